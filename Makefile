@@ -1,0 +1,63 @@
+# Every target sets up .venv by itself when it is missing or stale.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PLUGINS := $(sort $(wildcard plugins/*))
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+NATIVE := $(shell find native CMakeLists.txt -type f \( -name '*.hpp' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name 'CMakeLists.txt' \) 2>/dev/null)
+
+.PHONY: demo test test-real bench lint docs clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       set up, map the embedded room, localize its test path, write a report"
+	@echo "make test       all tests that need no data (about ten minutes on two cores)"
+	@echo "make test-real  map and localize the real scenes in RELOC_DATA (default ../shared/data)"
+	@echo "make bench      benchmarks on the real scene and of the solvers"
+	@echo "make lint       ruff, mypy, import-linter, clang-format"
+	@echo "make docs       HTML documentation in docs/_build/html"
+	@echo "make clean      remove everything that make made"
+
+# The native module is rebuilt when its sources change; Python sources are installed in place.
+$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml) $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit("reloc needs Python 3.10 or newer") if sys.version_info < (3, 10) else 0'
+	$(PIP) install -q -c constraints.txt torch
+	$(PIP) install -q -c constraints.txt -e '.[test]' $(foreach p,$(PLUGINS),-e $(p))
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.installed
+	$(PIP) install -q -c constraints.txt -e '.[lint]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PIP) install -q -c constraints.txt -e '.[docs]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/reloc demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not real"
+
+RELOC_DATA ?= ../shared/data
+test-real: $(VENV)/.installed
+	RELOC_DATA=$(RELOC_DATA) $(BIN)/python -m pytest -m real -s
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/real_scene.py --data $(RELOC_DATA)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $(filter-out CMakeLists.txt,$(NATIVE))
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean:
+	rm -rf $(VENV) build dist docs/_build outputs multirun .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,64 @@
+"""The core's own components, registered like those of any other plugin. Imports no PyTorch."""
+
+from __future__ import annotations
+
+from reloc_core.datasets.config import AceConfig, SyntheticConfig, TransformsConfig
+from reloc_core.hooks import hookimpl
+from reloc_core.registry import Component, Registry
+from reloc_core.solvers.config import DsacConfig, PnpConfig
+from reloc_core.solvers.prior import PriorConfig
+
+
+@hookimpl
+def reloc_register_components(registry: Registry) -> None:
+    """Datasets and solvers of the core."""
+    for component in (
+        Component(
+            interface="dataset",
+            name="ace",
+            target="reloc_core.datasets.ace:AceDataset",
+            config=AceConfig,
+            summary="DSAC*/ACE folder: {train,test}/{rgb,poses,calibration[,depth]}",
+        ),
+        Component(
+            interface="dataset",
+            name="transforms",
+            target="reloc_core.datasets.transforms:TransformsDataset",
+            config=TransformsConfig,
+            summary="transforms.json of instant-ngp and nerfstudio",
+        ),
+        Component(
+            interface="dataset",
+            name="synthetic",
+            target="reloc_core.datasets.synthetic:SyntheticDataset",
+            config=SyntheticConfig,
+            summary="embedded furnished room, ray-cast with exact depth and poses; no download",
+        ),
+        Component(
+            interface="solver",
+            name="pnp",
+            target="reloc_core.solvers.pnp:PnpSolver",
+            config=PnpConfig,
+            accepts=("Correspondences",),
+            summary="locally optimised RANSAC, robust refinement and covariance (native)",
+        ),
+        Component(
+            interface="solver",
+            name="dsac",
+            target="reloc_core.solvers.dsac:DsacSolver",
+            config=DsacConfig,
+            accepts=("Correspondences",),
+            summary="soft-inlier hypothesis selection as published with DSAC* (native)",
+            paper="Brachmann and Rother, Visual Camera Re-Localization from RGB and RGB-D Images "
+            "Using DSAC, TPAMI 2021",
+        ),
+        Component(
+            interface="solver",
+            name="prior",
+            target="reloc_core.solvers.prior:PriorSolver",
+            config=PriorConfig,
+            accepts=("PosePrior",),
+            summary="takes a regressed absolute pose as it is",
+        ),
+    ):
+        registry.add(component)

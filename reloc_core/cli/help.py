@@ -1,0 +1,52 @@
+"""Help of verbs, made from their primary config (whose comments explain the options)."""
+
+from __future__ import annotations
+
+import re
+
+from reloc_core.config import config_directory, experiments
+from reloc_core.registry import Registry
+
+EXAMPLES = {
+    "train": """\
+  reloc train experiment=scr_glace/compact dataset=ace dataset.root=DIR map_dir=MAP
+  reloc train experiment=scr_glace/compact dataset=transforms dataset.root=DIR map_dir=MAP
+  reloc train -m experiment=scr_glace/compact dataset=ace dataset.root=DIR \\
+      'map_dir=maps/seed${seed}' seed=1,2,3                       three seeds, one after another
+  torchrun --nproc_per_node=2 -m reloc_core.cli train ...         several processes, same result
+""",
+    "evaluate": """\
+  reloc evaluate map_dir=MAP dataset=ace dataset.root=DIR dataset.split=test output_dir=OUT
+  reloc evaluate map_dir=MAP dataset=ace dataset.root=DIR solver=dsac solver.hypotheses=256
+""",
+    "localize": """\
+  reloc localize map_dir=MAP images=photos/ camera.focal=525 output_dir=OUT
+  reloc localize map_dir=MAP images='photos/*.jpg' camera.model=OPENCV \\
+      'camera.params=[615,615,319.5,239.5,0.1,-0.2,0,0]' output_dir=OUT
+""",
+    "demo": "  reloc demo\n",
+    "data_check": "  reloc data check dataset=ace dataset.root=DIR output_dir=OUT\n",
+}
+
+
+def verb_help(verb: str, registry: Registry) -> str:
+    """Text of `reloc VERB --help`: purpose, examples, choices and every option with its default."""
+    text = (config_directory() / f"{verb}.yaml").read_text("utf-8")
+    title, _, rest = text.partition("\n")
+    options = re.sub(r"(?ms)^(defaults|hydra):\n(?:[ -].*\n|\n)*", "", rest).strip()
+    groups = re.findall(r"(?m)^  - (?:override )?/?(\w+): ", text)
+    lines = [title.lstrip("# "), "", "Examples:", EXAMPLES[verb].rstrip(), "", "Choices:"]
+    for group in groups:
+        if group == "experiment":
+            names = experiments(registry)
+        else:
+            names = [c.name for c in registry.components(group)]
+        lines.append(f"  {group}={' | '.join(names) or '(none installed)'}")
+    lines += ["", "Options and defaults (??? must be given):"]
+    lines += [f"  {line}".rstrip() for line in options.splitlines()]
+    lines += [
+        "",
+        f"Options of a choice: reloc config check {verb.replace('_', ' ')} CHOICES... shows them all.",
+        "Flags of Hydra: -m sweeps comma-separated values, --cfg job prints the config.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,92 @@
+"""Running a verb over Hydra: one run, or a multirun over a sweep."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from reloc_core.cli.help import verb_help
+from reloc_core.config import compose, config_directory, quote_paths, register_with_hydra
+from reloc_core.errors import RelocError
+from reloc_core.registry import default_registry
+
+VerbFunction = Callable[[DictConfig, Sequence[str]], Any]
+
+# Overrides of a map's own estimator are merged over the config stored in the map, so to Hydra they
+# are additions to an empty node.
+_OPEN_NODES = {"evaluate": ("estimator.",), "localize": ("estimator.",)}
+
+
+def verb_function(verb: str) -> VerbFunction:
+    """The function of a verb, `reloc_core.cli.VERB:run`."""
+    function: VerbFunction = importlib.import_module(f"reloc_core.cli.{verb}").run
+    return function
+
+
+def open_overrides(verb: str, overrides: Sequence[str]) -> list[str]:
+    """Mark overrides below a verb's open nodes as additions."""
+    prefixes = _OPEN_NODES.get(verb, ())
+    return [f"++{o}" if o.startswith(prefixes) and prefixes else o for o in overrides]
+
+
+def run_verb(verb: str, arguments: Sequence[str]) -> int:
+    """Run a verb with Hydra's flags and overrides; returns the exit code."""
+    if any(a in ("-h", "--help", "--hydra-help") for a in arguments):
+        print(verb_help(verb, default_registry()), end="")
+        return 0
+    flags = [a for a in arguments if a.startswith("-")]
+    overrides = [a for a in arguments if not a.startswith("-")]
+    if flags:
+        return _run_by_hydra(verb, arguments)
+    cfg = compose(verb, open_overrides(verb, overrides))
+    code = verb_function(verb)(cfg, overrides)
+    return code if isinstance(code, int) else 0
+
+
+def _run_by_hydra(verb: str, arguments: Sequence[str]) -> int:
+    """Flags such as -m, --cfg and --info are Hydra's own business."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    register_with_hydra(default_registry())
+    multirun = any(a in ("-m", "--multirun") for a in arguments)
+
+    def task(cfg: DictConfig) -> Any:
+        settings = HydraConfig.get()
+        if multirun:
+            cfg.output_dir = settings.runtime.output_dir
+        try:
+            return verb_function(verb)(cfg, list(settings.overrides.task))
+        except RelocError as error:
+            if multirun:
+                # One failed job must not stop the sweep; its result.json says what happened.
+                print(f"reloc: error: {error}", file=sys.stderr)
+                _record_failure(cfg, verb, settings.overrides.task, error)
+                return float("inf")
+            raise
+
+    # Hydra prints its own trace unless this is set; errors are ours to print.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    prepared = arguments if multirun else quote_paths(arguments)
+    saved = sys.argv
+    sys.argv = [f"reloc {verb}", *open_overrides(verb, prepared)]
+    try:
+        hydra.main(config_path=str(config_directory()), config_name=verb, version_base="1.3")(
+            task
+        )()
+    finally:
+        sys.argv = saved
+    return 0
+
+
+def _record_failure(cfg: DictConfig, verb: str, overrides: Sequence[str], error: Exception) -> None:
+    from reloc_core.interfaces import Runtime
+    from reloc_core.runs import RunDirectory
+
+    run = RunDirectory(cfg.output_dir, verb, cfg, overrides, Runtime())
+    run.result("failed", error=str(error))

@@ -1,0 +1,126 @@
+"""Dispatch of verbs and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from reloc_core import __version__
+from reloc_core.errors import ConfigError, RelocError, did_you_mean
+
+EXIT_OK, EXIT_DEFECT, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+USAGE = """\
+reloc {version} - where was the camera? Map a place, then localize images in it.
+
+Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
+
+  demo        map the embedded room, localize its test path, write a report: start here
+  train       build a map:       reloc train experiment=scr_glace/compact dataset=ace \\
+                                     dataset.root=DIR map_dir=MAP
+  evaluate    measure a map:     reloc evaluate map_dir=MAP dataset=ace dataset.root=DIR \\
+                                     dataset.split=test output_dir=OUT
+  localize    pose of images:    reloc localize map_dir=MAP images=DIR camera.focal=525 \\
+                                     output_dir=OUT
+  data        check a dataset:   reloc data check dataset=ace dataset.root=DIR
+  plugin      list | doctor      what is installed, and what is wrong with it
+  config      check              compose a configuration and show it without running
+  completion  bash | zsh | fish  shell completion of verbs, options and values
+
+Options are Hydra overrides: nested as dataset.root=DIR, swept as -m seed=1,2,3.
+Exit codes: 0 done, 2 something to correct (a message says what), 130 interrupted, 1 a defect.
+RELOC_DEBUG=1 shows stack traces.
+"""
+
+
+def _hydra_verb(name: str) -> Callable[[Sequence[str]], int]:
+    def run(arguments: Sequence[str]) -> int:
+        from reloc_core.cli.hydra_app import run_verb
+
+        return run_verb(name, arguments)
+
+    return run
+
+
+def _data(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("Usage: reloc data check dataset=NAME dataset.root=DIR [output_dir=OUT]")
+        return EXIT_OK
+    if arguments[0] != "check":
+        raise ConfigError(f"There is no 'reloc data {arguments[0]}'. Known: check.")
+    return _hydra_verb("data_check")(arguments[1:])
+
+
+def _plugin(arguments: Sequence[str]) -> int:
+    from reloc_core.cli.plugin import run
+
+    return run(arguments)
+
+
+def _config(arguments: Sequence[str]) -> int:
+    from reloc_core.cli.config import run
+
+    return run(arguments)
+
+
+def _completion(arguments: Sequence[str]) -> int:
+    from reloc_core.cli.completion import run
+
+    return run(arguments)
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": _hydra_verb("demo"),
+    "train": _hydra_verb("train"),
+    "evaluate": _hydra_verb("evaluate"),
+    "localize": _hydra_verb("localize"),
+    "data": _data,
+    "plugin": _plugin,
+    "config": _config,
+    "completion": _completion,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(USAGE.format(version=__version__), end="")
+            return EXIT_OK
+        if arguments[0] in ("-V", "--version"):
+            print(__version__)
+            return EXIT_OK
+        verb = VERBS.get(arguments[0])
+        if verb is None:
+            raise ConfigError(
+                f"There is no verb '{arguments[0]}'.{did_you_mean(arguments[0], VERBS)} "
+                "See 'reloc --help'."
+            )
+        return verb(arguments[1:])
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command resumes from the last checkpoint.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except Exception as error:
+        message = _user_message(error)
+        if message is None or os.environ.get("RELOC_DEBUG") == "1":
+            raise
+        print(f"reloc: error: {message}", file=sys.stderr)
+        return EXIT_USER
+
+
+def _user_message(error: BaseException) -> str | None:
+    """The message of an error that the user can act on, None for a defect."""
+    if isinstance(error, RelocError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({error.filename or 'while writing'}). Free some space and try again."
+    if isinstance(error, MemoryError):
+        return "out of memory. Use fewer images, a smaller preset, or a machine with more memory."
+    return None

@@ -1,0 +1,238 @@
+"""Rigid transforms and camera projection in NumPy float64.
+
+Conventions are those of `reloc_core.types`. All functions broadcast over leading dimensions unless
+they say otherwise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reloc_core.errors import InputError
+from reloc_core.types import Camera, Float64Array, FloatArray
+
+OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+"""Right-multiply an OpenGL camera-to-world pose (x right, y up, z back) to get an OpenCV one."""
+
+
+def inverse(a_from_b: FloatArray) -> Float64Array:
+    """Inverse of rigid transforms, shape (..., 4, 4)."""
+    pose = np.asarray(a_from_b, np.float64)
+    result = np.zeros_like(pose)
+    rotation_t = np.swapaxes(pose[..., :3, :3], -1, -2)
+    result[..., :3, :3] = rotation_t
+    result[..., :3, 3] = -np.einsum("...ij,...j->...i", rotation_t, pose[..., :3, 3])
+    result[..., 3, 3] = 1
+    return result
+
+
+def transform(a_from_b: FloatArray, points_b: FloatArray) -> Float64Array:
+    """Apply a transform (4, 4) or (..., 1, 4, 4) to points (..., 3)."""
+    pose = np.asarray(a_from_b, np.float64)
+    points = np.asarray(points_b, np.float64)
+    result: Float64Array = np.einsum("...ij,...j->...i", pose[..., :3, :3], points)
+    return result + pose[..., :3, 3]
+
+
+def skew(v: FloatArray) -> Float64Array:
+    """Cross-product matrices (..., 3, 3) of vectors (..., 3)."""
+    v = np.asarray(v, np.float64)
+    result = np.zeros((*v.shape[:-1], 3, 3))
+    x, y, z = v[..., 0], v[..., 1], v[..., 2]
+    result[..., 0, 1], result[..., 0, 2] = -z, y
+    result[..., 1, 0], result[..., 1, 2] = z, -x
+    result[..., 2, 0], result[..., 2, 1] = -y, x
+    return result
+
+
+def so3_exp(w: FloatArray) -> Float64Array:
+    """Rotation matrices (..., 3, 3) of rotation vectors (..., 3) in radians (Rodrigues)."""
+    w = np.asarray(w, np.float64)
+    theta = np.linalg.norm(w, axis=-1)[..., None, None]
+    k = skew(w)
+    # sinc forms stay accurate for tiny angles.
+    a = np.sinc(theta / np.pi)
+    b = 0.5 * np.sinc(theta / (2 * np.pi)) ** 2
+    result: Float64Array = np.eye(3) + a * k + b * (k @ k)
+    return result
+
+
+def so3_log(rotation: FloatArray) -> Float64Array:
+    """Rotation vectors (..., 3) in radians, norm in [0, pi], of rotation matrices (..., 3, 3)."""
+    q = quaternion_from_rotation(rotation)
+    w, v = q[..., :1], q[..., 1:]
+    n = np.linalg.norm(v, axis=-1, keepdims=True)
+    angle = 2 * np.arctan2(n, w)
+    result: Float64Array = v * np.where(n > 1e-12, angle / np.maximum(n, 1e-300), 2.0)
+    return result
+
+
+def quaternion_from_rotation(rotation: FloatArray) -> Float64Array:
+    """Unit quaternions (..., 4) as w, x, y, z with w >= 0 of rotation matrices (..., 3, 3)."""
+    r = np.asarray(rotation, np.float64)
+    d = np.stack([r[..., 0, 0], r[..., 1, 1], r[..., 2, 2]], -1)
+    trace = d.sum(-1)
+    # The outer product q q^T has the rotation's entries; take its best-conditioned column.
+    outer = np.empty((*r.shape[:-2], 4, 4))
+    outer[..., 0, 0] = 1 + trace
+    for i in range(3):
+        j, k = (i + 1) % 3, (i + 2) % 3
+        outer[..., i + 1, i + 1] = 1 + 2 * d[..., i] - trace
+        outer[..., 0, i + 1] = outer[..., i + 1, 0] = r[..., k, j] - r[..., j, k]
+        outer[..., i + 1, j + 1] = outer[..., j + 1, i + 1] = r[..., j, i] + r[..., i, j]
+    best = np.argmax(np.stack([outer[..., i, i] for i in range(4)], -1), -1)
+    q = np.take_along_axis(outer, best[..., None, None], -1)[..., 0]
+    q = q / np.linalg.norm(q, axis=-1, keepdims=True)
+    result: Float64Array = np.where(q[..., :1] < 0, -q, q)
+    return result
+
+
+def rotation_from_quaternion(quaternion: FloatArray) -> Float64Array:
+    """Rotation matrices (..., 3, 3) of quaternions (..., 4) as w, x, y, z; normalised here.
+
+    Raises:
+        InputError: a quaternion of norm zero or with non-finite entries.
+    """
+    q = np.asarray(quaternion, np.float64)
+    norm = np.linalg.norm(q, axis=-1, keepdims=True)
+    if not np.all(np.isfinite(norm)) or np.any(norm < 1e-12):
+        raise InputError("A quaternion has norm zero or non-finite entries.")
+    q = q / norm
+    w, v = q[..., 0], q[..., 1:]
+    k = skew(v)
+    result: Float64Array = np.eye(3) + 2 * w[..., None, None] * k + 2 * (k @ k)
+    return result
+
+
+def rotation_angle_deg(a: FloatArray, b: FloatArray) -> Float64Array:
+    """Angle in degrees between rotations (..., 3, 3); accurate near 0 and 180."""
+    relative = np.swapaxes(np.asarray(a, np.float64), -1, -2) @ np.asarray(b, np.float64)
+    result: Float64Array = np.degrees(np.linalg.norm(so3_log(relative), axis=-1))
+    return result
+
+
+def check_pose(pose: FloatArray, tolerance: float = 1e-3) -> str:
+    """Say why a 4x4 matrix is no rigid transform, or return "" when it is.
+
+    Args:
+        pose: (4, 4).
+        tolerance: largest accepted deviation of R^T R from the identity, element by element.
+    """
+    if pose.shape != (4, 4):
+        return f"the pose has shape {pose.shape}, expected (4, 4)"
+    if not np.all(np.isfinite(pose)):
+        return "the pose contains NaN or infinity"
+    rotation = pose[:3, :3]
+    deviation = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
+    if deviation > tolerance:
+        return f"the upper-left 3x3 block is no rotation (R^T R is off by {deviation:.2g})"
+    if np.linalg.det(rotation) < 0:
+        return "the upper-left 3x3 block is a reflection (determinant -1)"
+    if np.abs(pose[3] - [0, 0, 0, 1]).max() > tolerance:
+        return "the last row is not 0 0 0 1"
+    return ""
+
+
+def nearest_rotation(rotation: FloatArray) -> Float64Array:
+    """The rotation closest in Frobenius norm to matrices (..., 3, 3)."""
+    u, _, vt = np.linalg.svd(np.asarray(rotation, np.float64))
+    sign = np.sign(np.linalg.det(u @ vt))
+    u[..., :, 2] *= sign[..., None]
+    return np.asarray(u @ vt)
+
+
+def _distort(camera: Camera, x: Float64Array, y: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Apply the model's distortion to normalised coordinates."""
+    k = camera.distortion
+    r2 = x * x + y * y
+    if camera.model == "OPENCV_FISHEYE":
+        r = np.sqrt(r2)
+        theta = np.arctan(r)
+        t2 = theta * theta
+        theta_d = theta * (1 + t2 * (k[0] + t2 * (k[1] + t2 * (k[2] + t2 * k[3]))))
+        scale = np.where(r > 1e-8, theta_d / np.maximum(r, 1e-8), 1.0)
+        return x * scale, y * scale
+    k1 = k[0]
+    k2 = k[1] if len(k) > 1 else 0.0
+    radial = 1 + r2 * (k1 + r2 * k2)
+    if camera.model == "FULL_OPENCV":
+        k3, k4, k5, k6 = k[4:8]
+        radial = (radial + k3 * r2**3) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
+    if len(k) < 4:
+        return x * radial, y * radial
+    p1, p2 = k[2], k[3]
+    xy = x * y
+    return (
+        x * radial + 2 * p1 * xy + p2 * (r2 + 2 * x * x),
+        y * radial + 2 * p2 * xy + p1 * (r2 + 2 * y * y),
+    )
+
+
+def project(camera: Camera, points_cam: FloatArray) -> tuple[Float64Array, np.ndarray]:
+    """Project camera-frame points to pixels.
+
+    Args:
+        camera: intrinsics, including distortion.
+        points_cam: (..., 3) metres, OpenCV axes.
+
+    Returns:
+        pixels (..., 2), NaN behind the camera, and a mask (...) of points in front of it. Whether
+        they fall inside the image is for the caller to check.
+    """
+    p = np.asarray(points_cam, np.float64)
+    front = p[..., 2] > 1e-9
+    z = np.where(front, p[..., 2], np.nan)
+    x, y = p[..., 0] / z, p[..., 1] / z
+    if not camera.is_pinhole:
+        x, y = _distort(camera, x, y)
+    return np.stack([camera.fx * x + camera.cx, camera.fy * y + camera.cy], -1), front
+
+
+def unproject(camera: Camera, pixels: FloatArray, iterations: int = 20) -> Float64Array:
+    """Viewing directions with z = 1 of pixels: the inverse of `project` up to depth.
+
+    Distortion is inverted by Newton steps with a numerical Jacobian; pixels beyond the field that
+    the model can represent give NaN.
+
+    Args:
+        camera: intrinsics.
+        pixels: (..., 2).
+        iterations: upper bound of Newton steps.
+
+    Returns:
+        (..., 3) float64.
+    """
+    px = np.asarray(pixels, np.float64)
+    target_x = (px[..., 0] - camera.cx) / camera.fx
+    target_y = (px[..., 1] - camera.cy) / camera.fy
+    x, y = target_x.copy(), target_y.copy()
+    if not camera.is_pinhole:
+        if camera.model == "OPENCV_FISHEYE":
+            # Start on the sphere: theta_d is close to theta, so the plane radius is its tangent.
+            r = np.hypot(x, y)
+            scale = np.tan(np.minimum(r, 1.5)) / np.maximum(r, 1e-8)
+            x, y = np.where(r > 1e-8, x * scale, x), np.where(r > 1e-8, y * scale, y)
+        step = 1e-6
+        for _ in range(iterations):
+            fx, fy = _distort(camera, x, y)
+            ex, ey = fx - target_x, fy - target_y
+            if max(np.abs(ex).max(initial=0), np.abs(ey).max(initial=0)) < 1e-12:
+                break
+            ax, ay = _distort(camera, x + step, y)
+            bx, by = _distort(camera, x, y + step)
+            j00, j10 = (ax - fx) / step, (ay - fy) / step
+            j01, j11 = (bx - fx) / step, (by - fy) / step
+            det = j00 * j11 - j01 * j10
+            det = np.where(np.abs(det) < 1e-12, np.nan, det)
+            x = x - (j11 * ex - j01 * ey) / det
+            y = y - (j00 * ey - j10 * ex) / det
+        fx, fy = _distort(camera, x, y)
+        bad = ~(np.hypot(fx - target_x, fy - target_y) < 1e-6)
+        x, y = np.where(bad, np.nan, x), np.where(bad, np.nan, y)
+    return np.stack([x, y, np.ones_like(x)], -1)
+
+
+def lift(camera: Camera, pixels: FloatArray, depth: FloatArray) -> Float64Array:
+    """Camera-frame points (..., 3) of pixels (..., 2) with depth (...) along the optical axis."""
+    result: Float64Array = unproject(camera, pixels) * np.asarray(depth, np.float64)[..., None]
+    return result

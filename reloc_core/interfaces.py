@@ -1,0 +1,188 @@
+"""The four interfaces of the framework: Dataset, Estimator, Solver, Refiner.
+
+    Dataset -> Query -> Estimator -> Evidence -> Solver -> Localization -> Refiner* -> Localization
+
+A component is constructed with its typed config, `Component(config)`. Estimators and refiners that
+need a map get it from `fit` (which writes one) or `load` (which reads one). None of them keeps state
+between queries except through `start_sequence`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from reloc_core.types import Camera, Evidence, Frame, Localization, Query
+
+if TYPE_CHECKING:
+    from reloc_core.maps import Map, MapWriter
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how to compute.
+
+    Attributes:
+        device: "cpu" or "cuda" (already resolved; never "auto").
+        threads: number of CPU threads a component may use.
+        seed: seed of everything random.
+    """
+
+    device: str = "cpu"
+    threads: int = 2
+    seed: int = 42
+
+
+class Progress(Protocol):
+    """Progress of one long piece of work."""
+
+    def advance(self, steps: int = 1, **values: float | str) -> None:
+        """Report finished steps and values worth showing, such as the loss."""
+
+
+class Run(Protocol):
+    """What `fit` gets beside the dataset.
+
+    Attributes:
+        runtime: device, threads, seed.
+        map: where the map is written; also holds the checkpoints.
+    """
+
+    runtime: Runtime
+    map: MapWriter
+
+    def progress(self, title: str, total: int) -> AbstractContextManager[Progress]:
+        """Show progress of `total` steps under `title`."""
+
+    def log(self, event: str, **values: Any) -> None:
+        """Record a structured event, such as `log("trained", loss=1.2)`."""
+
+
+class Dataset(ABC):
+    """Posed or unposed images of one split of one scene.
+
+    Indexing reads pixels; `frames` does not, so poses and intrinsics of large datasets are cheap.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Short name of scene and split for titles and logs."""
+
+    @property
+    @abstractmethod
+    def frames(self) -> Sequence[Frame]:
+        """Metadata of all images in a fixed order."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Query:
+        """Read one image.
+
+        Raises:
+            DataError: the file is missing, truncated or of another size than the camera says.
+        """
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __iter__(self) -> Iterator[Query]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether queries carry measured depth."""
+        return False
+
+    @property
+    def unit(self) -> str:
+        """Unit of translations: "metre", or "scene unit" where the scale is arbitrary."""
+        return "metre"
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Things a user should know, such as how many frames were skipped and why."""
+        return ()
+
+
+class Estimator(ABC):
+    """Turns a query into evidence about its pose."""
+
+    produces: ClassVar[type[Evidence]]
+
+    @abstractmethod
+    def fit(self, dataset: Dataset, run: Run) -> None:
+        """Build a map of the dataset's scene into `run.map` and be ready to `estimate`.
+
+        Must resume from `run.map.checkpoint` when there is one.
+
+        Raises:
+            DataError: the dataset lacks what the method needs.
+        """
+
+    @abstractmethod
+    def load(self, scene_map: Map, runtime: Runtime) -> None:
+        """Read a map written by `fit`. Runs no code from the map.
+
+        Raises:
+            MapError: the map does not fit this estimator's configuration.
+        """
+
+    def start_sequence(self) -> None:  # noqa: B027  (optional: most estimators have no state)
+        """Forget temporal state; called before the first query of every sequence."""
+
+    @abstractmethod
+    def estimate(self, query: Query) -> Evidence:
+        """Evidence for one query. A bad image gives empty evidence, not an exception."""
+
+    def estimate_batch(self, queries: Sequence[Query]) -> list[Evidence]:
+        """Evidence for several queries; the same values as one by one."""
+        return [self.estimate(query) for query in queries]
+
+
+class Solver(ABC):
+    """Turns evidence into a localization."""
+
+    accepts: ClassVar[tuple[type[Evidence], ...]]
+
+    @abstractmethod
+    def solve(self, evidence: Evidence, camera: Camera, runtime: Runtime) -> Localization:
+        """Solve for the pose; the same input and seed give the same pose for any thread count."""
+
+    def solve_batch(
+        self, evidence: Sequence[Evidence], cameras: Sequence[Camera], runtime: Runtime
+    ) -> list[Localization]:
+        """Solve several problems; the same values as one by one."""
+        return [self.solve(e, c, runtime) for e, c in zip(evidence, cameras, strict=True)]
+
+
+class Refiner(ABC):
+    """Improves a localization; works after any solver or refiner."""
+
+    def fit(self, dataset: Dataset, run: Run) -> None:
+        """Build the refiner's map into `run.map`. Refiners without one need not override it."""
+        raise NotImplementedError(f"{type(self).__name__} has no map to build.")
+
+    def load(self, scene_map: Map, runtime: Runtime) -> None:
+        """Read a map written by `fit`."""
+        raise NotImplementedError(f"{type(self).__name__} needs no map.")
+
+    @abstractmethod
+    def refine(self, query: Query, localization: Localization) -> Localization:
+        """Return a localization that is no worse by the refiner's own cost.
+
+        Args:
+            query: the image.
+            localization: a localized result; others are never handed to refiners.
+        """
+
+
+INTERFACES: Mapping[str, type] = {
+    "dataset": Dataset,
+    "estimator": Estimator,
+    "solver": Solver,
+    "refiner": Refiner,
+}
+"""The interfaces by the name they have in configs and in the registry."""

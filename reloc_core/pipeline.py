@@ -1,0 +1,173 @@
+"""An estimator, a solver and any number of refiners as one localizer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reloc_core.config import TARGET, build, typed_config
+from reloc_core.errors import ConfigError, MapError
+from reloc_core.interfaces import Estimator, Refiner, Runtime, Solver
+from reloc_core.maps import Map
+from reloc_core.registry import Component, Registry, default_registry
+from reloc_core.types import Evidence, Localization, Query
+
+
+def check_fit(estimator: Component, solver: Component, registry: Registry) -> None:
+    """Refuse a solver that does not take the estimator's evidence.
+
+    Raises:
+        ConfigError: names the solvers that would fit.
+    """
+    if estimator.produces in solver.accepts:
+        return
+    fitting = [c.name for c in registry.components("solver") if estimator.produces in c.accepts]
+    raise ConfigError(
+        f"Estimator '{estimator.name}' produces {estimator.produces}, solver '{solver.name}' accepts "
+        f"{', '.join(solver.accepts)}. Solvers that fit: {', '.join(fitting) or 'none installed'}."
+    )
+
+
+def default_solver(estimator: Component, registry: Registry) -> Component:
+    """The solver an estimator recommends, or the first one that takes its evidence."""
+    if estimator.solver:
+        return registry.get("solver", estimator.solver)
+    for component in registry.components("solver"):
+        if estimator.produces in component.accepts:
+            return component
+    raise ConfigError(
+        f"No installed solver accepts the {estimator.produces} of '{estimator.name}'."
+    )
+
+
+class Pipeline:
+    """Localizes queries: estimate, solve, then refine.
+
+    Args:
+        estimator: ready to estimate (fitted or loaded).
+        solver: accepts the estimator's evidence.
+        refiners: `(name, refiner)`, ready to refine, applied in order.
+        runtime: device, threads, seed.
+    """
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        solver: Solver,
+        refiners: Sequence[tuple[str, Refiner]] = (),
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.estimator = estimator
+        self.solver = solver
+        self.refiners = tuple(refiners)
+        self.runtime = runtime or Runtime()
+
+    @classmethod
+    def from_map(
+        cls,
+        map_dir: Path | str,
+        solver: str | Mapping[str, Any] | None = None,
+        refiners: Sequence[str | Mapping[str, Any]] = (),
+        estimator: Mapping[str, Any] | None = None,
+        runtime: Runtime | None = None,
+        registry: Registry | None = None,
+    ) -> Pipeline:
+        """Load a map into a ready pipeline.
+
+        Args:
+            map_dir: directory written by `reloc train`.
+            solver: name, or config with `_target_`; None for the one the estimator recommends.
+            refiners: names, or `{"name": ..., "map_dir": ..., **options}`.
+            estimator: overrides of the map's estimator config.
+            runtime: device, threads and seed; CPU with two threads by default.
+            registry: the installed components by default.
+
+        Raises:
+            MapError: the map cannot be used.
+            ConfigError: components do not fit or options are wrong.
+        """
+        registry = registry or default_registry()
+        runtime = runtime or Runtime()
+        scene_map = Map.open(map_dir)
+        info = scene_map.info
+        if info.interface != "estimator":
+            raise MapError(
+                f"{map_dir} is a map of {info.interface} '{info.component}', not of an estimator. "
+                f"Use it as refiners=[{{name: {info.component}, map_dir: {map_dir}}}]."
+            )
+        component = registry.get("estimator", info.component)
+        if isinstance(solver, str):
+            solver = {TARGET: solver}
+        solver_component = (
+            registry.get("solver", str(solver[TARGET]))
+            if solver
+            else default_solver(component, registry)
+        )
+        check_fit(component, solver_component, registry)
+        solver_object = build(solver or {TARGET: solver_component.name}, "solver", registry)
+        loaded: Estimator = component.load()(typed_config(component, info.config, estimator or {}))
+        loaded.load(scene_map, runtime)
+        stages = [load_refiner(choice, runtime, registry) for choice in refiners]
+        return cls(loaded, solver_object, stages, runtime)
+
+    def start_sequence(self) -> None:
+        """Forget temporal state; call before the first query of every sequence."""
+        self.estimator.start_sequence()
+
+    def estimate(self, query: Query) -> Evidence:
+        """The estimator's evidence for a query, without its ground truth."""
+        return self.estimator.estimate(query.without_ground_truth())
+
+    def localize(self, query: Query) -> Localization:
+        """Localize one query; "not localized" is a result, not an exception."""
+        return self.localize_with_evidence(query)[1]
+
+    def localize_with_evidence(self, query: Query) -> tuple[Evidence, Localization]:
+        """Like `localize`, and also returns what the solver was given."""
+        query = query.without_ground_truth()
+        begin = time.perf_counter()
+        evidence = self.estimator.estimate(query)
+        estimated = time.perf_counter()
+        result = self.solver.solve(evidence, query.camera, self.runtime)
+        solved = time.perf_counter()
+        seconds = {"estimate": estimated - begin, "solve": solved - estimated}
+        stages = [("solve", result.world_from_cam)] if result.world_from_cam is not None else []
+        for name, refiner in self.refiners:
+            if not result.localized:
+                break
+            start = time.perf_counter()
+            result = refiner.refine(query, result)
+            seconds[f"refine.{name}"] = time.perf_counter() - start
+            if result.world_from_cam is not None:
+                stages.append((f"refine.{name}", result.world_from_cam))
+        return evidence, replace(result, seconds=seconds, stages=tuple(stages))
+
+
+def load_refiner(
+    choice: str | Mapping[str, Any], runtime: Runtime, registry: Registry
+) -> tuple[str, Refiner]:
+    """Build a refiner from its name or from `{"name": ..., "map_dir": ..., **options}`."""
+    options = {"name": choice} if isinstance(choice, str) else dict(choice)
+    name = options.pop("name", None)
+    if not name:
+        raise ConfigError(
+            "Every refiner needs a name, as in refiners=[{name: NAME, map_dir: DIR}]."
+        )
+    map_dir = options.pop("map_dir", None)
+    component = registry.get("refiner", str(name))
+    if component.needs_map and not map_dir:
+        raise ConfigError(
+            f"Refiner '{name}' needs a map: refiners=[{{name: {name}, map_dir: DIR}}] "
+            f"with one made by 'reloc train refiner={name} ...'."
+        )
+    if not map_dir:
+        return component.name, component.load()(typed_config(component, options))
+    scene_map = Map.open(map_dir)
+    if (scene_map.info.interface, scene_map.info.component) != ("refiner", component.name):
+        raise MapError(f"{map_dir} is a map of '{scene_map.info.component}', not of '{name}'.")
+    refiner: Refiner = component.load()(typed_config(component, scene_map.info.config, options))
+    refiner.load(scene_map, runtime)
+    return component.name, refiner

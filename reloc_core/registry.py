@@ -1,0 +1,260 @@
+"""Components, plugins and their isolated discovery.
+
+Discovery does not use pluggy's own loader because that stops at the first plugin that fails. Here a
+plugin that cannot be imported, implements a hook that does not exist or targets another API version
+is recorded with its cause, and everything else keeps working.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from reloc_core.errors import ConfigError, PluginError, did_you_mean
+from reloc_core.hooks import API_VERSION, ENTRY_POINT_GROUP, HOOK_NAMES, PROJECT, Hooks
+from reloc_core.interfaces import INTERFACES
+from reloc_core.types import EVIDENCE_KINDS
+
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+BUILTIN = "reloc_core"
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named implementation of one interface, described without importing it.
+
+    Attributes:
+        interface: "dataset", "estimator", "solver" or "refiner".
+        name: how configs and the command line call it; unique per interface.
+        target: "package.module:Class", imported when the component is built.
+        config: the typed config dataclass; the class is constructed as `Class(config)`.
+        summary: one line for listings.
+        produces: evidence kind of an estimator.
+        accepts: evidence kinds of a solver.
+        solver: name of the solver an estimator works best with.
+        needs_map: whether the component trains a map (estimators) or may (refiners).
+        paper: citation.
+        licence: SPDX identifier, with a remark where weights differ from code.
+        requires: any of "cuda", "depth", "sequence".
+        published: published results worth quoting, by name.
+        plugin: distribution module it came from; filled in by the registry.
+    """
+
+    interface: str
+    name: str
+    target: str
+    config: type
+    summary: str
+    produces: str | None = None
+    accepts: tuple[str, ...] = ()
+    solver: str = ""
+    needs_map: bool = False
+    paper: str = ""
+    licence: str = ""
+    requires: tuple[str, ...] = ()
+    published: Mapping[str, str] = field(default_factory=dict)
+    plugin: str = BUILTIN
+
+    def __post_init__(self) -> None:
+        if self.interface not in INTERFACES:
+            raise PluginError(
+                f"Component '{self.name}' names the interface '{self.interface}'."
+                f"{did_you_mean(self.interface, INTERFACES)}"
+            )
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise PluginError(f"Component name '{self.name}' must be lower_snake_case.")
+        if not _TARGET.fullmatch(self.target):
+            raise PluginError(
+                f"Component '{self.name}': target '{self.target}' must read 'package.module:Class'."
+            )
+        if not (isinstance(self.config, type) and is_dataclass(self.config)):
+            raise PluginError(f"Component '{self.name}': config must be a dataclass.")
+        for kind in (*self.accepts, *([self.produces] if self.produces else [])):
+            if kind not in EVIDENCE_KINDS:
+                raise PluginError(
+                    f"Component '{self.name}': unknown evidence '{kind}'."
+                    f"{did_you_mean(kind, EVIDENCE_KINDS)}"
+                )
+        if self.interface == "estimator" and not self.produces:
+            raise PluginError(f"Estimator '{self.name}' must say what it produces.")
+        if self.interface == "solver" and not self.accepts:
+            raise PluginError(f"Solver '{self.name}' must say what it accepts.")
+
+    def load(self) -> type:
+        """Import the class.
+
+        Raises:
+            PluginError: the import fails or the class does not implement the interface.
+        """
+        module_name, _, class_name = self.target.partition(":")
+        try:
+            loaded = getattr(importlib.import_module(module_name), class_name)
+        except Exception as error:
+            raise PluginError(
+                f"{self.interface} '{self.name}' of plugin '{self.plugin}' cannot be imported: "
+                f"{type(error).__name__}: {error}. Run 'reloc plugin doctor {self.plugin}'."
+            ) from error
+        if not (isinstance(loaded, type) and issubclass(loaded, INTERFACES[self.interface])):
+            raise PluginError(
+                f"{self.target} of plugin '{self.plugin}' is no {INTERFACES[self.interface].__name__}."
+            )
+        return loaded
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """What discovery found out about one plugin.
+
+    Attributes:
+        name: entry-point name.
+        module: module of the entry point.
+        version: version of its distribution, "" if unknown.
+        problem: why it is not usable, "" when it is.
+    """
+
+    name: str
+    module: str
+    version: str
+    problem: str = ""
+
+
+class Registry:
+    """All components by interface and name, and the plugins they came from."""
+
+    def __init__(self) -> None:
+        self._components: dict[tuple[str, str], Component] = {}
+        self._current_plugin = BUILTIN
+        self.plugins: dict[str, PluginInfo] = {}
+        self.manager = pluggy.PluginManager(PROJECT)
+        self.manager.add_hookspecs(Hooks)
+
+    def add(self, component: Component) -> None:
+        """Register a component of the plugin being loaded.
+
+        Raises:
+            PluginError: the name is taken by another plugin.
+        """
+        key = (component.interface, component.name)
+        if key in self._components:
+            other = self._components[key].plugin
+            raise PluginError(f"{component.interface} '{component.name}' is already from '{other}'")
+        values = {**vars(component), "plugin": self._current_plugin}
+        self._components[key] = Component(**values)
+
+    def components(self, interface: str | None = None) -> Iterator[Component]:
+        """Components, sorted by interface and name."""
+        for key in sorted(self._components):
+            if interface is None or key[0] == interface:
+                yield self._components[key]
+
+    def get(self, interface: str, name: str) -> Component:
+        """Look up a component.
+
+        Raises:
+            PluginError: its plugin is broken.
+            ConfigError: no such component; names the nearest spelling.
+        """
+        found = self._components.get((interface, name))
+        if found is not None:
+            return found
+        broken = self.plugins.get(name) or next(
+            (p for p in self.plugins.values() if p.problem and name.startswith(p.name)), None
+        )
+        if broken is not None and broken.problem:
+            raise PluginError(
+                f"{interface} '{name}' is not available because plugin '{broken.name}' failed: "
+                f"{broken.problem}. Run 'reloc plugin doctor {broken.name}'."
+            )
+        known = [c.name for c in self.components(interface)]
+        raise ConfigError(f"There is no {interface} '{name}'.{did_you_mean(name, known)}")
+
+    def config_dirs(self) -> list[Path]:
+        """Config directories that the plugins add to Hydra's search path."""
+        return [Path(d) for dirs in self.manager.hook.reloc_config_dirs() for d in dirs]
+
+    def load_module(self, info: PluginInfo, module: Any) -> PluginInfo:
+        """Register one imported plugin module; all of its components or none."""
+        problem = _hook_problem(module)
+        if problem:
+            return PluginInfo(info.name, info.module, info.version, problem)
+        before = dict(self._components)
+        self._current_plugin = info.name
+        try:
+            self.manager.register(module, name=info.name)
+            register = getattr(module, "reloc_register_components", None)
+            if register is not None:
+                register(registry=self)
+        except Exception as error:
+            self._components = before
+            if self.manager.has_plugin(info.name):
+                self.manager.unregister(name=info.name)
+            return PluginInfo(info.name, info.module, info.version, _one_line(error))
+        finally:
+            self._current_plugin = BUILTIN
+        return info
+
+    def discover(self, points: Iterable[EntryPoint] | None = None) -> None:
+        """Load every installed plugin, each isolated from the others.
+
+        The core's own components come first, through an entry point like everybody's, so that no
+        other plugin can take their names.
+        """
+        found = points if points is not None else _entry_points()
+        for point in sorted(found, key=lambda p: (p.name != BUILTIN, p.name)):
+            version = point.dist.version if point.dist is not None else ""
+            info = PluginInfo(point.name, point.value, version)
+            if point.name in self.plugins:
+                info = PluginInfo(f"{point.name}@{point.value}", point.value, version,
+                                  f"another plugin is already called '{point.name}'")  # fmt: skip
+            elif point.group != ENTRY_POINT_GROUP:
+                info = PluginInfo(point.name, point.value, version,
+                                  f"targets {point.group}, this is API version {API_VERSION}")  # fmt: skip
+            else:
+                try:
+                    module = point.load()
+                except (Exception, SystemExit) as error:
+                    info = PluginInfo(point.name, point.value, version, _one_line(error))
+                else:
+                    info = self.load_module(info, module)
+            self.plugins[info.name] = info
+
+
+def _entry_points() -> Sequence[EntryPoint]:
+    """Entry points of every API version, so that plugins of another one can be named."""
+    every = entry_points()
+    return [p for group in every.groups if group.startswith("reloc.plugins.")
+            for p in every.select(group=group)]  # fmt: skip
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _hook_problem(module: Any) -> str:
+    """Why a module is no usable plugin: hooks that do not exist, or hooks without the marker."""
+    for name in dir(module):
+        if not name.startswith("reloc_"):
+            continue
+        marked = hasattr(getattr(module, name), f"{PROJECT}_impl")
+        if marked and name not in HOOK_NAMES:
+            return f"implements unknown hook '{name}'.{did_you_mean(name, HOOK_NAMES)}"
+        if not marked and name in HOOK_NAMES:
+            return f"'{name}' lacks the @hookimpl decorator"
+    return ""
+
+
+@functools.lru_cache(maxsize=1)
+def default_registry() -> Registry:
+    """The registry of everything installed, discovered once per process."""
+    registry = Registry()
+    registry.discover()
+    return registry

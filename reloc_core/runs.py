@@ -1,0 +1,267 @@
+"""Run directories: logs, progress, the environment and the atomically written result.
+
+OUT/
+  result.json         status, metrics, seconds, overrides, config hash, versions
+  environment.json    machine and package versions
+  config.yaml         the resolved configuration
+  log.jsonl           structured events, one JSON object a line
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from reloc_core.config import config_hash
+from reloc_core.errors import RelocError
+from reloc_core.interfaces import Runtime
+from reloc_core.maps import MapWriter, explain_os_errors
+
+PACKAGES = ("reloc", "numpy", "torch", "opencv-python-headless", "hydra-core", "safetensors")
+
+console = Console(stderr=True, highlight=False)
+"""Where people read; standard output is left for results that programs read."""
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of reloc, Python and the packages that influence results."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """The machine and software a run used, without host names or paths."""
+    return {
+        "versions": package_versions(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "usable_cpus": usable_cpus(),
+    }
+
+
+def usable_cpus() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+
+
+def resolve_runtime(device: str, threads: int, seed: int) -> Runtime:
+    """Turn config values into a `Runtime`.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        threads: 0 for all usable cores.
+        seed: any integer >= 0.
+
+    Raises:
+        RelocError: CUDA is asked for and not there, or a value makes no sense.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise RelocError(f"device={device} is unknown: use auto, cpu or cuda.")
+    if threads < 0 or seed < 0:
+        raise RelocError("threads and seed must not be negative.")
+    if device != "cpu":
+        import torch
+
+        if torch.cuda.is_available():
+            device = "cuda"
+        elif device == "cuda":
+            raise RelocError(
+                "device=cuda, but PyTorch sees no CUDA device. Use device=cpu or auto."
+            )
+        else:
+            device = "cpu"
+    count = threads or usable_cpus()
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(count)
+    return Runtime(device=device, threads=count, seed=seed)
+
+
+class _Task:
+    """One progress bar; where nobody watches a terminal, a line now and then."""
+
+    def __init__(self, bar: Progress | None, task: TaskID, title: str, total: int) -> None:
+        self._bar, self._task, self._title, self._total = bar, task, title, total
+        self._done = 0
+        self._next_line = time.monotonic() + 10.0
+
+    def advance(self, steps: int = 1, **values: float | str) -> None:
+        self._done += steps
+        shown = "  ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()
+        )
+        if self._bar is not None:
+            self._bar.advance(self._task, steps)
+            if shown:
+                self._bar.update(self._task, values=shown)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + 10.0
+            console.print(f"{self._title} {self._done}/{self._total}  {shown}", markup=False)
+
+
+class RunDirectory:
+    """One verb's output directory; implements `reloc_core.interfaces.Run` together with a map.
+
+    Args:
+        path: directory to create.
+        verb: "train", "evaluate", "localize" or "demo".
+        cfg: the composed configuration.
+        overrides: what the user typed.
+        runtime: resolved device, threads and seed.
+        quiet: no progress and no log file, as in the helper processes of a distributed run.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        verb: str,
+        cfg: DictConfig,
+        overrides: Sequence[str],
+        runtime: Runtime,
+        quiet: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.verb, self.cfg, self.overrides = verb, cfg, list(overrides)
+        self.runtime = runtime
+        self.quiet = quiet
+        self.started = time.time()
+        self._writer: MapWriter | None = None
+        self._created = False
+
+    def create(self) -> None:
+        """Make the directory and write what is known beforehand; called once input was checked."""
+        if self.quiet or self._created:
+            return
+        with explain_os_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._created = True
+            write_json(self.path / "environment.json", environment())
+            OmegaConf.save(self.cfg, self.path / "config.yaml", resolve=True)
+        self.log("started", verb=self.verb, overrides=self.overrides)
+
+    @property
+    def map(self) -> MapWriter:
+        """The map being trained."""
+        if self._writer is None:
+            raise RuntimeError(f"'{self.verb}' builds no map.")
+        return self._writer
+
+    @map.setter
+    def map(self, writer: MapWriter) -> None:
+        self._writer = writer
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[_Task]:
+        """Show progress of `total` steps under `title`; log how long it took."""
+        begin = time.monotonic()
+        if console.is_terminal and not self.quiet:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[values]}"),
+            )
+            with Progress(*columns, console=console, refresh_per_second=4) as bar:
+                yield _Task(bar, bar.add_task(title, total=total, values=""), title, total)
+        else:
+            task = _Task(None, TaskID(0), title, total)
+            if self.quiet:
+                task._next_line = float("inf")
+            yield task
+        seconds = time.monotonic() - begin
+        self.log("finished", step=title, seconds=round(seconds, 3))
+        if not console.is_terminal and not self.quiet:
+            console.print(f"{title}: {total} done in {seconds:.1f} s", markup=False)
+
+    def log(self, event: str, **values: Any) -> None:
+        """Append a structured event to `log.jsonl`."""
+        if not self._created:
+            return
+        line = {"time": round(time.time() - self.started, 3), "event": event, **values}
+        with explain_os_errors(self.path), (self.path / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line, default=str) + "\n")
+
+    def note(self, text: str) -> None:
+        """Tell the user something and log it."""
+        if not self.quiet:
+            console.print(text, markup=False)
+            self.log("note", text=text)
+
+    def result(self, status: str, **content: Any) -> dict[str, Any]:
+        """Write `result.json` atomically and return what it holds.
+
+        Args:
+            status: "ok", or "partial" when some images could not be read, or "failed".
+            content: metrics and whatever else the verb reports.
+        """
+        seconds = {"total": round(time.time() - self.started, 3), **content.pop("seconds", {})}
+        result = {
+            "status": status,
+            "verb": self.verb,
+            **content,
+            "seconds": seconds,
+            "peak_memory_mb": peak_memory_mb(),
+            "overrides": self.overrides,
+            "config_hash": config_hash(self.cfg),
+            "versions": package_versions(),
+        }
+        if not self.quiet:
+            self.create()
+            write_json(self.path / "result.json", result)
+        return result
+
+    def discard_if_empty(self) -> None:
+        """Remove the directory when nothing was written to it."""
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON atomically: readers see the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with explain_os_errors(path):
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(content, file, indent=2, allow_nan=False, default=str)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)

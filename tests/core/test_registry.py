@@ -1,0 +1,134 @@
+import sys
+import types
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from reloc_core import Component, ConfigError, PluginError, Registry, hookimpl
+from reloc_core.hooks import ENTRY_POINT_GROUP
+from reloc_core.pipeline import check_fit, default_solver
+
+
+@dataclass
+class Config:
+    size: int = 1
+
+
+def component(name, **values):
+    defaults = {
+        "interface": "solver", "target": "somewhere:Thing", "config": Config, "summary": "a thing",
+        "accepts": ("Correspondences",),
+    }  # fmt: skip
+    return Component(name=name, **{**defaults, **values})
+
+
+def plugin(name, body):
+    """An importable module with the given attributes, and its entry point."""
+    module = types.ModuleType(name)
+    for key, value in body.items():
+        setattr(module, key, value)
+    sys.modules[name] = module
+    return EntryPoint(name, name, ENTRY_POINT_GROUP)
+
+
+def registering(*components):
+    @hookimpl
+    def reloc_register_components(registry):
+        for item in components:
+            registry.add(item)
+
+    return {"reloc_register_components": reloc_register_components}
+
+
+def unmarked(registry):
+    """A hook without its decorator."""
+
+
+@hookimpl
+def reloc_register_componets(registry):
+    """A misspelt hook."""
+
+
+def test_broken_plugins_do_not_disturb_the_others():
+    points = [
+        plugin("good_plugin", registering(component("good"))),
+        EntryPoint("missing_plugin", "no_such_module_anywhere", ENTRY_POINT_GROUP),
+        EntryPoint("future_plugin", "sys", "reloc.plugins.v99"),
+        plugin("typo_plugin", {"reloc_register_componets": reloc_register_componets}),
+        plugin("unmarked_plugin", {"reloc_register_components": unmarked}),
+        plugin("greedy_plugin", registering(component("mine"), component("good"))),
+    ]
+    registry = Registry()
+    registry.discover(points)
+    problems = {name: info.problem for name, info in registry.plugins.items()}
+    assert problems["good_plugin"] == ""
+    assert "No module named" in problems["missing_plugin"]
+    assert "reloc.plugins.v99" in problems["future_plugin"]
+    assert "Did you mean 'reloc_register_components'" in problems["typo_plugin"]
+    assert "@hookimpl" in problems["unmarked_plugin"]
+    # All of a plugin's components or none: the duplicate takes "mine" down with it.
+    assert "already from 'good_plugin'" in problems["greedy_plugin"]
+    assert [c.name for c in registry.components("solver")] == ["good"]
+
+
+def test_half_registered_plugin_leaves_nothing_behind():
+    registry = Registry()
+    registry.discover([plugin("a_plugin", registering(component("taken"))),
+                       plugin("b_plugin", registering(component("fresh"), component("taken")))])  # fmt: skip
+    assert [c.name for c in registry.components()] == ["taken"]
+    assert registry.plugins["b_plugin"].problem.startswith("PluginError")
+
+
+def test_asking_for_a_broken_plugin_names_the_cause():
+    registry = Registry()
+    registry.discover([EntryPoint("gone", "no_such_module_anywhere", ENTRY_POINT_GROUP)])
+    with pytest.raises(PluginError, match="No module named.*reloc plugin doctor gone"):
+        registry.get("estimator", "gone")
+
+
+def test_unknown_component_suggests_the_nearest():
+    registry = Registry()
+    registry.discover([plugin("p_plugin", registering(component("pnp")))])
+    with pytest.raises(ConfigError, match="Did you mean 'pnp'"):
+        registry.get("solver", "pmp")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"interface": "solvr"}, "Did you mean 'solver'"),
+        ({"name": "Bad-Name"}, "lower_snake_case"),
+        ({"target": "no colon"}, "package.module:Class"),
+        ({"config": int}, "dataclass"),
+        ({"accepts": ("Correspondence",)}, "Did you mean 'Correspondences'"),
+        ({"accepts": ()}, "must say what it accepts"),
+    ],
+)
+def test_component_descriptions_are_checked(values, message):
+    with pytest.raises(PluginError, match=message):
+        component(**{"name": "x", **values})
+
+
+def test_component_of_another_interface_is_refused():
+    with pytest.raises(PluginError, match="is no Solver"):
+        component("path", target="pathlib:Path").load()
+    with pytest.raises(PluginError, match="cannot be imported: ModuleNotFoundError"):
+        component("gone", target="no_such_module:Thing").load()
+
+
+def test_estimator_and_solver_must_fit():
+    registry = Registry()
+    registry.discover(
+        [
+            plugin(
+                "fit_plugin",
+                registering(component("pnp"), component("avg", accepts=("RelativePoses",))),
+            )
+        ]
+    )
+    estimator = component("e", interface="estimator", produces="Correspondences", accepts=())
+    check_fit(estimator, registry.get("solver", "pnp"), registry)
+    with pytest.raises(ConfigError, match="Solvers that fit: pnp"):
+        check_fit(estimator, registry.get("solver", "avg"), registry)
+    assert default_solver(estimator, registry).name == "pnp"
