@@ -1,0 +1,281 @@
+"""Pose errors and their summary.
+
+Three decisions, stated once and used by every table and file:
+
+* A query that was not localized has infinite error. It stays in every median and recall.
+* The median is the upper one, element n // 2 of the sorted errors, as in the scripts published with
+  DSAC*, ACE and GLACE. Other quantiles follow the same rule, element floor(q n).
+* A recall counts queries whose translation *and* rotation errors are strictly below a threshold,
+  as a fraction 0..1 of all queries with ground truth.
+
+Queries without ground truth are counted but enter no error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reloc_core.errors import InputError
+from reloc_core.geometry import rotation_angle_deg, so3_log
+from reloc_core.types import Float64Array, FloatArray
+
+THRESHOLDS: Mapping[str, tuple[float, float]] = {
+    "1cm_1deg": (0.01, 1.0),
+    "2cm_2deg": (0.02, 2.0),
+    "5cm_5deg": (0.05, 5.0),
+    "10cm_5deg": (0.10, 5.0),
+    "25cm_2deg": (0.25, 2.0),
+    "50cm_5deg": (0.50, 5.0),
+    "5m_10deg": (5.0, 10.0),
+}
+"""Recall thresholds: metres (or scene units) and degrees."""
+
+SUCCESS = "5cm_5deg"
+"""The threshold that the score is judged by."""
+
+NEES_DEGREES = 6
+_CHI2_6_95 = 12.591587
+"""0.95 quantile of the chi-square distribution with 6 degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Localized queries of similar score.
+
+    Attributes:
+        score_low: smallest score among them.
+        score_high: largest score among them.
+        queries: how many.
+        success: fraction of them within the success threshold.
+    """
+
+    score_low: float
+    score_high: float
+    queries: int
+    success: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Summary of one evaluation.
+
+    Attributes:
+        queries: all queries, readable or not.
+        localized: queries with a pose.
+        with_ground_truth: queries that errors and recalls are computed over.
+        median_translation_m: upper median; inf when half of the queries failed, NaN without ground
+            truth. Metres, or the scene's unit.
+        median_rotation_deg: the same for rotation, in degrees. Sorted separately.
+        p90_translation_m: 0.9 quantile.
+        p90_rotation_deg: 0.9 quantile.
+        recall: fraction 0..1 by the keys of `THRESHOLDS`; NaN without ground truth.
+        mean_score: mean score of localized queries, NaN when there is none.
+        score_auroc: probability that a localized query within `SUCCESS` scores higher than one
+            outside; 0.5 is chance. NaN unless there are both.
+        mean_nees: mean normalised estimation error squared of poses with a covariance; 6 when the
+            covariances are right, larger when they are too small. NaN when there is none.
+        within_95: fraction of those inside their 95 % confidence region.
+        with_covariance: number of those.
+        reliability: localized queries in equal groups by score, lowest first.
+    """
+
+    queries: int
+    localized: int
+    with_ground_truth: int
+    median_translation_m: float
+    median_rotation_deg: float
+    p90_translation_m: float
+    p90_rotation_deg: float
+    recall: Mapping[str, float]
+    mean_score: float
+    score_auroc: float
+    mean_nees: float
+    within_95: float
+    with_covariance: int
+    reliability: tuple[ReliabilityBin, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: infinite and undefined numbers become None.
+
+        A median that is None although `with_ground_truth` > 0 is infinite: too many queries failed.
+        """
+        return {
+            "queries": self.queries,
+            "localized": self.localized,
+            "with_ground_truth": self.with_ground_truth,
+            "median_translation_m": finite_or_none(self.median_translation_m),
+            "median_rotation_deg": finite_or_none(self.median_rotation_deg),
+            "p90_translation_m": finite_or_none(self.p90_translation_m),
+            "p90_rotation_deg": finite_or_none(self.p90_rotation_deg),
+            "recall": {key: finite_or_none(value) for key, value in self.recall.items()},
+            "mean_score": finite_or_none(self.mean_score),
+            "calibration": {
+                "mean_nees": finite_or_none(self.mean_nees),
+                "expected_nees": NEES_DEGREES,
+                "within_95": finite_or_none(self.within_95),
+                "with_covariance": self.with_covariance,
+                "score_auroc": finite_or_none(self.score_auroc),
+                "reliability": [
+                    {k: round(v, 6) for k, v in vars(group).items()} for group in self.reliability
+                ],
+            },
+        }
+
+
+def finite_or_none(value: float | None, digits: int = 6) -> float | None:
+    """The value rounded for JSON, or None where JSON has no such number."""
+    return None if value is None or not math.isfinite(value) else round(value, digits)
+
+
+def pose_errors(estimated: FloatArray, truth: FloatArray) -> tuple[float, float]:
+    """Errors of one pose.
+
+    Args:
+        estimated: `world_from_cam` (4, 4).
+        truth: `world_from_cam` (4, 4).
+
+    Returns:
+        distance of the camera centres in the unit of the poses (metres), and the angle between the
+        orientations in degrees, 0..180.
+
+    Raises:
+        InputError: wrong shape, or not finite.
+    """
+    for label, pose in (("estimated", estimated), ("true", truth)):
+        if np.shape(pose) != (4, 4) or not np.all(np.isfinite(pose)):
+            raise InputError(f"The {label} pose must be a finite 4x4 matrix.")
+    translation = float(np.linalg.norm(np.subtract(estimated[:3, 3], truth[:3, 3])))
+    return translation, float(rotation_angle_deg(estimated[:3, :3], truth[:3, :3]))
+
+
+def nees(estimated: FloatArray, covariance: FloatArray, truth: FloatArray) -> float:
+    """Normalised estimation error squared: xi^T covariance^-1 xi.
+
+    Args:
+        estimated: `world_from_cam` (4, 4).
+        covariance: (6, 6), rotation first, in camera axes at the estimate (see `reloc_core.types`).
+        truth: `world_from_cam` (4, 4).
+
+    Returns:
+        chi-square distributed with 6 degrees of freedom (mean 6) when the covariance is right; NaN
+        when it is not positive definite.
+
+    Source: Bar-Shalom, Li, Kirubarajan, "Estimation with Applications to Tracking and Navigation",
+    2001, section 5.4.
+    """
+    est, true = np.asarray(estimated, np.float64), np.asarray(truth, np.float64)
+    rotation = est[:3, :3].T
+    xi = np.concatenate([so3_log(rotation @ true[:3, :3]), rotation @ (true[:3, 3] - est[:3, 3])])
+    try:
+        whitened = np.linalg.solve(np.linalg.cholesky(np.asarray(covariance, np.float64)), xi)
+    except np.linalg.LinAlgError:
+        return math.nan
+    return float(whitened @ whitened)
+
+
+def upper_quantile(values: npt.ArrayLike, q: float) -> float:
+    """Element floor(q n) of the sorted values; q = 0.5 is the upper median. NaN for no values."""
+    ordered = np.sort(np.asarray(values, np.float64))
+    if not len(ordered):
+        return math.nan
+    return float(ordered[min(int(q * len(ordered)), len(ordered) - 1)])
+
+
+def summarize(
+    translation_m: npt.ArrayLike,
+    rotation_deg: npt.ArrayLike,
+    localized: npt.ArrayLike | None = None,
+    scores: npt.ArrayLike | None = None,
+    nees_values: npt.ArrayLike | None = None,
+    groups: int = 5,
+) -> Metrics:
+    """Summarize errors.
+
+    Args:
+        translation_m: (N,) errors; inf where not localized, NaN where there is no ground truth.
+        rotation_deg: (N,) errors in degrees, inf and NaN as above.
+        localized: (N,) whether there is a pose; by default wherever the error is finite.
+        scores: (N,) in 0..1; zeros by default.
+        nees_values: (N,) from `nees`, NaN where unknown.
+        groups: number of groups of `Metrics.reliability`.
+
+    Returns:
+        the summary; see the module docstring for what is counted how.
+
+    Raises:
+        InputError: arrays of different lengths, or errors that are negative or known only in part.
+    """
+    translation = np.asarray(translation_m, np.float64)
+    rotation = np.asarray(rotation_deg, np.float64)
+    n = len(translation)
+    found = np.isfinite(translation) if localized is None else np.asarray(localized, bool)
+    score = np.zeros(n) if scores is None else np.asarray(scores, np.float64)
+    nees_array = np.full(n, np.nan) if nees_values is None else np.asarray(nees_values, np.float64)
+    for label, array in (
+        ("rotation errors", rotation),
+        ("localized flags", found),
+        ("scores", score),
+        ("NEES values", nees_array),
+    ):
+        if array.shape != (n,):
+            raise InputError(f"There are {n} translation errors but {label} of {array.shape}.")
+    known = ~np.isnan(translation)
+    if np.any(known != ~np.isnan(rotation)) or np.any(translation < 0) or np.any(rotation < 0):
+        raise InputError("Errors must not be negative, and known for both parts of a pose or none.")
+
+    translation_known, rotation_known = translation[known], rotation[known]
+    recall = {
+        key: float(np.mean((translation_known < metres) & (rotation_known < degrees)))
+        if known.any()
+        else math.nan
+        for key, (metres, degrees) in THRESHOLDS.items()
+    }
+    metres, degrees = THRESHOLDS[SUCCESS]
+    judged = known & found
+    success = (translation < metres) & (rotation < degrees)
+    nees_known = nees_array[~np.isnan(nees_array)]
+    return Metrics(
+        queries=n,
+        localized=int(found.sum()),
+        with_ground_truth=int(known.sum()),
+        median_translation_m=upper_quantile(translation_known, 0.5),
+        median_rotation_deg=upper_quantile(rotation_known, 0.5),
+        p90_translation_m=upper_quantile(translation_known, 0.9),
+        p90_rotation_deg=upper_quantile(rotation_known, 0.9),
+        recall=recall,
+        mean_score=float(score[found].mean()) if found.any() else math.nan,
+        score_auroc=_auroc(score[judged & success], score[judged & ~success]),
+        mean_nees=float(nees_known.mean()) if len(nees_known) else math.nan,
+        within_95=float((nees_known < _CHI2_6_95).mean()) if len(nees_known) else math.nan,
+        with_covariance=len(nees_known),
+        reliability=_reliability(score[judged], success[judged], groups),
+    )
+
+
+def _auroc(positive: Float64Array, negative: Float64Array) -> float:
+    """Probability that a positive exceeds a negative, ties counted half."""
+    if not len(positive) or not len(negative):
+        return math.nan
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, "left")
+    not_above = np.searchsorted(ordered, positive, "right")
+    return float((below + not_above).mean() / (2 * len(negative)))
+
+
+def _reliability(
+    score: Float64Array, success: npt.NDArray[np.bool_], groups: int
+) -> tuple[ReliabilityBin, ...]:
+    order = np.argsort(score, kind="stable")
+    return tuple(
+        ReliabilityBin(
+            float(score[part[0]]), float(score[part[-1]]), len(part), float(success[part].mean())
+        )
+        for part in np.array_split(order, min(groups, max(len(order), 1)))
+        if len(part)
+    )

@@ -1,0 +1,94 @@
+"""The summary of an evaluation for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from reloc_core.evaluation.metrics import Metrics
+from reloc_core.evaluation.results import QueryResult, summarize_results, timing
+from reloc_core.evaluation.units import (
+    format_angle,
+    format_length,
+    format_percent,
+    format_seconds,
+    threshold_label,
+)
+
+_LISTED = 5
+
+
+def summary_table(
+    results: Sequence[QueryResult], title: str = "", unit: str = "metre"
+) -> RenderableType:
+    """Accuracy, recalls, speed and failures of an evaluation.
+
+    Args:
+        results: all queries.
+        title: such as "redkitchen/test with scr_glace".
+        unit: of translations.
+
+    Returns:
+        something for `Console.print`.
+    """
+    metrics, seconds = summarize_results(results), timing(results)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_header=False,
+        pad_edge=False,
+    )
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_column(justify="right", style="dim")
+    table.add_row("queries", str(metrics.queries), "")
+    share = format_percent(metrics.localized / metrics.queries) if metrics.queries else ""
+    table.add_row("localized", str(metrics.localized), share)
+    if metrics.with_ground_truth:
+        _add_accuracy(table, metrics, unit)
+    _add_seconds(table, seconds)
+    parts: list[RenderableType] = [Text(title, style="bold"), table] if title else [table]
+    failed = [r for r in results if not r.localized]
+    if failed:
+        lines = [f"Not localized ({len(failed)}):"]
+        lines += [f"  {r.name}: {r.reason}" for r in failed[:_LISTED]]
+        if len(failed) > _LISTED:
+            lines.append(f"  and {len(failed) - _LISTED} more, listed in localizations.jsonl")
+        parts.append(Text("\n".join(lines), style="yellow"))
+    return Group(*parts)
+
+
+def _add_accuracy(table: Table, metrics: Metrics, unit: str) -> None:
+    if metrics.with_ground_truth < metrics.queries:
+        table.add_row("with ground truth", str(metrics.with_ground_truth), "")
+    table.add_section()
+    for label, translation, rotation in (
+        ("median error", metrics.median_translation_m, metrics.median_rotation_deg),
+        ("90 % are within", metrics.p90_translation_m, metrics.p90_rotation_deg),
+    ):
+        table.add_row(label, format_length(translation, unit), format_angle(rotation))
+    table.add_section()
+    for key, value in metrics.recall.items():
+        style = "green" if value >= 0.9 else "yellow" if value >= 0.5 else "red"
+        label = threshold_label(key, unit)
+        table.add_row(f"within {label}", Text(format_percent(value), style=style), "")
+    if not math.isnan(metrics.mean_nees):
+        table.add_section()
+        table.add_row("in 95 % region", format_percent(metrics.within_95), "of its covariance")
+
+
+def _add_seconds(table: Table, seconds: Mapping[str, Any]) -> None:
+    table.add_section()
+    total = seconds["per_query"]
+    if total["median"] is None:
+        return
+    p95 = f"95 %: {format_seconds(total['p95'])}"
+    table.add_row("time per query", format_seconds(total["median"]), p95)
+    for name, stage in seconds["stages"].items():
+        p95 = f"95 %: {format_seconds(stage['p95'])}"
+        table.add_row(f"  {name}", format_seconds(stage["median"]), p95)
