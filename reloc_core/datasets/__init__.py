@@ -1,0 +1,1 @@
+"""Datasets: images with intrinsics and, where known, poses and depth."""

@@ -1,0 +1,171 @@
+"""What datasets of image files share: selection of frames, pose checks and reading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from reloc_core.errors import ConfigError, DataError
+from reloc_core.geometry import check_pose, nearest_rotation
+from reloc_core.interfaces import Dataset
+from reloc_core.io.images import read_depth, read_image
+from reloc_core.types import BoolArray, Float64Array, Frame, Query
+
+ROTATION_TOLERANCE = 1e-2
+"""Largest deviation of R^T R from the identity that counts as rounding of a text file."""
+
+
+class FileDataset(Dataset):
+    """Images in files, with metadata read beforehand.
+
+    Args:
+        name: of scene and split.
+        frames: metadata, one per image.
+        images: image files.
+        depths: depth maps registered to the images, or None.
+        notes: things the user should know.
+        unit: of translations.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        frames: Sequence[Frame],
+        images: Sequence[Path],
+        depths: Sequence[Path] | None = None,
+        notes: Sequence[str] = (),
+        unit: str = "metre",
+    ) -> None:
+        if not frames:
+            raise DataError(f"{name} has no images.")
+        self._name, self._frames, self._images = name, tuple(frames), tuple(images)
+        self._depths = None if depths is None else tuple(depths)
+        self._notes, self._unit = tuple(notes), unit
+
+    @property
+    def name(self) -> str:
+        """Scene and split."""
+        return self._name
+
+    @property
+    def frames(self) -> Sequence[Frame]:
+        """Metadata of all images in sorted order."""
+        return self._frames
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether there are depth maps."""
+        return self._depths is not None
+
+    @property
+    def unit(self) -> str:
+        """Unit of translations."""
+        return self._unit
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was skipped or assumed while loading."""
+        return self._notes
+
+    def __getitem__(self, index: int) -> Query:
+        """Read an image and its depth map; see `Dataset`."""
+        frame = self._frames[index]
+        path = self._images[index]
+        image = read_image(path)
+        height, width = image.shape[:2]
+        if (width, height) != (frame.camera.width, frame.camera.height):
+            raise DataError(
+                f"{path} is {width}x{height}, its camera says "
+                f"{frame.camera.width}x{frame.camera.height}."
+            )
+        depth = None
+        if self._depths is not None:
+            depth = read_depth(self._depths[index])
+            if depth.shape != (height, width):
+                raise DataError(
+                    f"{self._depths[index]} is {depth.shape[1]}x{depth.shape[0]}, the image is "
+                    f"{width}x{height}: depth must be registered to the image. Register it, or "
+                    "leave depth out (dataset.depth=none)."
+                )
+        return Query(
+            frame.name,
+            frame.camera,
+            frame.world_from_cam,
+            frame.timestamp,
+            frame.sequence,
+            image=image,
+            depth=depth,
+        )
+
+
+def select_frames(count: int, frames: str, step: int, limit: int | None) -> list[int]:
+    """Indices of the frames that a dataset's options keep.
+
+    Args:
+        count: number of images.
+        frames: Python slice such as "0:200", ":100", "::2" or "-50:"; "" for all.
+        step: keep every n-th of those.
+        limit: keep at most so many, evenly spread.
+
+    Raises:
+        ConfigError: the options are malformed.
+        DataError: nothing is left.
+    """
+    parts = frames.split(":") if frames else ["", ""]
+    try:
+        if len(parts) not in (2, 3):
+            raise ValueError
+        chosen = list(range(count))[slice(*(int(p) if p.strip() else None for p in parts))]
+    except ValueError:
+        raise ConfigError(
+            f"dataset.frames='{frames}' is no slice. Write it as first:end, such as 0:200."
+        ) from None
+    if step < 1:
+        raise ConfigError(f"dataset.frame_step must be at least 1, got {step}.")
+    chosen = chosen[::step]
+    if limit is not None:
+        if limit < 1:
+            raise ConfigError(f"dataset.max_frames must be at least 1, got {limit}.")
+        if len(chosen) > limit:
+            chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
+    if count and not chosen:
+        raise DataError(f"dataset.frames='{frames}' leaves none of the {count} images.")
+    return chosen
+
+
+def checked_poses(poses: Float64Array, sources: Sequence[str]) -> tuple[Float64Array, BoolArray]:
+    """Validate camera poses and remove the rounding of text files.
+
+    Args:
+        poses: (N, 4, 4) world_from_cam; copied.
+        sources: (N,) file names for messages.
+
+    Returns:
+        poses with exact rotations, and a mask (N,) of those that are finite; the others are the
+        identity.
+
+    Raises:
+        DataError: a finite matrix is no rigid transform, or none is finite.
+    """
+    poses = np.array(poses, np.float64)
+    finite: BoolArray = np.asarray(np.isfinite(poses).all((1, 2)))
+    poses[~finite] = np.eye(4)
+    rotations = poses[:, :3, :3]
+    deviation = np.abs(np.swapaxes(rotations, 1, 2) @ rotations - np.eye(3)).max((1, 2))
+    with np.errstate(all="ignore"):
+        bad = (deviation > ROTATION_TOLERANCE) | (np.linalg.det(rotations) < 0)
+    bad |= np.abs(poses[:, 3] - [0, 0, 0, 1]).max(1) > ROTATION_TOLERANCE
+    if bad.any():
+        first = int(np.argmax(bad))
+        why = check_pose(poses[first], ROTATION_TOLERANCE)
+        more = f" ({int(bad.sum())} of {len(poses)} poses are like that)" if bad.sum() > 1 else ""
+        raise DataError(
+            f"{sources[first]}: {why}{more}. Poses must be 4x4 camera-to-world without scale."
+        )
+    if len(poses) and not finite.any():
+        raise DataError(f"None of the {len(poses)} poses is finite; the first is {sources[0]}.")
+    poses[:, :3, :3] = nearest_rotation(rotations)
+    poses[:, 3] = [0, 0, 0, 1]
+    return poses, finite

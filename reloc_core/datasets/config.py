@@ -1,0 +1,99 @@
+"""Configurations of the dataset components. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MISSING = "???"
+"""OmegaConf's mark of a value that the user must give."""
+
+
+@dataclass
+class AceConfig:
+    """Options of `AceDataset`.
+
+    Attributes:
+        root: folder with `train/` and `test/`, or with `rgb/ poses/ calibration/` itself.
+        split: name of the sub-folder; ignored when `root` is a split itself.
+        poses: name of the pose folder, for data with several sets of poses.
+        depth: "auto" reads `depth/` where it exists, "none" never.
+        frames: Python slice of the images in sorted order, such as "0:200"; "" takes all.
+        frame_step: keep every n-th image (after `frames`).
+        max_frames: keep at most so many images, evenly spread (after `frame_step`).
+    """
+
+    root: str = MISSING
+    split: str = "train"
+    poses: str = "poses"
+    depth: str = "auto"
+    frames: str = ""
+    frame_step: int = 1
+    max_frames: int | None = None
+
+
+@dataclass
+class TransformsConfig:
+    """Options of `TransformsDataset`.
+
+    Attributes:
+        root: folder with `transforms.json` (or `transforms_train.json` and so on), or that file.
+        split: "train", "test" or "all".
+        holdout: every n-th image in sorted order, from the first, is the test split; 0 puts all
+            images into both. Not used with files per split.
+        unit: of the poses: "scene unit" where the scale is arbitrary, "metre" where it is not.
+        frames: Python slice of the split's images in sorted order; "" takes all.
+        frame_step: keep every n-th image (after `frames`).
+        max_frames: keep at most so many images, evenly spread (after `frame_step`).
+    """
+
+    root: str = MISSING
+    split: str = "train"
+    holdout: int = 8
+    unit: str = "scene unit"
+    frames: str = ""
+    frame_step: int = 1
+    max_frames: int | None = None
+
+
+@dataclass
+class SyntheticConfig:
+    """Options of `SyntheticDataset`.
+
+    Attributes:
+        split: "train" or "test": two different paths through the same room.
+        width: image width in pixels.
+        height: image height in pixels.
+        train_frames: number of frames of the training path.
+        test_frames: number of frames of the test path.
+        seed: of the room's furniture, textures and image noise.
+        noise: standard deviation of the image noise in grey levels.
+        depth: whether queries carry depth.
+    """
+
+    split: str = "train"
+    width: int = 640
+    height: int = 480
+    train_frames: int = 200
+    test_frames: int = 60
+    seed: int = 0
+    noise: float = 1.5
+    depth: bool = True
+
+
+@dataclass
+class CameraConfig:
+    """Intrinsics of images that come without a calibration; all None: EXIF.
+
+    Attributes:
+        focal: focal length in pixels; the principal point is the image centre.
+        model: COLMAP camera model of `params`; guessed from their number when not given.
+        params: parameters in COLMAP's order; pixel (0, 0) is the centre of the top-left pixel.
+        width: image width that `focal` or `params` are for, when it differs from the images'.
+        height: the same for the height.
+    """
+
+    focal: float | None = None
+    model: str | None = None
+    params: list[float] | None = None
+    width: int | None = None
+    height: int | None = None

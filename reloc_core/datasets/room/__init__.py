@@ -1,0 +1,1 @@
+"""The embedded furnished room: textures, geometry, lighting and the ray caster."""

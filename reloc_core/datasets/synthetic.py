@@ -1,0 +1,193 @@
+"""The embedded dataset: a furnished room, rendered with exact depth and poses.
+
+Nothing is downloaded and nothing is stored: frames are rendered when they are read. Both splits are
+closed walks through the same room; the test path has another radius, other heights and other viewing
+directions than the training path.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from reloc_core.datasets.config import SyntheticConfig
+from reloc_core.datasets.room.furniture import ROOM_SIZE, furnish
+from reloc_core.datasets.room.lighting import bake
+from reloc_core.datasets.room.render import Renderer
+from reloc_core.errors import ConfigError
+from reloc_core.interfaces import Dataset
+from reloc_core.types import Camera, Float64Array, FloatArray, Frame, ImageArray, Query
+
+FIELD_OF_VIEW = 2 * math.atan(320 / 525)
+"""Horizontal, in radians: that of the Kinect camera."""
+
+_CACHE_BYTES = 192 << 20
+_SECONDS_PER_LAP = 9.0
+
+
+class SyntheticDataset(Dataset):
+    """Frames of the embedded room.
+
+    Args:
+        config: see `SyntheticConfig`.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    def __init__(self, config: SyntheticConfig) -> None:
+        if config.split not in ("train", "test"):
+            raise ConfigError(f"dataset.split must be train or test, got '{config.split}'.")
+        if not (32 <= config.width <= 4096 and 32 <= config.height <= 4096):
+            raise ConfigError("dataset.width and dataset.height must be in 32..4096.")
+        count = config.train_frames if config.split == "train" else config.test_frames
+        if count < 1:
+            raise ConfigError(f"dataset.{config.split}_frames must be at least 1, got {count}.")
+        if config.noise < 0 or config.seed < 0:
+            raise ConfigError("dataset.noise and dataset.seed must not be negative.")
+        self._config = config
+        focal = config.width / 2 / math.tan(FIELD_OF_VIEW / 2)
+        camera = Camera.pinhole(focal, config.width, config.height)
+        poses = trajectory(config.split, count)
+        self._frames = tuple(
+            Frame(
+                f"{config.split}/{i:06d}", camera, pose, _SECONDS_PER_LAP * i / count, config.split
+            )
+            for i, pose in enumerate(poses)
+        )
+        self._cache: OrderedDict[int, ImageArray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Room and split."""
+        return f"synthetic/{self._config.split}"
+
+    @property
+    def frames(self) -> Sequence[Frame]:
+        """Metadata of all frames along the path."""
+        return self._frames
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether queries carry depth, as the config says."""
+        return self._config.depth
+
+    def __getitem__(self, index: int) -> Query:
+        """Render one frame; recently rendered images are kept."""
+        frame = self._frames[index]
+        index %= len(self._frames)
+        assert frame.world_from_cam is not None
+        renderer = _renderer(self._config.seed)
+        with self._lock:
+            image = self._cache.get(index)
+        if image is None:
+            image = self._add_noise(renderer.color(frame.camera, frame.world_from_cam), index)
+            with self._lock:
+                self._cache[index] = image
+                while len(self._cache) * image.nbytes > _CACHE_BYTES:
+                    self._cache.popitem(last=False)
+        depth = None
+        if self._config.depth:
+            depth = renderer.depth(frame.camera, frame.world_from_cam)
+        return Query(
+            frame.name,
+            frame.camera,
+            frame.world_from_cam,
+            frame.timestamp,
+            frame.sequence,
+            image=image.copy(),
+            depth=depth,
+        )
+
+    def _add_noise(self, image: ImageArray, index: int) -> ImageArray:
+        """Gaussian noise, correlated between the colours as after demosaicing."""
+        if not self._config.noise:
+            return image
+        split = 0 if self._config.split == "train" else 1
+        rng = np.random.default_rng([self._config.seed, 2, split, index])
+        # One tile of noise for all frames, shifted: drawing a million normals takes long.
+        grain = np.roll(_grain(), tuple(rng.integers(0, 1024, 2).tolist()), (0, 1))
+        height, width = image.shape[:2]
+        repeats = (-(-height // 1024), -(-width // 1024), 1)
+        tile = np.tile(grain, repeats)[:height, :width] * np.float32(self._config.noise)
+        return np.asarray(cv2.add(image, tile, dtype=cv2.CV_8U), np.uint8)
+
+
+def trajectory(split: str, count: int) -> Float64Array:
+    """Poses of a closed walk.
+
+    Args:
+        split: "train" or "test".
+        count: number of poses.
+
+    Returns:
+        (count, 4, 4) world_from_cam; the camera looks across the room's middle and to the sides.
+    """
+    angle = 2 * np.pi * np.arange(count) / count
+    # The test walk differs in radius, height and viewing direction.
+    test = split == "test"
+    if test:
+        angle = angle + 0.11
+        reach = 0.9 + 0.08 * np.sin(5 * angle + 1.0)
+        height = 1.42 + 0.14 * np.sin(3 * angle + 2.0)
+        turn = np.radians(28) * np.sin(3 * angle + 0.4)
+        nod = np.radians(10) + np.radians(4) * np.sin(4 * angle + 1.3)
+        roll = np.radians(3.5) * np.sin(3 * angle + 0.4)
+    else:
+        reach = 1.0 + 0.08 * np.sin(4 * angle)
+        height = 1.45 + 0.2 * np.sin(2 * angle + 0.7)
+        turn = np.radians(32) * np.sin(3 * angle)
+        nod = np.radians(10) + np.radians(5) * np.sin(2 * angle + 2.1)
+        roll = np.radians(3) * np.sin(2 * angle)
+    middle = np.array(ROOM_SIZE[:2]) / 2
+    position = np.stack(
+        [
+            middle[0] + 1.3 * reach * np.cos(angle),
+            middle[1] - 0.05 + 0.95 * reach * np.sin(angle),
+            height,
+        ],
+        1,
+    )
+    heading = np.arctan2(middle[1] - position[:, 1], middle[0] - position[:, 0]) + turn
+    forward = np.stack(
+        [np.cos(nod) * np.cos(heading), np.cos(nod) * np.sin(heading), -np.sin(nod)], 1
+    )
+    right = np.stack([np.sin(heading), -np.cos(heading), np.zeros(count)], 1)
+    down = np.cross(forward, right)
+    c, s = np.cos(roll)[:, None], np.sin(roll)[:, None]
+    poses = np.tile(np.eye(4), (count, 1, 1))
+    poses[:, :3, 0], poses[:, :3, 1] = c * right + s * down, c * down - s * right
+    poses[:, :3, 2], poses[:, :3, 3] = forward, position
+    return poses
+
+
+@lru_cache(maxsize=2)
+def _room(seed: int) -> Renderer:
+    model = furnish(seed)
+    bake(model)
+    return Renderer(model.surfaces)
+
+
+_room_lock = threading.Lock()
+
+
+def _renderer(seed: int) -> Renderer:
+    """The room of a seed; built once per process, whichever thread asks first."""
+    with _room_lock:
+        return _room(seed)
+
+
+@lru_cache(maxsize=1)
+def _grain() -> FloatArray:
+    """(1024, 1024, 3) float32 noise of unit variance that wraps around."""
+    rng = np.random.default_rng(7)
+    luma = rng.standard_normal((1024, 1024, 1), np.float32)
+    chroma = rng.standard_normal((1024, 1024, 3), np.float32)
+    return np.asarray(np.float32(0.8) * luma + np.float32(0.6) * chroma)

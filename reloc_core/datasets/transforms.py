@@ -1,0 +1,215 @@
+"""`transforms.json` of instant-ngp, nerfstudio and NeRF.
+
+`transform_matrix` is camera-to-world with OpenGL axes (x right, y up, z back) in arbitrary units;
+intrinsics put the origin at the outer corner of the first pixel. Both are converted here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reloc_core.datasets.base import FileDataset, checked_poses, select_frames
+from reloc_core.datasets.config import TransformsConfig
+from reloc_core.errors import ConfigError, DataError, InputError
+from reloc_core.geometry import OPENCV_FROM_OPENGL
+from reloc_core.io.files import is_junk, read_text
+from reloc_core.io.images import image_size
+from reloc_core.types import Camera, Float64Array, Frame
+
+_ENDINGS = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG", ".JPEG")
+_PERSPECTIVE = frozenset(
+    {"", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV"}
+)
+
+
+class TransformsDataset(FileDataset):
+    """One split of a `transforms.json` scene.
+
+    Args:
+        config: see `TransformsConfig`.
+
+    Raises:
+        DataError: missing or malformed file, missing images, bad poses or intrinsics.
+        ConfigError: malformed options.
+    """
+
+    def __init__(self, config: TransformsConfig) -> None:
+        if config.unit not in ("scene unit", "metre"):
+            raise ConfigError(f"dataset.unit must be 'scene unit' or 'metre', got '{config.unit}'.")
+        if config.holdout < 0:
+            raise ConfigError(f"dataset.holdout must not be negative, got {config.holdout}.")
+        path, whole = _find_file(config)
+        content = _parse(path)
+        entries = sorted(content["frames"], key=lambda e: str(e["file_path"]))
+        images = _find_images(path, entries)
+        notes: list[str] = []
+        keep = list(range(len(entries)))
+        if whole and config.holdout and config.split != "all":
+            test = config.split == "test"
+            keep = [i for i in keep if (i % config.holdout == 0) is test]
+            other = "test" if not test else "train"
+            notes.append(
+                f"{len(entries) - len(keep)} of {len(entries)} images are the {other} split"
+            )
+        if not keep:
+            raise DataError(
+                f"{path} leaves no images for split '{config.split}' with dataset.holdout="
+                f"{config.holdout}."
+            )
+        chosen = select_frames(len(keep), config.frames, config.frame_step, config.max_frames)
+        keep = [keep[i] for i in chosen]
+
+        sources = [f"{path}, {entries[i]['file_path']}" for i in keep]
+        raw = np.stack([_matrix(entries[i], s) for i, s in zip(keep, sources, strict=True)])
+        poses, finite = checked_poses(raw, sources)
+        if not finite.all():
+            lost = int((~finite).sum())
+            notes.append(f"skipped {lost} of {len(keep)} images: their pose is not finite")
+        frames, files, rescaled = [], [], 0
+        for i, pose, source, ok in zip(keep, poses, sources, finite, strict=True):
+            if not ok:
+                continue
+            camera, scaled = _camera({**content, **entries[i]}, image_size(images[i]), source)
+            rescaled += scaled
+            frames.append(Frame(str(entries[i]["file_path"]), camera, pose @ OPENCV_FROM_OPENGL))
+            files.append(images[i])
+        if rescaled:
+            notes.append(
+                f"{rescaled} images are of another size than the file says: scaled intrinsics"
+            )
+        name = path.resolve().parent.name
+        title = name if config.split == "all" else f"{name}/{config.split}"
+        super().__init__(title, frames, files, None, notes, config.unit)
+
+
+def _find_file(config: TransformsConfig) -> tuple[Path, bool]:
+    """The file to read, and whether it holds all splits."""
+    root = Path(config.root).expanduser()
+    if config.split not in ("train", "test", "val", "all"):
+        raise ConfigError(f"dataset.split must be train, test or all, got '{config.split}'.")
+    if root.is_file():
+        return root, True
+    if not root.is_dir():
+        raise DataError(f"{root} does not exist. Check dataset.root.")
+    if (root / "transforms.json").is_file():
+        if config.split == "val":
+            raise ConfigError("transforms.json has no split 'val': use train, test or all.")
+        return root / "transforms.json", True
+    if (root / f"transforms_{config.split}.json").is_file():
+        return root / f"transforms_{config.split}.json", False
+    there = sorted(p.name for p in root.iterdir() if not is_junk(p.name))
+    shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "") or "nothing"
+    raise DataError(
+        f"{root} holds neither transforms.json nor transforms_{config.split}.json; it holds {shown}."
+    )
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: no valid JSON ({error.msg}).") from None
+    frames = content.get("frames") if isinstance(content, dict) else None
+    if not isinstance(frames, list) or not frames:
+        raise DataError(f"{path} lists no frames.")
+    for number, entry in enumerate(frames):
+        for key in ("file_path", "transform_matrix"):
+            if not isinstance(entry, dict) or key not in entry:
+                raise DataError(f"{path}: frame {number} has no '{key}'.")
+    return {k: v for k, v in content.items() if not isinstance(v, dict)}
+
+
+def _find_images(path: Path, entries: Sequence[Mapping[str, Any]]) -> list[Path]:
+    found: list[Path] = []
+    missing: list[str] = []
+    for entry in entries:
+        base = path.parent / str(entry["file_path"]).replace("\\", "/")
+        candidates = (base.with_name(base.name + ending) for ending in _ENDINGS)
+        image = next((c for c in candidates if c.is_file()), None)
+        if image is None:
+            missing.append(str(entry["file_path"]))
+        else:
+            found.append(image)
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(entries)} images of {path} do not exist, first: {missing[0]}. "
+            "Restore them or remove their entries."
+        )
+    return found
+
+
+def _matrix(entry: Mapping[str, Any], source: str) -> Float64Array:
+    try:
+        matrix = np.array(entry["transform_matrix"], np.float64)
+    except (TypeError, ValueError):
+        matrix = np.zeros(0)
+    if matrix.shape == (3, 4):
+        matrix = np.vstack([matrix, [0, 0, 0, 1]])
+    if matrix.shape != (4, 4):
+        raise DataError(f"{source}: transform_matrix is no 4x4 matrix of numbers.")
+    return matrix
+
+
+def _camera(values: Mapping[str, Any], size: tuple[int, int], source: str) -> tuple[Camera, bool]:
+    """Camera of a frame and whether it had to be scaled to the stored image."""
+
+    def number(key: str, default: float = 0.0) -> float:
+        value = values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise DataError(f"{source}: '{key}' is no number.")
+        return float(value)
+
+    width, height = int(number("w", size[0])), int(number("h", size[1]))
+    if "fl_x" in values:
+        fx = number("fl_x")
+    elif "camera_angle_x" in values:
+        fx = _focal_of_angle(number("camera_angle_x"), width, source)
+    else:
+        raise DataError(f"{source}: neither fl_x nor camera_angle_x gives a focal length.")
+    if "fl_y" in values:
+        fy = number("fl_y")
+    elif "camera_angle_y" in values and "fl_x" not in values:
+        fy = _focal_of_angle(number("camera_angle_y"), height, source)
+    else:
+        fy = fx
+    cx, cy = number("cx", width / 2) - 0.5, number("cy", height / 2) - 0.5
+    k1, k2, k3, k4 = (number(f"k{i}") for i in (1, 2, 3, 4))
+    p1, p2 = number("p1"), number("p2")
+    model = str(values.get("camera_model", ""))
+    try:
+        if model == "OPENCV_FISHEYE" or values.get("is_fisheye") is True:
+            camera = Camera("OPENCV_FISHEYE", width, height, (fx, fy, cx, cy, k1, k2, k3, k4))
+        elif model not in _PERSPECTIVE:
+            raise DataError(f"{source}: camera model {model} is not supported.")
+        elif k4:
+            raise DataError(f"{source}: k4 of a perspective camera is not supported.")
+        elif k3:
+            params = (fx, fy, cx, cy, k1, k2, p1, p2, k3, 0.0, 0.0, 0.0)
+            camera = Camera("FULL_OPENCV", width, height, params)
+        elif k1 or k2 or p1 or p2:
+            camera = Camera("OPENCV", width, height, (fx, fy, cx, cy, k1, k2, p1, p2))
+        else:
+            camera = Camera("PINHOLE", width, height, (fx, fy, cx, cy))
+    except InputError as error:
+        raise DataError(f"{source}: {error}") from None
+    if (width, height) == size:
+        return camera, False
+    if abs(size[0] / width / (size[1] / height) - 1) > 0.01:
+        raise DataError(
+            f"{source}: the image is {size[0]}x{size[1]}, the intrinsics are for {width}x{height}, "
+            "which is another shape."
+        )
+    return camera.scaled(*size), True
+
+
+def _focal_of_angle(angle: float, length: int, source: str) -> float:
+    """Focal length in pixels of a field of view in radians over `length` pixels."""
+    if not 0 < angle < math.pi:
+        raise DataError(f"{source}: the camera angle must be in 0..pi radians, got {angle:g}.")
+    return 0.5 * length / math.tan(0.5 * angle)

@@ -1,0 +1,1 @@
+"""Reading and writing of images, poses and files; conventions are converted here and nowhere else."""

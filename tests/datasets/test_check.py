@@ -1,0 +1,223 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from reloc_core.datasets.check import check_dataset, nearest_views
+from reloc_core.datasets.config import SyntheticConfig
+from reloc_core.datasets.epipolar import CONVENTIONS, Pair, reinterpret, sampson, triangulate
+from reloc_core.datasets.synthetic import SyntheticDataset
+from reloc_core.geometry import OPENCV_FROM_OPENGL, inverse, project, transform
+from reloc_core.interfaces import Dataset
+from reloc_core.io.images import read_image
+from reloc_core.types import Camera, Query
+
+
+class Changed(Dataset):
+    """A dataset with every frame changed."""
+
+    def __init__(self, dataset, **changes):
+        self.dataset, self.changes = dataset, changes
+        self.queries = {}
+
+    def _apply(self, frame):
+        values = {}
+        if "pose" in self.changes:
+            values["world_from_cam"] = self.changes["pose"](frame.world_from_cam)
+        if "focal" in self.changes:
+            camera = frame.camera
+            values["camera"] = Camera.pinhole(
+                camera.fx * self.changes["focal"], camera.width, camera.height
+            )
+        if isinstance(frame, Query):
+            if "depth" in self.changes:
+                values["depth"] = self.changes["depth"](frame.depth)
+            if "image" in self.changes:
+                values["image"] = self.changes["image"](frame.image)
+        return replace(frame, **values)
+
+    name = property(lambda self: self.dataset.name)
+    frames = property(lambda self: [self._apply(f) for f in self.dataset.frames])
+    has_depth = property(lambda self: self.dataset.has_depth)
+    unit = property(lambda self: self.changes.get("unit", "metre"))
+
+    def __getitem__(self, index):
+        if index not in self.queries:
+            self.queries[index] = self._apply(self.dataset[index])
+        return self.queries[index]
+
+
+@pytest.fixture(scope="module")
+def room():
+    options = {"width": 400, "height": 300, "train_frames": 60, "test_frames": 10}
+    # Wrapped to keep the rendered frames for all tests.
+    return tuple(
+        Changed(SyntheticDataset(SyntheticConfig(split=s, **options))) for s in ("train", "test")
+    )
+
+
+def finding(report, check):
+    found = [f for f in report.findings if f.check == check]
+    assert found, f"no finding about {check}: {report.findings}"
+    return max(found, key=lambda f: ("ok", "warning", "error").index(f.level))
+
+
+def test_a_good_dataset_is_ok(room, tmp_path):
+    report = check_dataset(*room, tmp_path / "out")
+    assert report.level == "ok", report.findings
+    for check in ("axes", "focal length", "depth", "scale", "coverage", "world frame"):
+        assert finding(report, check).level == "ok"
+    assert report.picture == tmp_path / "out" / "data_check.png"
+    assert read_image(report.picture).std() > 10
+    console = Console(record=True, width=120)
+    console.print(report)
+    assert "coverage" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (inverse, "world-to-camera"),
+        (lambda p: p @ OPENCV_FROM_OPENGL, "OpenGL axes"),
+        (lambda p: inverse(p @ OPENCV_FROM_OPENGL), "world-to-camera with OpenGL axes"),
+    ],
+)
+def test_wrong_conventions_are_named(room, change, name):
+    report = check_dataset(Changed(room[0], pose=change), None, None)
+    found = finding(report, "axes")
+    assert found.level == "error"
+    assert f"look like {name}:" in found.message
+    assert found.advice == CONVENTIONS[name]
+    pose = room[0].frames[5].world_from_cam
+    np.testing.assert_allclose(reinterpret(change(pose), name), pose, atol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [0.75, 1.33])
+def test_a_wrong_focal_length_is_found(room, factor):
+    found = finding(check_dataset(Changed(room[0], focal=factor), None, None), "focal length")
+    assert found.level == "warning"
+    proposed = float(found.message.split(" px")[0])
+    assert proposed == pytest.approx(room[0].frames[0].camera.fx, rel=0.05)
+
+
+def test_depth_of_another_scale(room):
+    found = finding(check_dataset(Changed(room[0], depth=lambda d: d * 1.2), None, None), "depth")
+    assert found.level == "warning"
+    assert "0.83" in found.message
+
+
+def test_unregistered_depth(room):
+    shifted = Changed(room[0], depth=lambda d: np.roll(d, 40, 1))
+    assert finding(check_dataset(shifted, None, None), "depth").level == "warning"
+    empty = Changed(room[0], depth=np.zeros_like)
+    assert finding(check_dataset(empty, None, None), "depth").level == "error"
+
+
+def test_translations_in_millimetres(room):
+    def millimetres(pose):
+        pose = pose.copy()
+        pose[:3, 3] *= 1000
+        return pose
+
+    report = check_dataset(Changed(room[0], pose=millimetres), None, None)
+    assert finding(report, "scale").level == "warning"
+    free = check_dataset(Changed(room[0], pose=millimetres, unit="scene unit"), None, None)
+    assert finding(free, "scale").level == "ok"
+
+
+def test_splits_of_different_worlds(room):
+    turn = np.eye(4)
+    turn[:3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    turn[:3, 3] = 5.2, -0.4, 0  # another world, but near enough to be compared
+    train, test = room
+    report = check_dataset(train, Changed(test, pose=lambda p: turn @ p), None)
+    assert finding(report, "world frame").level != "ok"
+
+
+def test_uncovered_queries(room):
+    turn = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+    def away(pose):
+        return pose @ turn  # upside down
+
+    assert (
+        finding(check_dataset(room[0], Changed(room[1], pose=away), None), "coverage").level
+        == "warning"
+    )
+
+
+def test_identical_and_dark_images(room):
+    first = room[0][0].image
+    same = Changed(room[0], image=lambda _: first)
+    assert finding(check_dataset(same, None, None), "images").level == "warning"
+    dark = Changed(room[0], image=lambda i: i // 40)
+    assert finding(check_dataset(dark, None, None), "images").level == "warning"
+
+
+def test_poses_that_say_nothing(room, tmp_path):
+    unposed = check_dataset(Changed(room[0], pose=lambda _: None), None, tmp_path)
+    assert finding(unposed, "poses").level == "warning"
+    assert unposed.picture.is_file()
+    still = check_dataset(Changed(room[0], pose=lambda _: np.eye(4)), None, None)
+    assert finding(still, "poses").level == "error"
+
+
+@pytest.fixture
+def exact_pair():
+    """Noise-free matches of random points between two known views."""
+    rng = np.random.default_rng(0)
+    camera = Camera("OPENCV", 400, 300, (300, 310, 200, 150, 0.05, -0.02, 0.001, 0.002))
+    points = rng.uniform((-1, -1, 3), (1, 1, 6), (60, 3))
+    second_from_first = np.eye(4)
+    angle = 0.1
+    second_from_first[:3, :3] = [
+        [np.cos(angle), 0, np.sin(angle)],
+        [0, 1, 0],
+        [-np.sin(angle), 0, np.cos(angle)],
+    ]
+    second_from_first[:3, 3] = 0.4, 0.1, -0.2
+    image = np.zeros((300, 400, 3), np.uint8)
+    queries = [
+        Query("a", camera, np.eye(4), image=image),
+        Query("b", camera, inverse(second_from_first), image=image),
+    ]
+    moved = transform(second_from_first, points)
+    pixels = np.stack([project(camera, points)[0], project(camera, moved)[0]])
+    rays = np.stack([p / p[:, 2:] for p in (points, moved)])
+    return Pair(*queries, pixels, rays), second_from_first, points, moved
+
+
+def test_epipolar_error_is_zero_for_exact_matches_and_measures_pixels(exact_pair):
+    pair, motion, _, _ = exact_pair
+    np.testing.assert_allclose(sampson(pair, motion), 0, atol=1e-9)
+    # Move the second ray by 1 px across its epipolar line: the error shared by both images is 1/sqrt(2)
+    # where the two gradients are equal.
+    rays = pair.rays.copy()
+    line = rays[0] @ (np.cross(np.eye(3), -motion[:3, 3]) @ motion[:3, :3]).T
+    normal = line[:, :2] / np.linalg.norm(line[:, :2], axis=1, keepdims=True)
+    rays[1, :, :2] += normal / pair.first.camera.fx
+    errors = sampson(replace(pair, rays=rays), motion)
+    assert ((errors > 0.6) & (errors < 0.85)).all()
+
+
+def test_triangulation_recovers_the_depths(exact_pair):
+    pair, motion, points, moved = exact_pair
+    depths, parallax = triangulate(pair, motion)
+    np.testing.assert_allclose(depths, np.stack([points[:, 2], moved[:, 2]]), rtol=1e-9)
+    to_second = -np.linalg.inv(motion)[:3, :3] @ motion[:3, 3]
+    cosine = np.einsum("ij,ij->i", points, points - to_second) / (
+        np.linalg.norm(points, axis=1) * np.linalg.norm(points - to_second, axis=1)
+    )
+    np.testing.assert_allclose(parallax, np.arccos(cosine), atol=1e-9)
+
+
+def test_nearest_view_weighs_angle_against_distance():
+    here, far, turned = np.tile(np.eye(4), (3, 1, 1))
+    far[0, 3] = 0.3
+    turned[:3, :3] = [[0, 0, 1], [0, 1, 0], [-1, 0, 0]]
+    coverage = nearest_views(np.stack([turned, far]), here[None], depth=2.0)
+    assert coverage.index[0] == 1
+    assert coverage.distance[0] == pytest.approx(0.3)
+    assert not coverage.uncovered[0]
+    assert nearest_views(turned[None], here[None], 2.0).uncovered[0]
