@@ -1,0 +1,90 @@
+// libFuzzer target: bytes become correspondences of every degenerate kind; no call may crash, hang
+// or return a non-finite success.
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "reloc/dsac.hpp"
+#include "reloc/rgbd_pose.hpp"
+
+namespace {
+
+/// Small alphabet of coordinates, so that duplicates, lines and planes come up often.
+float value(std::uint8_t byte) {
+    constexpr float kSpecial[] = {0.0f, 1.0f, -1.0f, 1e-30f, 1e30f, -1e30f, 1e-6f, 1e6f};
+    if (byte == 0xFF) return std::numeric_limits<float>::quiet_NaN();
+    if (byte == 0xFE) return std::numeric_limits<float>::infinity();
+    if (byte >= 0xF0) return kSpecial[byte & 7];
+    return (static_cast<float>(byte) - 120.0f) / 16.0f;
+}
+
+void check(const reloc::PoseResult& r, std::size_t n) {
+    if (r.inlier.size() != n || !(r.score >= 0 && r.score <= 1)) std::abort();
+    if (!r.cam_from_world.finite()) std::abort();
+    if (r.status != reloc::Status::kOk) return;
+    if (!r.covariance.allFinite()) std::abort();
+    if (std::abs(r.cam_from_world.R.determinant() - 1) > 1e-6) std::abort();
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    if (size < 4) return 0;
+    const std::uint8_t mode = data[0], flags = data[1], seed = data[2];
+    data += 3;
+    size -= 3;
+    const std::size_t n = size / 8;
+    std::vector<float> p2(2 * n + 1), p3(3 * n + 1), w(n + 1), var(n + 1), pc(3 * n + 1);
+    for (std::size_t i = 0; i < n; ++i) {
+        const std::uint8_t* b = data + 8 * i;
+        p2[2 * i] = 320 + 40 * value(b[0]);
+        p2[2 * i + 1] = 240 + 40 * value(b[1]);
+        for (int k = 0; k < 3; ++k) {
+            p3[3 * i + k] = value(b[2 + k]);
+            pc[3 * i + k] = value(b[(5 + k + (flags >> 6)) % 8]);
+        }
+        w[i] = value(b[5]);
+        var[i] = value(b[6]);
+    }
+    reloc::Correspondences c;
+    c.n = n;
+    c.points2d.f32 = p2.data();
+    c.points3d.f32 = p3.data();
+    c.points_cam.f32 = pc.data();
+    if (flags & 1) c.weights.f32 = w.data();
+    if (flags & 2) c.variances.f32 = var.data();
+    constexpr const char* kKernels[] = {"auto", "avx2", "baseline"};
+    const char* kernels = kKernels[mode % 3];
+    if (!reloc::select_kernels(kernels)) kernels = "baseline";
+    const reloc::Camera camera =
+        (flags & 4) ? reloc::Camera::create("OPENCV", 640, 480,
+                                            {525, 525, 320, 240, -0.2, 0.05, 0.001, 0.001})
+        : (flags & 8)
+            ? reloc::Camera::create("OPENCV_FISHEYE", 640, 480, {300, 300, 320, 240, 0.01, 0, 0, 0})
+            : reloc::Camera::create("SIMPLE_PINHOLE", 640, 480, {525, 320, 240});
+    reloc::AbsolutePoseOptions o;
+    o.kernels = kernels;
+    o.seed = seed;
+    o.max_iterations = 64;
+    o.min_score = 0;
+    o.min_inliers = 4;
+    o.residual = static_cast<reloc::Residual>((flags >> 4) % 3);
+    check(reloc::estimate_absolute_pose(c, camera, o), n);
+    reloc::DsacOptions d;
+    d.kernels = kernels;
+    d.hypotheses = 4;
+    d.max_tries = 8;
+    d.seed = seed;
+    check(reloc::estimate_pose_dsac(c, camera, d), n);
+    reloc::RgbdPoseOptions r;
+    r.kernels = kernels;
+    r.seed = seed;
+    r.max_iterations = 64;
+    r.min_score = 0;
+    r.min_inliers = 4;
+    check(reloc::estimate_rgbd_pose(c, r), n);
+    return 0;
+}

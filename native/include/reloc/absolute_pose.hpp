@@ -1,0 +1,74 @@
+// Robust absolute pose from 2D-3D correspondences.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "reloc/camera.hpp"
+#include "reloc/problem.hpp"
+#include "reloc/refine.hpp"
+
+namespace reloc {
+
+struct AbsolutePoseOptions {
+    double search_radius = 0;  ///< pixels; width of the search; 0: 25, or 12 for reprojection
+    double threshold = 10;     ///< pixels; narrow radius and first robust scale of the final fit
+    double confidence = 0.99;  ///< probability of having drawn an outlier-free sample
+    int min_iterations = 16;
+    int max_iterations = 100000;
+    std::uint64_t seed = 0;
+    int threads = 1;  ///< of one query; the result does not depend on it
+    Residual residual = Residual::kAuto;
+    double pixel_noise = 1.0;  ///< pixels; image part of the noise when variances are given
+    bool local_noise = true;
+    bool refine = true;  ///< final robust fit; without it covariance is infinite
+    int min_inliers = 6;
+    double min_score =
+        0.01;  ///< poses less likely to be right than this are not returned as a success
+    const char* kernels = "auto";
+};
+
+enum class Status {
+    kOk = 0,
+    kTooFewPoints,   ///< fewer than four usable correspondences
+    kNoHypothesis,   ///< no sample gave a pose with support
+    kTooFewInliers,  ///< the best pose has too little support to be told from chance
+    kDegenerate,     ///< the support does not determine the pose
+    kLowScore,       ///< the pose is hardly ever right with a score this low
+};
+
+const char* describe(Status status);
+
+struct PoseResult {
+    Status status = Status::kTooFewPoints;
+    Pose cam_from_world;
+    Mat6 covariance;  ///< of world_from_cam, right tangent (rotation, translation)
+    std::vector<unsigned char> inlier;  ///< per input correspondence
+    int inliers = 0;
+    int iterations = 0;  ///< minimal samples drawn
+    int local_optimisations = 0;
+    double score = 0;  ///< 0..1, chance of success
+    double sigma = 0;
+    double effective_points = 0;
+    double design_effect = 1;
+};
+
+struct FitResult;
+
+/// Copies a fit into the result and decides whether it is a success.
+void finish(const FitResult& fit, const Vec3& centre, const std::vector<int>& source, int usable,
+            int min_inliers, double min_score, PoseResult* result);
+
+/// Locally optimised RANSAC over P3P hypotheses with a final robust fit.
+///
+/// Samples come in fixed chunks, each with its own random stream; within a chunk, poses are ranked
+/// on a preview of 256 points and the leaders scored on all (truncated quadratic at two radii). A
+/// pose that beats all earlier minimal poses is optimised locally (Chum, Matas, Kittler, "Locally
+/// Optimized RANSAC", DAGM 2003; Lebeda et al., BMVC 2012). The loop ends when an all-inlier sample
+/// has been drawn with the wanted confidence. The returned pose is the final robust fit
+/// (refine.hpp).
+PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camera,
+                                  const AbsolutePoseOptions& options);
+
+}  // namespace reloc

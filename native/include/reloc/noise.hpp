@@ -1,0 +1,79 @@
+// Noise levels and outlier shares that differ over the image.
+#pragma once
+
+#include <vector>
+
+#include "reloc/covariance.hpp"
+#include "reloc/problem.hpp"
+
+namespace reloc {
+
+/// Slots of points grouped by image cell, each cell padded to full lanes.
+///
+/// Grouping makes per-cell sums (noise level, gradient) plain kernel calls over a slice.
+class CellLayout {
+  public:
+    int points() const { return points_; }
+    int cells() const { return static_cast<int>(start_.size()) - 1; }
+    int slots() const { return start_.back(); }
+    int columns() const { return columns_; }
+    int cell_begin(int c) const { return start_[c]; }
+    int cell_end(int c) const { return start_[c + 1]; }
+    /// Index of a slot's point in the problem, or -1 for padding.
+    int point(int slot) const { return index_[slot]; }
+
+  protected:
+    /// to[slot] = from[point(slot)]; padding gets the first point's value.
+    void gather(const float* from, float* to) const;
+    /// Groups `n` points, those with e2 < limit, by their image coordinates over the region that
+    /// all of them span.
+    void group(const float* x, const float* y, const float* e2, float limit, int n, int columns,
+               int rows);
+
+  private:
+    std::vector<int> index_, start_;
+    int points_ = 0, columns_ = 1;
+};
+
+/// Scale of the residuals relative to 1 / info, squared, from their lower quartile upwards.
+double initial_level(const Kernels& kernels, const CellLayout& cells, const float* e2,
+                     const float* info, const float* prior, int dof);
+
+/// Mixture of inliers with a Gaussian residual and outliers spread evenly over a disc of a few
+/// sigmas, with a noise level and an outlier density of its own in each image cell (smoothed over
+/// neighbours). Weights and noise levels follow expectation-maximisation; the density is counted in
+/// the ring where few inliers are, which settles at once.
+///
+/// Where outliers come in patches the share of inliers falls locally and with it the weight of
+/// points that only happen to be near; where there are none the fit is least squares up to about
+/// four sigmas.
+class NoiseField {
+  public:
+    /// `level`, `floor`: initial and least noise variance in the unit of e2 * base. `local`: one
+    /// level per cell.
+    NoiseField(const CellLayout& cells, const float* prior, double level, double floor, int dof,
+               bool local);
+    /// Posterior weights at the current parameters, written as information.
+    void weigh(const Kernels& kernels, const float* e2, const float* base, float* info);
+    /// New noise levels and shares from the last weights; `parameters` degrees of freedom went into
+    /// the residuals.
+    void update(int parameters);
+
+    double variance(int c) const { return variance_[c]; }
+    double near(int c) const { return sums_[c].near; }
+    double level() const { return level_; }
+    const PosteriorSums& total() const { return total_; }
+
+  private:
+    const CellLayout& cells_;
+    const float* prior_;
+    double floor_;
+    int dof_;
+    bool local_;
+    double cut_, level_, ceiling_;
+    std::vector<PosteriorSums> sums_;
+    std::vector<double> variance_, kappa_;
+    PosteriorSums total_{};
+};
+
+}  // namespace reloc

@@ -1,0 +1,37 @@
+// Instantiates the kernels for RELOC_VEC_BYTES under the symbol RELOC_KERNEL_TABLE.
+#include "reloc/kernels.hpp"
+
+#if RELOC_VEC_BYTES > 16
+#include <immintrin.h>
+#endif
+
+namespace reloc {
+namespace {
+#include "kernels_lanes.inl"
+#include "kernels_points.inl"
+#include "kernels_pairs.inl"
+#include "kernels_p3p.inl"
+}  // namespace
+
+extern const Kernels RELOC_KERNEL_TABLE;
+const Kernels RELOC_KERNEL_TABLE = {
+    RELOC_KERNEL_NAME,
+    preview,
+    score,
+    soft_inliers,
+    errors2,
+    search_equations,
+    {ray_equations, ray_gradient, ray_errors2},
+    {reprojection_equations, reprojection_gradient, reprojection_errors2},
+    noise_sums,
+    posterior,
+    p3p,
+    pair_preview,
+    pair_score,
+    pair_errors2,
+    pair_equations,
+    pair_gradient,
+    split,
+    bearings,
+};
+}  // namespace reloc

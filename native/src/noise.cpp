@@ -1,0 +1,202 @@
+#include "reloc/noise.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace reloc {
+namespace {
+
+constexpr double kProbeScale = 2.0;   // Geman-McClure scale of the first estimate, in sigmas
+constexpr double kLevelPrior = 12.0;  // points' worth of belief in the global noise level
+constexpr double kSharePrior = 4.0;   // points' worth of belief in the global density of outliers
+constexpr double kMinKappa =
+    3e-4;  // an inlier 4 sigmas off keeps half of its weight in a clean cell
+constexpr double kMaxKappa = 0.5;
+constexpr double kMaxGrowth = 1.5;  // of the noise variance over its first estimate
+// Squared sigmas within which outliers are taken to be spread evenly. Patches of outliers are not
+// even far out, so dense evidence looks no further than needed; single mismatches are, and a wide
+// disc counts them better.
+constexpr double kLocalCut = 18.0, kGlobalCut = 36.0;
+
+double clamp_kappa(double kappa) { return std::min(std::max(kappa, kMinKappa), kMaxKappa); }
+
+/// Share of inliers in the ring from kRingStart to `cut`, and the inliers' peak density times the
+/// ring's volume.
+struct Ring {
+    double share, volume;
+    Ring(int dof, double cut) {
+        const double a = kRingStart;
+        if (dof == 2) {
+            share = std::exp(-a / 2) - std::exp(-cut / 2);
+            volume = (cut - a) / 2;
+        } else {
+            // Three components: chi-square tail by its closed form; 4/3 pi r^3 over (2 pi)^(3/2).
+            const auto tail = [](double q) {
+                return std::erfc(std::sqrt(q / 2)) + std::sqrt(2 * q / M_PI) * std::exp(-q / 2);
+            };
+            share = tail(a) - tail(cut);
+            volume = (std::pow(cut, 1.5) - std::pow(a, 1.5)) * (4.0 / 3.0) * M_PI /
+                     std::pow(2 * M_PI, 1.5);
+        }
+    }
+    /// Outlier density over the inliers' peak density.
+    double kappa(double in_ring, double inliers) const {
+        return clamp_kappa(std::max(0.0, in_ring - share * inliers) /
+                           (volume * std::max(inliers, 1e-9)));
+    }
+};
+
+}  // namespace
+
+void CellLayout::group(const float* x, const float* y, const float* e2, float limit, int n,
+                       int columns, int rows) {
+    columns_ = columns;
+    const int cells = columns * rows;
+    // The region from a sample: points outside it go to the border cells.
+    float x0 = 1e30f, x1 = -1e30f, y0 = 1e30f, y1 = -1e30f;
+    const int step = cells > 1 ? std::max(1, n / 500) : n;
+    for (int i = 0; i < n; i += step) {
+        x0 = std::min(x0, x[i]);
+        x1 = std::max(x1, x[i]);
+        y0 = std::min(y0, y[i]);
+        y1 = std::max(y1, y[i]);
+    }
+    const float sx = columns / std::max(x1 - x0, 1e-9f), sy = rows / std::max(y1 - y0, 1e-9f);
+    const float last_column = columns - 1.0f, last_row = rows - 1.0f;
+    FloatRows scratch;
+    scratch.allocate(1, n);
+    int* cell_of = reinterpret_cast<int*>(scratch.row(0));
+    for (int i = 0; i < n; ++i) {
+        float c = (x[i] - x0) * sx, r = (y[i] - y0) * sy;
+        c = c > 0.0f ? c : 0.0f;
+        r = r > 0.0f ? r : 0.0f;
+        c = c < last_column ? c : last_column;
+        r = r < last_row ? r : last_row;
+        const int cell = static_cast<int>(r) * columns + static_cast<int>(c);
+        cell_of[i] = e2[i] < limit ? cell : cells;
+    }
+    // Neighbours in the input mostly share a cell: count and place by runs.
+    std::vector<int> next(cells + 1, 0);
+    const auto each_run = [&](auto visit) {
+        for (int i = 0; i < n;) {
+            const int c = cell_of[i], from = i;
+            while (i < n && cell_of[i] == c) ++i;
+            visit(c, from, i);
+        }
+    };
+    each_run([&](int c, int from, int to) { next[c] += to - from; });
+    start_.assign(cells + 1, 0);
+    points_ = 0;
+    for (int c = 0; c < cells; ++c) {
+        start_[c + 1] = start_[c] + (next[c] + kLanePad - 1) / kLanePad * kLanePad;
+        points_ += next[c];
+        next[c] = start_[c];
+    }
+    index_.assign(start_[cells], -1);
+    each_run([&](int c, int from, int to) {
+        if (c == cells) return;
+        for (int i = from, at = next[c]; i < to; ++i, ++at) index_[at] = i;
+        next[c] += to - from;
+    });
+}
+
+void CellLayout::gather(const float* from, float* to) const {
+    const int* index = index_.data();
+    const int n = slots();
+    for (int k = 0; k < n; ++k) to[k] = from[index[k] < 0 ? 0 : index[k]];
+}
+
+double initial_level(const Kernels& kernels, const CellLayout& cells, const float* e2,
+                     const float* info, const float* prior, int dof) {
+    static const RobustMoments moments[2] = {robust_moments(2, kProbeScale),
+                                             robust_moments(3, kProbeScale)};
+    constexpr int kProbe = 512;
+    // The lower quartile of the squared length of a unit Gaussian vector.
+    const double quartile = dof == 2 ? 0.575 : 1.213;
+    float q[kProbe];
+    int m = 0;
+    const int step = std::max(1, cells.slots() / kProbe);
+    for (int i = step / 2; i < cells.slots() && m < kProbe; i += step) {
+        if (prior[i] > 0 && e2[i] < 1e30f) q[m++] = e2[i] * info[i];
+    }
+    double level = 1;
+    if (m > 0) {
+        std::nth_element(q, q + m / 4, q + m);
+        level = q[m / 4] / quartile;
+    }
+    level = std::max(level, 1e-12);
+    for (int it = 0; it < 6; ++it) {
+        double w, s;
+        const double scale = 1 / (level * kProbeScale * kProbeScale);
+        kernels.noise_sums(e2, info, prior, cells.slots(), static_cast<float>(scale), &w, &s);
+        const double next =
+            std::max(1e-12, s / std::max(1e-12, dof * w * moments[dof - 2].variance));
+        const bool done = std::abs(next - level) < 0.1 * level;
+        level = next;
+        if (done) break;
+    }
+    return level;
+}
+
+NoiseField::NoiseField(const CellLayout& cells, const float* prior, double level, double floor,
+                       int dof, bool local)
+    : cells_(cells),
+      prior_(prior),
+      floor_(floor),
+      dof_(dof),
+      local_(local),
+      cut_(local ? kLocalCut : kGlobalCut),
+      level_(std::max(level, floor)),
+      ceiling_(level_ * kMaxGrowth) {
+    sums_.resize(cells.cells());
+    variance_.assign(cells.cells(), level_);
+    // Until the first pass, a fifth of the points in reach are taken for outliers.
+    kappa_.assign(cells.cells(), 0.2 / Ring(dof, cut_).volume);
+}
+
+void NoiseField::weigh(const Kernels& kernels, const float* e2, const float* base, float* info) {
+    total_ = PosteriorSums{};
+    for (int c = 0; c < cells_.cells(); ++c) {
+        const int at = cells_.cell_begin(c), n = cells_.cell_end(c) - at;
+        PosteriorSums& s = sums_[c];
+        kernels.posterior(e2 + at, base + at, prior_ + at, n, static_cast<float>(1 / variance_[c]),
+                          static_cast<float>(kappa_[c]), static_cast<float>(cut_), dof_, info + at,
+                          &s);
+        total_.weight += s.weight;
+        total_.spread += s.spread;
+        total_.meat += s.meat;
+        total_.curvature += s.curvature;
+        total_.near += s.near;
+        total_.ring += s.ring;
+    }
+}
+
+void NoiseField::update(int parameters) {
+    const int cells = cells_.cells(), columns = cells_.columns(), rows = cells / columns;
+    const double freedom = std::max(1.0, dof_ * total_.weight - parameters);
+    level_ = std::min(ceiling_, std::max(floor_, total_.spread / freedom));
+    const Ring ring(dof_, cut_);
+    const double share = total_.weight / std::max(total_.near, 1e-9),
+                 in_ring = total_.ring / std::max(total_.near, 1e-9);
+    for (int r = 0; r < rows; ++r) {
+        for (int c = 0; c < columns; ++c) {
+            double out = 0, m = 0, s = 0;
+            for (int rr = std::max(0, r - 1); rr <= std::min(rows - 1, r + 1); ++rr) {
+                for (int cc = std::max(0, c - 1); cc <= std::min(columns - 1, c + 1); ++cc) {
+                    const double kernel = (rr == r ? 1.0 : 0.5) * (cc == c ? 1.0 : 0.5);
+                    const PosteriorSums& k = sums_[rr * columns + cc];
+                    out += kernel * k.ring;
+                    m += kernel * k.weight;
+                    s += kernel * k.spread;
+                }
+            }
+            const int k = r * columns + c;
+            variance_[k] = !local_ ? level_
+                                   : std::max(floor_, (s + kLevelPrior * dof_ * level_) /
+                                                          (dof_ * (m + kLevelPrior)));
+            kappa_[k] = ring.kappa(out + kSharePrior * in_ring, m + kSharePrior * share);
+        }
+    }
+}
+
+}  // namespace reloc

@@ -1,0 +1,378 @@
+#include "reloc/rgbd_pose.hpp"
+
+#include <Eigen/SVD>
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "reloc/rng.hpp"
+#include "robust_fit.hpp"
+
+namespace reloc {
+namespace {
+
+constexpr int kChunk = 32, kLeaders = 3, kLocalSteps = 6, kSample = 1024, kPreview = 256;
+constexpr double kWiden = 2.5;
+constexpr int kDensePoints = 1000;
+constexpr double kMinDepth = 1e-6, kMaxCoordinate = 1e12;
+// Noise of a millionth of the scene's extent is below what float coordinates resolve.
+constexpr double kRelativeFloor = 1e-6;
+
+enum Row { kPx, kPy, kPz, kX, kY, kZ, kW, kRows };
+
+struct Pairs {
+    FloatRows rows, sample;
+    std::vector<int> source;
+    Vec3 centre = Vec3::Zero();
+    double extent = 1, total = 0, preview_total = 0;
+    int n = 0, sample_n = 0, preview_n = 0;
+
+    static PairsView view_of(const FloatRows& r, int n, const float* info) {
+        return {r.row(kPx), r.row(kPy), r.row(kPz),
+                r.row(kX),  r.row(kY),  r.row(kZ),
+                info,       r.row(kW),  (n + kLanePad - 1) / kLanePad * kLanePad};
+    }
+};
+
+void pad(FloatRows* rows, int from) {
+    for (int i = from; i < rows->stride(); ++i) {
+        for (int r = 0; r < kRows; ++r) rows->row(r)[i] = 0;
+        rows->row(kPx)[i] = 1e15f;  // never near anything
+    }
+}
+
+double median(const Correspondences& in, int axis) {
+    double values[101];
+    int m = 0;
+    const std::size_t step = std::max<std::size_t>(1, in.n / 101);
+    for (std::size_t i = step / 2; i < in.n && m < 101; i += step) {
+        const double v = in.points3d[3 * i + axis];
+        if (std::isfinite(v)) values[m++] = v;
+    }
+    if (m == 0) return 0;
+    std::nth_element(values, values + m / 2, values + m);
+    return values[m / 2];
+}
+
+/// Fills all points at once; false if some point must be dropped.
+bool fill_plain(const Correspondences& in, const Kernels& kernels, Pairs* out) {
+    const int n = static_cast<int>(in.n);
+    const double one[3] = {1, 1, 1}, zero[3] = {0, 0, 0};
+    const float limit = static_cast<float>(kMaxCoordinate);
+    float* cam[3] = {out->rows.row(kPx), out->rows.row(kPy), out->rows.row(kPz)};
+    float* scene[3] = {out->rows.row(kX), out->rows.row(kY), out->rows.row(kZ)};
+    bool bad = kernels.split(in.points_cam.f32, in.points_cam.f64, 3, n, one, zero, limit, cam);
+    bad |= kernels.split(in.points3d.f32, in.points3d.f64, 3, n, one, out->centre.data(), limit,
+                         scene);
+    int behind = 0;
+    for (int i = 0; i < n; ++i) behind |= !(cam[2][i] > static_cast<float>(kMinDepth));
+    if (bad || behind) return false;
+    std::fill(out->rows.row(kW), out->rows.row(kW) + n, 1.0f);
+    double extent = 0;
+    for (int i = 0; i < n; i += 16) extent += std::fabs(scene[0][i]);
+    for (int i = 0; i < n; ++i) out->source[i] = i;
+    out->n = n;
+    out->total = n;
+    out->extent = std::max(3 * 16 * extent / n, 1e-9);
+    return true;
+}
+
+template <class T, class U>
+void fill(const T* cam, const U* scene, const Correspondences& in, Pairs* out) {
+    float* row[kRows];
+    for (int r = 0; r < kRows; ++r) row[r] = out->rows.row(r);
+    const Vec3 c = out->centre;
+    int m = 0;
+    double weight_sum = 0, extent = 0;
+    for (std::size_t i = 0; i < in.n; ++i) {
+        const double p[6] = {double(cam[3 * i]),
+                             double(cam[3 * i + 1]),
+                             double(cam[3 * i + 2]),
+                             double(scene[3 * i]) - c.x(),
+                             double(scene[3 * i + 1]) - c.y(),
+                             double(scene[3 * i + 2]) - c.z()};
+        bool ok = p[2] > kMinDepth;  // written so that NaN fails
+        for (double v : p) ok = ok && std::abs(v) < kMaxCoordinate;
+        const double weight = in.weights ? in.weights[i] : 1.0;
+        if (!ok || !(weight > 0 && weight < 1e30)) continue;
+        for (int r = 0; r < 6; ++r) row[r][m] = static_cast<float>(p[r]);
+        row[kW][m] = static_cast<float>(weight);
+        weight_sum += weight;
+        extent += std::abs(p[3]) + std::abs(p[4]) + std::abs(p[5]);
+        out->source[m++] = static_cast<int>(i);
+    }
+    out->n = m;
+    out->extent = m > 0 ? std::max(extent / m, 1e-9) : 1;
+    if (in.weights && m > 0) {
+        const float scale = static_cast<float>(m / weight_sum);
+        for (int i = 0; i < m; ++i) row[kW][i] *= scale;
+    }
+    out->total = m;
+}
+
+void build(const Correspondences& in, const Kernels& kernels, std::uint64_t seed, Pairs* out) {
+    for (int a = 0; a < 3; ++a) out->centre[a] = median(in, a);
+    out->rows.allocate(kRows, static_cast<int>(in.n));
+    out->source.resize(in.n);
+    if (!in.weights && fill_plain(in, kernels, out)) {
+    } else if (in.points_cam.f32) {
+        if (in.points3d.f32)
+            fill(in.points_cam.f32, in.points3d.f32, in, out);
+        else
+            fill(in.points_cam.f32, in.points3d.f64, in, out);
+    } else {
+        if (in.points3d.f32)
+            fill(in.points_cam.f64, in.points3d.f32, in, out);
+        else
+            fill(in.points_cam.f64, in.points3d.f64, in, out);
+    }
+    pad(&out->rows, out->n);
+    const int m = out->n, k = std::min(m, kSample), spread = kSample / kPreview;
+    out->sample_n = k;
+    out->preview_n = std::min(k, kPreview);
+    out->sample.allocate(kRows, k);
+    Rng rng(seed, 0x70726576ULL);
+    int at = 0;
+    for (int r = 0; r < spread; ++r) {
+        for (int j = r; j < k; j += spread, ++at) {
+            const int lo = static_cast<int>(static_cast<long long>(j) * m / k);
+            const int hi = static_cast<int>(static_cast<long long>(j + 1) * m / k);
+            const int i = lo + static_cast<int>(rng.below(static_cast<std::uint32_t>(hi - lo)));
+            for (int q = 0; q < kRows; ++q) out->sample.row(q)[at] = out->rows.row(q)[i];
+        }
+    }
+    for (int j = 0; j < out->preview_n; ++j) out->preview_total += out->sample.row(kW)[j];
+    pad(&out->sample, k);
+}
+
+/// Pairs near a pose in the layout of the fit kernels; cells by the direction of the camera-frame
+/// point.
+class PairSet : public CellLayout {
+  public:
+    void build(const Kernels& kernels, const Pairs& pairs, const Pose& pose, double radius,
+               int columns, int rows) {
+        FloatRows scratch;
+        scratch.allocate(3, pairs.n);
+        float *e2 = scratch.row(0), *x = scratch.row(1), *y = scratch.row(2);
+        const PairsView v = Pairs::view_of(pairs.rows, pairs.n, nullptr);
+        kernels.pair_errors2(v, pose.to_float(), e2);
+        for (int i = 0; i < pairs.n; ++i) {
+            x[i] = v.Px[i] / v.Pz[i];
+            y[i] = v.Py[i] / v.Pz[i];
+        }
+        group(x, y, e2, static_cast<float>(radius * radius), pairs.n, columns, rows);
+        rows_.allocate(Row::kRows + 1, slots());
+        for (int r = 0; r < Row::kRows; ++r) gather(pairs.rows.row(r), rows_.row(r));
+        for (int k = 0; k < slots(); ++k) {
+            if (point(k) < 0) rows_.row(kW)[k] = 0;
+        }
+    }
+    PairsView view() const { return slice(0, slots()); }
+    PairsView cell(int c) const { return slice(cell_begin(c), cell_end(c)); }
+    float* info() { return rows_.row(Row::kRows); }
+    const float* prior() const { return rows_.row(kW); }
+
+  private:
+    PairsView slice(int from, int to) const {
+        return {rows_.row(kPx) + from,        rows_.row(kPy) + from, rows_.row(kPz) + from,
+                rows_.row(kX) + from,         rows_.row(kY) + from,  rows_.row(kZ) + from,
+                rows_.row(Row::kRows) + from, rows_.row(kW) + from,  to - from};
+    }
+    FloatRows rows_;
+};
+
+struct PairKernel {
+    void (*equations)(const PairsView&, const PoseF&, float, NormalEquations*);
+    void (*gradient)(const PairsView&, const PoseF&, float, NormalEquations*);
+    void (*errors2)(const PairsView&, const PoseF&, float*);
+};
+
+struct Leader {
+    Pose pose;
+    double preview = -1;
+};
+
+class Search {
+  public:
+    Search(const Pairs& pairs, const RgbdPoseOptions& o, const Kernels& k)
+        : pairs_(pairs), o_(o), k_(k) {
+        wide_ = o.search_radius > 0 ? o.search_radius : kWiden * o.threshold;
+        ones_.allocate(1, pairs.sample_n);
+        std::fill(ones_.row(0), ones_.row(0) + ones_.stride(), 1.0f);
+    }
+    void run();
+    Pose pose;
+    PoseScore best{0, 0, 0};
+    int samples = 0;
+    double radius() const { return wide_; }
+
+  private:
+    bool draw(Rng* rng, Pose* out) const;
+    void consider(const Leader& leader);
+    PoseScore score(const Pose& p) const {
+        return k_.pair_score(Pairs::view_of(pairs_.rows, pairs_.n, nullptr), p.to_float(),
+                             static_cast<float>(o_.threshold * o_.threshold),
+                             static_cast<float>(wide_ * wide_));
+    }
+    const Pairs& pairs_;
+    const RgbdPoseOptions& o_;
+    const Kernels& k_;
+    FloatRows ones_;
+    double wide_, minimal_ = 0, minimal_preview_ = 0;
+};
+
+bool Search::draw(Rng* rng, Pose* out) const {
+    int idx[3];
+    for (int& i : idx) i = static_cast<int>(rng->below(static_cast<std::uint32_t>(pairs_.n)));
+    if (idx[0] == idx[1] || idx[0] == idx[2] || idx[1] == idx[2]) return false;
+    Vec3 P[3], X[3];
+    for (int k = 0; k < 3; ++k) {
+        const int i = idx[k];
+        P[k] = Vec3(pairs_.rows.row(kPx)[i], pairs_.rows.row(kPy)[i], pairs_.rows.row(kPz)[i]);
+        X[k] = Vec3(pairs_.rows.row(kX)[i], pairs_.rows.row(kY)[i], pairs_.rows.row(kZ)[i]);
+    }
+    // Rigid motion keeps the sides: most wrong triangles end here.
+    for (int k = 0; k < 3; ++k) {
+        const double a = (P[k] - P[(k + 1) % 3]).norm(), b = (X[k] - X[(k + 1) % 3]).norm();
+        if (!(std::abs(a - b) < wide_)) return false;
+    }
+    return align_triangles(P, X, out);
+}
+
+void Search::consider(const Leader& leader) {
+    PoseScore value = score(leader.pose);
+    if (!(value.score > minimal_)) return;
+    minimal_ = value.score;
+    minimal_preview_ = leader.preview;
+    Pose improved = leader.pose;
+    const PairsView sample = Pairs::view_of(pairs_.sample, pairs_.sample_n, ones_.row(0));
+    const auto evaluate = [&](const PoseF& p, NormalEquations* eq) {
+        k_.pair_equations(sample, p, static_cast<float>(o_.threshold * o_.threshold), eq);
+    };
+    if (minimise(evaluate, kLocalSteps, 0.1 * o_.threshold * o_.threshold, &improved)) {
+        const PoseScore after = score(improved);
+        if (after.score > value.score) {
+            value = after;
+            if (value.score > best.score) {
+                best = value;
+                pose = improved;
+            }
+            return;
+        }
+    }
+    if (value.score > best.score) {
+        best = value;
+        pose = leader.pose;
+    }
+}
+
+void Search::run() {
+    const PairsView preview = Pairs::view_of(pairs_.sample, pairs_.preview_n, nullptr);
+    const double scale = pairs_.preview_total;
+    const float wide2 = static_cast<float>(wide_ * wide_);
+    for (std::uint64_t chunk = 1; samples < o_.max_iterations; ++chunk) {
+        Rng rng(o_.seed, chunk);
+        const double share = minimal_preview_ / scale;
+        const double bar =
+            scale * share - 2.5 * std::sqrt(std::max(0.0, scale * share * (1 - share)));
+        Leader top[kLeaders];
+        for (int j = 0; j < kChunk; ++j) {
+            Leader l;
+            if (!draw(&rng, &l.pose)) continue;
+            l.preview = k_.pair_preview(preview, l.pose.to_float(), wide2);
+            if (l.preview < bar || l.preview <= top[kLeaders - 1].preview) continue;
+            int at = kLeaders - 1;
+            for (; at > 0 && top[at - 1].preview < l.preview; --at) top[at] = top[at - 1];
+            top[at] = l;
+        }
+        samples += kChunk;
+        for (const Leader& l : top) {
+            if (l.preview >= 0) consider(l);
+        }
+        const double inliers = std::min(1.0, best.wide / pairs_.total),
+                     good = inliers * inliers * inliers;
+        const double needed = good > 1 - 1e-9 ? 1
+                              : good < 1e-12  ? 1e12
+                                              : std::log(1 - o_.confidence) / std::log1p(-good);
+        if (samples >= o_.min_iterations && samples >= needed) break;
+    }
+}
+
+}  // namespace
+
+bool align_triangles(const Vec3 cam[3], const Vec3 scene[3], Pose* out) {
+    const auto frame = [](const Vec3 p[3], Mat3* F) {
+        const Vec3 a = p[1] - p[0], b = p[2] - p[0], n = a.cross(b);
+        const double la = a.norm(), ln = n.norm();
+        if (!(ln > 1e-9 * la * b.norm()) || !(la > 0)) return false;
+        F->col(0) = a / la;
+        F->col(2) = n / ln;
+        F->col(1) = F->col(2).cross(F->col(0));
+        return true;
+    };
+    Mat3 C, S;
+    if (!frame(cam, &C) || !frame(scene, &S)) return false;
+    out->R = C * S.transpose();
+    out->t = (cam[0] + cam[1] + cam[2] - out->R * (scene[0] + scene[1] + scene[2])) / 3.0;
+    return out->finite();
+}
+
+bool align_points(const Vec3* cam, const Vec3* scene, const double* weights, int n, Pose* out) {
+    double total = 0;
+    Vec3 c = Vec3::Zero(), s = Vec3::Zero();
+    for (int i = 0; i < n; ++i) {
+        const double w = weights ? weights[i] : 1.0;
+        total += w;
+        c += w * cam[i];
+        s += w * scene[i];
+    }
+    if (!(total > 0)) return false;
+    c /= total;
+    s /= total;
+    Mat3 M = Mat3::Zero();
+    for (int i = 0; i < n; ++i)
+        M += (weights ? weights[i] : 1.0) * (cam[i] - c) * (scene[i] - s).transpose();
+    if (!M.allFinite()) return false;
+    const Eigen::JacobiSVD<Mat3> svd(M, Eigen::ComputeFullU | Eigen::ComputeFullV);
+    if (!(svd.singularValues()[1] > 1e-12 * svd.singularValues()[0])) return false;
+    Vec3 d(1, 1, 1);
+    if ((svd.matrixU() * svd.matrixV().transpose()).determinant() < 0) d.z() = -1;
+    out->R = svd.matrixU() * d.asDiagonal() * svd.matrixV().transpose();
+    out->t = c - out->R * s;
+    return out->finite();
+}
+
+PoseResult estimate_rgbd_pose(const Correspondences& in, const RgbdPoseOptions& options) {
+    const Kernels& kernels = *select_kernels(options.kernels);
+    PoseResult result;
+    result.covariance.setConstant(std::numeric_limits<double>::infinity());
+    result.inlier.assign(in.n, 0);
+    if (in.n < 4) return result;
+    Pairs pairs;
+    build(in, kernels, options.seed, &pairs);
+    if (pairs.n < 4) return result;
+    Search search(pairs, options, kernels);
+    search.run();
+    result.iterations = search.samples;
+    if (!(search.best.score > 0)) {
+        result.status = Status::kNoHypothesis;
+        return result;
+    }
+    const bool local = options.local_noise && pairs.n >= kDensePoints;
+    PairSet set;
+    set.build(kernels, pairs, search.pose, 2 * search.radius(), local ? 10 : 4, local ? 8 : 3);
+    if (set.points() < 4) return result;
+    FloatRows scratch;
+    scratch.allocate(2, set.slots());
+    std::fill(scratch.row(1), scratch.row(1) + set.slots(), 1.0f);
+    const PairKernel kernel{kernels.pair_equations, kernels.pair_gradient, kernels.pair_errors2};
+    const double floor2 = std::pow(kRelativeFloor * pairs.extent, 2);
+    FitResult fit;
+    robust_fit(kernels, &set, kernel, scratch.row(1), scratch.row(0), floor2, 3, local, 1.0,
+               pairs.n, search.pose, &fit);
+    finish(fit, pairs.centre, pairs.source, pairs.n, options.min_inliers, options.min_score,
+           &result);
+    return result;
+}
+
+}  // namespace reloc

@@ -1,0 +1,137 @@
+// The final fit, shared by the residuals; internal to the library.
+#pragma once
+
+#include <Eigen/Cholesky>
+#include <algorithm>
+#include <cmath>
+
+#include "reloc/covariance.hpp"
+#include "reloc/noise.hpp"
+#include "reloc/refine.hpp"
+
+namespace reloc {
+
+inline bool solve_step(const NormalEquations& eq, double damping, Vec6* step) {
+    Mat6 H = hessian(eq);
+    H.diagonal() *= 1.0 + damping;
+    const Eigen::LLT<Mat6> llt(H);
+    if (llt.info() != Eigen::Success) return false;
+    *step = llt.solve(-gradient(eq));
+    return step->allFinite();
+}
+
+/// Levenberg-Marquardt. Stops when the step predicts a decrease of the cost's quadratic model below
+/// `tolerance`, or after `evaluations`.
+template <class Evaluate>
+bool minimise(Evaluate evaluate, int evaluations, double tolerance, Pose* pose) {
+    NormalEquations eq, trial;
+    evaluate(pose->to_float(), &eq);
+    double damping = 0;
+    for (int left = evaluations - 1;; --left) {
+        Vec6 step;
+        while (!solve_step(eq, damping, &step)) {
+            damping = damping == 0 ? 1e-6 : damping * 10;
+            if (damping > 1) return false;
+        }
+        const Pose next = pose->perturbed(step);
+        if (-gradient(eq).dot(step) < tolerance) {
+            *pose = next;
+            break;
+        }
+        if (left <= 0) break;
+        evaluate(next.to_float(), &trial);
+        // Rounding of the float sums must not pass for an increase.
+        if (trial.cost <= eq.cost * (1 + 1e-5)) {
+            *pose = next;
+            eq = trial;
+            damping = damping > 1e-6 ? damping * 0.1 : 0;
+        } else {
+            damping = damping == 0 ? 1e-3 : damping * 10;
+            if (damping > 1e6) break;
+        }
+    }
+    pose->normalize();
+    return pose->finite();
+}
+
+/// Expectation-maximisation: posterior weights and noise levels from the residuals, then one
+/// Gauss-Newton step, until the step is small against the standard errors. Then the covariance and
+/// the inliers.
+///
+/// `set` has the layout, view(), slice(cell), prior() and info(); `kernel` the equations, gradient
+/// and errors2 of its residual; `base` the known relative information of each slot.
+template <class Set, class Kernel>
+void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const float* base,
+                float* e2, double floor2, int dof, bool local, double level_scale, int points,
+                const Pose& start, FitResult* result) {
+    constexpr int kParameters = 6, kMaxPasses = 6;
+    constexpr double kSettled =
+        0.05;  // squared standard errors, of six: adds under 1 % to the variance
+    constexpr float kPlain = 1e30f;                 // no robust weight but the posterior's
+    const double inlier2 = dof == 2 ? 11.8 : 14.2;  // 99.73 % of a Gaussian residual
+    const auto view = set->view();
+    float* info = set->info();
+    Pose pose = start;
+    std::copy(base, base + set->slots(), info);
+    kernel.errors2(view, pose.to_float(), e2);
+    const double level = level_scale * initial_level(kernels, *set, e2, info, set->prior(), dof);
+    NoiseField field(*set, set->prior(), level, floor2, dof, local);
+    NormalEquations eq;
+    for (int pass = 0; pass < kMaxPasses; ++pass) {
+        if (pass > 0) kernel.errors2(view, pose.to_float(), e2);
+        // The first weights rest on a guess of the shares.
+        if (pass == 0) {
+            field.weigh(kernels, e2, base, info);
+            field.update(kParameters);
+        }
+        field.weigh(kernels, e2, base, info);
+        field.update(kParameters);
+        kernel.equations(view, pose.to_float(), kPlain, &eq);
+        Vec6 step;
+        if (!solve_step(eq, 0, &step)) return;
+        pose = pose.perturbed(step);
+        if (-gradient(eq).dot(step) < (local ? kSettled : 0.2 * kSettled)) break;
+    }
+    pose.normalize();
+
+    const Eigen::LLT<Mat6> llt(hessian(eq));
+    if (llt.info() != Eigen::Success || !pose.finite()) return;
+    const Mat6 inverse = llt.solve(Mat6::Identity());
+    const PosteriorSums& total = field.total();
+    if (!(total.curvature > 0.05 * total.weight) || !(total.weight > 3)) return;
+    std::vector<Vec6> gradients(set->cells());
+    std::vector<double> counts(set->cells());
+    for (int c = 0; c < set->cells(); ++c) {
+        NormalEquations part;
+        kernel.gradient(set->cell(c), pose.to_float(), kPlain, &part);
+        gradients[c] = gradient(part);
+        counts[c] = field.near(c);
+    }
+    const double meat = total.meat / total.weight, curvature = total.curvature / total.weight;
+    result->design_effect = design_effect(gradients, counts, set->columns(), inverse / meat);
+    result->covariance = inverse * (meat / (curvature * curvature) * result->design_effect);
+    result->sigma = std::sqrt(field.level());
+    result->effective_points = total.weight / result->design_effect;
+
+    kernel.errors2(view, pose.to_float(), e2);
+    result->inlier.assign(points, 0);
+    result->inliers = 0;
+    const PoseF final_pose = pose.to_float();
+    double depth = 0;
+    for (int c = 0; c < set->cells(); ++c) {
+        const float inv = static_cast<float>(1 / field.variance(c));
+        for (int k = set->cell_begin(c); k < set->cell_end(c); ++k) {
+            const int i = set->point(k);
+            if (i < 0 || !(e2[k] * base[k] * inv < inlier2)) continue;
+            result->inlier[i] = 1;
+            ++result->inliers;
+            depth += final_pose.r[6] * view.X[k] + final_pose.r[7] * view.Y[k] +
+                     final_pose.r[8] * view.Z[k] + final_pose.t[2];
+        }
+    }
+    result->depth = depth / std::max(1, result->inliers);
+    result->pose = pose;
+    result->ok = result->covariance.allFinite();
+}
+
+}  // namespace reloc

@@ -1,0 +1,65 @@
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_Floats = npt.NDArray[Any]
+_Result = tuple[
+    bool,
+    str,
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.bool_],
+    int,
+    float,
+    int,
+    float,
+    float,
+    float,
+]
+
+class Camera:
+    def __init__(self, model: str, width: int, height: int, params: list[float]) -> None: ...
+    def project(self, u: float, v: float) -> tuple[float, float]: ...
+    def unproject(self, x: float, y: float) -> tuple[float, float] | None: ...
+
+class AbsolutePoseOptions:
+    def __init__(self, values: dict[str, Any]) -> None: ...
+
+class RgbdPoseOptions:
+    def __init__(self, values: dict[str, Any]) -> None: ...
+
+class RelativePoseOptions:
+    def __init__(self, values: dict[str, Any]) -> None: ...
+
+class DsacOptions:
+    def __init__(self, values: dict[str, Any]) -> None: ...
+
+def absolute_pose(
+    points2d: _Floats,
+    points3d: _Floats,
+    camera: Camera,
+    weights: _Floats | None,
+    variances: _Floats | None,
+    options: AbsolutePoseOptions,
+) -> _Result: ...
+def absolute_pose_batch(
+    problems: list[tuple[_Floats, _Floats, Camera, _Floats | None, _Floats | None]],
+    options: AbsolutePoseOptions,
+    threads: int,
+) -> list[_Result]: ...
+def dsac_pose(
+    points2d: _Floats, points3d: _Floats, camera: Camera, options: DsacOptions
+) -> _Result: ...
+def rgbd_pose(
+    points_cam: _Floats, points3d: _Floats, weights: _Floats | None, options: RgbdPoseOptions
+) -> _Result: ...
+def relative_pose(
+    points_a: _Floats,
+    points_b: _Floats,
+    camera_a: Camera,
+    camera_b: Camera,
+    options: RelativePoseOptions,
+) -> tuple[bool, str, npt.NDArray[np.float64], npt.NDArray[np.bool_], int, int]: ...
+def p3p(bearings: _Floats, points: _Floats, kernels: str = ...) -> npt.NDArray[np.float64]: ...
+def kernel_name(name: str = ...) -> str: ...

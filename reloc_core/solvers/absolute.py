@@ -1,0 +1,215 @@
+"""Absolute pose from 2D-3D correspondences."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reloc_core import _native
+from reloc_core.errors import ConfigError, InputError
+from reloc_core.solvers.arrays import floats
+from reloc_core.solvers.options import AbsolutePoseOptions, DsacOptions, is_integer, make_options
+from reloc_core.types import BoolArray, Camera, Float64Array
+
+
+@dataclass(frozen=True)
+class PoseEstimate:
+    """Outcome of one pose problem.
+
+    Attributes:
+        success: whether `world_from_cam` is a pose to be used.
+        message: why not; "" on success.
+        world_from_cam: (4, 4) float64, OpenCV camera axes; the identity where no pose was found.
+        covariance: (6, 6) float64 in the tangent at the pose, camera axes, order rotation (rad),
+            translation (scene unit): R_true = R Exp(w), t_true = t + R v. Infinite without a pose.
+        inliers: (N,) bool over the input; points within three sigmas of the estimated noise.
+        num_inliers: number of true entries.
+        score: 0..1, larger is surer.
+        iterations: minimal samples drawn.
+        noise: estimated noise: pixels for the reprojection residual, scene units for rays.
+        effective_points: independent observations the covariance stands for.
+        design_effect: how much correlated noise inflated the variance; 1 for independent noise.
+    """
+
+    success: bool
+    message: str
+    world_from_cam: Float64Array
+    covariance: Float64Array
+    inliers: BoolArray
+    num_inliers: int
+    score: float
+    iterations: int
+    noise: float
+    effective_points: float
+    design_effect: float
+
+
+@functools.lru_cache(maxsize=256)
+def native_camera(camera: Camera) -> _native.Camera:
+    """The native twin of a camera."""
+    try:
+        return _native.Camera(camera.model, camera.width, camera.height, list(camera.params))
+    except ValueError as error:
+        raise InputError(f"{error}.") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _native_options(options: AbsolutePoseOptions) -> _native.AbsolutePoseOptions:
+    values = dataclasses.asdict(options)
+    values["search_radius"] = options.search_radius or 0.0
+    try:
+        return _native.AbsolutePoseOptions(values)
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _native_dsac_options(options: DsacOptions) -> _native.DsacOptions:
+    try:
+        return _native.DsacOptions(dataclasses.asdict(options))
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from None
+
+
+def check_camera(camera: object) -> _native.Camera:
+    """The native twin of a camera.
+
+    Raises:
+        InputError: not a camera.
+    """
+    if not isinstance(camera, Camera):
+        raise InputError(f"camera must be a reloc_core.types.Camera, got {type(camera).__name__}.")
+    return native_camera(camera)
+
+
+def _arrays(
+    points2d: Any, points3d: Any, weights: Any, variances: Any
+) -> tuple[Any, Any, Any, Any]:
+    p3 = floats("points3d", points3d, (None, 3))
+    n = len(p3)
+    return (
+        floats("points2d", points2d, (n, 2)),
+        p3,
+        None if weights is None else floats("weights", weights, (n,)),
+        None if variances is None else floats("variances", variances, (n,)),
+    )
+
+
+def estimate_absolute_pose(
+    points2d: Any,
+    points3d: Any,
+    camera: Camera,
+    *,
+    weights: Any = None,
+    variances: Any = None,
+    options: AbsolutePoseOptions | Mapping[str, Any] | None = None,
+) -> PoseEstimate:
+    """Robust camera pose from pixels and scene points.
+
+    Locally optimised RANSAC over P3P samples, then an iteratively reweighted fit at the noise found in
+    the residuals. Releases the GIL. No state is kept between calls.
+
+    Args:
+        points2d: (N, 2) pixels, (0, 0) the centre of the top-left pixel; float32 or float64.
+        points3d: (N, 3) scene coordinates. Rows with non-finite values carry no information.
+        camera: intrinsics; all models of `reloc_core.types.CAMERA_MODELS`.
+        weights: (N,) relative confidence, used in sampling, scoring and fit. Points whose weight is
+            not positive are left out.
+        variances: (N,) variance of each 3D point along any axis, scene units squared, or None. Only
+            their ratios matter: a common factor is estimated.
+        options: `AbsolutePoseOptions` or a mapping of its fields.
+
+    Returns:
+        The estimate; a problem without a trustworthy answer gives `success=False` and a `message`.
+
+    Raises:
+        InputError: an array has the wrong shape or type.
+        ConfigError: an option is unknown or out of range.
+    """
+    native = _native_options(make_options(AbsolutePoseOptions, options))
+    cam = check_camera(camera)
+    p2, p3, w, v = _arrays(points2d, points3d, weights, variances)
+    return PoseEstimate(*_native.absolute_pose(p2, p3, cam, w, v, native))
+
+
+def _per_problem(name: str, values: Sequence[Any] | None, n: int) -> Sequence[Any]:
+    if values is None:
+        return [None] * n
+    if len(values) != n:
+        raise InputError(f"{name} has {len(values)} entries for {n} problems.")
+    return values
+
+
+def estimate_absolute_pose_batch(
+    points2d: Sequence[Any],
+    points3d: Sequence[Any],
+    cameras: Camera | Sequence[Camera],
+    *,
+    weights: Sequence[Any] | None = None,
+    variances: Sequence[Any] | None = None,
+    options: AbsolutePoseOptions | Mapping[str, Any] | None = None,
+    threads: int = 1,
+) -> list[PoseEstimate]:
+    """Solve several problems over `threads` threads; the same values as one by one.
+
+    Args:
+        points2d: B arrays (N_i, 2).
+        points3d: B arrays (N_i, 3).
+        cameras: one camera for all, or B.
+        weights: B arrays (N_i,) or None.
+        variances: B arrays (N_i,) or None.
+        options: as for `estimate_absolute_pose`, for all problems.
+        threads: number of threads; does not change the result.
+
+    Raises:
+        InputError: the lists differ in length, or as for `estimate_absolute_pose`.
+        ConfigError: an option is unknown or out of range.
+    """
+    if not is_integer(threads) or threads < 1:
+        raise ConfigError(f"threads must be a positive integer, got {threads!r}.")
+    native = _native_options(make_options(AbsolutePoseOptions, options))
+    n = len(points3d)
+    points2d = _per_problem("points2d", points2d, n)
+    cams = [cameras] * n if isinstance(cameras, Camera) else _per_problem("cameras", cameras, n)
+    problems = []
+    for p2, p3, cam, w, v in zip(
+        points2d,
+        points3d,
+        cams,
+        _per_problem("weights", weights, n),
+        _per_problem("variances", variances, n),
+        strict=True,
+    ):
+        a2, a3, aw, av = _arrays(p2, p3, w, v)
+        problems.append((a2, a3, check_camera(cam), aw, av))
+    return [PoseEstimate(*r) for r in _native.absolute_pose_batch(problems, native, threads)]
+
+
+def estimate_pose_dsac(
+    points2d: Any,
+    points3d: Any,
+    camera: Camera,
+    *,
+    options: DsacOptions | Mapping[str, Any] | None = None,
+) -> PoseEstimate:
+    """Camera pose by the soft-inlier scheme of DSAC* (Brachmann and Rother, TPAMI 2021).
+
+    For comparison with published results; `estimate_absolute_pose` is more accurate and faster.
+
+    Args:
+        points2d: (N, 2) pixels.
+        points3d: (N, 3) scene coordinates.
+        camera: intrinsics.
+        options: `DsacOptions` or a mapping of its fields.
+
+    Raises:
+        InputError: an array has the wrong shape or type.
+        ConfigError: an option is unknown or out of range.
+    """
+    native = _native_dsac_options(make_options(DsacOptions, options))
+    cam = check_camera(camera)
+    p2, p3, _, _ = _arrays(points2d, points3d, None, None)
+    return PoseEstimate(*_native.dsac_pose(p2, p3, cam, native))

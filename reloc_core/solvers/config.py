@@ -1,0 +1,66 @@
+"""Configurations of the solver components. Imports no native code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class PnpConfig:
+    """Options of `PnpSolver`.
+
+    Attributes:
+        residual: "auto" (ray for dense evidence, reprojection for sparse), "reprojection" or "ray".
+        threshold: pixels; narrow radius of the search and first robust scale of the final fit.
+        search_radius: pixels; wide radius of the search; None: 25 for ray, 12 for reprojection.
+        confidence: of having drawn an outlier-free sample, at which the search stops.
+        min_iterations: minimal samples drawn at least.
+        max_iterations: minimal samples drawn at most; bounds the time per query.
+        min_inliers: a pose with less support is "not localized".
+        min_score: a pose less likely to be right than this is "not localized"; at 0.5 about 99 %
+            of the localized ones are right.
+        local_noise: estimate the noise level per image region in place of once.
+        pixel_noise: pixels; image part of the noise where evidence carries variances.
+        use_variances: whether variances of the evidence are used.
+        use_depth: solve RGB-D evidence (with camera-frame points) by 3D-3D alignment.
+        depth_threshold: metres; narrow radius for RGB-D evidence.
+        seed: random seed; None: the run's.
+    """
+
+    residual: str = "auto"
+    threshold: float = 10.0
+    search_radius: float | None = None
+    confidence: float = 0.99
+    min_iterations: int = 16
+    max_iterations: int = 100_000
+    min_inliers: int = 6
+    min_score: float = 0.01
+    local_noise: bool = True
+    pixel_noise: float = 1.0
+    use_variances: bool = True
+    use_depth: bool = True
+    depth_threshold: float = 0.1
+    seed: int | None = None
+
+
+@dataclass
+class DsacConfig:
+    """Options of `DsacSolver`; the defaults are the published ones.
+
+    Attributes:
+        hypotheses: number of hypotheses.
+        threshold: pixels; inlier threshold.
+        alpha: scale of the soft inlier score.
+        max_error: pixels; larger reprojection errors count as this.
+        max_tries: minimal sets drawn per hypothesis at most.
+        refine_steps: rounds of refinement at most.
+        seed: random seed; None: the run's.
+    """
+
+    hypotheses: int = 64
+    threshold: float = 10.0
+    alpha: float = 100.0
+    max_error: float = 100.0
+    max_tries: int = 1000
+    refine_steps: int = 100
+    seed: int | None = None

@@ -1,0 +1,47 @@
+"""Solver component `dsac`: the soft-inlier scheme as published with DSAC*."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from reloc_core.interfaces import Runtime, Solver
+from reloc_core.solvers.absolute import estimate_pose_dsac
+from reloc_core.solvers.config import DsacConfig
+from reloc_core.solvers.options import DsacOptions
+from reloc_core.solvers.pnp import correspondences, to_localization
+from reloc_core.types import Camera, Correspondences, Evidence, Localization
+
+__all__ = ["DsacConfig", "DsacSolver"]
+
+
+class DsacSolver(Solver):
+    """Fixed number of hypotheses, soft inlier counting, least squares on the winner's inliers.
+
+    Brachmann and Rother, "Visual Camera Re-Localization from RGB and RGB-D Images Using DSAC", TPAMI 2021.
+    The score is the share of inliers. For new work prefer `pnp`.
+    """
+
+    accepts: ClassVar[tuple[type[Evidence], ...]] = (Correspondences,)
+
+    def __init__(self, config: DsacConfig) -> None:
+        self.config = config
+        self._options(0, 1)  # a nonsense value is reported now, not at the first query
+
+    def _options(self, seed: int, threads: int) -> DsacOptions:
+        c = self.config
+        return DsacOptions(
+            hypotheses=c.hypotheses,
+            threshold=c.threshold,
+            alpha=c.alpha,
+            max_error=c.max_error,
+            max_tries=c.max_tries,
+            refine_steps=c.refine_steps,
+            seed=seed if c.seed is None else c.seed,
+            threads=threads,
+        )
+
+    def solve(self, evidence: Evidence, camera: Camera, runtime: Runtime) -> Localization:
+        """See `Solver.solve`."""
+        c = correspondences(evidence, "dsac")
+        options = self._options(runtime.seed, runtime.threads)
+        return to_localization(estimate_pose_dsac(c.points2d, c.points3d, camera, options=options))

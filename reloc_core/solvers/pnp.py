@@ -1,0 +1,145 @@
+"""Solver component `pnp`: locally optimised RANSAC with a robust final fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from reloc_core.errors import InputError
+from reloc_core.interfaces import Runtime, Solver
+from reloc_core.solvers.absolute import (
+    PoseEstimate,
+    estimate_absolute_pose,
+    estimate_absolute_pose_batch,
+)
+from reloc_core.solvers.config import PnpConfig
+from reloc_core.solvers.options import AbsolutePoseOptions, RgbdPoseOptions
+from reloc_core.solvers.rgbd import estimate_rgbd_pose
+from reloc_core.types import Camera, Correspondences, Evidence, Localization, Status
+
+__all__ = ["PnpConfig", "PnpSolver", "to_localization"]
+
+
+def to_localization(estimate: PoseEstimate) -> Localization:
+    """The pipeline's view of an estimate."""
+    details: dict[str, Any] = {
+        "num_inliers": estimate.num_inliers,
+        "inliers": estimate.inliers,
+        "score": estimate.score,
+    }
+    if not estimate.success:
+        return Localization.failure(estimate.message, **details)
+    return Localization(
+        Status.LOCALIZED,
+        world_from_cam=estimate.world_from_cam,
+        covariance=estimate.covariance,
+        **details,
+    )
+
+
+def correspondences(evidence: Evidence, solver: str) -> Correspondences:
+    """The evidence, if it is of the kind the PnP solvers take.
+
+    Raises:
+        InputError: it is of another kind.
+    """
+    if not isinstance(evidence, Correspondences):
+        raise InputError(f"Solver '{solver}' takes Correspondences, got {evidence.kind_name}.")
+    return evidence
+
+
+class PnpSolver(Solver):
+    """Accurate and fast absolute pose for scene coordinates and keypoint matches."""
+
+    accepts: ClassVar[tuple[type[Evidence], ...]] = (Correspondences,)
+
+    def __init__(self, config: PnpConfig) -> None:
+        self.config = config
+        # A nonsense value is reported now, not at the first query.
+        self._options(config, "dense", 0)
+        self._rgbd_options(0)
+
+    @staticmethod
+    def _options(config: PnpConfig, kind: str, seed: int) -> AbsolutePoseOptions:
+        residual = config.residual
+        if residual == "auto":
+            residual = "ray" if kind == "dense" else "reprojection"
+        return AbsolutePoseOptions(
+            residual=residual,
+            threshold=config.threshold,
+            search_radius=config.search_radius,
+            confidence=config.confidence,
+            min_iterations=config.min_iterations,
+            max_iterations=config.max_iterations,
+            min_inliers=config.min_inliers,
+            min_score=config.min_score,
+            local_noise=config.local_noise,
+            pixel_noise=config.pixel_noise,
+            seed=seed if config.seed is None else config.seed,
+        )
+
+    def _rgbd_options(self, seed: int) -> RgbdPoseOptions:
+        c = self.config
+        return RgbdPoseOptions(
+            threshold=c.depth_threshold,
+            confidence=c.confidence,
+            min_iterations=c.min_iterations,
+            max_iterations=c.max_iterations,
+            min_inliers=c.min_inliers,
+            min_score=c.min_score,
+            local_noise=c.local_noise,
+            seed=seed if c.seed is None else c.seed,
+        )
+
+    def _uses_depth(self, evidence: Correspondences) -> bool:
+        return self.config.use_depth and evidence.points_cam is not None
+
+    def _variances(self, evidence: Correspondences) -> Any:
+        return evidence.variances if self.config.use_variances else None
+
+    def solve(self, evidence: Evidence, camera: Camera, runtime: Runtime) -> Localization:
+        """See `Solver.solve`."""
+        c = correspondences(evidence, "pnp")
+        if self._uses_depth(c):
+            estimate = estimate_rgbd_pose(
+                c.points_cam,
+                c.points3d,
+                weights=c.weights,
+                options=self._rgbd_options(runtime.seed),
+            )
+            return to_localization(estimate)
+        estimate = estimate_absolute_pose(
+            c.points2d,
+            c.points3d,
+            camera,
+            weights=c.weights,
+            variances=self._variances(c),
+            options=self._options(self.config, c.kind, runtime.seed),
+        )
+        return to_localization(estimate)
+
+    def solve_batch(
+        self, evidence: Sequence[Evidence], cameras: Sequence[Camera], runtime: Runtime
+    ) -> list[Localization]:
+        """See `Solver.solve_batch`; problems run over `runtime.threads` threads."""
+        problems = [correspondences(e, "pnp") for e in evidence]
+        if len(problems) != len(cameras):
+            raise InputError(f"{len(problems)} problems came with {len(cameras)} cameras.")
+        out: list[Localization | None] = [None] * len(problems)
+        for i, (c, camera) in enumerate(zip(problems, cameras, strict=True)):
+            if self._uses_depth(c):
+                out[i] = self.solve(c, camera, runtime)
+        for kind in ("dense", "sparse"):
+            chosen = [i for i, c in enumerate(problems) if c.kind == kind and out[i] is None]
+            estimates = estimate_absolute_pose_batch(
+                [problems[i].points2d for i in chosen],
+                [problems[i].points3d for i in chosen],
+                [cameras[i] for i in chosen],
+                weights=[problems[i].weights for i in chosen],
+                variances=[self._variances(problems[i]) for i in chosen],
+                options=self._options(self.config, kind, runtime.seed),
+                threads=runtime.threads,
+            )
+            for i, estimate in zip(chosen, estimates, strict=True):
+                out[i] = to_localization(estimate)
+        return [localization for localization in out if localization is not None]

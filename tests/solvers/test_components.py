@@ -1,0 +1,99 @@
+"""The solver components as the pipeline uses them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from reloc_core.errors import ConfigError, InputError
+from reloc_core.interfaces import Runtime
+from reloc_core.solvers.config import DsacConfig, PnpConfig
+from reloc_core.solvers.dsac import DsacSolver
+from reloc_core.solvers.pnp import PnpSolver
+from reloc_core.types import Correspondences, PosePrior
+
+
+@pytest.mark.parametrize(
+    "solver", [PnpSolver(PnpConfig()), DsacSolver(DsacConfig())], ids=["pnp", "dsac"]
+)
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_localizes(scene, solver, kind):
+    s = scene(1, n=1000, pixel_noise=0.5, outliers=0.4)
+    result = solver.solve(Correspondences(s.points2d, s.points3d, kind=kind), s.camera, Runtime())
+    assert result.localized
+    assert s.error(result.world_from_cam)[0] < 0.02
+    assert result.num_inliers == result.inliers.sum() > 500
+    assert 0 < result.score <= 1
+
+
+@pytest.mark.parametrize(
+    "solver", [PnpSolver(PnpConfig()), DsacSolver(DsacConfig())], ids=["pnp", "dsac"]
+)
+def test_empty_evidence_is_not_localized(scene, solver):
+    camera = scene(0).camera
+    result = solver.solve(Correspondences(np.zeros((0, 2)), np.zeros((0, 3))), camera, Runtime())
+    assert not result.localized
+    assert result.reason
+
+
+@pytest.mark.parametrize(
+    "solver", [PnpSolver(PnpConfig()), DsacSolver(DsacConfig())], ids=["pnp", "dsac"]
+)
+def test_batch_and_threads_change_nothing(scene, solver):
+    scenes = [scene(k, n=400, pixel_noise=1.0, outliers=0.5) for k in range(4)]
+    evidence = [
+        Correspondences(s.points2d, s.points3d, kind=k)
+        for s, k in zip(scenes, ["dense", "sparse"] * 2, strict=True)
+    ]
+    cameras = [s.camera for s in scenes]
+    one = [solver.solve(e, c, Runtime(threads=1)) for e, c in zip(evidence, cameras, strict=True)]
+    many = solver.solve_batch(evidence, cameras, Runtime(threads=3))
+    for a, b in zip(one, many, strict=True):
+        assert np.array_equal(a.world_from_cam, b.world_from_cam)
+        assert np.array_equal(a.covariance, b.covariance)
+
+
+def test_dsac_refinement_matches_opencv_on_the_same_inliers(scene):
+    import cv2
+
+    s = scene(3, n=1500, pixel_noise=2.0, outliers=0.4)
+    result = DsacSolver(DsacConfig()).solve(
+        Correspondences(s.points2d, s.points3d), s.camera, Runtime()
+    )
+    inliers = result.inliers
+    _, rvec, tvec = cv2.solvePnP(s.points3d[inliers], s.points2d[inliers], s.camera.matrix, None)
+    rotation = cv2.Rodrigues(rvec)[0]
+    assert np.allclose(result.world_from_cam[:3, 3], (-rotation.T @ tvec).ravel(), atol=2e-4)
+
+
+def test_seed_of_the_run_or_of_the_config(scene):
+    s = scene(5, n=600, pixel_noise=1.0, outliers=0.9)
+    evidence = Correspondences(s.points2d, s.points3d, kind="sparse")
+    free, fixed = DsacSolver(DsacConfig(max_tries=20)), DsacSolver(DsacConfig(max_tries=20, seed=1))
+
+    def poses(solver):
+        out = [solver.solve(evidence, s.camera, Runtime(seed=k)) for k in range(4)]
+        return {r.num_inliers if r.localized else None for r in out}
+
+    assert len(poses(fixed)) == 1
+    assert len(poses(free)) > 1
+
+
+def test_min_score_turns_weak_poses_into_failures(scene):
+    s = scene(6, n=500, pixel_noise=1.0, outliers=0.9)
+    result = PnpSolver(PnpConfig(min_score=1.0)).solve(
+        Correspondences(s.points2d, s.points3d, kind="sparse"), s.camera, Runtime()
+    )
+    assert not result.localized
+    assert "score" in result.reason
+
+
+def test_wrong_evidence_and_wrong_config():
+    with pytest.raises(InputError):
+        PnpSolver(PnpConfig()).solve(PosePrior(np.eye(4)), None, Runtime())
+    with pytest.raises(ConfigError):
+        PnpSolver(PnpConfig(threshold=-1.0))
+    with pytest.raises(ConfigError):
+        PnpSolver(PnpConfig(min_score=2.0))
+    with pytest.raises(ConfigError):
+        DsacSolver(DsacConfig(hypotheses=0))
