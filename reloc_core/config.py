@@ -227,6 +227,11 @@ def _explain(
             except Exception:
                 known = []
         name = key.group(1)
+        if name in ("estimator", "solver", "refiner") and name not in known:
+            names = [c.name for c in registry.components(name)]
+            return ConfigError(
+                f"'reloc {verb}' takes no {name} by that name; installed: {', '.join(names) or 'none'}."
+            )
         value = re.search(r"Value '.*' .*(could not|cannot) be converted.*|Invalid value.*", text)
         if value or name in known:
             return ConfigError(f"Option '{name}': {lines[-1] if not value else value.group(0)}")
@@ -242,7 +247,9 @@ def _explain(
     )
     if group_error:
         return ConfigError(f"'reloc {verb}' has no config group '{group_error.group(1)}'.")
-    return ConfigError(" ".join(lines[:2]))
+    # "Error merging override X" alone says nothing; its cause follows it or is chained.
+    chained = str(error.__cause__).splitlines()[:1] if error.__cause__ else []
+    return ConfigError(" ".join([*lines[:2], *chained]))
 
 
 def experiments(registry: Registry | None = None) -> list[str]:

@@ -98,7 +98,7 @@ class Dataset(ABC):
 
     @property
     def unit(self) -> str:
-        """Unit of translations: "metre", or "scene unit" where the scale is arbitrary."""
+        """Unit of translations, "metre" or "scene unit" where the scale is arbitrary."""
         return "metre"
 
     @property

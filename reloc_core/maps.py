@@ -84,6 +84,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, 
                 save_numpy(dict(tensors), temporary, header)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
+            # safetensors makes files that only their owner can read.
+            temporary.chmod(0o666 & ~_umask())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -178,7 +180,9 @@ class Map:
             info = MapInfo(**{k: content[k] for k in MapInfo.__dataclass_fields__})
             files = dict(content["files"])
         except (yaml.YAMLError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
-            raise MapError(f"{file} is damaged ({type(error).__name__}: {error}).") from error
+            raise MapError(
+                f"{file} is damaged ({' '.join(str(error).split())[:120]}). Copy the map again."
+            ) from error
         for name, entry in files.items():
             part = path / name
             if Path(name).name != name:
@@ -304,6 +308,11 @@ class MapWriter:
         if self.primary:
             save_tensors(self.partial / f"{name}.safetensors", tensors, metadata)
 
+    def discard_without_checkpoint(self) -> None:
+        """Remove the unfinished directory when there is nothing in it to resume from."""
+        if self.primary and not (self.partial / _CHECKPOINT).exists():
+            shutil.rmtree(self.partial, ignore_errors=True)
+
     def finish(self) -> Map:
         """Write `map.yaml` and move the directory to its final place (called after `fit`)."""
         with explain_os_errors(self.partial):
@@ -352,6 +361,12 @@ def dataset_identity(dataset: Dataset) -> dict[str, Any]:
 def partial_directory(path: Path) -> Path:
     """Where a map is built before it is complete."""
     return path.with_name(f".{path.name}.partial")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sha256(path: Path) -> str:

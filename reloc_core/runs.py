@@ -220,7 +220,7 @@ class RunDirectory:
     def note(self, text: str) -> None:
         """Tell the user something and log it."""
         if not self.quiet:
-            console.print(text, markup=False)
+            console.print(text, markup=False, soft_wrap=True)
             self.log("note", text=text)
 
     def result(self, status: str, **content: Any) -> dict[str, Any]:

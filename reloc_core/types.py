@@ -225,6 +225,8 @@ class Correspondences(Evidence):
         kind: "dense" when the noise sits in the 3D points (scene coordinates), "sparse" when it
             sits in the pixels (keypoint matches). Solvers choose their residual by it.
         grid_shape: (rows, columns) when the N points are a row-major grid over the image.
+        redundancy: how many correspondences are worth one independent one, because their errors are
+            shared; solvers multiply their covariance by it. At least 1.
     """
 
     kind_name: ClassVar[str] = "Correspondences"
@@ -235,9 +237,12 @@ class Correspondences(Evidence):
     points_cam: FloatArray | None = None
     kind: Literal["dense", "sparse"] = "dense"
     grid_shape: tuple[int, int] | None = None
+    redundancy: float = 1.0
 
     def __post_init__(self) -> None:
         n = len(self.points2d)
+        if not self.redundancy >= 1:
+            raise InputError(f"redundancy must be at least 1, got {self.redundancy}.")
         for label, array, shape in (
             ("points2d", self.points2d, (n, 2)),
             ("points3d", self.points3d, (n, 3)),

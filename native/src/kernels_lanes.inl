@@ -72,9 +72,18 @@ inline vf vexp_nonpositive(vf v) {
 struct PoseLanes {
     vf r0, r1, r2, r3, r4, r5, r6, r7, r8, t0, t1, t2;
     explicit PoseLanes(const PoseF& p)
-        : r0(splat(p.r[0])), r1(splat(p.r[1])), r2(splat(p.r[2])), r3(splat(p.r[3])), r4(splat(p.r[4])),
-          r5(splat(p.r[5])), r6(splat(p.r[6])), r7(splat(p.r[7])), r8(splat(p.r[8])), t0(splat(p.t[0])),
-          t1(splat(p.t[1])), t2(splat(p.t[2])) {}
+        : r0(splat(p.r[0])),
+          r1(splat(p.r[1])),
+          r2(splat(p.r[2])),
+          r3(splat(p.r[3])),
+          r4(splat(p.r[4])),
+          r5(splat(p.r[5])),
+          r6(splat(p.r[6])),
+          r7(splat(p.r[7])),
+          r8(splat(p.r[8])),
+          t0(splat(p.t[0])),
+          t1(splat(p.t[1])),
+          t2(splat(p.t[2])) {}
     void apply(vf X, vf Y, vf Z, vf& cx, vf& cy, vf& cz) const {
         cx = r0 * X + (r1 * Y + (r2 * Z + t0));
         cy = r3 * X + (r4 * Y + (r5 * Z + t1));

@@ -1,16 +1,16 @@
 // P3P in lanes; included inside an anonymous namespace after kernels_lanes.inl.
 //
-// The three distances l = (l1, l2, l3) along the bearings satisfy three quadrics l' M_ij l = a_ij (law of
-// cosines). Two homogeneous combinations D1, D2 remain when the scale is eliminated; a member D1 + g D2 of
-// their pencil with zero determinant splits into two planes, and each plane meets the quadrics in at most two
-// directions (the scheme of Persson and Nordberg, "Lambda Twist", ECCV 2018; the split is the classical one of a
-// degenerate conic, Richter-Gebert, "Perspectives on Projective Geometry", 2011). Every step is a select, so
-// that all lanes stay in step.
+// The three distances l = (l1, l2, l3) along the bearings satisfy three quadrics l' M_ij l = a_ij
+// (law of cosines). Two homogeneous combinations D1, D2 remain when the scale is eliminated; a
+// member D1 + g D2 of their pencil with zero determinant splits into two planes, and each plane
+// meets the quadrics in at most two directions (the scheme of Persson and Nordberg, "Lambda Twist",
+// ECCV 2018; the split is the classical one of a degenerate conic, Richter-Gebert, "Perspectives on
+// Projective Geometry", 2011). Every step is a select, so that all lanes stay in step.
 
 inline vd vabs(vd v) { return v < vd{} ? -v : v; }
 
-/// One real root of x^3 + b x^2 + c x + d, started on the outer side of the stationary points so that
-/// Newton's iteration is monotone.
+/// One real root of x^3 + b x^2 + c x + d, started on the outer side of the stationary points so
+/// that Newton's iteration is monotone.
 inline vd cubic_root(vd b, vd c, vd d) {
     const vd third = splatd(1.0 / 3.0);
     const vd disc = b * b - 3.0 * c;
@@ -49,12 +49,14 @@ inline vd det(const Sym& s) {
 }
 
 inline Sym adjugate(const Sym& s) {
-    return Sym{s.a11 * s.a22 - s.a12 * s.a12, s.a02 * s.a12 - s.a01 * s.a22, s.a01 * s.a12 - s.a02 * s.a11,
-               s.a00 * s.a22 - s.a02 * s.a02, s.a01 * s.a02 - s.a00 * s.a12, s.a00 * s.a11 - s.a01 * s.a01};
+    return Sym{s.a11 * s.a22 - s.a12 * s.a12, s.a02 * s.a12 - s.a01 * s.a22,
+               s.a01 * s.a12 - s.a02 * s.a11, s.a00 * s.a22 - s.a02 * s.a02,
+               s.a01 * s.a02 - s.a00 * s.a12, s.a00 * s.a11 - s.a01 * s.a01};
 }
 
 inline vd inner(const Sym& p, const Sym& q) {
-    return p.a00 * q.a00 + p.a11 * q.a11 + p.a22 * q.a22 + 2.0 * (p.a01 * q.a01 + p.a02 * q.a02 + p.a12 * q.a12);
+    return p.a00 * q.a00 + p.a11 * q.a11 + p.a22 * q.a22 +
+           2.0 * (p.a01 * q.a01 + p.a02 * q.a02 + p.a12 * q.a12);
 }
 
 struct V3 {
@@ -66,7 +68,9 @@ inline V3 cross(const V3& p, const V3& q) {
     return V3{p.y * q.z - p.z * q.y, p.z * q.x - p.x * q.z, p.x * q.y - p.y * q.x};
 }
 inline V3 scale(const V3& p, vd s) { return V3{p.x * s, p.y * s, p.z * s}; }
-inline V3 pick(vl c, const V3& p, const V3& q) { return V3{c ? p.x : q.x, c ? p.y : q.y, c ? p.z : q.z}; }
+inline V3 pick(vl c, const V3& p, const V3& q) {
+    return V3{c ? p.x : q.x, c ? p.y : q.y, c ? p.z : q.z};
+}
 
 /// Right-handed orthonormal frame of a triangle: first side, in-plane normal to it, plane normal.
 struct Frame {
@@ -124,21 +128,23 @@ void p3p_lanes(P3PBatch* io, int at) {
     const vd k1 = flip ? g : splatd(1.0), k2 = flip ? splatd(1.0) : g;
     const Sym S{k1 * D1.a00 + k2 * D2.a00, k1 * D1.a01 + k2 * D2.a01, k1 * D1.a02 + k2 * D2.a02,
                 k1 * D1.a11 + k2 * D2.a11, k1 * D1.a12 + k2 * D2.a12, k1 * D1.a22 + k2 * D2.a22};
-    // S = l m' + m l'; with p = l x m the adjugate is -p p', and S + [p]x has rank one with rows ~ one
-    // plane and columns ~ the other.
+    // S = l m' + m l'; with p = l x m the adjugate is -p p', and S + [p]x has rank one with rows ~
+    // one plane and columns ~ the other.
     const Sym A = adjugate(S);
     const vd d0 = -A.a00, d1 = -A.a11, d2 = -A.a22;
     const vl use0 = (d0 >= d1) & (d0 >= d2), use1 = d1 >= d2;
     const vd top = use0 ? d0 : (use1 ? d1 : d2);
     const vl real = top > vd{};
     const vd root = 1.0 / vsqrt(real ? top : splatd(1.0));
-    V3 p = pick(use0, V3{A.a00, A.a01, A.a02}, pick(use1, V3{A.a01, A.a11, A.a12}, V3{A.a02, A.a12, A.a22}));
+    V3 p = pick(use0, V3{A.a00, A.a01, A.a02},
+                pick(use1, V3{A.a01, A.a11, A.a12}, V3{A.a02, A.a12, A.a22}));
     p = scale(p, -root);
     const V3 row0{S.a00, S.a01 - p.z, S.a02 + p.y}, row1{S.a01 + p.z, S.a11, S.a12 - p.x},
         row2{S.a02 - p.y, S.a12 + p.x, S.a22};
     const vd n0 = dot(row0, row0), n1 = dot(row1, row1), n2 = dot(row2, row2);
     const V3 line_r = pick((n0 >= n1) & (n0 >= n2), row0, pick(n1 >= n2, row1, row2));
-    const V3 col0{row0.x, row1.x, row2.x}, col1{row0.y, row1.y, row2.y}, col2{row0.z, row1.z, row2.z};
+    const V3 col0{row0.x, row1.x, row2.x}, col1{row0.y, row1.y, row2.y},
+        col2{row0.z, row1.z, row2.z};
     const vd m0 = dot(col0, col0), m1 = dot(col1, col1), m2 = dot(col2, col2);
     const V3 line_c = pick((m0 >= m1) & (m0 >= m2), col0, pick(m1 >= m2, col1, col2));
 
@@ -167,7 +173,8 @@ void p3p_lanes(P3PBatch* io, int at) {
             const vd res = vabs(l1 * l1 + l2 * l2 - 2.0 * b12 * l1 * l2 - a12) +
                            vabs(l1 * l1 + l3 * l3 - 2.0 * b13 * l1 * l3 - a13);
             ok = ok & (l1 > vd{}) & (l2 > vd{}) & (l3 > vd{}) & (res < 1e-6 * (1.0 + a12 + a13));
-            const V3 P1 = scale(y[0], l1 * unit), P2 = scale(y[1], l2 * unit), P3 = scale(y[2], l3 * unit);
+            const V3 P1 = scale(y[0], l1 * unit), P2 = scale(y[1], l2 * unit),
+                     P3 = scale(y[2], l3 * unit);
             const Frame FY(sub(P1, P2), sub(P1, P3));
             const V3 *f0 = &FY.e0, *f1 = &FY.e1, *f2 = &FY.e2;
             const vd r[9] = {f0->x * FX.e0.x + f1->x * FX.e1.x + f2->x * FX.e2.x,

@@ -1,4 +1,5 @@
-// RGB-D residuals and array layout; included inside an anonymous namespace after kernels_points.inl.
+// RGB-D residuals and array layout; included inside an anonymous namespace after
+// kernels_points.inl.
 
 // --- RGB-D: the residual is the difference of two camera-frame points.
 
@@ -12,7 +13,8 @@ inline vf pair_error2(const PairsView& p, const PoseLanes& T, int i) {
 double pair_preview(const PairsView& p, const PoseF& pose, float radius2) {
     const PoseLanes T(pose);
     vf total = zero();
-    for (int i = 0; i < p.n; i += kF) total += pair_error2(p, T, i) < radius2 ? load(p.w + i) : zero();
+    for (int i = 0; i < p.n; i += kF)
+        total += pair_error2(p, T, i) < radius2 ? load(p.w + i) : zero();
     return sum(total);
 }
 
@@ -75,13 +77,10 @@ void pair_impl(const PairsView& p, const PoseF& pose, float c2, NormalEquations*
     out->cost = sum(cost);
     out->weight = sum(weight);
     if (!kHessian) return;
-    const double W = out->weight, X = sum(sx), Y = sum(sy), Z = sum(sz), XX = sum(xx), YY = sum(yy), ZZ = sum(zz);
-    const double h[21] = {YY + ZZ, -sum(xy), -sum(xz), 0, -Z, Y,
-                          XX + ZZ, -sum(yz), Z,        0, -X,
-                          XX + YY, -Y,       X,        0,
-                          W,       0,        0,
-                          W,       0,
-                          W};
+    const double W = out->weight, X = sum(sx), Y = sum(sy), Z = sum(sz), XX = sum(xx), YY = sum(yy),
+                 ZZ = sum(zz);
+    const double h[21] = {YY + ZZ, -sum(xy), -sum(xz), 0, -Z, Y, XX + ZZ, -sum(yz), Z, 0, -X,
+                          XX + YY, -Y,       X,        0, W,  0, 0,       W,        0, W};
     for (int i = 0; i < 21; ++i) out->h[i] = h[i];
 }
 
@@ -94,14 +93,15 @@ void pair_gradient(const PairsView& p, const PoseF& pose, float c2, NormalEquati
 
 // --- Layout
 
-/// Splits K interleaved components into rows of float: row_k = src_k * scale_k - offset_k. Returns whether some value is
-/// not below `limit` in magnitude (NaN included).
+/// Splits K interleaved components into rows of float: row_k = src_k * scale_k - offset_k. Returns
+/// whether some value is not below `limit` in magnitude (NaN included).
 template <int K, class T>
-bool split_impl(const T* src, int n, const double* scale, const double* offset, float limit, float* const* rows) {
+bool split_impl(const T* src, int n, const double* scale, const double* offset, float limit,
+                float* const* rows) {
     int bad = 0;
     float *a = rows[0], *b = rows[1], *c = K == 3 ? rows[2] : nullptr;
-    const double sa = scale[0], sb = scale[1], sc = K == 3 ? scale[2] : 0, oa = offset[0], ob = offset[1],
-                 oc = K == 3 ? offset[2] : 0;
+    const double sa = scale[0], sb = scale[1], sc = K == 3 ? scale[2] : 0, oa = offset[0],
+                 ob = offset[1], oc = K == 3 ? offset[2] : 0;
     for (int i = 0; i < n; ++i) {
         a[i] = static_cast<float>(src[K * i] * sa - oa);
         b[i] = static_cast<float>(src[K * i + 1] * sb - ob);
@@ -114,12 +114,14 @@ bool split_impl(const T* src, int n, const double* scale, const double* offset, 
     return bad != 0;
 }
 
-bool split(const float* f32, const double* f64, int components, int n, const double* scale, const double* offset,
-           float limit, float* const* rows) {
+bool split(const float* f32, const double* f64, int components, int n, const double* scale,
+           const double* offset, float limit, float* const* rows) {
     if (components == 2) {
-        return f64 ? split_impl<2>(f64, n, scale, offset, limit, rows) : split_impl<2>(f32, n, scale, offset, limit, rows);
+        return f64 ? split_impl<2>(f64, n, scale, offset, limit, rows)
+                   : split_impl<2>(f32, n, scale, offset, limit, rows);
     }
-    return f64 ? split_impl<3>(f64, n, scale, offset, limit, rows) : split_impl<3>(f32, n, scale, offset, limit, rows);
+    return f64 ? split_impl<3>(f64, n, scale, offset, limit, rows)
+               : split_impl<3>(f32, n, scale, offset, limit, rows);
 }
 
 void bearings(float* x, float* y, float* z, int n) {

@@ -47,10 +47,12 @@ PoseScore score_impl(const PointsView& p, const PoseF& pose, float narrow2, floa
 }
 
 PoseScore score(const PointsView& p, const PoseF& pose, float narrow2, float wide2) {
-    return p.w ? score_impl<true>(p, pose, narrow2, wide2) : score_impl<false>(p, pose, narrow2, wide2);
+    return p.w ? score_impl<true>(p, pose, narrow2, wide2)
+               : score_impl<false>(p, pose, narrow2, wide2);
 }
 
-double soft_inliers(const PointsView& p, const PoseF& pose, float radius, float beta, float max_error) {
+double soft_inliers(const PointsView& p, const PoseF& pose, float radius, float beta,
+                    float max_error) {
     const PoseLanes T(pose);
     const vf cap = splat(max_error), cap2 = splat(max_error * max_error);
     vf total = zero();
@@ -77,14 +79,15 @@ void errors2(const PointsView& p, const PoseF& pose, float* out) {
 }
 
 /// Sums that make up the reprojection normal equations. With projection (x, y), inverse depth i and
-/// k = 1 + x^2 + y^2 the rows are (-x y, 1 + x^2, -y, i, 0, -x i) and (-1 - y^2, x y, x, 0, i, -y i); their products
-/// repeat, which leaves 17 distinct entries.
+/// k = 1 + x^2 + y^2 the rows are (-x y, 1 + x^2, -y, i, 0, -x i) and (-1 - y^2, x y, x, 0, i, -y
+/// i); their products repeat, which leaves 17 distinct entries.
 struct ProjectionSums {
     vf rr00, rr01, x, y, rr11, r2, xyi, xxi, yyi, xki, yki, xi, yi, ii, xii, yii, r2ii;
     vf g0, g1, g2, g3, g4, g5, cost, weight;
 
     void clear() {
-        rr00 = rr01 = x = y = rr11 = r2 = xyi = xxi = yyi = xki = yki = xi = yi = ii = xii = yii = r2ii = zero();
+        rr00 = rr01 = x = y = rr11 = r2 = xyi = xxi = yyi = xki = yki = xi = yi = ii = xii = yii =
+            r2ii = zero();
         g0 = g1 = g2 = g3 = g4 = g5 = cost = weight = zero();
     }
     template <bool kHessian>
@@ -122,13 +125,11 @@ struct ProjectionSums {
         r2ii += wii * s;
     }
     void reduce(NormalEquations* out) const {
-        const double XY = sum(xyi), X = sum(x), Y = sum(y), XII = sum(xii), YII = sum(yii), II = sum(ii);
-        const double h[21] = {sum(rr00), -sum(rr01), -X,        -XY, -sum(yyi), sum(yki),
-                              sum(rr11), -Y,         sum(xxi),  XY,  -sum(xki),
-                              sum(r2),   -sum(yi),   sum(xi),   0,
-                              II,        0,          -XII,
-                              II,        -YII,
-                              sum(r2ii)};
+        const double XY = sum(xyi), X = sum(x), Y = sum(y), XII = sum(xii), YII = sum(yii),
+                     II = sum(ii);
+        const double h[21] = {sum(rr00), -sum(rr01), -X, -XY,       -sum(yyi), sum(yki), sum(rr11),
+                              -Y,        sum(xxi),   XY, -sum(xki), sum(r2),   -sum(yi), sum(xi),
+                              0,         II,         0,  -XII,      II,        -YII,     sum(r2ii)};
         for (int i = 0; i < 21; ++i) out->h[i] = h[i];
         reduce_gradient(out);
     }
@@ -166,8 +167,10 @@ void search_impl(const PointsView& p, const PoseF& pose, float radius2, NormalEq
 }
 
 void search_equations(const PointsView& p, const PoseF& pose, float radius2, NormalEquations* out) {
-    if (p.w) search_impl<true>(p, pose, radius2, out);
-    else search_impl<false>(p, pose, radius2, out);
+    if (p.w)
+        search_impl<true>(p, pose, radius2, out);
+    else
+        search_impl<false>(p, pose, radius2, out);
 }
 
 /// Geman-McClure: weight 1 / (1 + q)^2 and loss q / (1 + q), with q = e^2 / c^2.
@@ -177,9 +180,10 @@ inline vf geman_mcclure(vf& cost, vf q, vf prior, vi ok) {
     return ok ? prior * d * d : zero();
 }
 
-/// Point-to-ray distance. With c the point, d the bearing, s = c.d and m = c x d the residual vector is c - s d, its
-/// length |m|, its gradient (-s m, c - s d). The Hessian leaves out products with m, which is small against c
-/// wherever a point has weight; the gradient, and so the solution, is exact.
+/// Point-to-ray distance. With c the point, d the bearing, s = c.d and m = c x d the residual
+/// vector is c - s d, its length |m|, its gradient (-s m, c - s d). The Hessian leaves out products
+/// with m, which is small against c wherever a point has weight; the gradient, and so the solution,
+/// is exact.
 template <bool kHessian>
 void ray_impl(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
     const PoseLanes T(pose);
@@ -191,7 +195,8 @@ void ray_impl(const FitView& p, const PoseF& pose, float c2, NormalEquations* ou
     for (int i = 0; i < p.n; i += kF) {
         vf cx, cy, cz;
         T.apply(load(p.X + i), load(p.Y + i), load(p.Z + i), cx, cy, cz);
-        const vf dx = load(p.a + i), dy = load(p.b + i), dz = load(p.c + i), info = load(p.info + i);
+        const vf dx = load(p.a + i), dy = load(p.b + i), dz = load(p.c + i),
+                 info = load(p.info + i);
         const vf s = cx * dx + (cy * dy + cz * dz);
         const vf ux = cy * dz - cz * dy, uy = cz * dx - cx * dz, uz = cx * dy - cy * dx;
         const vf q = (ux * ux + (uy * uy + uz * uz)) * (info * inv_c2);
@@ -230,14 +235,12 @@ void ray_impl(const FitView& p, const PoseF& pose, float c2, NormalEquations* ou
     out->cost = sum(cost);
     out->weight = sum(weight);
     if (!kHessian) return;
-    const double W = out->weight, X = sum(sx), Y = sum(sy), Z = sum(sz), XX = sum(xx), YY = sum(yy), ZZ = sum(zz);
+    const double W = out->weight, X = sum(sx), Y = sum(sy), Z = sum(sz), XX = sum(xx), YY = sum(yy),
+                 ZZ = sum(zz);
     const double DX = sum(dxx), DY = sum(dyy);
-    const double h[21] = {YY + ZZ, -sum(xy), -sum(xz), 0,  -Z,        Y,
-                          XX + ZZ, -sum(yz), Z,        0,  -X,
-                          XX + YY, -Y,       X,        0,
-                          W - DX,  -sum(dxy), -sum(dxz),
-                          W - DY,  -sum(dyz),
-                          DX + DY};
+    const double h[21] = {YY + ZZ,  -sum(xy), -sum(xz),  0,         -Z,      Y,         XX + ZZ,
+                          -sum(yz), Z,        0,         -X,        XX + YY, -Y,        X,
+                          0,        W - DX,   -sum(dxy), -sum(dxz), W - DY,  -sum(dyz), DX + DY};
     for (int i = 0; i < 21; ++i) out->h[i] = h[i];
 }
 
@@ -273,11 +276,14 @@ void reprojection_impl(const FitView& p, const PoseF& pose, float c2, NormalEqua
         const vf iz = 1.0f / (front ? cz : splat(1.0f));
         const vf px = cx * iz, py = cy * iz;
         const vf u = px - load(p.a + i), v = py - load(p.b + i), info = load(p.info + i);
-        const vf w = info * geman_mcclure(s.cost, (u * u + v * v) * (info * inv_c2), load(p.w + i), front);
+        const vf w =
+            info * geman_mcclure(s.cost, (u * u + v * v) * (info * inv_c2), load(p.w + i), front);
         s.add<kHessian>(w, px, py, iz, u, v);
     }
-    if (kHessian) s.reduce(out);
-    else s.reduce_gradient(out);
+    if (kHessian)
+        s.reduce(out);
+    else
+        s.reduce_gradient(out);
 }
 
 void reprojection_equations(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
@@ -300,7 +306,8 @@ void reprojection_errors2(const FitView& p, const PoseF& pose, float* out) {
 }
 
 /// Sums of w / (1 + q)^2 and w q' / (1 + q)^2 with q' = e2 * info and q = q' * inv.
-void noise_sums(const float* e2, const float* info, const float* w, int n, float inv, double* weight, double* spread) {
+void noise_sums(const float* e2, const float* info, const float* w, int n, float inv,
+                double* weight, double* spread) {
     vf a = zero(), b = zero();
     for (int i = 0; i < n; i += kF) {
         const vf e = load(e2 + i);
@@ -314,8 +321,8 @@ void noise_sums(const float* e2, const float* info, const float* w, int n, float
     *spread = sum(b);
 }
 
-void posterior(const float* e2, const float* base, const float* w, int n, float inv_level, float kappa, float cut,
-               int dof, float* info, PosteriorSums* out) {
+void posterior(const float* e2, const float* base, const float* w, int n, float inv_level,
+               float kappa, float cut, int dof, float* info, PosteriorSums* out) {
     const vf half = splat(-0.5f), per_dof = splat(1.0f / dof);
     vf m = zero(), s = zero(), meat = zero(), curvature = zero(), near = zero(), ring = zero();
     for (int i = 0; i < n; i += kF) {

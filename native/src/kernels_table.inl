@@ -8,9 +8,9 @@
 namespace reloc {
 namespace {
 #include "kernels_lanes.inl"
-#include "kernels_points.inl"
-#include "kernels_pairs.inl"
 #include "kernels_p3p.inl"
+#include "kernels_pairs.inl"
+#include "kernels_points.inl"
 }  // namespace
 
 extern const Kernels RELOC_KERNEL_TABLE;

@@ -274,7 +274,7 @@ RelativePoseResult estimate_relative_pose(const ArrayRef& points_a, const ArrayR
     for (int it = 0; it < options.max_iterations; ++it) {
         const double share = static_cast<double>(best_count) / total, good = std::pow(share, 5);
         const double needed = good > 1 - 1e-9 ? 1
-                              : good < 1e-12  ? 1e12
+                              : good < 1e-12 ? 1e12
                                              : std::log(1 - options.confidence) / std::log1p(-good);
         if (it >= options.min_iterations && it >= needed) break;
         ++result.iterations;

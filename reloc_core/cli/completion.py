@@ -82,6 +82,6 @@ def _hydra_candidates(verb: str, overrides: Sequence[str], current: str) -> list
         try:
             cfg = hydra_compose(config_name=verb, overrides=list(overrides))
         except Exception:
-            cfg = hydra_compose(config_name=verb, overrides=["dataset=synthetic"])
+            cfg = hydra_compose(config_name=verb, overrides=[*overrides, "dataset=synthetic"])
     options = {".".join(path) for path in _leaves(cfg)} | set(groups)
     return sorted(f"{option}=" for option in options if option.startswith(current))

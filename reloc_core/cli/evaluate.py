@@ -155,7 +155,5 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     for note in dataset.notes:
         record.note(f"{dataset.name}: {note}")
     results = localize_dataset(pipeline, dataset, record, "Localizing")
-    result = report_results(
-        results, dataset, pipeline, scene_map, method, record, bool(cfg.report)
-    )
+    result = report_results(results, dataset, pipeline, scene_map, method, record, bool(cfg.report))
     return finish(record, results, result)

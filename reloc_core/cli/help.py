@@ -33,7 +33,7 @@ def verb_help(verb: str, registry: Registry) -> str:
     """Text of `reloc VERB --help`: purpose, examples, choices and every option with its default."""
     text = (config_directory() / f"{verb}.yaml").read_text("utf-8")
     title, _, rest = text.partition("\n")
-    options = re.sub(r"(?ms)^(defaults|hydra):\n(?:[ -].*\n|\n)*", "", rest).strip()
+    options = re.sub(r"(?m)^(defaults|hydra):\n(?:[ -].*\n|\n)*", "", rest).strip()
     groups = re.findall(r"(?m)^  - (?:override )?/?(\w+): ", text)
     lines = [title.lstrip("# "), "", "Examples:", EXAMPLES[verb].rstrip(), "", "Choices:"]
     for group in groups:

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from reloc_core.cli.help import verb_help
-from reloc_core.config import compose, config_directory, quote_paths, register_with_hydra
+from reloc_core.config import TARGET, compose, config_directory, quote_paths, register_with_hydra
 from reloc_core.errors import RelocError
 from reloc_core.registry import default_registry
 
@@ -31,7 +31,16 @@ def verb_function(verb: str) -> VerbFunction:
 def open_overrides(verb: str, overrides: Sequence[str]) -> list[str]:
     """Mark overrides below a verb's open nodes as additions."""
     prefixes = _OPEN_NODES.get(verb, ())
-    return [f"++{o}" if o.startswith(prefixes) and prefixes else o for o in overrides]
+    result = []
+    for override in overrides:
+        for prefix in prefixes:
+            if override.startswith(prefix):
+                override = f"++{override}"
+            elif override.startswith(f"{prefix[:-1]}="):
+                # The map says which estimator it is for; naming it again is checked against that.
+                override = f"++{prefix}{TARGET}={override.partition('=')[2]}"
+        result.append(override)
+    return result
 
 
 def run_verb(verb: str, arguments: Sequence[str]) -> int:

@@ -43,5 +43,7 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     if not sys.stdout.isatty():
         for result in results:
             print(json.dumps(result.as_dict()))
-    result = report_results(results, dataset, pipeline, scene_map, method, record, bool(cfg.report))
-    return finish(record, results, result)
+    content = report_results(
+        results, dataset, pipeline, scene_map, method, record, bool(cfg.report)
+    )
+    return finish(record, results, content)

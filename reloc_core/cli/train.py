@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from reloc_core.config import TARGET, build, experiments, plain, typed_config
-from reloc_core.errors import ConfigError, DataError
+from reloc_core.errors import ConfigError, DataError, RelocError
 from reloc_core.interfaces import Dataset, Runtime
 from reloc_core.maps import Map, MapInfo, MapWriter, dataset_identity
 from reloc_core.registry import Component, Registry, default_registry
@@ -75,9 +75,15 @@ def fit_map(
         run.note(f"{dataset.name}: {note}")
     if run.map.primary and run.map.checkpoint is not None:
         run.note(f"Resuming the interrupted training of {map_dir}.")
-    trained.fit(dataset, run)
+    try:
+        trained.fit(dataset, run)
+    except RelocError:
+        # Nothing half-made stays behind; an interrupted run that can resume does.
+        run.map.discard_without_checkpoint()
+        raise
     # Where the map was seen from, for reports and viewers.
-    poses = np.stack([frame.world_from_cam for frame in dataset.frames])  # type: ignore[arg-type]
+    posed = [f.world_from_cam for f in dataset.frames if f.world_from_cam is not None]
+    poses = np.stack(posed)
     run.map.save("frames", {"world_from_cam": poses[:, :3].astype(np.float32)}, {})
     return run.map.finish() if run.map.primary else None
 

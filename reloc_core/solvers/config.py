@@ -34,7 +34,7 @@ class PnpConfig:
     min_iterations: int = 16
     max_iterations: int = 100_000
     min_inliers: int = 6
-    min_score: float = 0.01
+    min_score: float = 0.3
     local_noise: bool = True
     pixel_noise: float = 1.0
     use_variances: bool = True

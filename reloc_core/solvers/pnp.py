@@ -20,8 +20,8 @@ from reloc_core.types import Camera, Correspondences, Evidence, Localization, St
 __all__ = ["PnpConfig", "PnpSolver", "to_localization"]
 
 
-def to_localization(estimate: PoseEstimate) -> Localization:
-    """The pipeline's view of an estimate."""
+def to_localization(estimate: PoseEstimate, redundancy: float = 1.0) -> Localization:
+    """The pipeline's view of an estimate; `redundancy` is that of the evidence."""
     details: dict[str, Any] = {
         "num_inliers": estimate.num_inliers,
         "inliers": estimate.inliers,
@@ -32,7 +32,7 @@ def to_localization(estimate: PoseEstimate) -> Localization:
     return Localization(
         Status.LOCALIZED,
         world_from_cam=estimate.world_from_cam,
-        covariance=estimate.covariance,
+        covariance=estimate.covariance * redundancy,
         **details,
     )
 
@@ -107,7 +107,7 @@ class PnpSolver(Solver):
                 weights=c.weights,
                 options=self._rgbd_options(runtime.seed),
             )
-            return to_localization(estimate)
+            return to_localization(estimate, c.redundancy)
         estimate = estimate_absolute_pose(
             c.points2d,
             c.points3d,
@@ -116,7 +116,7 @@ class PnpSolver(Solver):
             variances=self._variances(c),
             options=self._options(self.config, c.kind, runtime.seed),
         )
-        return to_localization(estimate)
+        return to_localization(estimate, c.redundancy)
 
     def solve_batch(
         self, evidence: Sequence[Evidence], cameras: Sequence[Camera], runtime: Runtime
@@ -141,5 +141,5 @@ class PnpSolver(Solver):
                 threads=runtime.threads,
             )
             for i, estimate in zip(chosen, estimates, strict=True):
-                out[i] = to_localization(estimate)
+                out[i] = to_localization(estimate, problems[i].redundancy)
         return [localization for localization in out if localization is not None]

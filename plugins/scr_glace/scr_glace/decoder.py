@@ -30,7 +30,9 @@ class PositionDecoder:
         config: sharpness and number of landmarks in the softmax.
     """
 
-    def __init__(self, keys: Tensor, positions: Tensor, radii: Tensor, config: DecoderConfig) -> None:
+    def __init__(
+        self, keys: Tensor, positions: Tensor, radii: Tensor, config: DecoderConfig
+    ) -> None:
         self.keys, self.positions, self.radii = keys, positions, radii
         self.config = config
 
@@ -108,7 +110,9 @@ def train_keys(
     optimizer = torch.optim.Adam([weight], lr=config.learning_rate, betas=(0.9, 0.98))
     for step in range(config.iterations):
         warm = min(1.0, (step + 1) / 20)
-        optimizer.param_groups[0]["lr"] = config.learning_rate * warm * (1 - step / config.iterations)
+        optimizer.param_groups[0]["lr"] = (
+            config.learning_rate * warm * (1 - step / config.iterations)
+        )
         rng = torch_rng(seed, Stream.BATCH_ORDER, step)
         batch = torch.randint(len(labels), (config.batch_size,), generator=rng)
         others = torch.randint(len(keys), (config.negatives,), generator=rng)
@@ -120,7 +124,9 @@ def train_keys(
         logits = config.sharpness * seen @ F.normalize(weight[present], dim=1).T
         loss = F.cross_entropy(logits, target[: config.batch_size])
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss of the landmark keys is {loss.item()} at step {step}")
+            raise FloatingPointError(
+                f"the loss of the landmark keys is {loss.item()} at step {step}"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

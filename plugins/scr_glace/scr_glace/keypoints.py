@@ -63,7 +63,15 @@ class KeypointDetector(nn.Module):
         network.eval()
         self.resolution = resolution
         self.skip1 = network.skip1
-        for name in ("block1", "block2", "block3", "block4", "block5", "block_fusion", "keypoint_head"):
+        for name in (
+            "block1",
+            "block2",
+            "block3",
+            "block4",
+            "block5",
+            "block_fusion",
+            "keypoint_head",
+        ):
             self.add_module(name, folded_layers(network.get_submodule(name)))
         # All but the closing sigmoid, which `forward` applies.
         self.heatmap_head = folded_layers(network.heatmap_head[:-1])

@@ -60,7 +60,9 @@ class LandmarkEstimator(Estimator):
         poses = np.stack([frame.world_from_cam for frame in dataset.frames])  # type: ignore[arg-type]
         frames = np.arange(len(dataset))
         if len(frames) > options.triangulation.max_images:
-            frames = np.sort(farthest_points(pose_features(poses), options.triangulation.max_images))
+            frames = np.sort(
+                farthest_points(pose_features(poses), options.triangulation.max_images)
+            )
         poses = poses[frames]
         self.origin = poses[:, :3, 3].mean(0)
         pixels, descriptors = self._describe(dataset, frames, run)
@@ -72,7 +74,12 @@ class LandmarkEstimator(Estimator):
         pairs = choose_pairs(poses, looks, wanted.near, wanted.spread, wanted.max_angle_deg)
         with run.progress("Matching images", len(pairs)) as progress:
             first, second = match_pairs(
-                descriptors, observations, pairs, wanted.min_similarity, wanted.max_epipolar_px, progress
+                descriptors,
+                observations,
+                pairs,
+                wanted.min_similarity,
+                wanted.max_epipolar_px,
+                progress,
             )
         with run.progress("Triangulating", 1) as progress:
             landmarks = build_landmarks(
@@ -89,7 +96,9 @@ class LandmarkEstimator(Estimator):
         self._train(landmarks, descriptors, run)
         self._save(run, images=len(frames), pairs=len(pairs), triangulated=len(landmarks.points))
 
-    def _describe(self, dataset: Dataset, frames: np.ndarray, run: Run) -> tuple[Float64Array, Tensor]:
+    def _describe(
+        self, dataset: Dataset, frames: np.ndarray, run: Run
+    ) -> tuple[Float64Array, Tensor]:
         """Key points of all images, (N, count, 2) pixels and (N, count, C); NaN and 0 where fewer."""
         assert self.detector is not None
         count, batch = self.config.keypoints.mapping, self.config.keypoints.batch
@@ -166,12 +175,19 @@ class LandmarkEstimator(Estimator):
         renumber[chosen] = np.arange(len(chosen))
         used = renumber[landmarks.labels] >= 0
         labels = torch.from_numpy(renumber[landmarks.labels[used]])
-        seen = descriptors.reshape(-1, descriptors.shape[-1])[torch.from_numpy(landmarks.observers[used])]
+        seen = descriptors.reshape(-1, descriptors.shape[-1])[
+            torch.from_numpy(landmarks.observers[used])
+        ]
         keys = torch.zeros(len(chosen), seen.shape[1]).index_add_(0, labels, seen)
         keys = F.normalize(keys, dim=1)
         with run.progress("Training", options.iterations) as progress:
             keys = train_keys(
-                keys, seen, labels, options, run.runtime.seed, lambda loss: progress.advance(1, loss=loss)
+                keys,
+                seen,
+                labels,
+                options,
+                run.runtime.seed,
+                lambda loss: progress.advance(1, loss=loss),
             )
         positions = torch.from_numpy(landmarks.points[chosen]).float()
         radii = torch.from_numpy(landmarks.distances[chosen]).float() * options.mode_radius
@@ -205,14 +221,19 @@ class LandmarkEstimator(Estimator):
             MapError: the map is for another encoder or resolution.
         """
         tensors, metadata = scene_map.tensors("landmarks")
-        for option, ours in (("encoder", "xfeat"), ("resolution", self.config.keypoints.resolution)):
+        for option, ours in (
+            ("encoder", "xfeat"),
+            ("resolution", self.config.keypoints.resolution),
+        ):
             if metadata.get(option) != ours:
                 raise MapError(
                     f"{scene_map.path} was made with {option} {metadata.get(option)}, not {ours}. "
                     "Leave the option out, or train again."
                 )
         try:
-            keys, positions, radii = (tensors[name].float() for name in ("keys", "positions", "radii"))
+            keys, positions, radii = (
+                tensors[name].float() for name in ("keys", "positions", "radii")
+            )
             self.origin = tensors["origin"].double().numpy()
         except KeyError as error:
             raise MapError(f"{scene_map.path} lacks {error}. Train it again.") from error

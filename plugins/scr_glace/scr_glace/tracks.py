@@ -103,7 +103,9 @@ def match_pairs(
         normal = np.cross(observations.rays[a], baseline)
         length = np.linalg.norm(normal, axis=1)
         # A vanishing normal means that the ray runs along the baseline: nothing to check.
-        sine = np.abs(np.einsum("ni,ni->n", normal, observations.rays[b])) / np.maximum(length, 1e-12)
+        sine = np.abs(np.einsum("ni,ni->n", normal, observations.rays[b])) / np.maximum(
+            length, 1e-12
+        )
         agrees = sine * observations.focal < max_epipolar_px
         first.append(a[agrees])
         second.append(b[agrees])
@@ -276,7 +278,9 @@ def _adopt(
     free, label = source[open_edges], labels[target[open_edges]]
     sees = observations.errors(points[label], free) < max_error_px
     free, label = free[sees], label[sees]
-    votes, count = np.unique(free.astype(np.int64) * max(len(points), 1) + label, return_counts=True)
+    votes, count = np.unique(
+        free.astype(np.int64) * max(len(points), 1) + label, return_counts=True
+    )
     result = labels.copy()
     order = np.argsort(count, kind="stable")
     number, choice = np.divmod(votes[order], max(len(points), 1))
@@ -315,4 +319,6 @@ def _finish(
     observers, label = observers[kept], renumber[label[kept]]
     distance = np.linalg.norm(points[good][label] - observations.origins(observers), axis=1)
     total = np.bincount(label, distance, int(good.sum()))
-    return Landmarks(points[good], observers, label, total / np.bincount(label, minlength=len(total)))
+    return Landmarks(
+        points[good], observers, label, total / np.bincount(label, minlength=len(total))
+    )

@@ -11,6 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scr_glace.decoder import PositionDecoder, top_k, train_keys
+from scr_glace.keypoints import KeypointDetector, _window_max
+from scr_glace.landmark_config import DecoderConfig, LandmarkConfig
+from scr_glace.landmarks import LandmarkEstimator, best_observed
+from scr_glace.pairs import choose_pairs
+from scr_glace.tracks import Landmarks, Observations, build_landmarks, triangulate
 
 from reloc_core.cli.main import main
 from reloc_core.datasets.config import SyntheticConfig
@@ -19,12 +25,6 @@ from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.geometry import lift, transform
 from reloc_core.interfaces import Runtime
 from reloc_core.maps import Map, MapInfo, MapWriter
-from scr_glace.decoder import PositionDecoder, top_k, train_keys
-from scr_glace.keypoints import KeypointDetector, _window_max
-from scr_glace.landmark_config import DecoderConfig, LandmarkConfig
-from scr_glace.landmarks import LandmarkEstimator, best_observed
-from scr_glace.pairs import choose_pairs
-from scr_glace.tracks import Landmarks, Observations, build_landmarks, triangulate
 
 
 class Silent:

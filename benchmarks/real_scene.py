@@ -1,0 +1,95 @@
+"""Map and localize the real scene with the commands of the README; print and save the table.
+
+    python benchmarks/real_scene.py --data DIR [--experiment scr_glace/compact] [--protocol easy hard]
+
+Protocols on `redkitchen_seq01`: "easy" maps all training frames, "hard" only frames 0-199. Both are
+measured on the same test frames, which no training or tuning has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+SCENE = "redkitchen_seq01"
+PROTOCOLS = {"easy": [], "hard": ["dataset.frames=0:200"]}
+# What a map of this scene must reach, from the project's goals for two CPU cores.
+GOALS = {"mapping s": 180, "map MB": 10, "peak MB": 4000, "median cm": 1.0, "median deg": 0.35,
+         "5cm/5deg %": 99, "query ms": 80}  # fmt: skip
+
+
+def reloc(*arguments: str) -> float:
+    """Run a verb; returns its wall time in seconds."""
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", "reloc_core.cli", *arguments]
+    print("$ reloc " + " ".join(arguments), flush=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begin
+
+
+def measure(
+    root: Path, experiment: str, protocol: str, work: Path, more: list[str]
+) -> dict[str, float]:
+    """One row of the table."""
+    map_dir, fit, out = work / "map", work / "fit", work / "out"
+    train_wall = reloc("train", f"experiment={experiment}", "dataset=ace", f"dataset.root={root}",
+                       f"map_dir={map_dir}", f"output_dir={fit}", *PROTOCOLS[protocol], *more)  # fmt: skip
+    reloc("evaluate", f"map_dir={map_dir}", "dataset=ace", f"dataset.root={root}",
+          "dataset.split=test", f"output_dir={out}")  # fmt: skip
+    trained = json.loads((fit / "result.json").read_text())
+    result = json.loads((out / "result.json").read_text())
+    metrics, seconds = result["metrics"], result["seconds"]
+    return {
+        "mapping s": trained["seconds"]["total"],
+        "with start s": train_wall,
+        "peak MB": trained["peak_memory_mb"],
+        "map MB": trained["map"]["bytes"] / 1e6,
+        "median cm": 100 * metrics["median_translation_m"],
+        "median deg": metrics["median_rotation_deg"],
+        "5cm/5deg %": 100 * metrics["recall"]["5cm_5deg"],
+        "2cm/2deg %": 100 * metrics["recall"]["2cm_2deg"],
+        "query ms": 1000 * seconds["per_query"]["median"],
+        "query p95 ms": 1000 * seconds["per_query"]["p95"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the scenes")
+    parser.add_argument("--experiment", nargs="+", default=["scr_glace/compact"])
+    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--json", type=Path, help="save the rows here")
+    arguments = parser.parse_args()
+    root = (arguments.data / SCENE).resolve()
+    if not root.is_dir():
+        sys.exit(f"{root} is missing: --data names the folder that holds {SCENE}.")
+    rows = []
+    for experiment in arguments.experiment:
+        for protocol in arguments.protocol:
+            for seed in arguments.seeds:
+                with tempfile.TemporaryDirectory() as work:
+                    row = measure(root, experiment, protocol, Path(work), [f"seed={seed}"])
+                rows.append({"experiment": experiment, "protocol": protocol, "seed": seed, **row})
+    table = Table(title=f"{SCENE} test on {platform.machine()}")
+    for column in rows[0]:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()))
+    table.add_row("goal", "", "", *(str(GOALS.get(column, "")) for column in list(rows[0])[3:]))
+    Console().print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from reloc_core import registry
+from reloc_core.datasets.config import SyntheticConfig
+from reloc_core.hooks import ENTRY_POINT_GROUP
+
+
+@pytest.fixture
+def toy_plugin(monkeypatch):
+    """The installed plugins plus tests/toy.py, as if it were installed."""
+    installed = registry._entry_points()
+    monkeypatch.setattr(
+        registry, "_entry_points", lambda: [*installed, EntryPoint("toy", "toy", ENTRY_POINT_GROUP)]
+    )
+    registry.default_registry.cache_clear()
+    yield
+    registry.default_registry.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def ace_scene(tmp_path_factory):
+    """A small synthetic room written in the ACE layout: train (12 frames) and test (4)."""
+    from reloc_core.datasets.synthetic import SyntheticDataset
+
+    root = tmp_path_factory.mktemp("scene") / "room"
+    for split, count in (("train", 12), ("test", 4)):
+        dataset = SyntheticDataset(
+            SyntheticConfig(split=split, width=160, height=120, train_frames=12, test_frames=4)
+        )
+        for folder in ("rgb", "poses", "calibration"):
+            (root / split / folder).mkdir(parents=True)
+        for i in range(count):
+            query = dataset[i]
+            stem = f"seq-01-frame-{i:06d}"
+            cv2.imwrite(str(root / split / "rgb" / f"{stem}.color.png"), query.image[..., ::-1])
+            np.savetxt(root / split / "poses" / f"{stem}.pose.txt", query.world_from_cam)
+            (root / split / "calibration" / f"{stem}.calibration.txt").write_text(
+                f"{query.camera.fx}\n"
+            )
+    return root

@@ -1,0 +1,74 @@
+"""The main job on a real room, by the commands of the README. Run by `make test-real`."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from reloc_core.cli.main import main
+
+DATA = Path(os.environ.get("RELOC_DATA", "../shared/data"))
+ROOM = DATA / "redkitchen_seq01"
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not ROOM.is_dir(), reason=f"no scene in {ROOM}; set RELOC_DATA"),
+]
+
+
+@pytest.fixture(scope="module")
+def room_map(tmp_path_factory):
+    work = tmp_path_factory.mktemp("room")
+    code = main(
+        ["train", "experiment=scr_glace/compact", "dataset=ace", f"dataset.root={ROOM}",
+         f"map_dir={work / 'map'}", f"output_dir={work / 'fit'}"]
+    )  # fmt: skip
+    assert code == 0
+    return work
+
+
+def evaluate(work, *more):
+    code = main(
+        ["evaluate", f"map_dir={work / 'map'}", "dataset=ace", f"dataset.root={ROOM}",
+         "dataset.split=test", f"output_dir={work / 'out'}", *more]
+    )  # fmt: skip
+    assert code == 0
+    return json.loads((work / "out" / "result.json").read_text())
+
+
+def test_mapping_is_quick_and_small(room_map):
+    fit = json.loads((room_map / "fit" / "result.json").read_text())
+    assert fit["seconds"]["total"] < 180
+    assert fit["peak_memory_mb"] < 4000
+    assert fit["map"]["bytes"] < 10e6
+
+
+def test_accuracy_on_unseen_frames(room_map):
+    metrics = evaluate(room_map)["metrics"]
+    assert metrics["queries"] == 200
+    assert metrics["median_translation_m"] < 0.010
+    assert metrics["median_rotation_deg"] < 0.35
+    assert metrics["recall"]["5cm_5deg"] >= 0.99
+
+
+def test_published_solver_works_on_the_same_map(room_map):
+    metrics = evaluate(room_map, "solver=dsac", "report=false")["metrics"]
+    assert metrics["recall"]["5cm_5deg"] >= 0.95
+
+
+def test_localize_photographs(room_map):
+    code = main(
+        ["localize", f"map_dir={room_map / 'map'}", f"images={ROOM}/test/rgb/*00021?.color.jpg",
+         "camera.focal=525.505", f"output_dir={room_map / 'photos'}"]
+    )  # fmt: skip
+    assert code == 0
+    result = json.loads((room_map / "photos" / "result.json").read_text())
+    assert result["metrics"]["queries"] == result["metrics"]["localized"] == 10
+
+
+def test_data_check_passes(tmp_path):
+    assert (
+        main(["data", "check", "dataset=ace", f"dataset.root={ROOM}", f"output_dir={tmp_path}"])
+        == 0
+    )
