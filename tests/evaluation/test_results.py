@@ -47,7 +47,7 @@ def test_poses_txt_is_world_to_camera_in_eleven_columns(written):
         assert t == pytest.approx(matrix[:3, 3], abs=1e-8)
         assert float(columns[9]) == pytest.approx(result.translation_error_m, abs=1e-6)
         assert columns[10] == "40"
-    assert lines[1][0] == "b_c.png"
+    assert lines[1][0] == "b%20c.png"  # columns are separated by blanks
 
 
 def test_poses_txt_names_its_frame_and_the_failures(written):

@@ -20,7 +20,7 @@ class KeypointConfig:
 
     resolution: int = 480
     mapping: int = 768
-    query: int = 1024
+    query: int = 768
     batch: int = 4
 
 
