@@ -7,10 +7,13 @@
 
 namespace reloc {
 namespace {
+// In order of use.
+// clang-format off
 #include "kernels_lanes.inl"
 #include "kernels_p3p.inl"
-#include "kernels_pairs.inl"
 #include "kernels_points.inl"
+#include "kernels_pairs.inl"
+// clang-format on
 }  // namespace
 
 extern const Kernels RELOC_KERNEL_TABLE;
