@@ -220,12 +220,13 @@ def _explain(
         chosen = [o for o in overrides if o.partition("=")[0] in groups and o.partition("=")[2]]
         with hydra_session():
             from hydra import compose as hydra_compose
+            from hydra.errors import HydraException
 
             try:
                 base = hydra_compose(config_name=verb, overrides=chosen)
                 known = [".".join(path) for path in _leaves(base)]
-            except Exception:
-                known = []
+            except (HydraException, OmegaConfBaseException):
+                known = []  # the choices are wrong too; no spelling to suggest
         name = key.group(1)
         if name in ("estimator", "solver", "refiner") and name not in known:
             names = [c.name for c in registry.components(name)]

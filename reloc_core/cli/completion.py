@@ -63,6 +63,7 @@ def candidates(line: str) -> list[str]:
 
 def _hydra_candidates(verb: str, overrides: Sequence[str], current: str) -> list[str]:
     from hydra import compose as hydra_compose
+    from hydra.errors import HydraException
 
     from reloc_core.config import _leaves, experiments, hydra_session, register_with_hydra
     from reloc_core.registry import default_registry
@@ -81,7 +82,7 @@ def _hydra_candidates(verb: str, overrides: Sequence[str], current: str) -> list
     with hydra_session():
         try:
             cfg = hydra_compose(config_name=verb, overrides=list(overrides))
-        except Exception:
+        except HydraException:  # a choice that the verb needs is not on the line yet
             cfg = hydra_compose(config_name=verb, overrides=[*overrides, "dataset=synthetic"])
     options = {".".join(path) for path in _leaves(cfg)} | set(groups)
     return sorted(f"{option}=" for option in options if option.startswith(current))

@@ -44,4 +44,5 @@ class DsacSolver(Solver):
         """See `Solver.solve`."""
         c = correspondences(evidence, "dsac")
         options = self._options(runtime.seed, runtime.threads)
-        return to_localization(estimate_pose_dsac(c.points2d, c.points3d, camera, options=options))
+        estimate = estimate_pose_dsac(c.points2d, c.points3d, camera, options=options)
+        return to_localization(estimate, c.redundancy)

@@ -79,3 +79,9 @@ def test_localization_is_honest():
     with pytest.raises(InputError, match="reason"):
         Localization(Status.NOT_LOCALIZED)
     assert not Localization.failure("too dark").localized
+
+
+def test_redundancy_is_at_least_one():
+    for value in (0.5, float("nan")):
+        with pytest.raises(InputError, match="redundancy"):
+            Correspondences(np.zeros((3, 2)), np.zeros((3, 3)), redundancy=value)

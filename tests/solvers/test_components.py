@@ -97,3 +97,17 @@ def test_wrong_evidence_and_wrong_config():
         PnpSolver(PnpConfig(min_score=2.0))
     with pytest.raises(ConfigError):
         DsacSolver(DsacConfig(hypotheses=0))
+
+
+@pytest.mark.parametrize(
+    "solver", [PnpSolver(PnpConfig()), DsacSolver(DsacConfig())], ids=["pnp", "dsac"]
+)
+def test_shared_errors_widen_the_covariance(scene, solver):
+    s = scene(0)
+    plain = Correspondences(s.points2d, s.points3d, kind="sparse")
+    shared = Correspondences(s.points2d, s.points3d, kind="sparse", redundancy=4.0)
+    one, many = (solver.solve(e, s.camera, Runtime()) for e in (plain, shared))
+    np.testing.assert_array_equal(many.world_from_cam, one.world_from_cam)
+    np.testing.assert_allclose(many.covariance, 4 * one.covariance, rtol=1e-12)
+    (batched,) = solver.solve_batch([shared], [s.camera], Runtime())
+    np.testing.assert_allclose(batched.covariance, many.covariance, rtol=1e-9)

@@ -138,7 +138,7 @@ class BufferConfig:
 
 @dataclass
 class LossConfig:
-    """Robust reprojection loss (ACE, section 3.3; dyntanh by default).
+    """Robust reprojection loss (ACE; dyntanh by default).
 
     Attributes:
         type: "dyntanh", "tanh", "l1", "l1+sqrt" or "l1+log".

@@ -1,4 +1,4 @@
-"""The scene-specific network: one 3D point per feature vector (GLACE section 3.2-3.3, ACE section 3.1).
+"""The scene-specific network: one 3D point per feature vector (GLACE, ACE).
 
 The layers are named as in the official code, so that `checkpoints` maps keys one to one; 1x1
 convolutions there are linear layers here, which is the same operation on a list of vectors.

@@ -53,7 +53,7 @@ def hierarchical_split(
 ) -> np.ndarray:
     """Labels (N,) of camera centres (N, 3): the largest cluster is split in two until there are enough.
 
-    Label 0 is the largest cluster (ACE section 3.4, ensembles of maps).
+    Label 0 is the largest cluster (ACE, ensembles of maps).
     """
     centers = np.asarray(centers, np.float64)
     labels = np.zeros(len(centers), np.int64)

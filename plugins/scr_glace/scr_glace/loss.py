@@ -1,4 +1,4 @@
-"""Reprojection loss of scene coordinate regression (ACE section 3.3; GLACE uses it unchanged)."""
+"""Reprojection loss of scene coordinate regression (ACE; GLACE uses it unchanged)."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class Trainer:
     def inputs(self, batch: Batch) -> Tensor:
         """Head inputs (n, D + C): noisy global descriptor first, then the local feature.
 
-        Feature diffusion (GLACE section 3.1): noise on every sample's descriptor, then normalisation,
+        Feature diffusion (GLACE): noise on every sample's descriptor, then normalisation,
         so that images with similar descriptors share what the head learns.
         """
         local = batch.features.float()

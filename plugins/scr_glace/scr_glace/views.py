@@ -132,7 +132,7 @@ def augmented_view(
     augment: AugmentConfig,
     rng: np.random.Generator,
 ) -> View:
-    """A randomly scaled, rotated and re-exposed view of an image (ACE section 4, supplement)."""
+    """A randomly scaled, rotated and re-exposed view of an image (ACE)."""
     if not augment.enabled:
         return make_view(encoder, image, camera, config)
     factor = rng.uniform(1 / augment.scale, augment.scale)
