@@ -2,7 +2,8 @@
 
 GLACE (Wang et al., CVPR 2024) adds a convex combination of cluster centres to what its network
 regresses. Here the combination is everything and the centres are thousands of triangulated scene
-points: the point of a descriptor d is sum_k softmax(sharpness <key_k, d>)_k position_k over the best landmarks.
+points: the point of a descriptor d is sum_k softmax(sharpness <key_k, d>)_k position_k, where k runs
+over the best landmarks.
 """
 
 from __future__ import annotations
