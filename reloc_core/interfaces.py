@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from reloc_core.types import Camera, Evidence, Frame, Localization, Query
+from reloc_core.types import Camera, Evidence, Frame, ImageArray, Localization, Query
 
 if TYPE_CHECKING:
     from reloc_core.maps import Map, MapWriter
@@ -49,10 +49,13 @@ class Run(Protocol):
     Attributes:
         runtime: device, threads, seed.
         map: where the map is written; also holds the checkpoints.
+        extra_datasets: further scenes to learn from; only the main one is mapped. Methods that
+            train on one scene ignore them.
     """
 
     runtime: Runtime
     map: MapWriter
+    extra_datasets: Sequence[Dataset]
 
     def progress(self, title: str, total: int) -> AbstractContextManager[Progress]:
         """Show progress of `total` steps under `title`."""
@@ -137,6 +140,13 @@ class Estimator(ABC):
     def estimate(self, query: Query) -> Evidence:
         """Evidence for one query. A bad image gives empty evidence, not an exception."""
 
+    def pictures(self, query: Query, localization: Localization) -> Mapping[str, ImageArray]:
+        """Titled RGB pictures (H, W, 3) uint8 that show what the estimator saw, for the report.
+
+        Called for the few queries that the report shows, right after they were localized.
+        """
+        return {}
+
     def estimate_batch(self, queries: Sequence[Query]) -> list[Evidence]:
         """Evidence for several queries; the same values as one by one."""
         return [self.estimate(query) for query in queries]
@@ -177,6 +187,10 @@ class Refiner(ABC):
             query: the image.
             localization: a localized result; others are never handed to refiners.
         """
+
+    def pictures(self, query: Query, localization: Localization) -> Mapping[str, ImageArray]:
+        """Titled RGB pictures (H, W, 3) uint8 for the report, as `Estimator.pictures`."""
+        return {}
 
 
 INTERFACES: Mapping[str, type] = {

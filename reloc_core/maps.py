@@ -131,6 +131,8 @@ class MapInfo:
         config: full config of the component.
         dataset: name, fingerprint and number of frames it was built from.
         unit: unit of translations.
+        pipeline: what localizes with this map unless the user chooses otherwise: `solver` and
+            `refiners`, as in a config; what is absent is left to the component.
         details: anything the component wants people to see, such as sizes or training metrics.
     """
 
@@ -141,6 +143,7 @@ class MapInfo:
     config: Mapping[str, Any]
     dataset: Mapping[str, Any]
     unit: str = "metre"
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

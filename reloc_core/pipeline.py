@@ -13,7 +13,7 @@ from reloc_core.errors import ConfigError, MapError
 from reloc_core.interfaces import Estimator, Refiner, Runtime, Solver
 from reloc_core.maps import Map
 from reloc_core.registry import Component, Registry, default_registry
-from reloc_core.types import Evidence, Localization, Query
+from reloc_core.types import Evidence, ImageArray, Localization, Query
 
 
 def check_fit(estimator: Component, solver: Component, registry: Registry) -> None:
@@ -70,7 +70,7 @@ class Pipeline:
         cls,
         map_dir: Path | str,
         solver: str | Mapping[str, Any] | None = None,
-        refiners: Sequence[str | Mapping[str, Any]] = (),
+        refiners: Sequence[str | Mapping[str, Any]] | None = None,
         estimator: Mapping[str, Any] | None = None,
         runtime: Runtime | None = None,
         registry: Registry | None = None,
@@ -79,8 +79,10 @@ class Pipeline:
 
         Args:
             map_dir: directory written by `reloc train`.
-            solver: name, or config with `_target_`; None for the one the estimator recommends.
-            refiners: names, or `{"name": ..., "map_dir": ..., **options}`.
+            solver: name, or config with `_target_`; None for the one the map or else the estimator
+                recommends.
+            refiners: names, or `{"name": ..., "map_dir": ..., **options}`; None for those that belong
+                to the map or else to the estimator. Without a `map_dir` a refiner uses this map if it can.
             estimator: overrides of the map's estimator config.
             runtime: device, threads and seed; CPU with two threads by default.
             registry: the installed components by default.
@@ -99,6 +101,9 @@ class Pipeline:
                 f"Use it as refiners=[{{name: {info.component}, map_dir: {map_dir}}}]."
             )
         component = registry.get("estimator", info.component)
+        solver = solver or info.pipeline.get("solver")
+        if refiners is None:
+            refiners = info.pipeline.get("refiners", component.refiners)
         if isinstance(solver, str):
             solver = {TARGET: solver}
         solver_component = (
@@ -110,7 +115,7 @@ class Pipeline:
         solver_object = build(solver or {TARGET: solver_component.name}, "solver", registry)
         loaded: Estimator = component.load()(typed_config(component, info.config, estimator or {}))
         loaded.load(scene_map, runtime)
-        stages = [load_refiner(choice, runtime, registry) for choice in refiners]
+        stages = [load_refiner(choice, runtime, registry, scene_map) for choice in refiners]
         return cls(loaded, solver_object, stages, runtime)
 
     def start_sequence(self) -> None:
@@ -124,6 +129,15 @@ class Pipeline:
     def localize(self, query: Query) -> Localization:
         """Localize one query; "not localized" is a result, not an exception."""
         return self.localize_with_evidence(query)[1]
+
+    def pictures(self, query: Query, localization: Localization) -> dict[str, ImageArray]:
+        """Titled pictures of all stages that explain a localization of `localize`."""
+        query = query.without_ground_truth()
+        shown = dict(self.estimator.pictures(query, localization))
+        for _, refiner in self.refiners:
+            if localization.localized:
+                shown.update(refiner.pictures(query, localization))
+        return shown
 
     def localize_with_evidence(self, query: Query) -> tuple[Evidence, Localization]:
         """Like `localize`, and also returns what the solver was given."""
@@ -147,9 +161,23 @@ class Pipeline:
 
 
 def load_refiner(
-    choice: str | Mapping[str, Any], runtime: Runtime, registry: Registry
+    choice: str | Mapping[str, Any],
+    runtime: Runtime,
+    registry: Registry,
+    estimator_map: Map | None = None,
 ) -> tuple[str, Refiner]:
-    """Build a refiner from its name or from `{"name": ..., "map_dir": ..., **options}`."""
+    """Build a refiner from its name or from `{"name": ..., "map_dir": ..., **options}`.
+
+    Args:
+        choice: the refiner.
+        runtime: device, threads and seed.
+        registry: the installed components.
+        estimator_map: what a refiner that needs a map uses when none is named and it can read it.
+
+    Raises:
+        ConfigError: no name, or no map where one is needed.
+        MapError: the map is not one the refiner can read.
+    """
     options = {"name": choice} if isinstance(choice, str) else dict(choice)
     name = options.pop("name", None)
     if not name:
@@ -158,16 +186,27 @@ def load_refiner(
         )
     map_dir = options.pop("map_dir", None)
     component = registry.get("refiner", str(name))
-    if component.needs_map and not map_dir:
-        raise ConfigError(
-            f"Refiner '{name}' needs a map: refiners=[{{name: {name}, map_dir: DIR}}] "
-            f"with one made by 'reloc train refiner={name} ...'."
-        )
-    if not map_dir:
+    scene_map = Map.open(map_dir) if map_dir else None
+    readable = {("refiner", component.name), *(("estimator", e) for e in component.reads_maps_of)}
+    if scene_map is not None:
+        if (scene_map.info.interface, scene_map.info.component) not in readable:
+            raise MapError(f"{map_dir} is a map of '{scene_map.info.component}', not of '{name}'.")
+    elif estimator_map is not None and estimator_map.info.component in component.reads_maps_of:
+        scene_map = estimator_map
+    if scene_map is None:
+        if component.needs_map:
+            raise ConfigError(
+                f"Refiner '{name}' needs a map: refiners=[{{name: {name}, map_dir: DIR}}] with one "
+                f"made by 'reloc train'{_trained_by(component)}."
+            )
         return component.name, component.load()(typed_config(component, options))
-    scene_map = Map.open(map_dir)
-    if (scene_map.info.interface, scene_map.info.component) != ("refiner", component.name):
-        raise MapError(f"{map_dir} is a map of '{scene_map.info.component}', not of '{name}'.")
-    refiner: Refiner = component.load()(typed_config(component, scene_map.info.config, options))
+    own = scene_map.info.config if scene_map.info.interface == "refiner" else {}
+    refiner: Refiner = component.load()(typed_config(component, own, options))
     refiner.load(scene_map, runtime)
     return component.name, refiner
+
+
+def _trained_by(component: Component) -> str:
+    if component.reads_maps_of:
+        return f" for {' or '.join(component.reads_maps_of)}"
+    return f" refiner={component.name}"

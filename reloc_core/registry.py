@@ -40,6 +40,9 @@ class Component:
         produces: evidence kind of an estimator.
         accepts: evidence kinds of a solver.
         solver: name of the solver an estimator works best with.
+        refiners: names of the refiners that belong to an estimator's method; used unless the user
+            chooses others.
+        reads_maps_of: estimators whose maps a refiner can work with, beside maps of its own.
         needs_map: whether the component trains a map (estimators) or may (refiners).
         paper: citation.
         licence: SPDX identifier, with a remark where weights differ from code.
@@ -56,6 +59,8 @@ class Component:
     produces: str | None = None
     accepts: tuple[str, ...] = ()
     solver: str = ""
+    refiners: tuple[str, ...] = ()
+    reads_maps_of: tuple[str, ...] = ()
     needs_map: bool = False
     paper: str = ""
     licence: str = ""

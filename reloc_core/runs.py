@@ -35,7 +35,7 @@ from rich.progress import (
 
 from reloc_core.config import config_hash
 from reloc_core.errors import RelocError
-from reloc_core.interfaces import Runtime
+from reloc_core.interfaces import Dataset, Runtime
 from reloc_core.maps import MapWriter, explain_os_errors
 
 PACKAGES = ("reloc", "numpy", "torch", "opencv-python-headless", "hydra-core", "safetensors")
@@ -159,6 +159,7 @@ class RunDirectory:
         self.runtime = runtime
         self.quiet = quiet
         self.started = time.time()
+        self.extra_datasets: Sequence[Dataset] = ()
         self._writer: MapWriter | None = None
         self._created = False
 

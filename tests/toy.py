@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from reloc_core import Component, Dataset, Estimator, PosePrior, Query, Run, Runtime, hookimpl
+from reloc_core import (
+    Component,
+    Dataset,
+    Estimator,
+    Localization,
+    PosePrior,
+    Query,
+    Refiner,
+    Run,
+    Runtime,
+    hookimpl,
+)
 from reloc_core.errors import MapError
 from reloc_core.maps import Map
 
@@ -59,6 +70,29 @@ class ToyEstimator(Estimator):
         return PosePrior(self.poses[best], np.eye(6) * 0.01)
 
 
+@dataclass
+class ToyRefinerConfig:
+    """Option: how far to move the camera along its own x axis, metres."""
+
+    push: float = 0.0
+
+
+class ToyRefiner(Refiner):
+    def __init__(self, config: ToyRefinerConfig) -> None:
+        self.config = config
+
+    def load(self, scene_map: Map, runtime: Runtime) -> None:
+        self.count = len(scene_map.tensors("images", "np")[0]["poses"])
+
+    def refine(self, query: Query, localization: Localization) -> Localization:
+        pose = localization.world_from_cam.copy()
+        pose[:3, 3] += self.config.push * pose[:3, 0]
+        return replace(localization, world_from_cam=pose)
+
+    def pictures(self, query: Query, localization: Localization) -> dict[str, np.ndarray]:
+        return {f"mirrored, one of {self.count}": query.image[:, ::-1]}
+
+
 @hookimpl
 def reloc_register_components(registry) -> None:
     registry.add(
@@ -69,6 +103,18 @@ def reloc_register_components(registry) -> None:
             config=ToyConfig,
             summary="pose of the most similar mapped image",
             produces="PosePrior",
+            refiners=("toy_push",),
+            needs_map=True,
+        )
+    )
+    registry.add(
+        Component(
+            interface="refiner",
+            name="toy_push",
+            target="toy:ToyRefiner",
+            config=ToyRefinerConfig,
+            summary="pushes the camera aside",
+            reads_maps_of=("toy",),
             needs_map=True,
         )
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,31 @@ def require(component: Component, dataset: Dataset, runtime: Runtime) -> None:
         )
 
 
+def extra_datasets(cfg: DictConfig, registry: Registry) -> list[Dataset]:
+    """The further scenes of `extra_datasets=[{name: DATASET, root: DIR}, ...]`.
+
+    Raises:
+        ConfigError: an entry has no name or wrong options.
+    """
+    found = []
+    for entry in plain(cfg.get("extra_datasets")) or []:
+        if not isinstance(entry, Mapping) or "name" not in entry:
+            raise ConfigError(
+                f"extra_datasets takes entries such as {{name: ace, root: DIR}}, got {entry!r}."
+            )
+        options = {"split": "train", **entry}
+        name = options.pop("name")
+        dataset: Dataset = build({TARGET: name, **options}, "dataset", registry)
+        found.append(dataset)
+    return found
+
+
+def recommended_pipeline(cfg: DictConfig) -> dict[str, Any]:
+    """Solver and refiners that the preset or the user wants to be used with the map."""
+    chosen = {key: plain(cfg.get(key)) for key in ("solver", "refiners")}
+    return {key: value for key, value in chosen.items() if value is not None}
+
+
 def fit_map(
     component: Component,
     config: Any,
@@ -55,6 +80,7 @@ def fit_map(
     registry: Registry,
     resume: bool = True,
     overwrite: bool = False,
+    pipeline: Mapping[str, Any] | None = None,
 ) -> Map | None:
     """Train and finish a map; None in the helper processes of a distributed run."""
     require(component, dataset, run.runtime)
@@ -67,6 +93,7 @@ def fit_map(
         config=plain(config),
         dataset={**dataset_identity(dataset), "seed": run.runtime.seed},
         unit=dataset.unit,
+        pipeline=pipeline or {},
     )
     trained = component.load()(config)
     run.map = MapWriter(map_dir, info, resume, overwrite, primary=not run.quiet)
@@ -97,11 +124,20 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     helper_process = int(os.environ.get("RANK", "0")) > 0
     runtime = resolve_runtime(cfg.device, cfg.threads, cfg.seed)
     record = RunDirectory(cfg.output_dir, "train", cfg, overrides, runtime, quiet=helper_process)
+    record.extra_datasets = extra_datasets(cfg, registry)
     if component.needs_map is False:
         raise ConfigError(f"{component.interface} '{component.name}' has nothing to train.")
     registry.manager.hook.reloc_run_started(verb="train", config=plain(cfg))
     finished = fit_map(
-        component, config, dataset, record, cfg.map_dir, registry, cfg.resume, cfg.overwrite
+        component,
+        config,
+        dataset,
+        record,
+        cfg.map_dir,
+        registry,
+        cfg.resume,
+        cfg.overwrite,
+        recommended_pipeline(cfg),
     )
     if finished is None:
         return 0

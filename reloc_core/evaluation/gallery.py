@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Protocol
@@ -34,8 +34,26 @@ _IMAGE_WIDTH = 560
 _MOST_INLIERS = 350
 _MOST_OUTLIERS = 150
 
-Explain = Callable[[int], tuple[Query, Evidence, Localization]]
-"""Localizes the query of an index again and returns the evidence that the solver was given."""
+
+@dataclass(frozen=True)
+class Explanation:
+    """A query localized again, with what led to its pose.
+
+    Attributes:
+        query: with its pixels and ground truth.
+        evidence: what the solver was given.
+        localization: the outcome.
+        pictures: titled RGB pictures of the estimator and the refiners.
+    """
+
+    query: Query
+    evidence: Evidence
+    localization: Localization
+    pictures: Mapping[str, ImageArray]
+
+
+Explain = Callable[[int], Explanation]
+"""Localizes the query of an index again and explains the outcome."""
 
 
 class EvidenceLocalizer(Protocol):
@@ -47,15 +65,19 @@ class EvidenceLocalizer(Protocol):
     def localize_with_evidence(self, query: Query) -> tuple[Evidence, Localization]:
         """Localize one query and return what the solver was given as well."""
 
+    def pictures(self, query: Query, localization: Localization) -> Mapping[str, ImageArray]:
+        """Titled pictures that explain the localization just made."""
+
 
 def explainer(localizer: EvidenceLocalizer, dataset: Dataset) -> Explain:
     """An `Explain` that asks a pipeline again, one query at a time and without temporal state."""
 
-    def explain(index: int) -> tuple[Query, Evidence, Localization]:
+    def explain(index: int) -> Explanation:
         query = dataset[index]
         localizer.start_sequence()
         evidence, localization = localizer.localize_with_evidence(query.without_ground_truth())
-        return query, evidence, localization
+        pictures = localizer.pictures(query.without_ground_truth(), localization)
+        return Explanation(query, evidence, localization, pictures)
 
     return explain
 
@@ -96,10 +118,12 @@ def card(index: int, result: QueryResult, explain: Explain | None, unit: str) ->
         explain: gives image and evidence; None for numbers only.
         unit: of translations.
     """
-    picture, remark = "", "no image kept"
+    picture, remark, strip = "", "no image kept", ""
     if explain is not None:
         try:
-            picture, remark = _picture(result, *explain(index))
+            found = explain(index)
+            picture, remark = _picture(result, found.query, found.evidence, found.localization)
+            strip = _strip(found.pictures)
         except (RelocError, OSError) as error:
             remark = f"the image cannot be shown: {error}"
     if result.localized:
@@ -117,7 +141,7 @@ def card(index: int, result: QueryResult, explain: Explain | None, unit: str) ->
     return (
         f'<figure class="card">{picture}<figcaption><strong{state}>{escape(errors)}</strong>'
         f'<span class="name">{escape(result.name)}</span>'
-        f"<small>{escape(remark)}</small></figcaption></figure>"
+        f"<small>{escape(remark)}</small></figcaption>{strip}</figure>"
     )
 
 
@@ -145,6 +169,17 @@ def _picture(
         f'<image {frame} preserveAspectRatio="none" href="{_data_uri(query.image)}"/>{layers}</svg>',
         remark,
     )
+
+
+def _strip(pictures: Mapping[str, ImageArray]) -> str:
+    """The components' own pictures, side by side under the query."""
+    if not pictures:
+        return ""
+    cells = "".join(
+        f'<div><img src="{_data_uri(image)}" alt="{escape(title)}"><small>{escape(title)}</small></div>'
+        for title, image in pictures.items()
+    )
+    return f'<div class="strip">{cells}</div>'
 
 
 def _overlay(

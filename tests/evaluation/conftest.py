@@ -122,6 +122,9 @@ class Scripted:
             stages=(("solve", pose),),
         )
 
+    def pictures(self, query: Query, localization: Localization) -> dict[str, np.ndarray]:
+        return {}
+
     def localize(self, query: Query) -> Localization:
         return self.localize_with_evidence(query)[1]
 

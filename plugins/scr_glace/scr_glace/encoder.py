@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reloc_core.features.weights import fingerprint, load_strictly, read_state_dict
 from reloc_core.types import ImageArray
-from scr_glace.checkpoints import fingerprint, load_strictly, read_state_dict
 from scr_glace.config import EncoderConfig, check_encoder
 
 
@@ -95,7 +95,7 @@ def build_encoder(config: EncoderConfig, device: str = "cpu") -> Encoder:
     if config.name == "xfeat":
         from scr_glace.xfeat import XFeatEncoder
 
-        encoder = XFeatEncoder.pretrained()
+        encoder = XFeatEncoder()
     else:
         encoder = AceEncoder()
         state = read_state_dict(config.weights, "ACE encoder")

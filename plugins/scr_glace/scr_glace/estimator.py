@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from reloc_core.errors import ConfigError, DataError, MapError
+from reloc_core.features.kmeans import kmeans
 from reloc_core.geometry import inverse
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map, load_tensors, save_tensors
 from reloc_core.types import Correspondences, Evidence, Float64Array, Query
 from scr_glace.buffer import Buffer, BufferPlan, Visit
+from scr_glace.camera_clusters import hierarchical_split
 from scr_glace.config import GlaceConfig, check
 from scr_glace.distributed import Processes, join
 from scr_glace.encoder import Encoder, LocalFeatures, build_encoder
 from scr_glace.globaldesc import GlobalDescriptor, build_descriptor
 from scr_glace.head import Head, HeadSpec
-from scr_glace.kmeans import hierarchical_split, kmeans
 from scr_glace.precision import autocast_dtype
 from scr_glace.randomness import Stream, numpy_rng
 from scr_glace.train import Trainer

@@ -9,11 +9,12 @@ import torch
 
 from reloc_core.config import typed_config
 from reloc_core.errors import MapError
+from reloc_core.features.weights import read_state_dict
 from reloc_core.interfaces import Runtime
 from reloc_core.maps import Map, MapInfo, MapWriter
 from reloc_core.registry import Registry
 from scr_glace import plugin
-from scr_glace.checkpoints import head_from_official, read_state_dict, write_head
+from scr_glace.checkpoints import head_from_official, write_head
 from scr_glace.config import GlaceConfig, as_dict
 from scr_glace.encoder import build_encoder
 from scr_glace.estimator import GlaceEstimator, head_tensors

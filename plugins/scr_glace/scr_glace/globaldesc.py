@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reloc_core.errors import DataError, MapError
+from reloc_core.features.kmeans import kmeans
 from reloc_core.interfaces import Dataset, Progress
 from reloc_core.types import FloatArray, Query
 from scr_glace.config import GlobalConfig, ImageConfig, check_descriptor
 from scr_glace.encoder import Encoder, LocalFeatures
-from scr_glace.kmeans import kmeans
 from scr_glace.r2former import R2Former
 from scr_glace.randomness import Stream, numpy_rng
 from scr_glace.views import make_view

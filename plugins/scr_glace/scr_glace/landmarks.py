@@ -16,14 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reloc_core.errors import DataError, MapError
+from reloc_core.features.keypoints import KeypointDetector
+from reloc_core.features.vlad import visual_words, vlad
 from reloc_core.geometry import unproject
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
 from reloc_core.types import Correspondences, Float64Array, Query
 from scr_glace.decoder import PositionDecoder, train_keys
-from scr_glace.keypoints import KeypointDetector
 from scr_glace.landmark_config import LandmarkConfig, check
-from scr_glace.pairs import choose_pairs, farthest_points, pose_features, visual_words, vlad
+from scr_glace.pairs import choose_pairs, farthest_points, pose_features
+from scr_glace.randomness import Stream, numpy_rng
 from scr_glace.tracks import Landmarks, Observations, build_landmarks, match_pairs
 
 _CHECKPOINT_SECONDS = 10.0
@@ -68,7 +70,8 @@ class LandmarkEstimator(Estimator):
         pixels, descriptors = self._describe(dataset, frames, run)
         observations = self._observations(dataset, frames, poses, pixels)
         with torch.inference_mode():
-            words = visual_words(descriptors.reshape(-1, descriptors.shape[-1]), seed)
+            sample = descriptors.reshape(-1, descriptors.shape[-1])
+            words = visual_words(sample, numpy_rng(seed, Stream.WORDS))
             looks = torch.stack([vlad(d, words) for d in descriptors])
         wanted = options.triangulation
         pairs = choose_pairs(poses, looks, wanted.near, wanted.spread, wanted.max_angle_deg)

@@ -5,16 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from reloc_core.types import Float64Array
-from scr_glace.kmeans import kmeans
-from scr_glace.randomness import Stream, numpy_rng
 
-_WORDS = 32
-_WORD_SAMPLES = 20_000
 _POOL = 60  # similar images among which partners are spread
 _ANGLE_UNIT = math.radians(25)  # a turn that counts as much as a typical distance of cameras
 
@@ -41,21 +35,6 @@ def farthest_points(features: Float64Array, count: int) -> np.ndarray:
         chosen.append(farthest)
         distance = np.minimum(distance, ((features - features[farthest]) ** 2).sum(1))
     return np.array(chosen)
-
-
-def visual_words(descriptors: Tensor, seed: int) -> Tensor:
-    """Unit centres (32, C) of local descriptors (N, C)."""
-    rng = numpy_rng(seed, Stream.WORDS)
-    sample = descriptors[torch.from_numpy(rng.permutation(len(descriptors))[:_WORD_SAMPLES])]
-    centers, _ = kmeans(sample.float().numpy(), min(_WORDS, len(sample)), rng, iterations=8)
-    return F.normalize(torch.from_numpy(centers).float(), dim=1)
-
-
-def vlad(descriptors: Tensor, words: Tensor) -> Tensor:
-    """Intra-normalised VLAD (words * C,) of one image's local descriptors (N, C)."""
-    nearest = (descriptors @ words.T).argmax(1)
-    residuals = torch.zeros_like(words).index_add_(0, nearest, descriptors - words[nearest])
-    return F.normalize(F.normalize(residuals, dim=1).flatten(), dim=0)
 
 
 def choose_pairs(

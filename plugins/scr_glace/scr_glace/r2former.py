@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reloc_core.features.weights import load_strictly, read_state_dict
 from reloc_core.types import ImageArray
-from scr_glace.checkpoints import load_strictly, read_state_dict
 
 _PREFIX = "module.backbone."
 _SIZE = (480, 640)

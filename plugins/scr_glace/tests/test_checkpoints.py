@@ -6,7 +6,6 @@ from scr_glace.checkpoints import (
     head_from_official,
     infer_spec,
     official_from_head,
-    read_state_dict,
     write_head,
 )
 from scr_glace.config import GlaceConfig
@@ -15,6 +14,7 @@ from scr_glace.exchange import export_head, import_head
 from scr_glace.head import Head, HeadSpec
 
 from reloc_core.errors import MapError
+from reloc_core.features.weights import read_state_dict
 from reloc_core.maps import Map
 
 SPECS = [

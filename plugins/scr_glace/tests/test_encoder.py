@@ -129,4 +129,4 @@ def test_xfeat_ignores_exposure(xfeat):
 
 
 def test_the_pretrained_class_builds_without_config():
-    assert XFeatEncoder.pretrained().channels == 64
+    assert XFeatEncoder().channels == 64

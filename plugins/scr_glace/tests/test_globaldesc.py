@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scr_glace.camera_clusters import hierarchical_split
 from scr_glace.config import EncoderConfig, GlobalConfig, ImageConfig
 from scr_glace.encoder import build_encoder
 from scr_glace.globaldesc import VladDescriptor, build_descriptor, read_feature_file
-from scr_glace.kmeans import hierarchical_split, kmeans
 from scr_glace.r2former import R2Former
 from scr_glace.views import make_view
 
 from reloc_core.errors import ConfigError, DataError, MapError
+from reloc_core.features.kmeans import kmeans
 
 
 class Silent:

