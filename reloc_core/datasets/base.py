@@ -55,6 +55,11 @@ class FileDataset(Dataset):
         return self._frames
 
     @property
+    def image_paths(self) -> Sequence[Path]:
+        """The image file of each frame."""
+        return self._images
+
+    @property
     def has_depth(self) -> bool:
         """Whether there are depth maps."""
         return self._depths is not None

@@ -172,9 +172,7 @@ def rasterize_reference(
     else:
         pieces = []
         for some in pixels.split(chunk):
-            image, alpha, depth_sum, weights, margin = _blend(
-                projected, channels, some, background
-            )
+            image, alpha, depth_sum, weights, margin = _blend(projected, channels, some, background)
             total = total.index_add(0, projected.index, weights.detach().sum(0))
             pieces.append((image, alpha, depth_sum, margin))
         parts = [torch.cat(column) for column in zip(*pieces, strict=True)]

@@ -174,17 +174,17 @@ def _sample(image: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _gain(values: np.ndarray, sampled: np.ndarray) -> tuple[float, float]:
     """Robust gain and offset that turn the rendering's brightness into the query's."""
-    weights = np.ones_like(values)
-    gain, offset = 1.0, 0.0
+    # From the median difference on, so that a hidden part of the image does not bend the line.
+    gain, offset = 1.0, float(np.median(sampled - values))
     for _ in range(3):
+        residual = sampled - gain * values - offset
+        weights = robust(residual, max(_MAD * float(np.median(np.abs(residual))), 1e-3))
         total = weights.sum() + 1e-9
         mean_v, mean_s = (weights @ values) / total, (weights @ sampled) / total
         spread = weights @ (values - mean_v) ** 2
         gain = float((weights @ ((values - mean_v) * (sampled - mean_s))) / (spread + 1e-9))
         gain = float(np.clip(gain, 0.3, 3.0))
         offset = float(mean_s - gain * mean_v)
-        residual = sampled - gain * values - offset
-        weights = robust(residual, max(_MAD * float(np.median(np.abs(residual))), 1e-3))
     return gain, offset
 
 

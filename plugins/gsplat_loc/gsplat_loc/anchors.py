@@ -164,7 +164,7 @@ def triangulate(
     Iteratively reweighted least squares: across the ray with the accuracy of a pixel, along it with
     that of the rendered depth.
     """
-    rays, origins, depth = sightings.rays[rows], sightings.origins[rows], sightings.depths[rows]
+    rays, depth = sightings.rays[rows], sightings.depths[rows]
     across = 1 / (sightings.pixel[rows] * depth) ** 2
     along = 1 / (options.depth_noise * depth) ** 2
     outer = rays[:, :, None] * rays[:, None, :]

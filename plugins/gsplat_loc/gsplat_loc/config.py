@@ -334,7 +334,9 @@ def check(config: GsplatConfig) -> None:
     if not 0 < config.init.opacity < 1:
         raise ConfigError("estimator.init.opacity must lie strictly between 0 and 1.")
     if not 0 <= config.gaussians.sh_degree <= 3:
-        raise ConfigError(f"estimator.gaussians.sh_degree must be 0..3, got {config.gaussians.sh_degree}.")
+        raise ConfigError(
+            f"estimator.gaussians.sh_degree must be 0..3, got {config.gaussians.sh_degree}."
+        )
     if 0 < config.image.resolution < 32:
         raise ConfigError("estimator.image.resolution must be 0 (unchanged) or at least 32.")
     for path in ("features.min_views", "anchors.min_views"):

@@ -68,9 +68,7 @@ class GsplatEstimator(Estimator):
         behind = background(options, run.runtime.device)
         self._prepare(run.runtime)
         assert self.detector is not None
-        sightings = sighted(
-            gaussians, origin, behind, views, self.detector, options.anchors, run
-        )
+        sightings = sighted(gaussians, origin, behind, views, self.detector, options.anchors, run)
         with run.progress("Triangulating anchors", 1) as progress:
             anchors = build_anchors(sightings, options.anchors)
             progress.advance(1, anchors=str(len(anchors)))
@@ -84,9 +82,7 @@ class GsplatEstimator(Estimator):
         if options.features.mode != "none":
             describe = average if options.features.mode == "average" else blend
             descriptors = describe(gaussians, views, options.features, origin, run)
-        field = FieldMap(
-            gaussians, origin, behind, descriptors, anchors, extent(views.poses)
-        )
+        field = FieldMap(gaussians, origin, behind, descriptors, anchors, extent(views.poses))
         quality = self._validate(field, dataset, held, run)
         field.save(run)
         run.map.details.update(
@@ -160,7 +156,9 @@ class GsplatEstimator(Estimator):
         """See `Estimator.pictures`: the field's descriptors at the pose."""
         if self.map is None or localization.world_from_cam is None:
             return {}
-        return estimator_pictures(self.map, query, localization.world_from_cam, self.runtime.threads)
+        return estimator_pictures(
+            self.map, query, localization.world_from_cam, self.runtime.threads
+        )
 
 
 def _weights(similarity: Tensor) -> np.ndarray:

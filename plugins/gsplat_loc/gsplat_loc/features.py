@@ -128,7 +128,9 @@ def blend(
             adam.step()
             adam.zero_grad(set_to_none=True)
             progress.advance(1, loss=float(loss))
-    return Descriptors(F.normalize(features.detach(), dim=1).half(), initial.agreement, initial.views)
+    return Descriptors(
+        F.normalize(features.detach(), dim=1).half(), initial.agreement, initial.views
+    )
 
 
 def trusted(

@@ -96,7 +96,9 @@ def load_field(scene_map: Map, device: str) -> FieldMap:
         try:
             descriptors = Descriptors(**{k: v.to(device) for k, v in found.items()})
         except TypeError:
-            raise MapError(f"{source}/features.safetensors lacks tensors. Train it again.") from None
+            raise MapError(
+                f"{source}/features.safetensors lacks tensors. Train it again."
+            ) from None
         _check_rows(source, "features", descriptors.features, len(gaussians))
     return FieldMap(
         gaussians.to(device),

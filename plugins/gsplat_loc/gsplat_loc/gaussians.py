@@ -41,7 +41,7 @@ class Gaussians:
     @property
     def sh_degree(self) -> int:
         """Degree of the spherical harmonics."""
-        return int(round(self.colors.shape[1] ** 0.5)) - 1
+        return round(self.colors.shape[1] ** 0.5) - 1
 
     def tensors(self) -> dict[str, Tensor]:
         """All parameters by name."""
@@ -109,7 +109,9 @@ def checked(tensors: Mapping[str, Tensor], source: str) -> Gaussians:
               "quaternions": (count, 4)}  # fmt: skip
     for name, shape in shapes.items():
         if tuple(tensors[name].shape) != shape:
-            raise MapError(f"{source}: '{name}' has shape {tuple(tensors[name].shape)}, not {shape}.")
+            raise MapError(
+                f"{source}: '{name}' has shape {tuple(tensors[name].shape)}, not {shape}."
+            )
     if degree not in (1, 2, 3, 4) or tuple(tensors["colors"].shape[::2]) != (count, 3):
         raise MapError(
             f"{source}: 'colors' has shape {tuple(tensors['colors'].shape)}, which is no set of "

@@ -59,7 +59,9 @@ def initialise(
             "or images that overlap more."
         )
     if len(points) > options.count:
-        chosen = np.sort(np.random.default_rng(run.runtime.seed).permutation(len(points))[: options.count])
+        chosen = np.sort(
+            np.random.default_rng(run.runtime.seed).permutation(len(points))[: options.count]
+        )
         points, rgb = points[chosen], rgb[chosen]
     origin = views.poses[:, :3, 3].mean(0)
     gaussians = from_points(points - origin, rgb, _spacing(points), options.opacity, sh_degree)

@@ -117,7 +117,9 @@ class FieldOptimizer:
             value = torch.nn.Parameter(kept[name].clone())
             group["params"] = [value]
             found = {
-                key.partition(".")[2]: kept[key].clone() for key in kept if key.startswith(f"{name}.")
+                key.partition(".")[2]: kept[key].clone()
+                for key in kept
+                if key.startswith(f"{name}.")
             }
             if found:
                 found["step"] = found["step"].reshape(())
@@ -190,9 +192,7 @@ def _copies(optimizer: FieldOptimizer, index: Tensor) -> dict[str, Tensor]:
     return {name: optimizer[name].detach()[index].clone() for name in _NAMES}
 
 
-def _halves(
-    optimizer: FieldOptimizer, index: Tensor, seed: tuple[int, ...]
-) -> dict[str, Tensor]:
+def _halves(optimizer: FieldOptimizer, index: Tensor, seed: tuple[int, ...]) -> dict[str, Tensor]:
     """Two smaller Gaussians for each, drawn from it."""
     fresh = {name: value.repeat(2, *[1] * (value.ndim - 1)) for name, value in
              _copies(optimizer, index).items()}  # fmt: skip

@@ -100,13 +100,17 @@ def read_vertices(path: Path | str) -> np.ndarray:
             count = int(words[2]) if element == "vertex" else count
         elif words[:1] == ["property"] and element == "vertex":
             if words[1] not in _TYPES:
-                raise DataError(f"{path}: vertex property '{' '.join(words[1:])}' is not supported.")
+                raise DataError(
+                    f"{path}: vertex property '{' '.join(words[1:])}' is not supported."
+                )
             properties.append((words[2], _TYPES[words[1]]))
     body = content[line_end + 1 :]
     if layout == "ascii":
         table = np.empty(count, properties)
         try:
-            values = np.loadtxt(io.BytesIO(body), max_rows=count, ndmin=2) if count else np.zeros((0, 0))
+            values = (
+                np.loadtxt(io.BytesIO(body), max_rows=count, ndmin=2) if count else np.zeros((0, 0))
+            )
             for i, (name, _) in enumerate(properties):
                 table[name] = values[:, i]
         except (ValueError, IndexError):

@@ -63,7 +63,7 @@ def draw(
 ) -> rendering.RenderOutput:
     """Render colours, differentiably."""
     return rendering.rasterize(
-        physical(gaussians), colors(gaussians, view, degree), view, background, threads=threads
+        physical(gaussians), colors(gaussians, view, degree), view, background=background, threads=threads
     )
 
 

@@ -54,9 +54,7 @@ def train_field(views: Views, start: Start, config: GsplatConfig, run: Run) -> T
     options, device = config.train, run.runtime.device
     size = extent(views.poses)
     optimizer = FieldOptimizer(start.gaussians.to(device), options, size)
-    density = DensityControl(
-        config.densify, size, config.gaussians.max_gaussians, run.runtime.seed
-    )
+    density = DensityControl(config.densify, size, config.gaussians.max_gaussians, run.runtime.seed)
     origin, done, spent = start.origin, 0, 0.0
     if run.map.checkpoint is not None:
         kept, state = run.map.checkpoint

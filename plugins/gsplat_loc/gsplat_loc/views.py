@@ -110,7 +110,9 @@ class Views(Sequence[View]):
         cache_mb: memory for views.
     """
 
-    def __init__(self, dataset: Dataset, frames: np.ndarray, short_side: int, cache_mb: int) -> None:
+    def __init__(
+        self, dataset: Dataset, frames: np.ndarray, short_side: int, cache_mb: int
+    ) -> None:
         self.dataset, self.frames, self.short_side = dataset, frames, short_side
         self._free = cache_mb * 1e6
         self._kept: dict[int, View] = {}
