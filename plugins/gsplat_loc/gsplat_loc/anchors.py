@@ -83,6 +83,10 @@ def build_anchors(sightings: Sightings, options: AnchorConfig) -> Anchors:
     """Group sightings of the same point and triangulate them."""
     first, second = _same_point(sightings, options)
     labels, count = _cover(first, second, len(sightings), options.min_views)
+    if not count:
+        channels = sightings.descriptors.shape[1]
+        none = torch.zeros(0)
+        return Anchors(torch.zeros(0, 3), torch.zeros(0, channels), none.int(), none)
     points = np.zeros((count, 3))
     for _ in range(2):
         members = np.flatnonzero(labels >= 0)
@@ -186,7 +190,7 @@ def triangulate(
 
 def _sums(values: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     """Sums over the rows of each label."""
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
     sums = [np.bincount(labels, column, count) for column in flat.T]
     return np.stack(sums, 1).astype(float).reshape(count, *values.shape[1:])
 

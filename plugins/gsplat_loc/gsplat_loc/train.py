@@ -91,7 +91,7 @@ def train_field(views: Views, start: Start, config: GsplatConfig, run: Run) -> T
             shown = float(np.mean(recent[-options.log_every :]))
             progress.advance(1, psnr=shown, gaussians=str(len(optimizer["means"])))
             if iteration % options.log_every == 0:
-                run.log("training", iteration=iteration, psnr=round(shown, 3), loss=float(loss),
+                run.log("training", iteration=iteration, psnr=round(shown, 3), loss=float(loss.detach()),
                         gaussians=len(optimizer["means"]))  # fmt: skip
             if time.monotonic() - saved_at > options.checkpoint_seconds:
                 _checkpoint(run, optimizer, density, origin, iteration,
