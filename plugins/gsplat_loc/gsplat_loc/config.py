@@ -92,7 +92,7 @@ class TrainConfig:
         log_every: iterations between log entries.
     """
 
-    iterations: int = 3000
+    iterations: int = 2000
     half_resolution: float = 0.5
     lambda_dssim: float = 0.2
     lambda_depth: float = 0.1
@@ -126,7 +126,7 @@ class DensifyConfig:
 
     interval: int = 100
     start: int = 300
-    stop: int = 2000
+    stop: int = 1500
     grad_threshold: float = 2e-4
     percent_dense: float = 0.01
     opacity_reset_interval: int = 0
@@ -212,7 +212,7 @@ class MatchConfig:
 
     target: str = "anchors"
     keypoints: int = 1000
-    min_similarity: float = 0.7
+    min_similarity: float = 0.8
     mutual: bool = True
     sharing: float = 0.0
     chunk: int = 8192

@@ -40,11 +40,6 @@ class FakeRun:
         self.events.append((event, values))
 
 
-@pytest.fixture
-def run(tmp_path):
-    return FakeRun(tmp_path / "map")
-
-
 def random_field(count=50, degree=1, seed=0):
     rng = np.random.default_rng(seed)
 
@@ -72,4 +67,9 @@ def make_field():
 
 @pytest.fixture
 def make_run():
+    return FakeRun
+
+
+@pytest.fixture(scope="session")
+def make_run_class():
     return FakeRun
