@@ -103,7 +103,7 @@ def project(
     )
 
 
-def _blend(
+def blend(
     projected: Projected, channels: Tensor, pixels: Tensor, background: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Blend all Gaussians at (P, 2) pixels: image, alpha, depth sum, weights (P, M), margin."""
@@ -171,8 +171,8 @@ def rasterize_reference(
         parts = [image, blank, blank, blank + 1]
     else:
         pieces = []
-        for some in pixels.split(chunk):
-            image, alpha, depth_sum, weights, margin = _blend(projected, channels, some, background)
+        for some in torch.split(pixels, chunk):
+            image, alpha, depth_sum, weights, margin = blend(projected, channels, some, background)
             total = total.index_add(0, projected.index, weights.detach().sum(0))
             pieces.append((image, alpha, depth_sum, margin))
         parts = [torch.cat(column) for column in zip(*pieces, strict=True)]

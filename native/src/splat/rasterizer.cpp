@@ -36,6 +36,7 @@ void write_tile(const TilePlace& place, const View& view, const ChannelLayout& l
     place.each_pixel(view.width, [&](int p, std::int64_t pixel) {
         const float light = scratch.transmittance[p];
         transmittance[pixel] = light;
+        image.transmittance[pixel] = light;
         image.alpha[pixel] = 1.0f - light;
         image.depth[pixel] = scratch.plain[layout.plain * kTilePixels + p];
         float* out = image.channels + pixel * channels;
@@ -76,8 +77,11 @@ void render_block(const Scene& scene, const View& view, const float* background,
             if (scratch.checkpoints.size() < chunks * kTilePixels)
                 scratch.checkpoints = AlignedFloats(chunks * kTilePixels);
         }
-        const TileForward job{scratch.lanes.data(), scratch.plain.data(),
-                              scratch.transmittance.data(), slot_weights + bin.offset[block],
+        const TileForward job{scratch.lanes.data(),
+                              scratch.plain.data(),
+                              scratch.transmittance.data(),
+                              slot_weights + bin.offset[block],
+                              &tiles.pairs,
                               keep ? scratch.checkpoints.data() : nullptr};
         tiles.chunks[t] = state.kernels->forward(tile, job);
         write_tile(place, view, layout, scene.channel_count, scratch, background, image,
@@ -88,7 +92,10 @@ void render_block(const Scene& scene, const View& view, const float* background,
                                      scratch.checkpoints.data() + tiles.chunks[t] * kTilePixels);
         }
     }
-    if (!keep) tiles = BlockTiles{};
+    if (keep) return;
+    const long pairs = tiles.pairs;
+    tiles = BlockTiles{};
+    tiles.pairs = pairs;
 }
 
 }  // namespace
@@ -102,9 +109,9 @@ StatePtr rasterize(const Scene& scene, const View& view, const float* background
     if (!state->kernels) throw std::invalid_argument("kernels not supported by this processor");
     state->projection = projection_of(view, options);
     {
-        const std::vector<Splat> splats =
+        const std::vector<Placed> placed =
             project_scene(scene, view, options.threads, *state, image.radii, image.means2d);
-        bin_scene(splats, view, options.threads, *state);
+        bin_scene(placed, view, options.threads, state->binning);
     }
     const Binning& bin = state->binning;
     const int blocks = bin.columns * bin.rows;
@@ -115,6 +122,8 @@ StatePtr rasterize(const Scene& scene, const View& view, const float* background
         render_block(scene, view, background, options.keep, block, *state, slot_weights.data(),
                      image);
     });
+    *image.pairs = 0;
+    for (const BlockTiles& tiles : state->blocks) *image.pairs += tiles.pairs;
     std::fill_n(image.weights, scene.n, 0.0f);
     for (std::size_t rank = 0; rank < bin.ids.size(); ++rank) {
         float total = 0;
