@@ -63,7 +63,11 @@ def draw(
 ) -> rendering.RenderOutput:
     """Render colours, differentiably."""
     return rendering.rasterize(
-        physical(gaussians), colors(gaussians, view, degree), view, background=background, threads=threads
+        physical(gaussians),
+        colors(gaussians, view, degree),
+        view,
+        background=background,
+        threads=threads,
     )
 
 
