@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gsplat_loc.align import motion_to, moved
+from gsplat_loc.align import motion_to
 from gsplat_loc.config import GsplatConfig, RefineConfig
 from gsplat_loc.estimator import GsplatEstimator, rendered_psnr
 from gsplat_loc.fieldmap import load_field
