@@ -52,8 +52,8 @@ def candidates(line: str) -> list[str]:
     if not before:
         return sorted(verb for verb in VERBS if verb.startswith(current))
     verb = before[0]
-    fixed = {"plugin": ("list", "doctor"), "config": ("check",), "data": ("check",),
-             "completion": tuple(_SCRIPTS)}  # fmt: skip
+    fixed = {"plugin": ("list", "doctor"), "config": ("check",), "data": ("check", "convert", "fetch"),
+             "report": ("compare",), "completion": tuple(_SCRIPTS)}  # fmt: skip
     if verb in fixed:
         return [w for w in fixed[verb] if len(before) == 1 and w.startswith(current)]
     if verb not in _HYDRA_VERBS:

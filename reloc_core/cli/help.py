@@ -25,6 +25,11 @@ EXAMPLES = {
       'camera.params=[615,615,319.5,239.5,0.1,-0.2,0,0]' output_dir=OUT
 """,
     "demo": "  reloc demo\n",
+    "data_convert": """\
+  reloc data convert dataset=colmap dataset.root=DIR dataset.undistort=true to=ace output=OUT \\
+      'splits=[train,test]' drop=[unit]
+  reloc data convert dataset=ace dataset.root=DIR to=transforms output=OUT images=symlink
+""",
     "data_check": "  reloc data check dataset=ace dataset.root=DIR output_dir=OUT\n",
 }
 
