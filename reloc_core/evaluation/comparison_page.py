@@ -67,10 +67,16 @@ def title_of(column: str, unit: str) -> str:
     }.get(column, f"AUC {column.removeprefix('auc_')}")
 
 
-def cell(column: str, value: float | None, unit: str) -> str:
-    """A number as people read it: recalls and areas in percent with one decimal."""
+def cell(column: str, value: float | None, unit: str, published: bool = False) -> str:
+    """A number as people read it: recalls and areas in percent with one decimal.
+
+    Published numbers keep the digits they were published with.
+    """
     if value is None or math.isnan(value):
         return ""
+    if published and column.startswith("median"):
+        metres = column == "median_translation_m"
+        return f"{100 * value:.6g} cm" if metres else f"{value:.6g}°"
     if column == "median_translation_m":
         return format_length(value, unit)
     if column == "median_rotation_deg":
@@ -82,7 +88,10 @@ def cell(column: str, value: float | None, unit: str) -> str:
 
 def text_table(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> Table:
     """The comparison for the terminal."""
-    shown = [c for c in columns(scene, published) if not c.startswith("dcre_mean")]
+    keys = columns(scene, published)
+    listed = {key for row, _ in published for key in row.values}
+    shown = [c for c in keys if c in listed or c in _telling(scene, keys)]
+    shown = [c for c in shown if not c.startswith("dcre_mean")]
     table = Table(title=scene.name, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", no_wrap=True)
     table.add_column("failed", justify="right")
@@ -94,7 +103,7 @@ def text_table(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> 
     if published:
         table.add_section()
     for row, _ in published:
-        cells = [cell(c, row.values.get(c), scene.unit) for c in shown]
+        cells = [cell(c, row.values.get(c), scene.unit, True) for c in shown]
         table.add_row(Text(f"{row.label} (published)", style="dim"), "", *cells, style="dim")
     return table
 
@@ -134,9 +143,12 @@ def html_page(
     """The page: per scene a table with intervals and the cumulative curves."""
     sections = []
     for scene, published in scenes:
-        sections.append(f"<h2>{escape(scene.name)}</h2>{_html_table(scene, published)}")
+        measured = _table(scene, _telling(scene, columns(scene, [])), [])
+        sections.append(f"<h2>{escape(scene.name)}</h2>{measured}")
         if any(row.errors is not None for row in scene.rows):
             sections.append(_curves(scene))
+        if published:
+            sections.append(_beside_published(scene, published))
     listed = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
     template = Template(files(__package__).joinpath("report_template.html").read_text("utf-8"))
     today = datetime.date.today()
@@ -151,36 +163,60 @@ def html_page(
     )
 
 
-def _html_table(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> str:
-    shown = columns(scene, published)
-    head = "".join(f'<th class="n">{escape(title_of(c, scene.unit))}</th>' for c in shown)
-    rows = []
-    for index, row in enumerate(scene.rows):
-        key = f'<i style="color:{COLOURS[index % len(COLOURS)]}">&#9632;</i> '
-        cells = "".join(_html_cell(c, row, scene.unit) for c in shown)
-        failed = f'<td class="n">{row.missing} / {row.queries}</td>'
-        rows.append(f'<tr><td class="text">{key}{escape(row.label)}</td>{failed}{cells}</tr>')
-    for row, source in published:
-        cells = "".join(_html_cell(c, row, scene.unit) for c in shown)
-        name = f'{escape(row.label)} <span class="tick" title="{escape(source)}">(published)</span>'
-        rows.append(
-            f'<tr style="opacity:.72"><td class="text">{name}<br><small>{escape(source)}</small></td>'
-            f'<td class="n"></td>{cells}</tr>'
-        )
+def _beside_published(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> str:
+    """Measured and published rows, with the columns that the latter have."""
+    shared = [c for c in columns(scene, published) if any(c in row.values for row, _ in published)]
     return (
-        f'<div class="panel wide scroll"><table><tr><th>method</th><th class="n">failed</th>{head}</tr>'
-        + "".join(rows)
-        + "</table></div>"
+        '<h3 style="margin-top:24px">Beside published numbers</h3>'
+        '<p class="note">Published numbers are for the published test split of the scene.</p>'
+        f"{_table(scene, shared, published)}"
     )
 
 
-def _html_cell(column: str, row: Row, unit: str) -> str:
-    text = escape(cell(column, row.values.get(column), unit))
+def _telling(scene: SceneComparison, keys: Sequence[str]) -> list[str]:
+    """Columns without those where every method has reached all or nothing."""
+    found = {key: {row.values[key] for row in scene.rows if key in row.values} for key in keys}
+    return [
+        key for key in keys if key.startswith(("median", "dcre")) or not found[key] <= {0.0, 1.0}
+    ]
+
+
+def _table(
+    scene: SceneComparison, keys: Sequence[str], published: Sequence[tuple[Row, str]]
+) -> str:
+    head = "".join(f'<th class="n">{escape(title_of(c, scene.unit))}</th>' for c in keys)
+    extra = '<th style="padding-left:24px">source</th>' if published else ""
+    mine = '<td style="padding-left:24px"><small>measured</small></td>' if published else ""
+    rows = []
+    for index, row in enumerate(scene.rows):
+        key = f'<i style="color:{COLOURS[index % len(COLOURS)]}">&#9632;</i> '
+        cells = "".join(_html_cell(c, row, scene.unit) for c in keys)
+        failed = f'<td class="n">{row.missing} / {row.queries}</td>'
+        name = f'<td style="min-width:9em">{key}{escape(row.label)}</td>'
+        rows.append(f"<tr>{name}{failed}{cells}{mine}</tr>")
+    for row, source in published:
+        cells = "".join(_html_cell(c, row, scene.unit, True) for c in keys)
+        rows.append(
+            f'<tr style="color:var(--soft)"><td>{escape(row.label)}</td><td class="n"></td>{cells}'
+            '<td style="min-width:16em;padding-left:24px">'
+            f"<small>published, {escape(source)}</small></td></tr>"
+        )
+    return (
+        f'<div class="panel wide scroll"><table><tr><th>method</th><th class="n">failed</th>{head}'
+        f"{extra}</tr>{''.join(rows)}</table></div>"
+    )
+
+
+def _html_cell(column: str, row: Row, unit: str, published: bool = False) -> str:
+    text = escape(cell(column, row.values.get(column), unit, published))
     interval = row.intervals.get(column)
     if interval is None or not text:
         return f'<td class="n">{text}</td>'
     low, high = (escape(cell(column, v, unit)) for v in interval)
-    return f'<td class="n">{text}<br><small style="opacity:.65">{low} – {high}</small></td>'
+    return (
+        f'<td class="n" title="95 %: {low} – {high}">{text}<br>'
+        f'<small style="opacity:.65">{low} – {high}</small></td>'
+    )
 
 
 def _curves(scene: SceneComparison) -> str:

@@ -116,8 +116,8 @@ def match(truth: Sequence[str], estimated: Sequence[str], where: str = "") -> di
     """Which estimate belongs to which image, by the names in ever looser forms.
 
     The names themselves; then without ending and role and with `/`, `_` and `-` alike, so that
-    `seq-03/frame-000844.color.png` is `seq-03-frame-000844`; then their last parts. A form counts only
-    where it tells all names of both sides apart.
+    `seq-03/frame-000844.color.png` is `seq-03-frame-000844`; then, where one side has no folders at all,
+    the last parts. A form counts only where it tells all names of both sides apart.
 
     Args:
         truth: names of the ground truth.
@@ -130,11 +130,9 @@ def match(truth: Sequence[str], estimated: Sequence[str], where: str = "") -> di
     Raises:
         DataError: not one name agrees.
     """
-    forms: tuple[Callable[[str], str], ...] = (
-        lambda name: name,
-        _canonical,
-        lambda name: _canonical(PurePosixPath(name.replace("\\", "/")).name),
-    )
+    forms: list[Callable[[str], str]] = [lambda name: name, _canonical]
+    if any(not any("/" in name for name in side) for side in (truth, estimated)):
+        forms.append(lambda name: _canonical(PurePosixPath(name).name))
     best: dict[str, str] = {}
     for form in forms:
         left = {form(name): name for name in truth}
