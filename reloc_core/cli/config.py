@@ -15,7 +15,7 @@ USAGE = """\
 Usage: reloc config check                    compose every installed preset
        reloc config check VERB OVERRIDES...  compose one configuration and print it
 """
-_VERBS = ("train", "evaluate", "localize", "demo", "data_check", "data_convert")
+_VERBS = ("train", "evaluate", "localize", "demo", "benchmark", "data_check", "data_convert")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -53,7 +53,10 @@ def _check_presets() -> int:
     failed = 0
     for name in experiments():
         try:
-            cfg = compose("train", [f"experiment={name}", "dataset=synthetic", "map_dir=MAP"])
+            if name.startswith("paper/"):  # they bring their dataset
+                cfg = compose("benchmark", [f"experiment={name}"])
+            else:
+                cfg = compose("train", [f"experiment={name}", "dataset=synthetic", "map_dir=MAP"])
             _check_components(cfg)
             print(f"experiment={name}: ok")
         except RelocError as error:

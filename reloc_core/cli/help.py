@@ -24,6 +24,11 @@ EXAMPLES = {
   reloc localize map_dir=MAP images='photos/*.jpg' camera.model=OPENCV \\
       'camera.params=[615,615,319.5,239.5,0.1,-0.2,0,0]' output_dir=OUT
 """,
+    "benchmark": """\
+  reloc benchmark experiment=scr_glace/compact dataset=ace dataset.root=DIR output_dir=OUT
+  reloc benchmark -m experiment=paper/ace_7scenes_sfm root=data \\
+      estimator.encoder.weights=ace_encoder_pretrained.pt
+""",
     "demo": "  reloc demo\n",
     "data_convert": """\
   reloc data convert dataset=colmap dataset.root=DIR dataset.undistort=true to=ace output=OUT \\
