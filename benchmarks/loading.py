@@ -99,9 +99,7 @@ def open_dataset(layout, root):
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu, 2),
         "growth_mb": round((rss() - before) / 1e6, 1),
-        "process_peak_mb": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1
-        ),
+        "process_peak_mb": round(peak() / 1e6, 1),
     }
 
 
