@@ -102,9 +102,10 @@ def text_table(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> 
         table.add_row(Text(row.label), f"{row.missing}/{row.queries}", *cells)
     if published:
         table.add_section()
-    for row, _ in published:
+    for row, source in published:
         cells = [cell(c, row.values.get(c), scene.unit, True) for c in shown]
-        table.add_row(Text(f"{row.label} (published)", style="dim"), "", *cells, style="dim")
+        mark = "published, unverified" if source.startswith("unverified") else "published"
+        table.add_row(Text(f"{row.label} ({mark})", style="dim"), "", *cells, style="dim")
     return table
 
 

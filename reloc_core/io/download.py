@@ -124,6 +124,9 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 def _fetch(url: str, part: Path, policy: Policy, advance: Advance) -> None:
     """Append to `part` until it is complete; gives up after `attempts` tries without progress."""
     failures = 0
+    state = _read_state(part)
+    if state.get("url") == url and part.is_file() and state.get("size") == part.stat().st_size:
+        return  # killed between the last byte and the renaming
     while True:
         before = part.stat().st_size if part.is_file() else 0
         try:

@@ -94,6 +94,17 @@ def test_a_part_longer_than_the_file_starts_over(server, tmp_path):
     assert get(server, tmp_path).read_bytes() == CONTENT
 
 
+def test_a_complete_part_is_not_fetched_again(server, tmp_path):
+    file = server.add("a.zip", CONTENT)
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "a.zip.part").write_bytes(CONTENT)
+    state = {"url": f"{server.url}/a.zip", "validator": '"v1"', "size": len(CONTENT)}
+    (folder / "a.zip.part.json").write_text(json.dumps(state))
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert file.requests == []
+
+
 def test_busy_servers_are_asked_again_and_missing_files_are_not(server, tmp_path):
     file = server.add("a.zip", CONTENT, statuses=[503, 429])
     assert get(server, tmp_path).read_bytes() == CONTENT
