@@ -67,15 +67,16 @@ def extract(archive: Path, folder: Path, wanted: Wanted = lambda name: True) -> 
 def safe_path(name: str, archive: str) -> PurePosixPath:
     """An entry's path, checked to stay below the target.
 
+    Backslashes separate folders, as in archives made by some Windows programs.
+
     Raises:
-        DataError: absolute, with "..", a drive, a backslash or a control character.
+        DataError: absolute, with "..", a drive or a control character.
     """
-    path = PurePosixPath(name)
+    path = PurePosixPath(name.replace("\\", "/"))
     bad = (
         not name
         or path.is_absolute()
         or ".." in path.parts
-        or "\\" in name
         or (path.parts and ":" in path.parts[0])
         or any(unicodedata.category(c) == "Cc" for c in name)
     )
@@ -132,7 +133,7 @@ def _extract_zip(archive: Path, folder: Path, wanted: Wanted) -> list[str]:
         for info in file.infolist():
             path = safe_path(info.filename, archive.name)
             kind = (info.external_attr >> 16) & 0o170000
-            if info.is_dir():
+            if info.is_dir() or info.filename.endswith("\\"):
                 continue
             if kind not in (0, 0o100000):
                 raise DataError(

@@ -182,7 +182,21 @@ def test_extracts_what_is_wanted(tmp_path, out, make):
     assert (out / "x/1.txt").read_bytes() == b"one"
 
 
-EVIL = ["../evil.txt", "/evil.txt", "a/../../evil.txt", "C:/evil.txt", "a\\..\\evil.txt", "a/\nb"]
+def test_windows_archives(tmp_path, out):
+    archive = make_zip(tmp_path / "a", [("x\\", b""), ("x\\y\\1.txt", b"one")])
+    assert extract(archive, out, lambda n: n.startswith("x/y/")) == ["x/y/1.txt"]
+    assert files_below(out) == ["x/y/1.txt"]
+
+
+EVIL = [
+    "../evil.txt",
+    "/evil.txt",
+    "a/../../evil.txt",
+    "C:/evil.txt",
+    "a\\..\\..\\evil.txt",
+    "\\evil.txt",
+    "a/\nb",
+]
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
