@@ -92,7 +92,8 @@ struct TileBackward {
 
 struct Kernels {
     const char* name;
-    /// Projects Gaussians begin..end; opacity 0 marks those that are not drawn.
+    /// Projects Gaussians begin..end to the outputs' first entries; opacity 0 marks those that are
+    /// not drawn.
     void (*project)(const ProjectionInput&, int begin, int end, Splat*, Footprint*);
     void (*project_backward)(const ProjectionInput&, const std::int32_t* ids, int count,
                              const ProjectionGradients&);

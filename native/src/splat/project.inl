@@ -119,14 +119,14 @@ void project(const ProjectionInput& in, int begin, int end, Splat* splats, Footp
                  l22 = 1.0 / root;
         const vd opacity = p.opacity * p.compensation;
         for (int l = 0; l < valid; ++l) {
-            Splat& s = splats[i + l];
+            Splat& s = splats[i - begin + l];
             s.x = (float)p.u[l], s.y = (float)p.v[l];
             s.l11 = (float)l11[l], s.l12 = (float)l12[l], s.l22 = (float)l22[l];
             s.depth = (float)p.z[l];
             const float o = (float)opacity[l];
             s.opacity = p.drawn[l] && o >= kAlphaMin ? o : 0.0f;
             s.id = i + l;
-            footprints[i + l] = {p.cxx[l], p.vxy[l], p.cyy[l]};
+            footprints[i - begin + l] = {p.cxx[l], p.vxy[l], p.cyy[l]};
         }
     }
 }
