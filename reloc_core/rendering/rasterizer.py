@@ -98,6 +98,7 @@ def rasterize(
         means2d,
         weights,
         screen,
+        settings.pairs,
     )
 
 
@@ -206,6 +207,7 @@ class _Settings:
         self.geometry_channels = geometry_channels
         self.threads = threads
         self.screen = screen
+        self.pairs = 0
 
     def native_view(self, cam_from_world: Tensor) -> _native.SplatView:
         view = self.view
@@ -241,7 +243,7 @@ class _Rasterize(torch.autograd.Function):
         view = settings.native_view(cam_from_world)
         behind = None if background is None else _array(background)
         keep = any(ctx.needs_input_grad)
-        state, *outputs = _native.splat_rasterize(
+        state, *outputs, settings.pairs = _native.splat_rasterize(
             scene, view, behind, settings.native_options(keep)
         )
         image, alpha, depth_sum, weights, means2d, radii = map(torch.from_numpy, outputs)

@@ -153,6 +153,7 @@ class RenderOutput:
         means2d: (N, 2) projected centres in pixels, not differentiable; meaningless where not
             visible.
         weights: (N,) blending weight summed over all pixels, not differentiable.
+        pairs: number of (Gaussian, pixel) pairs blended, what the render costs; None on CUDA.
         screen_gradients: filled when `backward()` runs through this output.
     """
 
@@ -164,6 +165,7 @@ class RenderOutput:
     means2d: Tensor
     weights: Tensor
     screen_gradients: ScreenGradients = field(default_factory=ScreenGradients)
+    pairs: int | None = None
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ int forward(const Tile& tile, const TileForward& out) {
                 Shade sh;
                 if (!shade(s, grid.x[v], grid.y[v], least, light.front[v], light.final[v], sh))
                     continue;
-                any |= sh.bits;
+                any += (unsigned)__builtin_popcount(sh.bits);
                 total += sh.weight;
                 store(weights + k * kTilePixels + v * kF, sh.weight);
                 listed[v] |= sh.drawn & (int)(1u << k);
@@ -83,6 +83,7 @@ int forward(const Tile& tile, const TileForward& out) {
             }
             if (!any) continue;
             used |= 1u << k;
+            *out.pairs += any;
             out.weights[slot] += (float)sum(total);
         }
         if (!used) continue;

@@ -77,6 +77,7 @@ struct TileForward {
     float* sum_plain;   ///< (plain + 1) x kTilePixels, the last row is depth; zeroed by the kernel
     float* transmittance;  ///< kTilePixels
     float* weights;        ///< per slot, added to
+    long* pairs;           ///< number of (splat, pixel) pairs blended, added to
     float* checkpoints;    ///< null or (chunks + 0) x kTilePixels: transmittance before each chunk
 };
 

@@ -77,7 +77,7 @@ void render_block(const Scene& scene, const View& view, const float* background,
                 scratch.checkpoints = AlignedFloats(chunks * kTilePixels);
         }
         const TileForward job{scratch.lanes.data(), scratch.plain.data(),
-                              scratch.transmittance.data(), slot_weights + bin.offset[block],
+                              scratch.transmittance.data(), slot_weights + bin.offset[block], &tiles.pairs,
                               keep ? scratch.checkpoints.data() : nullptr};
         tiles.chunks[t] = state.kernels->forward(tile, job);
         write_tile(place, view, layout, scene.channel_count, scratch, background, image,
@@ -88,7 +88,10 @@ void render_block(const Scene& scene, const View& view, const float* background,
                                      scratch.checkpoints.data() + tiles.chunks[t] * kTilePixels);
         }
     }
-    if (!keep) tiles = BlockTiles{};
+    if (keep) return;
+    const long pairs = tiles.pairs;
+    tiles = BlockTiles{};
+    tiles.pairs = pairs;
 }
 
 }  // namespace
@@ -102,9 +105,9 @@ StatePtr rasterize(const Scene& scene, const View& view, const float* background
     if (!state->kernels) throw std::invalid_argument("kernels not supported by this processor");
     state->projection = projection_of(view, options);
     {
-        const std::vector<Splat> splats =
+        const std::vector<Placed> placed =
             project_scene(scene, view, options.threads, *state, image.radii, image.means2d);
-        bin_scene(splats, view, options.threads, *state);
+        bin_scene(placed, view, options.threads, state->binning);
     }
     const Binning& bin = state->binning;
     const int blocks = bin.columns * bin.rows;
@@ -115,6 +118,8 @@ StatePtr rasterize(const Scene& scene, const View& view, const float* background
         render_block(scene, view, background, options.keep, block, *state, slot_weights.data(),
                      image);
     });
+    *image.pairs = 0;
+    for (const BlockTiles& tiles : state->blocks) *image.pairs += tiles.pairs;
     std::fill_n(image.weights, scene.n, 0.0f);
     for (std::size_t rank = 0; rank < bin.ids.size(); ++rank) {
         float total = 0;

@@ -164,8 +164,9 @@ void accumulate(const Scene& scene, const View& view, const float* features, int
     const std::size_t pixels = static_cast<std::size_t>(view.width) * view.height;
     std::vector<float> alpha(pixels), depth(pixels), centres(2 * std::size_t(scene.n));
     std::vector<std::int32_t> radii(scene.n);
-    const Image image{nullptr,        alpha.data(), depth.data(),
-                      weights,        centres.data(), radii.data()};
+    std::int64_t pairs;
+    const Image image{nullptr,        alpha.data(),   depth.data(), weights,
+                      centres.data(), radii.data(), &pairs};
     const StatePtr state = rasterize(bare, view, nullptr, keeping, image);
     bare.channel_count = channel_count;
     const Pass pass = gather(*state, bare, view, nullptr, -1, true, options.threads,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <new>
@@ -32,6 +33,7 @@ struct Binning {
     int columns = 0, rows = 0;         ///< blocks
     std::vector<std::int64_t> offset;  ///< first slot of each block, and the end
     std::vector<Splat> splats;         ///< by slot
+    std::vector<Bounds> bounds;        ///< by slot
     std::vector<std::int32_t> ids;     ///< visible Gaussians by depth
     std::vector<std::int64_t> first;   ///< per visible Gaussian: its slots' begin in `slots`; the end
     std::vector<std::int64_t> slots;   ///< slots of each visible Gaussian
@@ -42,16 +44,22 @@ struct BlockTiles {
     std::array<int, kTilesPerBlock + 1> offset{};  ///< into slots
     std::array<int, kTilesPerBlock> chunks{};      ///< blended
     std::array<std::int64_t, kTilesPerBlock> checkpoint{};
+    long pairs = 0;                                ///< (splat, pixel) pairs blended
     std::vector<std::int32_t> slots;   ///< relative to the block's first, sorted by depth
     std::vector<float> checkpoints;
 };
+
+/// Asks for large pages where the memory is worth it: page faults would cost more than the work.
+void advise_large_pages(void* begin, std::size_t bytes);
 
 /// Uninitialised floats on a 64-byte boundary.
 class AlignedFloats {
   public:
     explicit AlignedFloats(std::size_t n)
         : size_(n),
-          data_(n ? static_cast<float*>(::operator new(n * sizeof(float), kAlignment)) : nullptr) {}
+          data_(n ? static_cast<float*>(::operator new(n * sizeof(float), kAlignment)) : nullptr) {
+        advise_large_pages(data_.get(), n * sizeof(float));
+    }
     float* data() const { return data_.get(); }
     std::size_t size() const { return size_; }
     float& operator[](std::size_t i) const { return data_.get()[i]; }
@@ -70,7 +78,6 @@ class State {
     const Kernels* kernels = nullptr;
     ProjectionInput projection{};  ///< array pointers unset
     Binning binning;
-    std::vector<Bounds> bounds;  ///< per Gaussian
     std::vector<BlockTiles> blocks;
     std::vector<float> transmittance;  ///< per pixel
 };
@@ -86,12 +93,18 @@ struct ChannelLayout {
     }
 };
 
-/// Projects all Gaussians; fills splats, the state's bounds, radii and means2d.
-std::vector<Splat> project_scene(const Scene& scene, const View& view, int threads, State& state,
-                                 std::int32_t* radii, float* means2d);
+/// A splat with its reach.
+struct Placed {
+    Splat splat;
+    Bounds bounds;
+};
+
+/// Projects all Gaussians; fills radii and means2d too.
+std::vector<Placed> project_scene(const Scene& scene, const View& view, int threads,
+                                  const State& state, std::int32_t* radii, float* means2d);
 
 /// Sorts by depth and distributes to blocks.
-void bin_scene(const std::vector<Splat>& splats, const View& view, int threads, State& state);
+void bin_scene(const std::vector<Placed>& placed, const View& view, int threads, Binning& bin);
 
 /// Distributes a block's slots to its tiles.
 void bin_block(const State& state, int block, BlockTiles& tiles);

@@ -50,6 +50,7 @@ struct Image {
     float* weights;    ///< N: blending weight summed over pixels
     float* means2d;    ///< N x 2
     std::int32_t* radii;     ///< N: ceil(3 standard deviations), 0 where not visible
+    std::int64_t* pairs;     ///< one number: (Gaussian, pixel) pairs blended
 };
 
 /// What the forward pass leaves for the backward pass.
