@@ -91,7 +91,9 @@ class SplatOptions:
 
 def splat_rasterize(
     scene: SplatScene, view: SplatView, background: _Floats | None, options: SplatOptions
-) -> tuple[Any, _Floats, _Floats, _Floats, _Floats, _Floats, npt.NDArray[np.int32], int]: ...
+) -> tuple[
+    Any, _Floats, _Floats, _Floats, _Floats, _Floats, _Floats, npt.NDArray[np.int32], int
+]: ...
 def splat_backward(
     state: Any,
     scene: SplatScene,

@@ -96,11 +96,11 @@ py::tuple rasterize(const SplatScene& scene, const splat::View& v, const py::obj
                     const splat::Options& options) {
     const py::ssize_t n = scene.scene.n, channels = scene.scene.channel_count;
     const float* behind = view(background, {channels}, "background");
-    Floats image(Shape{v.height, v.width, channels}), alpha(Shape{v.height, v.width}),
+    Floats image(Shape{v.height, v.width, channels}), alpha(Shape{v.height, v.width}), transmittance(Shape{v.height, v.width}),
         depth(Shape{v.height, v.width}), weights(n), means2d(Shape{n, 2});
     py::array_t<std::int32_t> radii(n);
     std::int64_t pairs = 0;
-    const splat::Image out{image.mutable_data(),   alpha.mutable_data(),
+    const splat::Image out{image.mutable_data(),   alpha.mutable_data(), transmittance.mutable_data(),
                            depth.mutable_data(),   weights.mutable_data(),
                            means2d.mutable_data(), radii.mutable_data(),
                            &pairs};
@@ -115,7 +115,7 @@ py::tuple rasterize(const SplatScene& scene, const splat::View& v, const py::obj
             splat::StateDeleter()(static_cast<splat::State*>(p));
         });
     }
-    return py::make_tuple(kept, image, alpha, depth, weights, means2d, radii, pairs);
+    return py::make_tuple(kept, image, alpha, transmittance, depth, weights, means2d, radii, pairs);
 }
 
 py::tuple rasterize_backward(const py::capsule& state, const SplatScene& scene,

@@ -246,12 +246,12 @@ class _Rasterize(torch.autograd.Function):
         state, *outputs, settings.pairs = _native.splat_rasterize(
             scene, view, behind, settings.native_options(keep)
         )
-        image, alpha, depth_sum, weights, means2d, radii = map(torch.from_numpy, outputs)
+        image, alpha, light, depth_sum, weights, means2d, radii = map(torch.from_numpy, outputs)
         if keep:
             # Saved so that autograd notices when one is changed in place before the backward pass.
             ctx.save_for_backward(means, quaternions, scales, opacities, channels, background)
             ctx.kept = (state, scene, view, behind, settings)
-            ctx.transmittance = 1 - alpha
+            ctx.transmittance = light
         ctx.mark_non_differentiable(weights, means2d, radii)
         ctx.set_materialize_grads(False)
         return image, alpha, depth_sum, weights, means2d, radii

@@ -36,6 +36,7 @@ void write_tile(const TilePlace& place, const View& view, const ChannelLayout& l
     place.each_pixel(view.width, [&](int p, std::int64_t pixel) {
         const float light = scratch.transmittance[p];
         transmittance[pixel] = light;
+        image.transmittance[pixel] = light;
         image.alpha[pixel] = 1.0f - light;
         image.depth[pixel] = scratch.plain[layout.plain * kTilePixels + p];
         float* out = image.channels + pixel * channels;

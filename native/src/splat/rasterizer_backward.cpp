@@ -162,10 +162,10 @@ void accumulate(const Scene& scene, const View& view, const float* features, int
     Options keeping = options;
     keeping.keep = true;
     const std::size_t pixels = static_cast<std::size_t>(view.width) * view.height;
-    std::vector<float> alpha(pixels), depth(pixels), centres(2 * std::size_t(scene.n));
+    std::vector<float> alpha(pixels), transmittance(pixels), depth(pixels), centres(2 * std::size_t(scene.n));
     std::vector<std::int32_t> radii(scene.n);
     std::int64_t pairs;
-    const Image image{nullptr,        alpha.data(),   depth.data(), weights,
+    const Image image{nullptr, alpha.data(), transmittance.data(), depth.data(), weights,
                       centres.data(), radii.data(), &pairs};
     const StatePtr state = rasterize(bare, view, nullptr, keeping, image);
     bare.channel_count = channel_count;

@@ -46,6 +46,7 @@ struct Options {
 struct Image {
     float* channels;   ///< height x width x channel_count
     float* alpha;      ///< height x width
+    float* transmittance;  ///< height x width: 1 - alpha without its rounding
     float* depth;      ///< height x width: sum of weight times camera z
     float* weights;    ///< N: blending weight summed over pixels
     float* means2d;    ///< N x 2
