@@ -103,7 +103,7 @@ def project(
     )
 
 
-def _blend(
+def blend(
     projected: Projected, channels: Tensor, pixels: Tensor, background: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Blend all Gaussians at (P, 2) pixels: image, alpha, depth sum, weights (P, M), margin."""
@@ -172,7 +172,7 @@ def rasterize_reference(
     else:
         pieces = []
         for some in pixels.split(chunk):
-            image, alpha, depth_sum, weights, margin = _blend(
+            image, alpha, depth_sum, weights, margin = blend(
                 projected, channels, some, background
             )
             total = total.index_add(0, projected.index, weights.detach().sum(0))
