@@ -186,7 +186,9 @@ def sweep(threads: int, repeat: int) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=7)
@@ -207,7 +209,9 @@ def main() -> None:
     }
     print(f"peak {peak['fma_per_second'] / 1e9:.0f} G multiply-adds/s, "
           f"{peak['bytes_per_second'] / 1e9:.1f} GB/s, kernels {_native.kernel_name()}")  # fmt: skip
-    print("Gaussians  image    C  pairs/M  forward (x floor)  backward (x floor)  accumulate  Mpairs/s")
+    print(
+        "Gaussians  image    C  pairs/M  forward (x floor)  backward (x floor)  accumulate  Mpairs/s"
+    )
     for r in results:
         print(
             f"{r['count']:9d}  {r['width']}x{r['height']:<4d} {r['channels']:3d} {r['pairs'] / 1e6:8.2f}"
@@ -216,7 +220,9 @@ def main() -> None:
             f"  {r['accumulate_ms']:7.1f} ms  {r['pairs_per_second'] / 1e6:8.1f}"
         )
     for name, milliseconds in reference.items():
-        print(f"PyTorch {name[:-3]}: {milliseconds / 1e3:.1f} s, {milliseconds / both:.0f} times as long")
+        print(
+            f"PyTorch {name[:-3]}: {milliseconds / 1e3:.1f} s, {milliseconds / both:.0f} times as long"
+        )
     harmonics = spherical_harmonics(DEFAULT["count"], options.repeat)
     print("spherical harmonics, degree 3:", {k: round(v, 1) for k, v in harmonics.items()})
     if options.json:

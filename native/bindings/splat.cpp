@@ -96,14 +96,15 @@ py::tuple rasterize(const SplatScene& scene, const splat::View& v, const py::obj
                     const splat::Options& options) {
     const py::ssize_t n = scene.scene.n, channels = scene.scene.channel_count;
     const float* behind = view(background, {channels}, "background");
-    Floats image(Shape{v.height, v.width, channels}), alpha(Shape{v.height, v.width}), transmittance(Shape{v.height, v.width}),
-        depth(Shape{v.height, v.width}), weights(n), means2d(Shape{n, 2});
+    Floats image(Shape{v.height, v.width, channels}), alpha(Shape{v.height, v.width}),
+        transmittance(Shape{v.height, v.width}), depth(Shape{v.height, v.width}), weights(n),
+        means2d(Shape{n, 2});
     py::array_t<std::int32_t> radii(n);
     std::int64_t pairs = 0;
-    const splat::Image out{image.mutable_data(),   alpha.mutable_data(), transmittance.mutable_data(),
-                           depth.mutable_data(),   weights.mutable_data(),
-                           means2d.mutable_data(), radii.mutable_data(),
-                           &pairs};
+    const splat::Image out{image.mutable_data(),         alpha.mutable_data(),
+                           transmittance.mutable_data(), depth.mutable_data(),
+                           weights.mutable_data(),       means2d.mutable_data(),
+                           radii.mutable_data(),         &pairs};
     splat::StatePtr state;
     {
         py::gil_scoped_release release;
@@ -111,9 +112,8 @@ py::tuple rasterize(const SplatScene& scene, const splat::View& v, const py::obj
     }
     py::object kept = py::none();
     if (state) {
-        kept = py::capsule(state.release(), "reloc.splat.State", [](void* p) {
-            splat::StateDeleter()(static_cast<splat::State*>(p));
-        });
+        kept = py::capsule(state.release(), "reloc.splat.State",
+                           [](void* p) { splat::StateDeleter()(static_cast<splat::State*>(p)); });
     }
     return py::make_tuple(kept, image, alpha, transmittance, depth, weights, means2d, radii, pairs);
 }

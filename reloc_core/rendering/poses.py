@@ -27,4 +27,5 @@ def exp_se3(twist: Tensor) -> Tensor:
             generator[3],
         ]
     )
-    return torch.linalg.matrix_exp(rows)
+    moved: Tensor = torch.linalg.matrix_exp(rows)
+    return moved

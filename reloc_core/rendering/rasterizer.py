@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from reloc_core.rendering.types import (
     check_channels,
     expected_depth,
 )
+
+_Floats = npt.NDArray[Any]
 
 
 def rasterize(
@@ -79,7 +82,7 @@ def rasterize(
     cam_from_world = _cam_from_world(view)
     screen = ScreenGradients()
     settings = _Settings(view, near, antialias, acting, _threads(threads), screen)
-    image, alpha, depth_sum, weights, means2d, radii = _Rasterize.apply(
+    image, alpha, depth_sum, weights, means2d, radii = _Rasterize.apply(  # type: ignore[no-untyped-call]
         gaussians.means,
         gaussians.quaternions,
         gaussians.scales,
@@ -142,9 +145,7 @@ def accumulate_features(
     _check_float32(gaussians)
     if features.dtype != torch.float32:
         raise InputError(f"features are {features.dtype}, the CPU rasterizer takes float32.")
-    scene = _native.SplatScene(
-        *_arrays(gaussians), np.zeros((len(gaussians), 0), dtype=np.float32)
-    )
+    scene = _native.SplatScene(*_arrays(gaussians), np.zeros((len(gaussians), 0), dtype=np.float32))
     settings = _Settings(view, near, antialias, 0, _threads(threads), ScreenGradients())
     weights, sums = _native.splat_accumulate(
         scene,
@@ -176,11 +177,11 @@ def _cam_from_world(view: View) -> Tensor:
     return torch.cat([rotation, -rotation @ pose[:3, 3:]], dim=1)
 
 
-def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+def _array(tensor: Tensor) -> _Floats:
     return tensor.detach().contiguous().numpy()
 
 
-def _arrays(gaussians: Gaussians) -> tuple[np.ndarray[Any, Any], ...]:
+def _arrays(gaussians: Gaussians) -> tuple[_Floats, _Floats, _Floats, _Floats]:
     return (
         _array(gaussians.means),
         _array(gaussians.quaternions),
@@ -227,7 +228,7 @@ class _Rasterize(torch.autograd.Function):
     """The native forward and backward passes as one autograd function."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         means: Tensor,
         quaternions: Tensor,
@@ -238,8 +239,8 @@ class _Rasterize(torch.autograd.Function):
         cam_from_world: Tensor,
         settings: _Settings,
     ) -> tuple[Tensor, ...]:
-        arrays = [_array(t) for t in (means, quaternions, scales, opacities, channels)]
-        scene = _native.SplatScene(*arrays)
+        gaussians = Gaussians(means, quaternions, scales, opacities)
+        scene = _native.SplatScene(*_arrays(gaussians), _array(channels))
         view = settings.native_view(cam_from_world)
         behind = None if background is None else _array(background)
         keep = any(ctx.needs_input_grad)
@@ -257,8 +258,8 @@ class _Rasterize(torch.autograd.Function):
         return image, alpha, depth_sum, weights, means2d, radii
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(  # type: ignore[override]
+    @torch.autograd.function.once_differentiable
+    def backward(
         ctx: Any,
         grad_image: Tensor | None,
         grad_alpha: Tensor | None,
@@ -274,11 +275,13 @@ class _Rasterize(torch.autograd.Function):
             scene,
             view,
             behind,
-            *(None if g is None else _array(g) for g in (grad_image, grad_alpha, grad_depth)),
-            channels_wanted=needs[4],
-            geometry_wanted=geometry_wanted,
-            geometry_channels=settings.geometry_channels,
-            threads=settings.threads,
+            None if grad_image is None else _array(grad_image),
+            None if grad_alpha is None else _array(grad_alpha),
+            None if grad_depth is None else _array(grad_depth),
+            needs[4],
+            geometry_wanted,
+            settings.geometry_channels,
+            settings.threads,
         )
         channels, means, quaternions, scales, opacities, means2d, means2d_abs = (
             None if g is None else torch.from_numpy(g) for g in gradients

@@ -171,10 +171,8 @@ def rasterize_reference(
         parts = [image, blank, blank, blank + 1]
     else:
         pieces = []
-        for some in pixels.split(chunk):
-            image, alpha, depth_sum, weights, margin = blend(
-                projected, channels, some, background
-            )
+        for some in torch.split(pixels, chunk):
+            image, alpha, depth_sum, weights, margin = blend(projected, channels, some, background)
             total = total.index_add(0, projected.index, weights.detach().sum(0))
             pieces.append((image, alpha, depth_sum, margin))
         parts = [torch.cat(column) for column in zip(*pieces, strict=True)]

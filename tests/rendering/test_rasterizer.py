@@ -341,8 +341,8 @@ def test_wrong_arguments_are_named(tilted_view):
         rasterize(gaussians, channels, tilted_view, threads=0)
     with pytest.raises(InputError, match="focal"):
         rasterize(gaussians, channels, replace(tilted_view, fx=0.0))
+    broken = replace(tilted_view, world_from_cam=tilted_view.world_from_cam * float("nan"))
     with pytest.raises(InputError, match="not finite"):
-        broken = tilted_view.world_from_cam * float("nan")
-        rasterize(gaussians, channels, replace(tilted_view, world_from_cam=broken))
+        rasterize(gaussians, channels, broken)
     with pytest.raises(InputError, match="features have shape"):
         accumulate_features(gaussians, torch.zeros(3, 3, 2), tilted_view)

@@ -64,4 +64,6 @@ def test_exp_se3_is_a_rotation_with_the_twist_as_derivative():
     torch.testing.assert_close(rotation @ rotation.T, torch.eye(3, dtype=torch.float64))
     angle = torch.arccos((rotation.trace() - 1) / 2)
     torch.testing.assert_close(angle, twist[3:].norm())
-    assert torch.autograd.gradcheck(exp_se3, torch.zeros(6, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(
+        exp_se3, torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    )

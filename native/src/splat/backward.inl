@@ -63,10 +63,11 @@ inline void relight(const Tile& tile, const Grid& grid, const float* checkpoint,
         chunk.drawn[k] = 0;
         for (int v = 0; v < kVectors; ++v) {
             Shade sh;
-            if (!shade(s, grid.x[v], grid.y[v], least, light.front[v], light.final[v], sh)) continue;
+            if (!shade(s, grid.x[v], grid.y[v], least, light.front[v], light.final[v], sh))
+                continue;
             chunk.drawn[k] |= (unsigned long long)sh.bits << (v * kF);
             const int at = k * kTilePixels + v * kF;
-            store(chunk.alpha + at, sh.drawn ? sh.alpha : zero());
+            store(chunk.alpha + at, pick(sh.drawn, sh.alpha, zero()));
             store(chunk.front + at, sh.front);
             store(chunk.weight + at, sh.weight);
             store(chunk.slope + at, zero());
@@ -99,7 +100,7 @@ inline void gather_geometry(const Tile& tile, const TileBackward& job, const Gri
         for (int c = 0; c < acting; ++c) q += load(grad + c * kTilePixels) * row[c];
         const vf g_alpha = load(chunk.front + at) * q - behind[v] / (1.0f - alpha);
         behind[v] += w * q;
-        const vf g = alpha < splat(kAlphaMax) ? alpha * g_alpha : zero();
+        const vf g = pick(greater(splat(kAlphaMax), alpha), alpha * g_alpha, zero());
         const vf dx = s.x - grid.x[v], dy = s.y - grid.y[v];
         const vf a = s.l11 * dx + s.l12 * dy, b = s.l22 * dy;
         const vf ga = g * a, gb = g * b;
@@ -110,8 +111,8 @@ inline void gather_geometry(const Tile& tile, const TileBackward& job, const Gri
         acc[kGab] += ga * b;
         acc[kGbb] += gb * b;
         const vf gx = s.l11 * ga, gy = s.l12 * ga + s.l22 * gb;
-        acc[kAbsX] += gx < zero() ? -gx : gx;
-        acc[kAbsY] += gy < zero() ? -gy : gy;
+        acc[kAbsX] += pick(greater(gx, zero()), gx, -gx);
+        acc[kAbsY] += pick(greater(gy, zero()), gy, -gy);
         acc[kDepthSum] += w * grad_depth;
     }
     for (int c = 0; c < kSums; ++c) record[c] += (float)sum(acc[c]);

@@ -22,8 +22,8 @@ Bounds bounds_of(const Splat& s, const Footprint& f) {
     Bounds b;
     b.half_x = static_cast<float>(std::min(half_x * 1.0001 + 0.01, 4 * kScreenLimit));
     b.half_y = static_cast<float>(std::min(half_y * 1.0001 + 0.01, 4 * kScreenLimit));
-    b.y_of_right = static_cast<float>(std::clamp(f.xy * std::sqrt(reach2 / f.xx),
-                                                 -4 * kScreenLimit, 4 * kScreenLimit));
+    b.y_of_right = static_cast<float>(
+        std::clamp(f.xy * std::sqrt(reach2 / f.xx), -4 * kScreenLimit, 4 * kScreenLimit));
     b.slope = static_cast<float>(f.xy / f.yy);
     b.reach2 = static_cast<float>(reach2);
     return b;
@@ -162,7 +162,9 @@ void bin_scene(const std::vector<Placed>& placed, const View& view, int threads,
 
     // Counted, then placed, by consecutive parts; where a splat lands depends on its rank alone.
     const int parts = std::max(1, std::min(threads, pieces_of(n)));
-    const auto begin_of = [&](int part) { return static_cast<int>(std::int64_t{n} * part / parts); };
+    const auto begin_of = [&](int part) {
+        return static_cast<int>(std::int64_t{n} * part / parts);
+    };
     std::vector<std::int64_t> next(static_cast<std::size_t>(parts) * blocks, 0);
     std::vector<std::vector<std::int32_t>> reached(parts);  // blocks of each splat, one by one
     bin.first.assign(n + 1, 0);

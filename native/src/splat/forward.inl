@@ -32,10 +32,8 @@ inline void blend_lanes(const vi* listed, const float* weights, const float* fea
         blend_channels<kWide>(listed, weights, features + c, lanes, sums + c);
     for (; c + 2 * kF <= lanes; c += 2 * kF)
         blend_channels<2>(listed, weights, features + c, lanes, sums + c);
-    for (; c < lanes; c += kF)
-        blend_channels<1>(listed, weights, features + c, lanes, sums + c);
+    for (; c < lanes; c += kF) blend_channels<1>(listed, weights, features + c, lanes, sums + c);
 }
-
 
 inline void start_light(unsigned long inside, Light& light) {
     alignas(kBytes) float start[kTilePixels];
@@ -75,7 +73,7 @@ int forward(const Tile& tile, const TileForward& out) {
                 any += (unsigned)__builtin_popcount(sh.bits);
                 total += sh.weight;
                 store(weights + k * kTilePixels + v * kF, sh.weight);
-                listed[v] |= sh.drawn & (int)(1u << k);
+                set_bits(listed[v], sh.drawn, (int)(1u << k));
                 float* plain = out.sum_plain + v * kF;
                 for (int c = 0; c < tile.plain; ++c, plain += kTilePixels)
                     store(plain, load(plain) + sh.weight * row[c]);
@@ -93,9 +91,8 @@ int forward(const Tile& tile, const TileForward& out) {
             for (unsigned bits = used; bits; bits &= bits - 1) {
                 const int k = __builtin_ctz(bits);
                 const Splat& s = tile.splats[tile.slots[first + k]];
-                copy_channels(
-                    tile.channels + (long)s.id * tile.channel_count + tile.plain + c,
-                    held < width ? held : width, width, features + k * width);
+                copy_channels(tile.channels + (long)s.id * tile.channel_count + tile.plain + c,
+                              held < width ? held : width, width, features + k * width);
             }
             // Sums of one pass lie together: pass-major.
             blend_lanes(listed, weights, features, width, out.sum_lanes + c * kTilePixels);

@@ -46,11 +46,17 @@ struct ProjectionInput {
 /// Sums over the pixels of a splat that the backward pass gathers. With g = dL/dp, p the
 /// exponent, and y = (a, b) from above:
 enum Sum {
-    kG, kGa, kGb, kGaa, kGab, kGbb,  // g times 1, a, b, aa, ab, bb
-    kAbsX, kAbsY,                    // |dL/d mean2d|
-    kDepthSum,                       // w times the gradient of the depth sum
-    kWeightSum,                      // w
-    kPlain,                          // w times the gradient of the plain channels
+    kG,
+    kGa,
+    kGb,
+    kGaa,
+    kGab,
+    kGbb,  // g times 1, a, b, aa, ab, bb
+    kAbsX,
+    kAbsY,       // |dL/d mean2d|
+    kDepthSum,   // w times the gradient of the depth sum
+    kWeightSum,  // w
+    kPlain,      // w times the gradient of the plain channels
     kSums = 16
 };
 
@@ -63,18 +69,18 @@ struct ProjectionGradients {
 
 /// One tile. Lists hold slots: positions in the block's list of splats.
 struct Tile {
-    const Splat* splats;          ///< indexed by slot
-    const std::int32_t* slots;    ///< depth-sorted
+    const Splat* splats;        ///< indexed by slot
+    const std::int32_t* slots;  ///< depth-sorted
     int n;
-    float x0, y0;                 ///< first pixel
-    std::uint64_t inside;         ///< bit per pixel of the tile: lies in the image
-    const float* channels;        ///< N x channel_count
+    float x0, y0;                     ///< first pixel
+    std::uint64_t inside;             ///< bit per pixel of the tile: lies in the image
+    const float* channels;            ///< N x channel_count
     int channel_count, plain, lanes;  ///< lanes: padded count of the channels after the plain
 };
 
 struct TileForward {
-    float* sum_lanes;   ///< kTilePixels x lanes, zeroed by the kernel
-    float* sum_plain;   ///< (plain + 1) x kTilePixels, the last row is depth; zeroed by the kernel
+    float* sum_lanes;  ///< kTilePixels x lanes, zeroed by the kernel
+    float* sum_plain;  ///< (plain + 1) x kTilePixels, the last row is depth; zeroed by the kernel
     float* transmittance;  ///< kTilePixels
     float* weights;        ///< per slot, added to
     long* pairs;           ///< number of (splat, pixel) pairs blended, added to
@@ -82,13 +88,13 @@ struct TileForward {
 };
 
 struct TileBackward {
-    const float* grad_lanes;   ///< kTilePixels x lanes
-    const float* grad_plain;   ///< (plain + 1) x kTilePixels, the last row is depth
-    const float* behind;       ///< kTilePixels: T_final (background . grad - grad_alpha)
+    const float* grad_lanes;  ///< kTilePixels x lanes
+    const float* grad_plain;  ///< (plain + 1) x kTilePixels, the last row is depth
+    const float* behind;      ///< kTilePixels: T_final (background . grad - grad_alpha)
     const float* checkpoints;
-    int geometry_channels;     ///< -1: channel gradients alone
+    int geometry_channels;  ///< -1: channel gradients alone
     bool channels_wanted;
-    float* records;            ///< per slot: kSums + lanes floats, added to
+    float* records;  ///< per slot: kSums + lanes floats, added to
 };
 
 struct Kernels {

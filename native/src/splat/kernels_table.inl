@@ -2,8 +2,10 @@
 #include "kernels.hpp"
 #include "reloc/kernels.hpp"
 
-#if RELOC_VEC_BYTES > 16 || defined(__SSE2__)
+#if RELOC_VEC_BYTES > 16
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <xmmintrin.h>
 #endif
 
 namespace reloc {

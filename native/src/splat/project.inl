@@ -2,8 +2,8 @@
 
 /// Everything between a Gaussian's parameters and its splat; the backward pass needs it again.
 struct Projection {
-    vd mx, my, mz;         // mean, world
-    vd x, y, z;            // mean, camera; z is 1 where the Gaussian is not drawn
+    vd mx, my, mz;  // mean, world
+    vd x, y, z;     // mean, camera; z is 1 where the Gaussian is not drawn
     vl drawn;
     vd qw, qx, qy, qz, inverse_norm;
     vl no_rotation;        // zero quaternion
@@ -11,8 +11,8 @@ struct Projection {
     vd slope_x, slope_y;   // clamped x/z, y/z
     vl inside_x, inside_y;
     vd j00, j02, j11, j12;
-    vd t0[3], t1[3];       // rows of jacobian * cam rotation
-    vd a0[3], a1[3];       // rows of the factor of the undilated covariance
+    vd t0[3], t1[3];  // rows of jacobian * cam rotation
+    vd a0[3], a1[3];  // rows of the factor of the undilated covariance
     vd vxx, vxy, vyy, determinant0, cxx, cyy, determinant;
     vd opacity, ratio, compensation;
     vd u, v;
@@ -75,8 +75,8 @@ inline void project_lanes(const ProjectionInput& in, const int* ids, int first, 
     const vd inverse_z = 1.0 / p.z;
     p.slope_x = p.x * inverse_z, p.slope_y = p.y * inverse_z;
     p.u = in.fx * p.slope_x + in.cx, p.v = in.fy * p.slope_y + in.cy;
-    const vl low_x = p.slope_x < splatd(in.x_min), high_x = p.slope_x > splatd(in.x_max);
-    const vl low_y = p.slope_y < splatd(in.y_min), high_y = p.slope_y > splatd(in.y_max);
+    const vl low_x = p.slope_x<splatd(in.x_min), high_x = p.slope_x> splatd(in.x_max);
+    const vl low_y = p.slope_y<splatd(in.y_min), high_y = p.slope_y> splatd(in.y_max);
     p.inside_x = ~(low_x | high_x), p.inside_y = ~(low_y | high_y);
     p.slope_x = select(low_x, splatd(in.x_min), select(high_x, splatd(in.x_max), p.slope_x));
     p.slope_y = select(low_y, splatd(in.y_min), select(high_y, splatd(in.y_max), p.slope_y));

@@ -29,8 +29,8 @@ void project_backward(const ProjectionInput& in, const int* ids, int count,
         if (in.antialias) {
             const vl drawn = p.compensation > vd{};
             const vd g_ratio = select(
-                drawn,
-                g_effective * p.opacity / (2.0 * select(drawn, p.compensation, splatd(1.0))), vd{});
+                drawn, g_effective * p.opacity / (2.0 * select(drawn, p.compensation, splatd(1.0))),
+                vd{});
             const vd scale = g_ratio / p.determinant;
             gxx += scale * (p.vyy - p.ratio * p.cyy);
             gyy += scale * (p.vxx - p.ratio * p.cxx);

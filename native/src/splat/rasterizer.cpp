@@ -77,8 +77,11 @@ void render_block(const Scene& scene, const View& view, const float* background,
             if (scratch.checkpoints.size() < chunks * kTilePixels)
                 scratch.checkpoints = AlignedFloats(chunks * kTilePixels);
         }
-        const TileForward job{scratch.lanes.data(), scratch.plain.data(),
-                              scratch.transmittance.data(), slot_weights + bin.offset[block], &tiles.pairs,
+        const TileForward job{scratch.lanes.data(),
+                              scratch.plain.data(),
+                              scratch.transmittance.data(),
+                              slot_weights + bin.offset[block],
+                              &tiles.pairs,
                               keep ? scratch.checkpoints.data() : nullptr};
         tiles.chunks[t] = state.kernels->forward(tile, job);
         write_tile(place, view, layout, scene.channel_count, scratch, background, image,

@@ -80,9 +80,12 @@ struct Pass {
                             scene.channel_count,
                             layout.plain,
                             layout.lanes};
-            const TileBackward job{gradients.lanes.data(),  gradients.plain.data(),
-                                   gradients.behind.data(), gradients.checkpoints.data(),
-                                   geometry_channels,       channels_wanted,
+            const TileBackward job{gradients.lanes.data(),
+                                   gradients.plain.data(),
+                                   gradients.behind.data(),
+                                   gradients.checkpoints.data(),
+                                   geometry_channels,
+                                   channels_wanted,
                                    block_records};
             state.kernels->backward(tile, tiles.chunks[t], job);
         }
@@ -94,8 +97,8 @@ struct Pass {
         const int count = end - begin;
         for (int rank = begin; rank < end; ++rank) {
             double total[kSums] = {};
-            float* row = channels ? channels + std::int64_t{bin.ids[rank]} * scene.channel_count
-                                  : nullptr;
+            float* row =
+                channels ? channels + std::int64_t{bin.ids[rank]} * scene.channel_count : nullptr;
             for (std::int64_t i = bin.first[rank]; i < bin.first[rank + 1]; ++i) {
                 const float* record = records.data() + bin.slots[i] * stride;
                 for (int k = 0; k < kSums; ++k) total[k] += record[k];
@@ -141,8 +144,8 @@ void rasterize_backward(const State& state, const Scene& scene, const View& view
         std::vector<double> sums(static_cast<std::size_t>(kSums) * (end - begin));
         pass.reduce(begin, end, sums.data(), out.channels, nullptr);
         if (!geometry) return;
-        const ProjectionGradients job{sums.data(),    out.means,       out.quaternions,
-                                      out.scales,     out.opacities,   out.means2d,
+        const ProjectionGradients job{sums.data(),     out.means,          out.quaternions,
+                                      out.scales,      out.opacities,      out.means2d,
                                       out.means2d_abs, poses[piece].data()};
         state.kernels->project_backward(projection, state.binning.ids.data() + begin, end - begin,
                                         job);
@@ -162,11 +165,12 @@ void accumulate(const Scene& scene, const View& view, const float* features, int
     Options keeping = options;
     keeping.keep = true;
     const std::size_t pixels = static_cast<std::size_t>(view.width) * view.height;
-    std::vector<float> alpha(pixels), transmittance(pixels), depth(pixels), centres(2 * std::size_t(scene.n));
+    std::vector<float> alpha(pixels), transmittance(pixels), depth(pixels),
+        centres(2 * std::size_t(scene.n));
     std::vector<std::int32_t> radii(scene.n);
     std::int64_t pairs;
-    const Image image{nullptr, alpha.data(), transmittance.data(), depth.data(), weights,
-                      centres.data(), radii.data(), &pairs};
+    const Image image{nullptr, alpha.data(),   transmittance.data(), depth.data(),
+                      weights, centres.data(), radii.data(),         &pairs};
     const StatePtr state = rasterize(bare, view, nullptr, keeping, image);
     bare.channel_count = channel_count;
     const Pass pass = gather(*state, bare, view, nullptr, -1, true, options.threads,

@@ -21,7 +21,7 @@ struct Grid {
 /// One splat on one vector of pixels.
 struct Shade {
     vf alpha, front, weight;  // valid where drawn
-    vi drawn;
+    Lanes drawn;
     unsigned bits;
 };
 
@@ -40,27 +40,28 @@ inline bool shade(const Splat& s, vf px, vf py, float least, vf& front, vf& fina
     const vf dx = s.x - px, dy = s.y - py;
     const vf a = s.l11 * dx + s.l12 * dy, b = s.l22 * dy;
     const vf power = -0.5f * (a * a + b * b);
-    const vi near = (power > splat(least)) & (front > zero());
+    const Lanes near = both(greater(power, splat(least)), greater(front, zero()));
     if (!lane_bits(near)) return false;
     vf alpha = s.opacity * vexp_nonpositive(power);
-    alpha = alpha > splat(kAlphaMax) ? splat(kAlphaMax) : alpha;
-    const vi counts = near & (alpha >= splat(kAlphaMin));
+    alpha = pick(greater(alpha, splat(kAlphaMax)), splat(kAlphaMax), alpha);
+    const Lanes counts = but_not(near, greater(splat(kAlphaMin), alpha));
     const vf after = front - alpha * front;
-    const vi stops = after < splat(kTransmittanceMin);
-    out.drawn = counts & ~stops;
+    const Lanes stops = greater(splat(kTransmittanceMin), after);
+    out.drawn = but_not(counts, stops);
     out.alpha = alpha;
     out.front = front;
-    out.weight = out.drawn ? alpha * front : zero();
+    out.weight = pick(out.drawn, alpha * front, zero());
     out.bits = lane_bits(out.drawn);
-    final = out.drawn ? after : final;
-    front = counts ? (stops ? zero() : after) : front;
+    final = pick(out.drawn, after, final);
+    front = pick(counts, pick(stops, zero(), after), front);
     return out.bits != 0;
 }
 
 inline bool any_light(const Light& light) {
     vf most = light.front[0];
-    for (int v = 1; v < kVectors; ++v) most = most > light.front[v] ? most : light.front[v];
-    return lane_bits(most > zero()) != 0;
+    for (int v = 1; v < kVectors; ++v)
+        most = pick(greater(most, light.front[v]), most, light.front[v]);
+    return lane_bits(greater(most, zero())) != 0;
 }
 
 /// Copies the lane channels of a splat, `used` of them, and pads with zeros.

@@ -35,8 +35,9 @@ struct Binning {
     std::vector<Splat> splats;         ///< by slot
     std::vector<Bounds> bounds;        ///< by slot
     std::vector<std::int32_t> ids;     ///< visible Gaussians by depth
-    std::vector<std::int64_t> first;   ///< per visible Gaussian: its slots' begin in `slots`; the end
-    std::vector<std::int64_t> slots;   ///< slots of each visible Gaussian
+    std::vector<std::int64_t>
+        first;  ///< per visible Gaussian: its slots' begin in `slots`; the end
+    std::vector<std::int64_t> slots;  ///< slots of each visible Gaussian
 };
 
 /// Tiles of one block after the forward pass.
@@ -44,8 +45,8 @@ struct BlockTiles {
     std::array<int, kTilesPerBlock + 1> offset{};  ///< into slots
     std::array<int, kTilesPerBlock> chunks{};      ///< blended
     std::array<std::int64_t, kTilesPerBlock> checkpoint{};
-    long pairs = 0;                                ///< (splat, pixel) pairs blended
-    std::vector<std::int32_t> slots;   ///< relative to the block's first, sorted by depth
+    long pairs = 0;                   ///< (splat, pixel) pairs blended
+    std::vector<std::int32_t> slots;  ///< relative to the block's first, sorted by depth
     std::vector<float> checkpoints;
 };
 

@@ -29,8 +29,7 @@ struct TilePlace {
     void each_pixel(int image_width, Body body) const {
         for (int y = 0; y < height; ++y) {
             for (int x = 0; x < width; ++x) {
-                body(y * kTileSide + x,
-                     static_cast<std::int64_t>(y0 + y) * image_width + (x0 + x));
+                body(y * kTileSide + x, static_cast<std::int64_t>(y0 + y) * image_width + (x0 + x));
             }
         }
     }

@@ -44,14 +44,14 @@ struct Options {
 
 /// Where the forward pass writes. Row-major.
 struct Image {
-    float* channels;   ///< height x width x channel_count
-    float* alpha;      ///< height x width
+    float* channels;       ///< height x width x channel_count
+    float* alpha;          ///< height x width
     float* transmittance;  ///< height x width: 1 - alpha without its rounding
-    float* depth;      ///< height x width: sum of weight times camera z
-    float* weights;    ///< N: blending weight summed over pixels
-    float* means2d;    ///< N x 2
-    std::int32_t* radii;     ///< N: ceil(3 standard deviations), 0 where not visible
-    std::int64_t* pairs;     ///< one number: (Gaussian, pixel) pairs blended
+    float* depth;          ///< height x width: sum of weight times camera z
+    float* weights;        ///< N: blending weight summed over pixels
+    float* means2d;        ///< N x 2
+    std::int32_t* radii;   ///< N: ceil(3 standard deviations), 0 where not visible
+    std::int64_t* pairs;   ///< one number: (Gaussian, pixel) pairs blended
 };
 
 /// What the forward pass leaves for the backward pass.
