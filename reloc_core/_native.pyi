@@ -63,3 +63,50 @@ def relative_pose(
 ) -> tuple[bool, str, npt.NDArray[np.float64], npt.NDArray[np.bool_], int, int]: ...
 def p3p(bearings: _Floats, points: _Floats, kernels: str = ...) -> npt.NDArray[np.float64]: ...
 def kernel_name(name: str = ...) -> str: ...
+
+class SplatScene:
+    def __init__(
+        self,
+        means: _Floats,
+        quaternions: _Floats,
+        scales: _Floats,
+        opacities: _Floats,
+        channels: _Floats,
+    ) -> None: ...
+
+class SplatView:
+    def __init__(
+        self,
+        cam_from_world: list[float],
+        intrinsics: list[float],
+        slope_limits: list[float],
+        width: int,
+        height: int,
+    ) -> None: ...
+
+class SplatOptions:
+    def __init__(
+        self, near: float, antialias: bool, keep: bool, threads: int, kernels: str = ...
+    ) -> None: ...
+
+def splat_rasterize(
+    scene: SplatScene, view: SplatView, background: _Floats | None, options: SplatOptions
+) -> tuple[
+    Any, _Floats, _Floats, _Floats, _Floats, _Floats, _Floats, npt.NDArray[np.int32], int
+]: ...
+def splat_backward(
+    state: Any,
+    scene: SplatScene,
+    view: SplatView,
+    background: _Floats | None,
+    grad_image: _Floats | None,
+    grad_alpha: _Floats | None,
+    grad_depth: _Floats | None,
+    channels_wanted: bool,
+    geometry_wanted: bool,
+    geometry_channels: int,
+    threads: int,
+) -> tuple[Any, ...]: ...
+def splat_accumulate(
+    scene: SplatScene, view: SplatView, features: _Floats, options: SplatOptions
+) -> tuple[_Floats, _Floats]: ...

@@ -193,8 +193,11 @@ reloc::Camera camera(const std::string& model, int width, int height,
 
 }  // namespace
 
+void bind_splat(py::module_& m);
+
 PYBIND11_MODULE(_native, m) {
-    m.doc() = "Native robust pose solvers of reloc.";
+    m.doc() = "Native robust pose solvers and Gaussian rasterizer of reloc.";
+    bind_splat(m);
 
     // Parsed once per set of options and reused from call to call.
     py::class_<reloc::AbsolutePoseOptions>(m, "AbsolutePoseOptions")
