@@ -147,7 +147,7 @@ FitResult fit_pose(const Kernels& kernels, const Problem& problem, const Pose& s
     constexpr int kDof = 2;
     const bool ray = options.residual == Residual::kRay;
     const FitKernels& kernel = ray ? kernels.ray : kernels.reprojection;
-    const bool local = options.local_noise && problem.n >= kDensePoints;
+    const bool local = ray && options.local_noise && problem.n >= kDensePoints;
 
     FitResult result;
     Pose pose = start;

@@ -67,6 +67,7 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     constexpr int kParameters = 6, kMaxPasses = 6;
     constexpr double kSettled =
         0.05;  // squared standard errors, of six: adds under 1 % to the variance
+    constexpr double kPrior = 4;  // points' worth of belief that a cell is like the others
     constexpr float kPlain = 1e30f;                 // no robust weight but the posterior's
     const double inlier2 = dof == 2 ? 11.8 : 14.2;  // 99.73 % of a Gaussian residual
     const auto view = set->view();
@@ -94,10 +95,8 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     }
     pose.normalize();
 
-    const Eigen::LLT<Mat6> llt(hessian(eq));
-    if (llt.info() != Eigen::Success || !pose.finite()) return;
-    const Mat6 inverse = llt.solve(Mat6::Identity());
     const PosteriorSums& total = field.total();
+    if (!pose.finite()) return;
     if (!(total.curvature > 0.05 * total.weight) || !(total.weight > 3)) return;
     std::vector<Vec6> gradients(set->cells());
     std::vector<double> counts(set->cells());
@@ -107,9 +106,23 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
         gradients[c] = gradient(part);
         counts[c] = field.near(c);
     }
-    const double meat = total.meat / total.weight, curvature = total.curvature / total.weight;
-    result->design_effect = design_effect(gradients, counts, set->columns(), inverse / meat);
-    result->covariance = inverse * (meat / (curvature * curvature) * result->design_effect);
+    // Noise differs within and between cells, so each cell speaks for its own residuals.
+    const double shared = total.meat / total.weight, curvature = total.curvature / total.weight;
+    const Mat6 bread = curvature * hessian(eq);
+    for (int c = 0; c < set->cells(); ++c) {
+        const PosteriorSums& s = field.sums(c);
+        const float ratio = static_cast<float>((s.meat + kPrior * shared) / (s.weight + kPrior));
+        for (int k = set->cell_begin(c); k < set->cell_end(c); ++k) info[k] *= ratio;
+    }
+    kernel.equations(view, pose.to_float(), kPlain, &eq);
+    const Mat6 meat = hessian(eq);
+    const Eigen::LLT<Mat6> of_meat(meat), of_bread(bread);
+    if (of_meat.info() != Eigen::Success || of_bread.info() != Eigen::Success) return;
+    result->design_effect = design_effect(gradients, counts, set->columns(),
+                                          of_meat.solve(Mat6::Identity()));
+    const Mat6 half = of_bread.solve(meat);
+    const Mat6 covariance = of_bread.solve(half.transpose());
+    result->covariance = (0.5 * result->design_effect) * (covariance + covariance.transpose());
     result->sigma = std::sqrt(field.level());
     result->effective_points = total.weight / result->design_effect;
 

@@ -62,6 +62,7 @@ class NoiseField {
     double variance(int c) const { return variance_[c]; }
     double near(int c) const { return sums_[c].near; }
     double level() const { return level_; }
+    const PosteriorSums& sums(int c) const { return sums_[c]; }
     const PosteriorSums& total() const { return total_; }
 
   private:
