@@ -10,8 +10,11 @@ namespace {
 
 constexpr double kMinPixelNoise = 0.01;  // pixels; below it float rounding would pass for noise
 constexpr int kDensePoints = 1000;       // enough for a noise level per image cell
-constexpr double kSelectSigmas = 8.0;    // points further off take no part
-constexpr double kMaxWiden = 3.0;        // of the selection over the search
+// Points further off than this many sigmas of the first noise estimate take no part. That estimate
+// falls short where some regions are much noisier; where inliers are few a wide selection would
+// hold little but outliers.
+constexpr double kSelectSigmas = 16.0, kSelectSigmasPoor = 8.0, kPoorSupport = 0.25;
+constexpr double kMaxWiden = 4.0;        // of the selection over the search
 constexpr double kEnoughSupport = 250;   // inliers that a sample must hold to stand for all points
 
 }  // namespace
@@ -174,7 +177,8 @@ FitResult fit_pose(const Kernels& kernels, const Problem& problem, const Pose& s
         kernel.errors2(view, pose.to_float(), e2);
         const double noise =
             std::sqrt(initial_level(kernels, coarse, e2, coarse.info(), coarse.prior(), kDof));
-        radius = std::min(std::max(kSelectSigmas * noise, options.coarse_scale),
+        const double sigmas = options.support < kPoorSupport ? kSelectSigmasPoor : kSelectSigmas;
+        radius = std::min(std::max(sigmas * noise, options.coarse_scale),
                           kMaxWiden * options.select_radius);
     }
 
