@@ -266,7 +266,7 @@ PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camer
         }
         const double kept =
             search.best().wide < kPoorShare * problem.total ? kKeptSupportPoor : kKeptSupport;
-        if (fit_support > kept * search.best().score) break;
+        if (fit_support > kept * search.best().score && search.best().wide > kPoorShare * problem.total) break;
     }
     finish(fit, problem.centre, problem.source, problem.n, options.min_inliers, options.min_score,
            &result);
