@@ -195,7 +195,11 @@ void finish(const FitResult& fit, const Vec3& centre, const std::vector<int>& so
     }
     result->cam_from_world = uncentred(fit.pose, centre);
     result->covariance = fit.covariance;
-    for (int i = 0; i < usable; ++i) result->inlier[source.empty() ? i : source[i]] = fit.inlier[i];
+    if (source.empty()) {
+        std::copy(fit.inlier.begin(), fit.inlier.end(), result->inlier.begin());
+    } else {
+        for (int i = 0; i < usable; ++i) result->inlier[source[i]] = fit.inlier[i];
+    }
     result->inliers = fit.inliers;
     result->sigma = fit.sigma;
     result->effective_points = fit.effective_points;
@@ -266,7 +270,9 @@ PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camer
         }
         const double kept =
             search.best().wide < kPoorShare * problem.total ? kKeptSupportPoor : kKeptSupport;
-        if (fit_support > kept * search.best().score && search.best().wide > kPoorShare * problem.total) break;
+        if (fit_support > kept * search.best().score &&
+            search.best().wide > kPoorShare * problem.total)
+            break;
     }
     finish(fit, problem.centre, problem.source, problem.n, options.min_inliers, options.min_score,
            &result);
