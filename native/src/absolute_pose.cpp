@@ -5,12 +5,14 @@
 
 #include "reloc/confidence.hpp"
 #include "reloc/hypotheses.hpp"
+#include "reloc/parallel.hpp"
 
 namespace reloc {
 namespace {
 
-constexpr int kChunk = 16;      // minimal samples per chunk
-constexpr int kFullScores = 3;  // poses of a chunk that are scored on all points
+constexpr int kChunk = 16;                      // minimal samples per chunk
+constexpr int kSerialChunks = 32, kRound = 32;  // chunks before rounds begin, and of a round
+constexpr int kFullScores = 3;                  // poses of a chunk that are scored on all points
 constexpr int kLocalSteps = 8;
 constexpr int kFitAttempts = 3;
 constexpr double kKeptSupport = 0.95,
@@ -149,13 +151,25 @@ void Search::run() {
     std::uint64_t chunk = 0;
     const double limit = options_.max_iterations;
     const double scale = problem_.preview_total;
+    std::vector<Scored> round;
     while (samples_ < limit) {
         const double share = minimal_.preview > 0 ? minimal_.preview / scale : 0;
         const double bar = scale * share - 2.5 * std::sqrt(scale * share * (1 - share));
-        const Scored best = evaluate_chunk(chunk++, bar);
-        samples_ += kChunk;
-        consider(best);
-        if (samples_ >= options_.min_iterations && samples_ >= samples_needed()) break;
+        // Long searches go in rounds whose chunks know nothing of each other: these may run on any
+        // number of threads, and rounds are the same for all.
+        round.assign(chunk < kSerialChunks ? 1 : kRound, Scored());
+        parallel_for(static_cast<int>(round.size()), options_.threads,
+                     [&](int i) { round[i] = evaluate_chunk(chunk + i, bar); });
+        bool done = false;
+        for (const Scored& best : round) {
+            ++chunk;
+            samples_ += kChunk;
+            consider(best);
+            done = (samples_ >= options_.min_iterations && samples_ >= samples_needed()) ||
+                   samples_ >= limit;
+            if (done) break;
+        }
+        if (done) break;
     }
     if (!found() || best_.wide > kManyShare * problem_.total) return;
     Pose polished = pose_;

@@ -98,7 +98,8 @@ void CellLayout::gather(const float* from, float padding, float* to) const {
         for (; k + kShort <= run.count; k += kShort) std::memcpy(t + k, f + k, 4 * kShort);
         for (; k < run.count; ++k) t[k] = f[k];
     }
-    for (int c = 0; c < cells(); ++c) std::fill(to + start_[c] + count_[c], to + start_[c + 1], padding);
+    for (int c = 0; c < cells(); ++c)
+        std::fill(to + start_[c] + count_[c], to + start_[c + 1], padding);
 }
 
 void CellLayout::mark(float* to) const {
