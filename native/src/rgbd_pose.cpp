@@ -11,7 +11,7 @@
 namespace reloc {
 namespace {
 
-constexpr int kChunk = 32, kLeaders = 3, kLocalSteps = 6;
+constexpr int kChunk = 16, kLeaders = 2, kLocalSteps = 4;
 constexpr double kWiden = 2.5;
 constexpr int kDensePoints = 1000;
 constexpr double kMinDepth = 1e-6, kMaxCoordinate = 1e12;

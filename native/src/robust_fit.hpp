@@ -65,9 +65,9 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
                 float* e2, double floor2, int dof, bool local, double level_scale, int points,
                 const Pose& start, FitResult* result) {
     constexpr int kParameters = 6, kMaxPasses = 6;
-    // Squared standard errors, of six in all. The step is still made, and what is left after it is
-    // a few per cent of it.
-    constexpr double kSettled = 0.5;
+    // Squared standard errors, of six in all. The step is still made, and what is left after it is a
+    // few per cent of it; a little more with few points.
+    const double settled = local ? 0.5 : 0.02;
     constexpr double kPrior = 4;     // points' worth of belief that a cell is like the others
     constexpr float kPlain = 1e30f;  // no robust weight but the posterior's
     const double inlier2 = dof == 2 ? 11.8 : 14.2;  // 99.73 % of a Gaussian residual
@@ -91,7 +91,7 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
         Vec6 step;
         if (!solve_step(eq, 0, &step)) return;
         pose = pose.perturbed(step);
-        if (-gradient(eq).dot(step) < kSettled) break;
+        if (-gradient(eq).dot(step) < settled) break;
     }
     pose.normalize();
 
