@@ -98,7 +98,7 @@ class AbsolutePoseOptions:
         min_iterations: minimal samples drawn at least.
         max_iterations: minimal samples drawn at most; bounds the time per call.
         min_inliers: a pose with fewer supporting points is not returned as a success.
-        min_score: a pose with a lower score is not returned as a success. At 0.5 about 99 % of the
+        min_score: a pose with a lower score is not returned as a success. At 0.7 about 99 % of the
             successes are right; below 0.01 next to none.
         local_noise: estimate the noise level per image region in place of once; for the ray residual
             and 1,000 points or more.
@@ -197,7 +197,7 @@ class RgbdPoseOptions:
         min_iterations: minimal samples drawn at least.
         max_iterations: minimal samples drawn at most; bounds the time per call.
         min_inliers: a pose with fewer supporting points is not returned as a success.
-        min_score: a pose with a lower score is not returned as a success. At 0.5 about 99 % of the
+        min_score: a pose with a lower score is not returned as a success. At 0.7 about 99 % of the
             successes are right; below 0.01 next to none.
         local_noise: estimate the noise level per image region in place of once.
         seed: random seed.

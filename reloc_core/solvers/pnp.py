@@ -62,9 +62,7 @@ class PnpSolver(Solver):
             self._rgbd_options(0)
 
     @staticmethod
-    def _options(
-        config: PnpConfig, kind: str, seed: int, threads: int = 1
-    ) -> AbsolutePoseOptions:
+    def _options(config: PnpConfig, kind: str, seed: int, threads: int = 1) -> AbsolutePoseOptions:
         residual = config.residual
         if residual == "auto":
             residual = "ray" if kind == "dense" else "reprojection"

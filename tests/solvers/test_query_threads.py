@@ -15,7 +15,7 @@ def hard_problem(seed, n=2000, inliers=100):
     uv = rng.uniform((0, 0), (639, 479), (n, 2))
     z = rng.uniform(1, 4, (n, 1))
     fx, cx, cy = CAMERA.params
-    points = np.hstack([(uv - (cx, cy)) / fx * z, z]) + (1.0, 2.0, 3.0)
+    points = np.hstack([(uv - (cx, cy)) / fx * z, z]) + np.array((1.0, 2.0, 3.0))
     points[inliers:] = rng.uniform(points.min(0), points.max(0), (n - inliers, 3))
     return uv + rng.normal(0, 1, uv.shape), points
 
