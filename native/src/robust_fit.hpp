@@ -65,8 +65,8 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
                 float* e2, double floor2, int dof, bool local, double level_scale, int points,
                 const Pose& start, FitResult* result) {
     constexpr int kParameters = 6, kMaxPasses = 6;
-    // Squared standard errors, of six in all. The step is still made, and what is left after it is a
-    // few per cent of it; a little more with few points.
+    // Squared standard errors, of six in all. The step is still made, and what is left after it is
+    // a few per cent of it; a little more with few points.
     const double settled = local ? 0.5 : 0.02;
     constexpr double kPrior = 4;     // points' worth of belief that a cell is like the others
     constexpr float kPlain = 1e30f;  // no robust weight but the posterior's
