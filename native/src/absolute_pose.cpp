@@ -226,6 +226,24 @@ void finish(const FitResult& fit, const Vec3& centre, const std::vector<int>& so
                                                       : Status::kOk;
 }
 
+/// Whether at least four different pixels support the pose: copies of three fit any of its
+/// solutions.
+static bool determined(const Correspondences& in, const PoseResult& result) {
+    constexpr int kEnough = 4;
+    double seen[kEnough][2];
+    int distinct = 0;
+    for (std::size_t i = 0; i < in.n && distinct < kEnough; ++i) {
+        if (!result.inlier[i]) continue;
+        const double u = in.points2d[2 * i], v = in.points2d[2 * i + 1];
+        bool known = false;
+        for (int k = 0; k < distinct; ++k) known |= seen[k][0] == u && seen[k][1] == v;
+        if (known) continue;
+        seen[distinct][0] = u;
+        seen[distinct++][1] = v;
+    }
+    return distinct >= kEnough;
+}
+
 PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camera,
                                   const AbsolutePoseOptions& options) {
     const Kernels& kernels = *select_kernels(options.kernels);
@@ -290,6 +308,8 @@ PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camer
     }
     finish(fit, problem.centre, problem.source, problem.n, options.min_inliers, options.min_score,
            &result);
+    if (result.status == Status::kOk && !determined(in, result))
+        result.status = Status::kDegenerate;
     return result;
 }
 
