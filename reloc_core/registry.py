@@ -219,7 +219,7 @@ class Registry:
         other plugin can take their names.
         """
         found = points if points is not None else _enabled(_entry_points())
-        for point in sorted(found, key=lambda p: (p.name != BUILTIN, p.name)):
+        for point in sorted(found, key=lambda p: (p.name != BUILTIN, p.name, p.value)):
             version = point.dist.version if point.dist is not None else ""
             info = PluginInfo(point.name, point.value, version)
             if point.name in self.plugins:

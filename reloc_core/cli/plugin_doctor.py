@@ -10,6 +10,7 @@ import json
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 
@@ -26,7 +27,7 @@ def installed_plugins() -> dict[str, EntryPoint]:
     """Entry points by the name that the registry gives them, without loading any."""
     found: dict[str, EntryPoint] = {}
     points = registry_module._entry_points()
-    for point in sorted(points, key=lambda p: (p.name != BUILTIN, p.name)):
+    for point in sorted(points, key=lambda p: (p.name != BUILTIN, p.name, p.value)):
         name = point.name if point.name not in found else f"{point.name}@{point.value}"
         found[name] = point
     return found
@@ -118,6 +119,12 @@ def _in_child(*arguments: str) -> Mapping[str, str]:
         return {"process": f"printed no result: {child.stdout[-200:]!r}"}
 
 
+def _is_standard(place: str) -> bool:
+    """Whether a line of faulthandler, `File "PATH", line N`, is in the standard library."""
+    path = place.split('"')[1]
+    return path.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in path
+
+
 def _ending(code: int, stderr: str) -> str:
     """How a process ended, with the place in its code for crashes and else its last words."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
@@ -127,5 +134,8 @@ def _ending(code: int, stderr: str) -> str:
             how = f"was ended by {signal.Signals(-code).name}"
         except ValueError:
             how = f"was ended by signal {-code}"
-        return f"{how}, a crash in native code" + (f": {places[0]}" if places else "")
+        # Where the plugin was, rather than the library that it called.
+        own = [line for line in places if not _is_standard(line)]
+        at = (own or places)[:1]
+        return f"{how}, a crash in native code" + (f": {at[0]}" if at else "")
     return f"ended with code {code}: {(lines or ['no message'])[-1]}"
