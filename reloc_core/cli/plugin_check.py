@@ -52,7 +52,7 @@ def _check_presets(name: str) -> int:
     """Compose the presets in the plugin's own config directories."""
     registry = default_registry()
     hooks = registry.manager.get_plugin(name)
-    directories = getattr(hooks, "reloc_config_dirs", list)()
+    directories: Sequence[Path] = getattr(hooks, "reloc_config_dirs", list)()
     failed = 0
     for directory in map(Path, directories):
         for file in sorted((directory / "experiment").rglob("*.yaml")):

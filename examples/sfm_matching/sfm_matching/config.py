@@ -27,7 +27,7 @@ class MatchingConfig:
     """
 
     resolution: int = 480
-    images: int = 400
+    images: int = 700
     keypoints: int = 1024
     query_keypoints: int = 2048
     partners: int = 12
@@ -37,7 +37,7 @@ class MatchingConfig:
     max_error_px: float = 2.5
     min_views: int = 3
     min_parallax_deg: float = 1.5
-    retrieved: int = 8
+    retrieved: int = 16
 
 
 def check(config: MatchingConfig) -> None:
@@ -63,4 +63,6 @@ def check(config: MatchingConfig) -> None:
         if not getattr(config, name) > 0:
             raise ConfigError(f"estimator.{name} must be positive, got {getattr(config, name)}.")
     if not -1 <= config.min_similarity < 1:
-        raise ConfigError(f"estimator.min_similarity must be a cosine, got {config.min_similarity}.")
+        raise ConfigError(
+            f"estimator.min_similarity must be a cosine, got {config.min_similarity}."
+        )

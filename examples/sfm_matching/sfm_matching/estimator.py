@@ -102,7 +102,9 @@ class MatchingEstimator(Estimator):
         # The rounded values that are stored, so that this estimator and a loaded one agree.
         self._use(tensors)
 
-    def _describe(self, dataset: Dataset, frames: np.ndarray, run: Run) -> tuple[np.ndarray, Tensor]:
+    def _describe(
+        self, dataset: Dataset, frames: np.ndarray, run: Run
+    ) -> tuple[np.ndarray, Tensor]:
         """Keypoints (N, count, 2), NaN where an image has fewer, and descriptors (N, count, 64)."""
         count, begin = self.config.keypoints, 0
         pixels = np.full((len(frames), count, 2), np.nan)
