@@ -67,6 +67,7 @@ def _listen(server: Any) -> Any:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((server.config.host, server.config.port))
+        listener.listen(128)  # clients may come from now on
     except (OSError, OverflowError) as error:
         listener.close()
         raise ConfigError(

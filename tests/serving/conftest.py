@@ -37,6 +37,7 @@ def serve():
         running.append((server, thread))
         deadline = time.monotonic() + 20
         while not server.started and time.monotonic() < deadline:
+            assert thread.is_alive()
             time.sleep(0.01)
         return service, server.servers[0].sockets[0].getsockname()[1]
 
