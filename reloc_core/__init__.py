@@ -5,6 +5,7 @@ registry of components, typed configuration, maps and runs. Methods are plugins.
 package imports neither PyTorch nor Hydra.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from reloc_core.errors import (
@@ -68,7 +69,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Needs more than the types do, so it is imported when it is asked for.
     if name == "Localizer":
-        from reloc_core.localizer import Localizer
-
-        return Localizer
+        return importlib.import_module("reloc_core.localizer").Localizer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

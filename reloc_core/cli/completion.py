@@ -54,7 +54,8 @@ def candidates(line: str) -> list[str]:
     verb = before[0]
     fixed = {"plugin": ("list", "new", "check", "doctor"), "config": ("check",),
              "data": ("check", "convert", "fetch"),
-             "report": ("compare",), "completion": tuple(_SCRIPTS)}  # fmt: skip
+             "report": ("compare",),
+             "sweep": ("table", "resume", "plot"), "completion": tuple(_SCRIPTS)}  # fmt: skip
     if verb in fixed:
         return [w for w in fixed[verb] if len(before) == 1 and w.startswith(current)]
     if verb not in _HYDRA_VERBS:

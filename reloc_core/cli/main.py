@@ -27,6 +27,7 @@ Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
   serve       answer over HTTP:  reloc serve map_dir=MAP port=8000
   benchmark   map and measure:   reloc benchmark -m experiment=paper/ace_7scenes_sfm root=data
   data        check | convert | fetch   look at a dataset, change its layout, get a benchmark
+  sweep       table | resume | plot   what comes after 'reloc VERB -m ...'
   report      compare            one table of several methods, yours and published
   plugin      list | new | check | doctor   see, write, test and mend plugins
   config      check              compose a configuration and show it without running
@@ -83,6 +84,12 @@ def _plugin(arguments: Sequence[str]) -> int:
     return run(arguments)
 
 
+def _sweep(arguments: Sequence[str]) -> int:
+    from reloc_core.cli.sweep import run
+
+    return run(arguments)
+
+
 def _config(arguments: Sequence[str]) -> int:
     from reloc_core.cli.config import run
 
@@ -105,6 +112,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "data": _data,
     "report": _report,
     "plugin": _plugin,
+    "sweep": _sweep,
     "config": _config,
     "completion": _completion,
 }
