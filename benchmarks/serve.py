@@ -16,6 +16,7 @@ import random
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -27,7 +28,7 @@ from pathlib import Path
 MIX = {"valid": 70, "truncated": 8, "huge": 5, "text": 7, "wrong type": 7, "slow": 3}
 EXPECTED = {
     "valid": {200, 503},
-    "truncated": {422},
+    "truncated": {422, 503},
     "huge": {413},
     "text": {415},
     "wrong type": {415},
@@ -119,6 +120,12 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=300, help="stop after so long in any case")
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument(
+        "--load",
+        type=float,
+        default=0.6,
+        help="good requests, as a share of what one client can get; 0 sends all at once",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
@@ -137,7 +144,11 @@ def main() -> None:
         lock = threading.Lock()
         begin = time.monotonic()
 
+        share = MIX["valid"] / sum(MIX.values())
+        pause = statistics.median(single) * share / arguments.load if arguments.load else 0.0
+
         def work(number: int) -> None:
+            time.sleep(max(0.0, begin + number * pause - time.monotonic()))
             if time.monotonic() - begin > arguments.seconds:
                 return
             kind, status, seconds = one(port, kinds[number], images[number % len(images)])

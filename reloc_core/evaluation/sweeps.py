@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from reloc_core.errors import DataError
 
 SWEEP_FILE = "multirun.yaml"
+_SAMPLED_FILE = "optimization_results.yaml"
+"""What the Optuna sweeper leaves in place of it, at its end."""
 _FINISHED = ("ok", "partial")
 # Student's t for 95 % intervals by degrees of freedom; the normal value beyond.
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179,
@@ -96,6 +98,8 @@ def read_sweep(path: Path | str) -> Sweep:
     """
     path = Path(path)
     file = path / SWEEP_FILE
+    if not file.is_file() and (path / _SAMPLED_FILE).is_file():
+        return Sweep(path, "", (), (), tuple(_jobs(path, {})), True)
     try:
         config: Any = OmegaConf.load(file)
         hydra = config.hydra
@@ -108,23 +112,21 @@ def read_sweep(path: Path | str) -> Sweep:
             "'reloc VERB -m ... output_dir=DIR'."
         ) from error
     assert isinstance(params, dict)
-    sampled = "optuna" in str(hydra.sweeper.get("_target_", ""))
-    found = {int(p.name): _result(p) for p in path.iterdir() if p.name.isdigit() and p.is_dir()}
-    expected = (
-        {}
-        if sampled
-        else dict(enumerate(_expand([f"{k!s}={v!s}" for k, v in params.items()] + task)))
-    )
-    jobs = []
-    for number in sorted({*found, *expected}):
-        result = found.get(number, {})
-        given = expected.get(number) or [str(o) for o in result.get("overrides", [])]
-        status = str(result.get("status", "missing"))
-        jobs.append(Job(number, _pairs(given), status, result))
+    expected = dict(enumerate(_expand([f"{k!s}={v!s}" for k, v in params.items()] + task)))
     hydra_arguments = [
         str(o) for o in hydra.overrides.hydra if not str(o).startswith("hydra.mode=")
     ]
-    return Sweep(path, verb, tuple(task), tuple(hydra_arguments), tuple(jobs), sampled)
+    jobs = tuple(_jobs(path, expected))
+    return Sweep(path, verb, tuple(task), tuple(hydra_arguments), jobs, False)
+
+
+def _jobs(path: Path, expected: Mapping[int, list[str]]) -> Iterator[Job]:
+    """The jobs that are expected or have left a folder."""
+    found = {int(p.name): _result(p) for p in path.iterdir() if p.name.isdigit() and p.is_dir()}
+    for number in sorted({*found, *expected}):
+        result = found.get(number, {})
+        given = expected.get(number) or [str(o) for o in result.get("overrides", [])]
+        yield Job(number, _pairs(given), str(result.get("status", "missing")), result)
 
 
 def _expand(arguments: Sequence[str]) -> list[list[str]]:
