@@ -218,6 +218,8 @@ def as_query(query: Query, depth: bool) -> Query:
 _watched: list[set[str]] = []
 _hooked = False
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
+_LIBRARY_PATHS = ("__pycache__", "/dev/", "/proc/", "torchinductor_")
+"""Byte code, devices, and the cache folder that PyTorch makes when it is imported."""
 _PATH_EVENTS = {"os.mkdir": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1, "shutil.move": 1}
 
 
@@ -241,7 +243,8 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 def watch_writes() -> Iterator[set[str]]:
     """Collect the absolute paths that Python code opens for writing, makes or renames to.
 
-    Byte code caches and devices do not count. Native code that opens files by itself is not seen.
+    Byte code, devices and caches of PyTorch do not count. Native code that opens files by itself is
+    not seen.
     """
     global _hooked
     if not _hooked:
@@ -253,5 +256,5 @@ def watch_writes() -> Iterator[set[str]]:
         yield found
     finally:
         _watched.remove(found)
-        for path in [p for p in found if "__pycache__" in p or p.startswith(("/dev/", "/proc/"))]:
+        for path in [p for p in found if any(part in p for part in _LIBRARY_PATHS)]:
             found.discard(path)
