@@ -15,7 +15,16 @@ USAGE = """\
 Usage: reloc config check                    compose every installed preset
        reloc config check VERB OVERRIDES...  compose one configuration and print it
 """
-_VERBS = ("train", "evaluate", "localize", "demo", "benchmark", "data_check", "data_convert")
+_VERBS = (
+    "train",
+    "evaluate",
+    "localize",
+    "serve",
+    "demo",
+    "benchmark",
+    "data_check",
+    "data_convert",
+)
 
 
 def run(arguments: Sequence[str]) -> int:

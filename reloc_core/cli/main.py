@@ -24,10 +24,12 @@ Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
                                      dataset.split=test output_dir=OUT
   localize    pose of images:    reloc localize map_dir=MAP images=DIR camera.focal=525 \\
                                      output_dir=OUT
+  serve       answer over HTTP:  reloc serve map_dir=MAP port=8000
   benchmark   map and measure:   reloc benchmark -m experiment=paper/ace_7scenes_sfm root=data
   data        check | convert | fetch   look at a dataset, change its layout, get a benchmark
+  sweep       table | resume | plot   what comes after 'reloc VERB -m ...'
   report      compare            one table of several methods, yours and published
-  plugin      list | doctor      what is installed, and what is wrong with it
+  plugin      list | new | check | doctor   see, write, test and mend plugins
   config      check              compose a configuration and show it without running
   completion  bash | zsh | fish  shell completion of verbs, options and values
 
@@ -82,6 +84,12 @@ def _plugin(arguments: Sequence[str]) -> int:
     return run(arguments)
 
 
+def _sweep(arguments: Sequence[str]) -> int:
+    from reloc_core.cli.sweep import run
+
+    return run(arguments)
+
+
 def _config(arguments: Sequence[str]) -> int:
     from reloc_core.cli.config import run
 
@@ -99,10 +107,12 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _hydra_verb("train"),
     "evaluate": _hydra_verb("evaluate"),
     "localize": _hydra_verb("localize"),
+    "serve": _hydra_verb("serve"),
     "benchmark": _hydra_verb("benchmark"),
     "data": _data,
     "report": _report,
     "plugin": _plugin,
+    "sweep": _sweep,
     "config": _config,
     "completion": _completion,
 }
