@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PLUGINS := $(sort $(wildcard plugins/*))
+PLUGINS := $(sort $(wildcard plugins/*)) examples/sfm_matching
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := $(shell find native CMakeLists.txt -type f \( -name '*.hpp' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name 'CMakeLists.txt' \) 2>/dev/null)
 
@@ -19,11 +19,11 @@ help:
 	@echo "make clean      remove everything that make made"
 
 # The native module is rebuilt when its sources change; Python sources are installed in place.
-$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml) $(NATIVE)
+$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml examples/*/pyproject.toml) $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit("reloc needs Python 3.10 or newer") if sys.version_info < (3, 10) else 0'
 	$(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt -e '.[test]' $(foreach p,$(PLUGINS),-e $(p))
+	$(PIP) install -q -c constraints.txt -e '.[test,serve,sweep]' $(foreach p,$(PLUGINS),-e $(p))
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.installed

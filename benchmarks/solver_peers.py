@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from solver_problems import CENTER, FOCAL, HEIGHT, WIDTH, Problem
+from solver_problems import Problem
 
-K = np.array([[FOCAL, 0, CENTER[0]], [0, FOCAL, CENTER[1]], [0, 0, 1]])
+from reloc_core.types import Camera
+
 Solve = Callable[[Problem], "np.ndarray | None"]
 
 
@@ -18,7 +19,19 @@ def _from_cam(R: np.ndarray, t: np.ndarray) -> np.ndarray:
     return pose
 
 
-def _opencv(flags: int | None, method: int | None, threshold: float, iterations: int) -> Solve:
+def _pinhole(camera: Camera) -> tuple[float, float, float, float]:
+    """fx, fy, cx, cy."""
+    if camera.model not in ("SIMPLE_PINHOLE", "PINHOLE"):
+        raise SystemExit(f"Peers take pinhole cameras here, not {camera.model}: undistort first.")
+    return (camera.params[0], *camera.params[-3:])
+
+
+def _opencv(
+    camera: Camera, flags: int | None, method: int | None, threshold: float, iterations: int
+) -> Solve:
+    fx, fy, cx, cy = _pinhole(camera)
+    K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+
     def solve(p: Problem) -> np.ndarray | None:
         if method is not None:
             params = cv2.UsacParams()
@@ -54,14 +67,14 @@ def _opencv(flags: int | None, method: int | None, threshold: float, iterations:
     return solve
 
 
-def _poselib(threshold: float) -> Solve:
+def _poselib(cam: Camera, threshold: float) -> Solve:
     import poselib
 
     camera = {
-        "model": "SIMPLE_PINHOLE",
-        "width": WIDTH,
-        "height": HEIGHT,
-        "params": [FOCAL, *CENTER],
+        "model": "PINHOLE",
+        "width": cam.width,
+        "height": cam.height,
+        "params": list(_pinhole(cam)),
     }
     ransac = {
         "max_reproj_error": threshold, "max_error": threshold, "min_iterations": 20,
@@ -76,14 +89,12 @@ def _poselib(threshold: float) -> Solve:
     return solve
 
 
-def _colmap(threshold: float) -> Solve:
+def _colmap(cam: Camera, threshold: float) -> Solve:
     import pycolmap
 
+    fx, fy, cx, cy = _pinhole(cam)
     camera = pycolmap.Camera(
-        model="SIMPLE_PINHOLE",
-        width=WIDTH,
-        height=HEIGHT,
-        params=[FOCAL, *(CENTER[0] + 0.5, CENTER[1] + 0.5)],
+        model="PINHOLE", width=cam.width, height=cam.height, params=[fx, fy, cx + 0.5, cy + 0.5]
     )
     options = pycolmap.AbsolutePoseEstimationOptions()
     options.ransac.max_error, options.ransac.min_num_trials, options.ransac.confidence = (
@@ -105,18 +116,18 @@ def _colmap(threshold: float) -> Solve:
     return solve
 
 
-def absolute_peers() -> dict[str, Solve]:
+def absolute_peers(camera: Camera) -> dict[str, Solve]:
     """All installed peers with fair settings."""
     cv2.setNumThreads(1)
     return {
-        "opencv-iterative": _opencv(cv2.SOLVEPNP_ITERATIVE, None, 10, 1000),
-        "opencv-p3p": _opencv(cv2.SOLVEPNP_P3P, None, 10, 10000),
-        "usac-default": _opencv(None, cv2.USAC_DEFAULT, 10, 10000),
-        "usac-accurate": _opencv(None, cv2.USAC_ACCURATE, 25, 10000),
-        "poselib-10": _poselib(10),
-        "poselib-25": _poselib(25),
-        "colmap-10": _colmap(10),
-        "colmap-25": _colmap(25),
+        "opencv-iterative": _opencv(camera, cv2.SOLVEPNP_ITERATIVE, None, 10, 1000),
+        "opencv-p3p": _opencv(camera, cv2.SOLVEPNP_P3P, None, 10, 10000),
+        "usac-default": _opencv(camera, None, cv2.USAC_DEFAULT, 10, 10000),
+        "usac-accurate": _opencv(camera, None, cv2.USAC_ACCURATE, 25, 10000),
+        "poselib-10": _poselib(camera, 10),
+        "poselib-25": _poselib(camera, 25),
+        "colmap-10": _colmap(camera, 10),
+        "colmap-25": _colmap(camera, 25),
     }
 
 

@@ -42,11 +42,11 @@ class Problem:
 class Frames:
     """Depth (holes filled from the nearest pixel) and poses of one split."""
 
-    def __init__(self, root: Path, step: int = 10) -> None:
+    def __init__(self, root: Path, step: int = 10, offset: int = 0) -> None:
         import cv2
 
         self.depth, self.pose = [], []
-        for path in sorted((root / "depth").glob("*.png"))[::step]:
+        for path in sorted((root / "depth").glob("*.png"))[offset::step]:
             stem = path.name.split(".")[0]
             pose = np.loadtxt(root / "poses" / f"{stem}.pose.txt")
             depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.float64) / 1000

@@ -4,9 +4,13 @@
     python benchmarks/solvers.py --correspondences FILES.npz ...
 
 Problems come from the depth and poses of DIR (`depth/`, `poses/` as ACE has them) or from saved
-correspondences of an estimator: npz files with `points2d`, `points3d`, `world_from_cam`, `camera_params`
-(SIMPLE_PINHOLE, 640x480). One thread, CPU time per solve, the same problems for all in one run: ratios hold
-on a busy machine too. A failed solve counts as an infinite error.
+correspondences of an estimator: npz files with `points2d`, `points3d`, `world_from_cam` and the camera's
+`model`, `size` (width, height) and `params`; all files from one camera. One thread, CPU time per solve, the
+same problems for all. A failed solve counts as an infinite error.
+
+Peers take most of the time: `--peer-cache FILE` keeps their results per problem. The fastest one is timed
+again on the first problems in every run, and the speedup taken over the same problems, so that the ratio
+holds on a busy machine too.
 """
 
 from __future__ import annotations
@@ -32,10 +36,8 @@ from reloc_core.solvers import (
 )
 from reloc_core.types import Camera
 
-CAMERA = Camera.pinhole(sp.FOCAL, sp.WIDTH, sp.HEIGHT)
 
-
-def ours(kernels: str, dense: bool, rgbd: bool) -> dict[str, solver_peers.Solve]:
+def ours(kernels: str, camera: Camera, dense: bool, rgbd: bool) -> dict[str, solver_peers.Solve]:
     """The methods of this project for one kind of problem, as the framework calls them by default."""
     absolute = AbsolutePoseOptions(residual="ray" if dense else "reprojection", kernels=kernels)
     dsac, depth = DsacOptions(kernels=kernels), RgbdPoseOptions(kernels=kernels)
@@ -49,40 +51,67 @@ def ours(kernels: str, dense: bool, rgbd: bool) -> dict[str, solver_peers.Solve]
         }
     return {
         "reloc": lambda p: pose(
-            estimate_absolute_pose(p.points2d, p.points3d, CAMERA, options=absolute)
+            estimate_absolute_pose(p.points2d, p.points3d, camera, options=absolute)
         ),
         "reloc-dsac": lambda p: pose(
-            estimate_pose_dsac(p.points2d, p.points3d, CAMERA, options=dsac)
+            estimate_pose_dsac(p.points2d, p.points3d, camera, options=dsac)
         ),
     }
 
 
-def measure(
-    problems: list[Problem], methods: dict[str, solver_peers.Solve]
-) -> dict[str, dict[str, float]]:
+def attempt(solve: solver_peers.Solve, problem: Problem) -> np.ndarray | None:
+    """A peer that throws has not localized."""
+    try:
+        return solve(problem)
+    except Exception:
+        return None
+
+
+def run(solve: solver_peers.Solve, problems: list[Problem], repeats: int = 1) -> list[list[float]]:
+    """Per problem: errors in cm and degrees (infinite without a pose) and CPU time in ms."""
+    rows = []
+    attempt(solve, problems[0])  # first-call costs are nobody's solve time
+    for p in problems:
+        start = time.process_time()
+        for _ in range(repeats):
+            result = attempt(solve, p)
+        ms = 1e3 * (time.process_time() - start) / repeats
+        error = (np.inf, np.inf) if result is None else pose_error(result, p.world_from_cam)
+        rows.append([*error, ms])
+    return rows
+
+
+def summary(rows: list[list[float]]) -> dict[str, float]:
     """Median errors (cm, deg), recall at 5 cm / 5 deg (%), median CPU time (ms)."""
-    table = {}
-    for name, solve in methods.items():
-        errors, seconds = [], []
-        solve(problems[0])  # first-call costs are nobody's solve time
-        for p in problems:
-            start = time.process_time()
-            try:
-                result = solve(p)
-            except Exception:  # a peer that throws has not localized
-                result = None
-            seconds.append(time.process_time() - start)
-            errors.append(
-                (np.inf, np.inf) if result is None else pose_error(result, p.world_from_cam)
-            )
-        e = np.array(errors)
-        table[name] = {
-            "t_cm": float(np.median(e[:, 0])),
-            "r_deg": float(np.median(e[:, 1])),
-            "recall": float(100 * np.mean((e[:, 0] < 5) & (e[:, 1] < 5))),
-            "ms": float(1e3 * np.median(seconds)),
-        }
-    return table
+    e = np.array(rows)
+    return {
+        "t_cm": float(np.median(e[:, 0])),
+        "r_deg": float(np.median(e[:, 1])),
+        "recall": float(100 * np.mean((e[:, 0] < 5) & (e[:, 1] < 5))),
+        "ms": float(np.median(e[:, 2])),
+    }
+
+
+class PeerCache:
+    """Results of the peers per class and problem; kept in a JSON file if one is named."""
+
+    def __init__(self, path: Path | None, setting: str) -> None:
+        self.path, self.setting = path, setting
+        self.rows: dict[str, list[float]] = {}
+        if path and path.exists():
+            self.rows = json.loads(path.read_text())
+
+    def run(
+        self, cls: str, peer: str, solve: solver_peers.Solve, first: int, problems: list[Problem]
+    ) -> list[list[float]]:
+        """As `run`; solves only what is not known."""
+        keys = [f"{self.setting} {cls} {peer} {first + k}" for k in range(len(problems))]
+        for key, p in zip(keys, problems, strict=True):
+            if key not in self.rows:
+                self.rows[key] = run(solve, [p])[0]
+        if self.path:
+            self.path.write_text(json.dumps(self.rows))
+        return [self.rows[key] for key in keys]
 
 
 def compare(table: dict[str, dict[str, float]]) -> dict[str, float | str]:
@@ -104,25 +133,42 @@ def compare(table: dict[str, dict[str, float]]) -> dict[str, float | str]:
     }
 
 
-def saved_problems(paths: list[Path]) -> list[Problem]:
-    """Problems from correspondences that an estimator saved."""
-    out = []
+def saved_problems(paths: list[Path]) -> tuple[list[Problem], Camera]:
+    """Problems from correspondences that an estimator saved, and their camera."""
+    problems, cameras = [], set()
     for path in paths:
         z = np.load(path)
-        n = len(z["points2d"])
-        out.append(
+        model, (width, height) = str(z["model"]), z["size"]
+        cameras.add(Camera(model, int(width), int(height), tuple(map(float, z["params"]))))
+        problems.append(
             Problem(
                 z["points2d"].astype(np.float64),
                 z["points3d"].astype(np.float64),
                 z["world_from_cam"],
-                np.ones(n, bool),
+                np.ones(len(z["points2d"]), bool),
             )
         )
-    return out
+    if len(cameras) != 1:
+        raise SystemExit(f"The files have {len(cameras)} different cameras, one is needed.")
+    return problems, cameras.pop()
+
+
+def report(cls: str, table: dict[str, dict[str, float]], s: dict[str, float | str]) -> None:
+    """One class on the terminal."""
+    for name, row in table.items():
+        print(
+            f"{cls:14s} {name:18s} {row['t_cm']:8.3f} cm {row['r_deg']:7.4f} deg "
+            f"{row['recall']:5.1f} % {row['ms']:9.3f} ms"
+        )
+    print(
+        f"{cls:14s} => error x{s['error_ratio']:.2f} of {s['best_peer']}, {s['speedup']:.1f} times "
+        f"faster than {s['fastest_peer']}, recall {s['recall']:.1f} % (peers {s['peer_recall']:.1f} %)",
+        flush=True,
+    )
 
 
 def main() -> None:
-    """Run and print the table; write JSON beside it with --out."""
+    """Run and print the table; write JSON with --out."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -130,43 +176,45 @@ def main() -> None:
     parser.add_argument("--correspondences", type=Path, nargs="*")
     parser.add_argument("--problems", type=int, default=60)
     parser.add_argument("--first", type=int, default=0, help="number of the first problem")
+    parser.add_argument("--offset", type=int, default=0, help="first frame; every tenth is used")
     parser.add_argument("--classes", nargs="*", default=[*sp.DENSE, *sp.SPARSE, *sp.RGBD])
     parser.add_argument("--peers", nargs="*", help="only these peers")
     parser.add_argument("--kernels", default="auto")
+    parser.add_argument("--peer-cache", type=Path, help="JSON file with results of the peers")
+    parser.add_argument("--retime", type=int, default=10, help="problems of the repeated timing")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    frames = sp.Frames(args.data) if args.data else None
-    print(f"kernels: {_native.kernel_name(args.kernels)}")
+    if not args.data and not args.correspondences:
+        parser.error("name --data or --correspondences")
+    kernels = _native.kernel_name(args.kernels)
+    print(f"kernels: {kernels}")
+    frames = sp.Frames(args.data, offset=args.offset) if args.data else None
+    cache = PeerCache(args.peer_cache, f"{args.data or args.correspondences[0]} {args.offset}")
+    camera = Camera.pinhole(sp.FOCAL, sp.WIDTH, sp.HEIGHT)
     results = {}
-    classes = ["saved"] if args.correspondences else args.classes
-    for cls in classes:
+    for cls in ["saved"] if args.correspondences else args.classes:
         if args.correspondences:
-            problems = saved_problems(args.correspondences)
-        elif frames is None:
-            parser.error("name --data or --correspondences")
+            problems, camera = saved_problems(args.correspondences)
         else:
             problems = [sp.make(cls, frames, args.first + k) for k in range(args.problems)]
         rgbd = cls.startswith("rgbd")
-        peers = solver_peers.rgbd_peers() if rgbd else solver_peers.absolute_peers()
+        peers = solver_peers.rgbd_peers() if rgbd else solver_peers.absolute_peers(camera)
         if args.peers:
             peers = {k: v for k, v in peers.items() if k in args.peers}
-        table = measure(
-            problems, {**peers, **ours(args.kernels, not cls.startswith("sparse"), rgbd)}
-        )
-        summary = compare(table)
-        results[cls] = {"methods": table, "summary": summary}
-        for name, row in table.items():
-            print(
-                f"{cls:14s} {name:18s} {row['t_cm']:8.3f} cm "
-                f"{row['r_deg']:7.4f} deg {row['recall']:5.1f} % "
-                f"{row['ms']:9.3f} ms"
-            )
-        print(
-            f"{cls:14s} => error x{summary['error_ratio']:.2f} of {summary['best_peer']}, "
-            f"{summary['speedup']:.1f} times faster than {summary['fastest_peer']}, "
-            f"recall {summary['recall']:.1f} % (peers {summary['peer_recall']:.1f} %)",
-            flush=True,
-        )
+        table = {
+            name: summary(cache.run(cls, name, solve, args.first, problems))
+            for name, solve in peers.items()
+        }
+        methods = ours(args.kernels, camera, not cls.startswith("sparse"), rgbd)
+        for name, solve in methods.items():
+            table[name] = summary(run(solve, problems, repeats=5 if name == "reloc" else 1))
+        s = compare(table)
+        # Both sides again, in turn, under the same load.
+        short, fastest = problems[: args.retime], peers[str(s["fastest_peer"])]
+        peer_ms = summary(run(fastest, short))["ms"]
+        s["speedup"] = peer_ms / summary(run(methods["reloc"], short, repeats=20))["ms"]
+        results[cls] = {"methods": table, "summary": s}
+        report(cls, table, s)
     for kind in ("dense", "sparse", "rgbd"):
         chosen = [r["summary"] for c, r in results.items() if c.startswith(kind)]
         if chosen:
@@ -176,7 +224,8 @@ def main() -> None:
                 f"worst 1/{min(s['speedup'] for s in chosen):.1f}"
             )
     if args.out:
-        args.out.write_text(json.dumps(results, indent=1))
+        head = {"kernels": kernels, "problems": len(problems), "first": args.first}
+        args.out.write_text(json.dumps({**head, "classes": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ registry of components, typed configuration, maps and runs. Methods are plugins.
 package imports neither PyTorch nor Hydra.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from reloc_core.errors import (
     ConfigError,
     DataError,
@@ -28,6 +31,9 @@ from reloc_core.types import (
     Status,
 )
 
+if TYPE_CHECKING:
+    from reloc_core.localizer import Localizer
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -42,6 +48,7 @@ __all__ = [
     "Frame",
     "InputError",
     "Localization",
+    "Localizer",
     "MapError",
     "PluginError",
     "PosePrior",
@@ -57,3 +64,10 @@ __all__ = [
     "__version__",
     "hookimpl",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Needs more than the types do, so it is imported when it is asked for.
+    if name == "Localizer":
+        return importlib.import_module("reloc_core.localizer").Localizer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from reloc_core.datasets.config import AceConfig, SyntheticConfig, TransformsConfig
+from reloc_core.datasets.config import (
+    AceConfig,
+    ColmapConfig,
+    KaptureConfig,
+    SyntheticConfig,
+    TransformsConfig,
+)
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 from reloc_core.solvers.config import DsacConfig, PnpConfig
@@ -26,6 +32,20 @@ def reloc_register_components(registry: Registry) -> None:
             target="reloc_core.datasets.transforms:TransformsDataset",
             config=TransformsConfig,
             summary="transforms.json of instant-ngp and nerfstudio",
+        ),
+        Component(
+            interface="dataset",
+            name="colmap",
+            target="reloc_core.datasets.colmap:ColmapDataset",
+            config=ColmapConfig,
+            summary="COLMAP workspace: sparse model and images",
+        ),
+        Component(
+            interface="dataset",
+            name="kapture",
+            target="reloc_core.datasets.kapture:KaptureDataset",
+            config=KaptureConfig,
+            summary="kapture folder, or mapping/ and query/",
         ),
         Component(
             interface="dataset",

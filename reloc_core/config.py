@@ -23,7 +23,7 @@ from reloc_core.errors import ConfigError, did_you_mean
 from reloc_core.registry import Component, Registry, default_registry
 
 TARGET = "_target_"
-_QUOTED_KEYS = ("map_dir", "output_dir", "images", "dataset.root")
+_QUOTED_KEYS = ("map_dir", "output_dir", "output", "images", "dataset.root", "root")
 
 
 def config_directory() -> Path:

@@ -133,6 +133,27 @@ class _Task:
             console.print(f"{self._title} {self._done}/{self._total}  {shown}", markup=False)
 
 
+@contextmanager
+def show_progress(title: str, total: int, quiet: bool = False) -> Iterator[_Task]:
+    """Show progress of `total` steps under `title`, as a bar or as a line now and then."""
+    if console.is_terminal and not quiet:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[values]}"),
+        )
+        with Progress(*columns, console=console, refresh_per_second=4) as bar:
+            yield _Task(bar, bar.add_task(title, total=total, values=""), title, total)
+    else:
+        task = _Task(None, TaskID(0), title, total)
+        if quiet:
+            task._next_line = float("inf")
+        yield task
+
+
 class RunDirectory:
     """One verb's output directory; implements `reloc_core.interfaces.Run` together with a map.
 
@@ -189,21 +210,7 @@ class RunDirectory:
     def progress(self, title: str, total: int) -> Iterator[_Task]:
         """Show progress of `total` steps under `title`; log how long it took."""
         begin = time.monotonic()
-        if console.is_terminal and not self.quiet:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[values]}"),
-            )
-            with Progress(*columns, console=console, refresh_per_second=4) as bar:
-                yield _Task(bar, bar.add_task(title, total=total, values=""), title, total)
-        else:
-            task = _Task(None, TaskID(0), title, total)
-            if self.quiet:
-                task._next_line = float("inf")
+        with show_progress(title, total, self.quiet) as task:
             yield task
         seconds = time.monotonic() - begin
         self.log("finished", step=title, seconds=round(seconds, 3))

@@ -13,16 +13,29 @@ from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.hooks import ENTRY_POINT_GROUP
 
 
-@pytest.fixture
-def toy_plugin(monkeypatch):
-    """The installed plugins plus tests/toy.py, as if it were installed."""
+def _with_toy():
     installed = registry._entry_points()
-    monkeypatch.setattr(
-        registry, "_entry_points", lambda: [*installed, EntryPoint("toy", "toy", ENTRY_POINT_GROUP)]
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            registry,
+            "_entry_points",
+            lambda: [*installed, EntryPoint("toy", "toy", ENTRY_POINT_GROUP)],
+        )
+        registry.default_registry.cache_clear()
+        yield
     registry.default_registry.cache_clear()
-    yield
-    registry.default_registry.cache_clear()
+
+
+@pytest.fixture
+def toy_plugin():
+    """The installed plugins plus tests/toy.py, as if it were installed."""
+    yield from _with_toy()
+
+
+@pytest.fixture(scope="class")
+def toy_plugin_of_class():
+    """The same for all tests of a class."""
+    yield from _with_toy()
 
 
 @pytest.fixture(scope="session")

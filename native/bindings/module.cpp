@@ -87,7 +87,7 @@ const char* kernel_name(const std::string& name) {
 
 reloc::AbsolutePoseOptions absolute_options(const py::dict& dict) {
     reloc::AbsolutePoseOptions o;
-    std::string residual = "reprojection", kernels = "auto";
+    std::string residual = "auto", kernels = "auto";
     OptionReader r(dict);
     r.read("search_radius", &o.search_radius);
     r.read("threshold", &o.threshold);
@@ -107,7 +107,9 @@ reloc::AbsolutePoseOptions absolute_options(const py::dict& dict) {
         o.residual = reloc::Residual::kAuto;
     else if (residual == "ray")
         o.residual = reloc::Residual::kRay;
-    else if (residual != "reprojection")
+    else if (residual == "reprojection")
+        o.residual = reloc::Residual::kReprojection;
+    else
         throw py::value_error("unknown residual '" + residual + "'");
     o.kernels = kernel_name(kernels);
     return o;

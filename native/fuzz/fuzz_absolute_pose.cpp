@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "reloc/dsac.hpp"
+#include "reloc/parallel.hpp"
+#include "reloc/relative_pose.hpp"
 #include "reloc/rgbd_pose.hpp"
 
 namespace {
@@ -72,7 +74,38 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     o.min_score = 0;
     o.min_inliers = 4;
     o.residual = static_cast<reloc::Residual>((flags >> 4) % 3);
-    check(reloc::estimate_absolute_pose(c, camera, o), n);
+    const reloc::PoseResult pose = reloc::estimate_absolute_pose(c, camera, o);
+    check(pose, n);
+    // Batches over threads, now and then: the same answer for every number of threads.
+    if (seed % 16 == 0) {
+        reloc::PoseResult batch[3];
+        reloc::parallel_for(3, 2, [&](int i) {
+            reloc::AbsolutePoseOptions more = o;
+            more.threads = i + 1;
+            batch[i] = reloc::estimate_absolute_pose(c, camera, more);
+        });
+        for (const reloc::PoseResult& r : batch) {
+            check(r, n);
+            if (r.status != pose.status || r.cam_from_world.t != pose.cam_from_world.t)
+                std::abort();
+        }
+    }
+    std::vector<float> q2(2 * n + 1);
+    for (std::size_t i = 0; i < n; ++i) {
+        q2[2 * i] = p2[2 * i] + 8 * p3[3 * i];
+        q2[2 * i + 1] = p2[2 * i + 1] + 8 * p3[3 * i + 1];
+    }
+    reloc::ArrayRef a, b;
+    a.f32 = p2.data();
+    b.f32 = q2.data();
+    reloc::RelativePoseOptions l;
+    l.seed = seed;
+    l.max_iterations = 64;
+    l.min_inliers = 5;
+    const reloc::RelativePoseResult relative =
+        reloc::estimate_relative_pose(a, b, n, camera, camera, l);
+    if (relative.inlier.size() != n) std::abort();
+    if (relative.status == reloc::Status::kOk && !relative.b_from_a.finite()) std::abort();
     reloc::DsacOptions d;
     d.kernels = kernels;
     d.hypotheses = 4;

@@ -5,12 +5,14 @@
 
 #include "reloc/confidence.hpp"
 #include "reloc/hypotheses.hpp"
+#include "reloc/parallel.hpp"
 
 namespace reloc {
 namespace {
 
-constexpr int kChunk = 16;      // minimal samples per chunk
-constexpr int kFullScores = 3;  // poses of a chunk that are scored on all points
+constexpr int kChunk = 16;                      // minimal samples per chunk
+constexpr int kSerialChunks = 32, kRound = 32;  // chunks before rounds begin, and of a round
+constexpr int kFullScores = 3;                  // poses of a chunk that are scored on all points
 constexpr int kLocalSteps = 8;
 constexpr int kFitAttempts = 3;
 constexpr double kKeptSupport = 0.95,
@@ -149,13 +151,25 @@ void Search::run() {
     std::uint64_t chunk = 0;
     const double limit = options_.max_iterations;
     const double scale = problem_.preview_total;
+    std::vector<Scored> round;
     while (samples_ < limit) {
         const double share = minimal_.preview > 0 ? minimal_.preview / scale : 0;
         const double bar = scale * share - 2.5 * std::sqrt(scale * share * (1 - share));
-        const Scored best = evaluate_chunk(chunk++, bar);
-        samples_ += kChunk;
-        consider(best);
-        if (samples_ >= options_.min_iterations && samples_ >= samples_needed()) break;
+        // Long searches go in rounds whose chunks know nothing of each other: these may run on any
+        // number of threads, and rounds are the same for all.
+        round.assign(chunk < kSerialChunks ? 1 : kRound, Scored());
+        parallel_for(static_cast<int>(round.size()), options_.threads,
+                     [&](int i) { round[i] = evaluate_chunk(chunk + i, bar); });
+        bool done = false;
+        for (const Scored& best : round) {
+            ++chunk;
+            samples_ += kChunk;
+            consider(best);
+            done = (samples_ >= options_.min_iterations && samples_ >= samples_needed()) ||
+                   samples_ >= limit;
+            if (done) break;
+        }
+        if (done) break;
     }
     if (!found() || best_.wide > kManyShare * problem_.total) return;
     Pose polished = pose_;
@@ -195,7 +209,11 @@ void finish(const FitResult& fit, const Vec3& centre, const std::vector<int>& so
     }
     result->cam_from_world = uncentred(fit.pose, centre);
     result->covariance = fit.covariance;
-    for (int i = 0; i < usable; ++i) result->inlier[source.empty() ? i : source[i]] = fit.inlier[i];
+    if (source.empty()) {
+        std::copy(fit.inlier.begin(), fit.inlier.end(), result->inlier.begin());
+    } else {
+        for (int i = 0; i < usable; ++i) result->inlier[source[i]] = fit.inlier[i];
+    }
     result->inliers = fit.inliers;
     result->sigma = fit.sigma;
     result->effective_points = fit.effective_points;
@@ -206,6 +224,24 @@ void finish(const FitResult& fit, const Vec3& centre, const std::vector<int>& so
                      : fit.inliers < min_inliers      ? Status::kTooFewInliers
                      : result->score < min_score      ? Status::kLowScore
                                                       : Status::kOk;
+}
+
+/// Whether at least four different pixels support the pose: copies of three fit any of its
+/// solutions.
+static bool determined(const Correspondences& in, const PoseResult& result) {
+    constexpr int kEnough = 4;
+    double seen[kEnough][2];
+    int distinct = 0;
+    for (std::size_t i = 0; i < in.n && distinct < kEnough; ++i) {
+        if (!result.inlier[i]) continue;
+        const double u = in.points2d[2 * i], v = in.points2d[2 * i + 1];
+        bool known = false;
+        for (int k = 0; k < distinct; ++k) known |= seen[k][0] == u && seen[k][1] == v;
+        if (known) continue;
+        seen[distinct][0] = u;
+        seen[distinct++][1] = v;
+    }
+    return distinct >= kEnough;
 }
 
 PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camera,
@@ -266,10 +302,14 @@ PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camer
         }
         const double kept =
             search.best().wide < kPoorShare * problem.total ? kKeptSupportPoor : kKeptSupport;
-        if (fit_support > kept * search.best().score) break;
+        if (fit_support > kept * search.best().score &&
+            search.best().wide > kPoorShare * problem.total)
+            break;
     }
     finish(fit, problem.centre, problem.source, problem.n, options.min_inliers, options.min_score,
            &result);
+    if (result.status == Status::kOk && !determined(in, result))
+        result.status = Status::kDegenerate;
     return result;
 }
 

@@ -77,16 +77,23 @@ double block_ratio(const std::vector<Vec6>& gradients, const std::vector<double>
 
 double design_effect(const std::vector<Vec6>& gradients, const std::vector<double>& counts,
                      int columns, const Mat6& inverse) {
-    double worst = 1.0;
+    constexpr double kCertain = 2.5;  // standard deviations above independence
+    double worst = 1.0, ratio[2] = {1, 1};
+    bool correlated = false;
     for (int size : {1, 2}) {
         int blocks = 0;
-        const double ratio = block_ratio(gradients, counts, columns, size, inverse, &blocks);
+        const double r = block_ratio(gradients, counts, columns, size, inverse, &blocks);
         if (blocks < 8) continue;
         // Under independence the ratio scatters by about sqrt(2 / (6 blocks)).
         const double noise = std::sqrt(2.0 / (6.0 * blocks));
-        worst = std::max(worst, ratio - noise);
+        ratio[size - 1] = r;
+        correlated |= r - 1 > kCertain * noise;
+        worst = std::max(worst, r - noise);
     }
-    return worst;
+    if (!correlated) return worst;
+    // What neighbouring blocks share is missing in proportion to their circumference, so it halves
+    // from one size to the next.
+    return std::max(std::max(ratio[0], ratio[1]), 2 * ratio[1] - ratio[0]);
 }
 
 }  // namespace reloc

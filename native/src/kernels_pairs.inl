@@ -38,7 +38,7 @@ void pair_errors2(const PairsView& p, const PoseF& pose, float* out) {
 }
 
 /// The Jacobian of the difference of two points is [-[c]x, I].
-template <bool kHessian>
+template <bool kHessian, bool kRobust>
 void pair_impl(const PairsView& p, const PoseF& pose, float c2, NormalEquations* out) {
     const PoseLanes T(pose);
     const vi all = zero() == zero();
@@ -52,7 +52,7 @@ void pair_impl(const PairsView& p, const PoseF& pose, float c2, NormalEquations*
         const vf u = cx - load(p.Px + i), v = cy - load(p.Py + i), d = cz - load(p.Pz + i);
         const vf info = load(p.info + i);
         const vf q = (u * u + (v * v + d * d)) * (info * inv_c2);
-        const vf w = info * geman_mcclure(cost, q, load(p.w + i), all);
+        const vf w = info * geman_mcclure<kRobust>(cost, q, load(p.w + i), all);
         const vf wx = w * cx, wy = w * cy, wz = w * cz;
         weight += w;
         g0 += wy * d - wz * v;
@@ -85,10 +85,12 @@ void pair_impl(const PairsView& p, const PoseF& pose, float c2, NormalEquations*
 }
 
 void pair_equations(const PairsView& p, const PoseF& pose, float c2, NormalEquations* out) {
-    pair_impl<true>(p, pose, c2, out);
+    c2 < kPlain2 ? pair_impl<true, true>(p, pose, c2, out)
+                 : pair_impl<true, false>(p, pose, c2, out);
 }
 void pair_gradient(const PairsView& p, const PoseF& pose, float c2, NormalEquations* out) {
-    pair_impl<false>(p, pose, c2, out);
+    c2 < kPlain2 ? pair_impl<false, true>(p, pose, c2, out)
+                 : pair_impl<false, false>(p, pose, c2, out);
 }
 
 // --- Layout
@@ -130,5 +132,40 @@ void bearings(float* x, float* y, float* z, int n) {
         store(x + i, a * c);
         store(y + i, b * c);
         store(z + i, c);
+    }
+}
+
+float least(const float* values, int n) {
+    vf lanes = splat(values[0]);
+    int i = 0;
+    for (; i + kF <= n; i += kF) {
+        const vf v = load(values + i);
+        lanes = v < lanes ? v : lanes;
+    }
+    float out = values[0];
+    for (int k = 0; k < kF; ++k) out = lanes[k] < out ? lanes[k] : out;
+    for (; i < n; ++i) out = values[i] < out ? values[i] : out;
+    return out;
+}
+
+void directions(const float* X, const float* Y, const float* Z, int n, float* x, float* y) {
+    for (int i = 0; i < n; i += kF) {
+        const vf iz = 1.0f / load(Z + i);
+        store(x + i, load(X + i) * iz);
+        store(y + i, load(Y + i) * iz);
+    }
+}
+
+void assign_cells(const float* x, const float* y, const float* e2, int n, const CellGrid& grid,
+                  int* cell) {
+    const vf last_column = splat(grid.columns - 1.0f), last_row = splat(grid.rows - 1.0f);
+    const vi outside = grid.columns * grid.rows - vi{};
+    for (int i = 0; i < n; i += kF) {
+        vf c = max0((load(x + i) - grid.x0) * grid.sx), r = max0((load(y + i) - grid.y0) * grid.sy);
+        c = c < last_column ? c : last_column;
+        r = r < last_row ? r : last_row;
+        const vi at =
+            __builtin_convertvector(r, vi) * grid.columns + __builtin_convertvector(c, vi);
+        *reinterpret_cast<vi*>(cell + i) = load(e2 + i) < grid.limit ? at : outside;
     }
 }

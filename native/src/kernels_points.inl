@@ -173,8 +173,13 @@ void search_equations(const PointsView& p, const PoseF& pose, float radius2, Nor
         search_impl<false>(p, pose, radius2, out);
 }
 
+/// Scale from which the weight is 1 for all that matters: plain least squares.
+constexpr float kPlain2 = 1e29f;
+
 /// Geman-McClure: weight 1 / (1 + q)^2 and loss q / (1 + q), with q = e^2 / c^2.
+template <bool kRobust>
 inline vf geman_mcclure(vf& cost, vf q, vf prior, vi ok) {
+    if (!kRobust) return ok ? prior : zero();
     const vf d = 1.0f / (1.0f + q);
     cost += ok ? prior * q * d : zero();
     return ok ? prior * d * d : zero();
@@ -184,7 +189,7 @@ inline vf geman_mcclure(vf& cost, vf q, vf prior, vi ok) {
 /// vector is c - s d, its length |m|, its gradient (-s m, c - s d). The Hessian leaves out products
 /// with m, which is small against c wherever a point has weight; the gradient, and so the solution,
 /// is exact.
-template <bool kHessian>
+template <bool kHessian, bool kRobust>
 void ray_impl(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
     const PoseLanes T(pose);
     const vf inv_c2 = splat(1.0f / c2);
@@ -200,7 +205,7 @@ void ray_impl(const FitView& p, const PoseF& pose, float c2, NormalEquations* ou
         const vf s = cx * dx + (cy * dy + cz * dz);
         const vf ux = cy * dz - cz * dy, uy = cz * dx - cx * dz, uz = cx * dy - cy * dx;
         const vf q = (ux * ux + (uy * uy + uz * uz)) * (info * inv_c2);
-        const vf w = info * geman_mcclure(cost, q, load(p.w + i), cz > zero());
+        const vf w = info * geman_mcclure<kRobust>(cost, q, load(p.w + i), cz > zero());
         const vf ws = w * s, wdx = w * dx, wdy = w * dy, wdz = w * dz;
         mx += ws * ux;
         my += ws * uy;
@@ -245,10 +250,11 @@ void ray_impl(const FitView& p, const PoseF& pose, float c2, NormalEquations* ou
 }
 
 void ray_equations(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
-    ray_impl<true>(p, pose, c2, out);
+    c2 < kPlain2 ? ray_impl<true, true>(p, pose, c2, out) : ray_impl<true, false>(p, pose, c2, out);
 }
 void ray_gradient(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
-    ray_impl<false>(p, pose, c2, out);
+    c2 < kPlain2 ? ray_impl<false, true>(p, pose, c2, out)
+                 : ray_impl<false, false>(p, pose, c2, out);
 }
 
 void ray_errors2(const FitView& p, const PoseF& pose, float* out) {
@@ -263,7 +269,7 @@ void ray_errors2(const FitView& p, const PoseF& pose, float* out) {
     }
 }
 
-template <bool kHessian>
+template <bool kHessian, bool kRobust>
 void reprojection_impl(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
     const PoseLanes T(pose);
     const vf inv_c2 = splat(1.0f / c2);
@@ -276,8 +282,8 @@ void reprojection_impl(const FitView& p, const PoseF& pose, float c2, NormalEqua
         const vf iz = 1.0f / (front ? cz : splat(1.0f));
         const vf px = cx * iz, py = cy * iz;
         const vf u = px - load(p.a + i), v = py - load(p.b + i), info = load(p.info + i);
-        const vf w =
-            info * geman_mcclure(s.cost, (u * u + v * v) * (info * inv_c2), load(p.w + i), front);
+        const vf w = info * geman_mcclure<kRobust>(s.cost, (u * u + v * v) * (info * inv_c2),
+                                                   load(p.w + i), front);
         s.add<kHessian>(w, px, py, iz, u, v);
     }
     if (kHessian)
@@ -287,10 +293,12 @@ void reprojection_impl(const FitView& p, const PoseF& pose, float c2, NormalEqua
 }
 
 void reprojection_equations(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
-    reprojection_impl<true>(p, pose, c2, out);
+    c2 < kPlain2 ? reprojection_impl<true, true>(p, pose, c2, out)
+                 : reprojection_impl<true, false>(p, pose, c2, out);
 }
 void reprojection_gradient(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
-    reprojection_impl<false>(p, pose, c2, out);
+    c2 < kPlain2 ? reprojection_impl<false, true>(p, pose, c2, out)
+                 : reprojection_impl<false, false>(p, pose, c2, out);
 }
 
 void reprojection_errors2(const FitView& p, const PoseF& pose, float* out) {

@@ -35,6 +35,9 @@ const Kernels RELOC_KERNEL_TABLE = {
     pair_equations,
     pair_gradient,
     split,
+    least,
+    assign_cells,
+    directions,
     bearings,
 };
 }  // namespace reloc

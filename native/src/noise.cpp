@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace reloc {
 namespace {
@@ -48,8 +49,8 @@ struct Ring {
 
 }  // namespace
 
-void CellLayout::group(const float* x, const float* y, const float* e2, float limit, int n,
-                       int columns, int rows) {
+void CellLayout::group(const Kernels& kernels, const float* x, const float* y, const float* e2,
+                       float limit, int n, int columns, int rows) {
     columns_ = columns;
     const int cells = columns * rows;
     // The region from a sample: points outside it go to the border cells.
@@ -61,49 +62,51 @@ void CellLayout::group(const float* x, const float* y, const float* e2, float li
         y0 = std::min(y0, y[i]);
         y1 = std::max(y1, y[i]);
     }
-    const float sx = columns / std::max(x1 - x0, 1e-9f), sy = rows / std::max(y1 - y0, 1e-9f);
-    const float last_column = columns - 1.0f, last_row = rows - 1.0f;
     FloatRows scratch;
     scratch.allocate(1, n);
     int* cell_of = reinterpret_cast<int*>(scratch.row(0));
-    for (int i = 0; i < n; ++i) {
-        float c = (x[i] - x0) * sx, r = (y[i] - y0) * sy;
-        c = c > 0.0f ? c : 0.0f;
-        r = r > 0.0f ? r : 0.0f;
-        c = c < last_column ? c : last_column;
-        r = r < last_row ? r : last_row;
-        const int cell = static_cast<int>(r) * columns + static_cast<int>(c);
-        cell_of[i] = e2[i] < limit ? cell : cells;
-    }
+    const CellGrid grid{
+        x0,      y0,  columns / std::max(x1 - x0, 1e-9f), rows / std::max(y1 - y0, 1e-9f), limit,
+        columns, rows};
+    kernels.assign_cells(x, y, e2, n, grid, cell_of);
     // Neighbours in the input mostly share a cell: count and place by runs.
-    std::vector<int> next(cells + 1, 0);
-    const auto each_run = [&](auto visit) {
-        for (int i = 0; i < n;) {
-            const int c = cell_of[i], from = i;
-            while (i < n && cell_of[i] == c) ++i;
-            visit(c, from, i);
-        }
-    };
-    each_run([&](int c, int from, int to) { next[c] += to - from; });
+    count_.assign(cells + 1, 0);
+    runs_.clear();
+    runs_.reserve(n / 4 + 16);
+    for (int i = 0; i < n;) {
+        const int c = cell_of[i], from = i;
+        while (i < n && cell_of[i] == c) ++i;
+        if (c == cells) continue;
+        runs_.push_back({from, count_[c], i - from, c});
+        count_[c] += i - from;
+    }
     start_.assign(cells + 1, 0);
     points_ = 0;
     for (int c = 0; c < cells; ++c) {
-        start_[c + 1] = start_[c] + (next[c] + kLanePad - 1) / kLanePad * kLanePad;
-        points_ += next[c];
-        next[c] = start_[c];
+        start_[c + 1] = start_[c] + (count_[c] + kLanePad - 1) / kLanePad * kLanePad;
+        points_ += count_[c];
     }
-    index_.assign(start_[cells], -1);
-    each_run([&](int c, int from, int to) {
-        if (c == cells) return;
-        for (int i = from, at = next[c]; i < to; ++i, ++at) index_[at] = i;
-        next[c] += to - from;
-    });
+    for (Run& run : runs_) run.slot += start_[run.cell];
 }
 
-void CellLayout::gather(const float* from, float* to) const {
-    const int* index = index_.data();
-    const int n = slots();
-    for (int k = 0; k < n; ++k) to[k] = from[index[k] < 0 ? 0 : index[k]];
+void CellLayout::gather(const float* from, float padding, float* to) const {
+    constexpr int kShort = 8;  // copied at once: a call would cost more
+    for (const Run& run : runs_) {
+        const float* f = from + run.point;
+        float* t = to + run.slot;
+        int k = 0;
+        for (; k + kShort <= run.count; k += kShort) std::memcpy(t + k, f + k, 4 * kShort);
+        for (; k < run.count; ++k) t[k] = f[k];
+    }
+    for (int c = 0; c < cells(); ++c)
+        std::fill(to + start_[c] + count_[c], to + start_[c + 1], padding);
+}
+
+void CellLayout::mark(float* to) const {
+    for (int c = 0; c < cells(); ++c) {
+        std::fill(to + start_[c], to + start_[c] + count_[c], 1.0f);
+        std::fill(to + start_[c] + count_[c], to + start_[c + 1], 0.0f);
+    }
 }
 
 double initial_level(const Kernels& kernels, const CellLayout& cells, const float* e2,

@@ -147,6 +147,22 @@ PointsView Problem::view() const { return view_of(rows, n, weighted); }
 PointsView Problem::sample() const { return view_of(sample_rows, sample_n, weighted); }
 PointsView Problem::preview() const { return view_of(sample_rows, preview_n, weighted); }
 
+void even_sample(int n, int k, std::uint64_t seed, int* chosen) {
+    constexpr int kSpread = kSamplePoints / kPreviewPoints;
+    if (k < 1) return;
+    Rng rng(seed, 0x70726576ULL);
+    // Borders of the runs in fixed point.
+    const std::uint64_t length =
+        (static_cast<std::uint64_t>(n) << 32) / static_cast<std::uint64_t>(k);
+    for (int r = 0; r < kSpread; ++r) {
+        for (int j = r; j < k; j += kSpread) {
+            const std::uint32_t lo = static_cast<std::uint32_t>(j * length >> 32),
+                                hi = static_cast<std::uint32_t>((j + 1) * length >> 32);
+            *chosen++ = static_cast<int>(lo + rng.below(hi - lo));
+        }
+    }
+}
+
 void build_problem(const Correspondences& in, const Camera& camera, const Kernels& kernels,
                    std::uint64_t seed, Problem* out) {
     const std::size_t n = in.n;
@@ -192,23 +208,12 @@ void build_problem(const Correspondences& in, const Camera& camera, const Kernel
     }
     pad(&out->rows, m, out->weighted);
 
-    // One random point of each of k equal runs of the input: a subset without repeats that also
-    // covers the image when the input is a grid. Every kSpread-th run comes first, so that a prefix
-    // covers it too.
     const int k = std::min(m, kSamplePoints);
-    constexpr int kSpread = kSamplePoints / kPreviewPoints;
     out->sample_n = k;
     out->preview_n = std::min(k, kPreviewPoints);
     out->sample_rows.allocate(kRows, k);
-    Rng rng(seed, 0x70726576ULL);
-    int chosen[kSamplePoints], at = 0;
-    for (int r = 0; r < kSpread; ++r) {
-        for (int j = r; j < k; j += kSpread) {
-            const int lo = static_cast<int>(static_cast<long long>(j) * m / k);
-            const int hi = static_cast<int>(static_cast<long long>(j + 1) * m / k);
-            chosen[at++] = lo + static_cast<int>(rng.below(static_cast<std::uint32_t>(hi - lo)));
-        }
-    }
+    int chosen[kSamplePoints];
+    even_sample(m, k, seed, chosen);
     for (int r = 0; r < (out->weighted ? kRows : kW); ++r) {
         const float* from = out->rows.row(r);
         float* to = out->sample_rows.row(r);

@@ -10,9 +10,12 @@ namespace {
 
 constexpr double kMinPixelNoise = 0.01;  // pixels; below it float rounding would pass for noise
 constexpr int kDensePoints = 1000;       // enough for a noise level per image cell
-constexpr double kSelectSigmas = 8.0;    // points further off take no part
-constexpr double kMaxWiden = 3.0;        // of the selection over the search
-constexpr double kEnoughSupport = 250;   // inliers that a sample must hold to stand for all points
+// Points further off than this many sigmas of the first noise estimate take no part. That estimate
+// falls short where some regions are much noisier; where inliers are few a wide selection would
+// hold little but outliers.
+constexpr double kSelectSigmas = 16.0, kSelectSigmasPoor = 8.0, kPoorSupport = 0.25;
+constexpr double kMaxWiden = 4.0;       // of the selection over the search
+constexpr double kEnoughSupport = 250;  // inliers that a sample must hold to stand for all points
 
 }  // namespace
 
@@ -42,15 +45,17 @@ void FitSet::build(const Kernels& kernels, const PointsView& v, int n, Residual 
     scratch.allocate(1, n);
     float* e2 = scratch.row(0);
     kernels.errors2(v, pose.to_float(), e2);
-    group(v.x, v.y, e2, static_cast<float>(radius * radius), n, columns, rows);
+    group(kernels, v.x, v.y, e2, static_cast<float>(radius * radius), n, columns, rows);
     rows_.allocate(kRows, slots());
     float *a = rows_.row(kA), *b = rows_.row(kB), *c = rows_.row(kC), *X = rows_.row(kX3),
           *Y = rows_.row(kY3), *Z = rows_.row(kZ3), *w = rows_.row(kW), *s = rows_.row(kScale);
     const float* from[] = {v.x, v.y, v.X, v.Y, v.Z, v.s2};
     float* to[] = {a, b, X, Y, Z, s};
-    for (int r = 0; r < 6; ++r) gather(from[r], to[r]);
-    if (v.w) gather(v.w, w);
-    for (int k = 0; k < slots(); ++k) w[k] = point(k) < 0 ? 0.0f : v.w ? w[k] : 1.0f;
+    for (int r = 0; r < 6; ++r) gather(from[r], from[r][0], to[r]);
+    if (v.w)
+        gather(v.w, 0.0f, w);
+    else
+        mark(w);
     if (residual == Residual::kRay) kernels.bearings(a, b, c, slots());
 }
 
@@ -107,7 +112,7 @@ double pixel_size2(const FitSet& set, const Pose& pose) {
     double sum = 0;
     int n = 0;
     for (int k = 0; k < v.n; k += 13) {
-        if (set.point(k) < 0) continue;
+        if (!(v.w[k] > 0)) continue;
         const double z = pose.R.row(2).dot(Vec3(v.X[k], v.Y[k], v.Z[k])) + pose.t.z();
         sum += z * z / set.scale2()[k];
         ++n;
@@ -131,10 +136,10 @@ double base_information(FitSet* set, const Problem& problem, const Pose& pose,
     // The common factor of given variances is estimated, so they may be relative.
     const FitView v = set->view();
     const double px2 = options.pixel_noise * options.pixel_noise;
+    set->gather(problem.variance.data(), 1.0f, base);
     for (int k = 0; k < v.n; ++k) {
-        const double variance = set->point(k) < 0 ? 1 : problem.variance[set->point(k)];
         const double z = pose.R.row(2).dot(Vec3(v.X[k], v.Y[k], v.Z[k])) + pose.t.z();
-        const double scene2 = std::max(1e-14, variance + px2 * z * z / set->scale2()[k]);
+        const double scene2 = std::max(1e-14, base[k] + px2 * z * z / set->scale2()[k]);
         base[k] = static_cast<float>(ray ? 1 / scene2 : z * z / scene2);
     }
     return 1e-6;
@@ -147,7 +152,7 @@ FitResult fit_pose(const Kernels& kernels, const Problem& problem, const Pose& s
     constexpr int kDof = 2;
     const bool ray = options.residual == Residual::kRay;
     const FitKernels& kernel = ray ? kernels.ray : kernels.reprojection;
-    const bool local = options.local_noise && problem.n >= kDensePoints;
+    const bool local = ray && options.local_noise && problem.n >= kDensePoints;
 
     FitResult result;
     Pose pose = start;
@@ -174,7 +179,8 @@ FitResult fit_pose(const Kernels& kernels, const Problem& problem, const Pose& s
         kernel.errors2(view, pose.to_float(), e2);
         const double noise =
             std::sqrt(initial_level(kernels, coarse, e2, coarse.info(), coarse.prior(), kDof));
-        radius = std::min(std::max(kSelectSigmas * noise, options.coarse_scale),
+        const double sigmas = options.support < kPoorSupport ? kSelectSigmasPoor : kSelectSigmas;
+        radius = std::min(std::max(sigmas * noise, options.coarse_scale),
                           kMaxWiden * options.select_radius);
     }
 

@@ -11,7 +11,7 @@
 namespace reloc {
 namespace {
 
-constexpr int kChunk = 32, kLeaders = 3, kLocalSteps = 6, kSample = 1024, kPreview = 256;
+constexpr int kChunk = 16, kLeaders = 2, kLocalSteps = 4;
 constexpr double kWiden = 2.5;
 constexpr int kDensePoints = 1000;
 constexpr double kMinDepth = 1e-6, kMaxCoordinate = 1e12;
@@ -26,6 +26,7 @@ struct Pairs {
     Vec3 centre = Vec3::Zero();
     double extent = 1, total = 0, preview_total = 0;
     int n = 0, sample_n = 0, preview_n = 0;
+    bool weighted = false;
 
     static PairsView view_of(const FloatRows& r, int n, const float* info) {
         return {r.row(kPx), r.row(kPy), r.row(kPz),
@@ -38,6 +39,7 @@ void pad(FloatRows* rows, int from) {
     for (int i = from; i < rows->stride(); ++i) {
         for (int r = 0; r < kRows; ++r) rows->row(r)[i] = 0;
         rows->row(kPx)[i] = 1e15f;  // never near anything
+        rows->row(kPz)[i] = 1;
     }
 }
 
@@ -64,13 +66,10 @@ bool fill_plain(const Correspondences& in, const Kernels& kernels, Pairs* out) {
     bool bad = kernels.split(in.points_cam.f32, in.points_cam.f64, 3, n, one, zero, limit, cam);
     bad |= kernels.split(in.points3d.f32, in.points3d.f64, 3, n, one, out->centre.data(), limit,
                          scene);
-    int behind = 0;
-    for (int i = 0; i < n; ++i) behind |= !(cam[2][i] > static_cast<float>(kMinDepth));
-    if (bad || behind) return false;
+    if (bad || !(kernels.least(cam[2], n) > static_cast<float>(kMinDepth))) return false;
     std::fill(out->rows.row(kW), out->rows.row(kW) + n, 1.0f);
     double extent = 0;
     for (int i = 0; i < n; i += 16) extent += std::fabs(scene[0][i]);
-    for (int i = 0; i < n; ++i) out->source[i] = i;
     out->n = n;
     out->total = n;
     out->extent = std::max(3 * 16 * extent / n, 1e-9);
@@ -82,6 +81,7 @@ void fill(const T* cam, const U* scene, const Correspondences& in, Pairs* out) {
     float* row[kRows];
     for (int r = 0; r < kRows; ++r) row[r] = out->rows.row(r);
     const Vec3 c = out->centre;
+    out->source.resize(in.n);
     int m = 0;
     double weight_sum = 0, extent = 0;
     for (std::size_t i = 0; i < in.n; ++i) {
@@ -113,7 +113,7 @@ void fill(const T* cam, const U* scene, const Correspondences& in, Pairs* out) {
 void build(const Correspondences& in, const Kernels& kernels, std::uint64_t seed, Pairs* out) {
     for (int a = 0; a < 3; ++a) out->centre[a] = median(in, a);
     out->rows.allocate(kRows, static_cast<int>(in.n));
-    out->source.resize(in.n);
+    out->weighted = static_cast<bool>(in.weights);
     if (!in.weights && fill_plain(in, kernels, out)) {
     } else if (in.points_cam.f32) {
         if (in.points3d.f32)
@@ -127,19 +127,16 @@ void build(const Correspondences& in, const Kernels& kernels, std::uint64_t seed
             fill(in.points_cam.f64, in.points3d.f64, in, out);
     }
     pad(&out->rows, out->n);
-    const int m = out->n, k = std::min(m, kSample), spread = kSample / kPreview;
+    const int m = out->n, k = std::min(m, kSamplePoints);
     out->sample_n = k;
-    out->preview_n = std::min(k, kPreview);
+    out->preview_n = std::min(k, kPreviewPoints);
     out->sample.allocate(kRows, k);
-    Rng rng(seed, 0x70726576ULL);
-    int at = 0;
-    for (int r = 0; r < spread; ++r) {
-        for (int j = r; j < k; j += spread, ++at) {
-            const int lo = static_cast<int>(static_cast<long long>(j) * m / k);
-            const int hi = static_cast<int>(static_cast<long long>(j + 1) * m / k);
-            const int i = lo + static_cast<int>(rng.below(static_cast<std::uint32_t>(hi - lo)));
-            for (int q = 0; q < kRows; ++q) out->sample.row(q)[at] = out->rows.row(q)[i];
-        }
+    int chosen[kSamplePoints];
+    even_sample(m, k, seed, chosen);
+    for (int q = 0; q < kRows; ++q) {
+        const float* from = out->rows.row(q);
+        float* to = out->sample.row(q);
+        for (int j = 0; j < k; ++j) to[j] = from[chosen[j]];
     }
     for (int j = 0; j < out->preview_n; ++j) out->preview_total += out->sample.row(kW)[j];
     pad(&out->sample, k);
@@ -156,16 +153,14 @@ class PairSet : public CellLayout {
         float *e2 = scratch.row(0), *x = scratch.row(1), *y = scratch.row(2);
         const PairsView v = Pairs::view_of(pairs.rows, pairs.n, nullptr);
         kernels.pair_errors2(v, pose.to_float(), e2);
-        for (int i = 0; i < pairs.n; ++i) {
-            x[i] = v.Px[i] / v.Pz[i];
-            y[i] = v.Py[i] / v.Pz[i];
-        }
-        group(x, y, e2, static_cast<float>(radius * radius), pairs.n, columns, rows);
+        kernels.directions(v.Px, v.Py, v.Pz, v.n, x, y);
+        group(kernels, x, y, e2, static_cast<float>(radius * radius), pairs.n, columns, rows);
         rows_.allocate(Row::kRows + 1, slots());
-        for (int r = 0; r < Row::kRows; ++r) gather(pairs.rows.row(r), rows_.row(r));
-        for (int k = 0; k < slots(); ++k) {
-            if (point(k) < 0) rows_.row(kW)[k] = 0;
-        }
+        for (int r = 0; r < kW; ++r) gather(pairs.rows.row(r), pairs.rows.row(r)[0], rows_.row(r));
+        if (pairs.weighted)
+            gather(pairs.rows.row(kW), 0.0f, rows_.row(kW));
+        else
+            mark(rows_.row(kW));
     }
     PairsView view() const { return slice(0, slots()); }
     PairsView cell(int c) const { return slice(cell_begin(c), cell_end(c)); }
@@ -199,6 +194,7 @@ class Search {
         wide_ = o.search_radius > 0 ? o.search_radius : kWiden * o.threshold;
         ones_.allocate(1, pairs.sample_n);
         std::fill(ones_.row(0), ones_.row(0) + ones_.stride(), 1.0f);
+        for (int i = 0; i < pairs.sample_n; ++i) sample_total_ += pairs.sample.row(kW)[i];
     }
     void run();
     Pose pose;
@@ -209,8 +205,9 @@ class Search {
   private:
     bool draw(Rng* rng, Pose* out) const;
     void consider(const Leader& leader);
+    /// A sample of points tells poses apart well enough: three distances leave little ambiguity.
     PoseScore score(const Pose& p) const {
-        return k_.pair_score(Pairs::view_of(pairs_.rows, pairs_.n, nullptr), p.to_float(),
+        return k_.pair_score(Pairs::view_of(pairs_.sample, pairs_.sample_n, nullptr), p.to_float(),
                              static_cast<float>(o_.threshold * o_.threshold),
                              static_cast<float>(wide_ * wide_));
     }
@@ -218,7 +215,7 @@ class Search {
     const RgbdPoseOptions& o_;
     const Kernels& k_;
     FloatRows ones_;
-    double wide_, minimal_ = 0, minimal_preview_ = 0;
+    double wide_, sample_total_ = 0, minimal_ = 0, minimal_preview_ = 0;
 };
 
 bool Search::draw(Rng* rng, Pose* out) const {
@@ -289,7 +286,7 @@ void Search::run() {
         for (const Leader& l : top) {
             if (l.preview >= 0) consider(l);
         }
-        const double inliers = std::min(1.0, best.wide / pairs_.total),
+        const double inliers = std::min(1.0, best.wide / sample_total_),
                      good = inliers * inliers * inliers;
         const double needed = good > 1 - 1e-9 ? 1
                               : good < 1e-12  ? 1e12

@@ -65,16 +65,17 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
                 float* e2, double floor2, int dof, bool local, double level_scale, int points,
                 const Pose& start, FitResult* result) {
     constexpr int kParameters = 6, kMaxPasses = 6;
-    constexpr double kSettled =
-        0.05;  // squared standard errors, of six: adds under 1 % to the variance
-    constexpr float kPlain = 1e30f;                 // no robust weight but the posterior's
+    // Squared standard errors, of six in all. The step is still made, and what is left after it is
+    // a few per cent of it; a little more with few points.
+    const double settled = local ? 0.5 : 0.02;
+    constexpr double kPrior = 4;     // points' worth of belief that a cell is like the others
+    constexpr float kPlain = 1e30f;  // no robust weight but the posterior's
     const double inlier2 = dof == 2 ? 11.8 : 14.2;  // 99.73 % of a Gaussian residual
     const auto view = set->view();
     float* info = set->info();
     Pose pose = start;
-    std::copy(base, base + set->slots(), info);
     kernel.errors2(view, pose.to_float(), e2);
-    const double level = level_scale * initial_level(kernels, *set, e2, info, set->prior(), dof);
+    const double level = level_scale * initial_level(kernels, *set, e2, base, set->prior(), dof);
     NoiseField field(*set, set->prior(), level, floor2, dof, local);
     NormalEquations eq;
     for (int pass = 0; pass < kMaxPasses; ++pass) {
@@ -90,14 +91,12 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
         Vec6 step;
         if (!solve_step(eq, 0, &step)) return;
         pose = pose.perturbed(step);
-        if (-gradient(eq).dot(step) < (local ? kSettled : 0.2 * kSettled)) break;
+        if (-gradient(eq).dot(step) < settled) break;
     }
     pose.normalize();
 
-    const Eigen::LLT<Mat6> llt(hessian(eq));
-    if (llt.info() != Eigen::Success || !pose.finite()) return;
-    const Mat6 inverse = llt.solve(Mat6::Identity());
     const PosteriorSums& total = field.total();
+    if (!pose.finite()) return;
     if (!(total.curvature > 0.05 * total.weight) || !(total.weight > 3)) return;
     std::vector<Vec6> gradients(set->cells());
     std::vector<double> counts(set->cells());
@@ -107,29 +106,54 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
         gradients[c] = gradient(part);
         counts[c] = field.near(c);
     }
-    const double meat = total.meat / total.weight, curvature = total.curvature / total.weight;
-    result->design_effect = design_effect(gradients, counts, set->columns(), inverse / meat);
-    result->covariance = inverse * (meat / (curvature * curvature) * result->design_effect);
+    // Noise differs within and between cells, so each cell speaks for its own residuals.
+    const double shared = total.meat / total.weight, curvature = total.curvature / total.weight;
+    const Mat6 bread = curvature * hessian(eq);
+    for (int c = 0; c < set->cells(); ++c) {
+        const PosteriorSums& s = field.sums(c);
+        const float ratio = static_cast<float>((s.meat + kPrior * shared) / (s.weight + kPrior));
+        for (int k = set->cell_begin(c); k < set->cell_end(c); ++k) info[k] *= ratio;
+    }
+    kernel.equations(view, pose.to_float(), kPlain, &eq);
+    const Mat6 meat = hessian(eq);
+    const Eigen::LLT<Mat6> of_meat(meat), of_bread(bread);
+    if (of_meat.info() != Eigen::Success || of_bread.info() != Eigen::Success) return;
+    result->design_effect =
+        design_effect(gradients, counts, set->columns(), of_meat.solve(Mat6::Identity()));
+    const Mat6 half = of_bread.solve(meat);
+    const Mat6 covariance = of_bread.solve(half.transpose());
+    result->covariance = (0.5 * result->design_effect) * (covariance + covariance.transpose());
     result->sigma = std::sqrt(field.level());
     result->effective_points = total.weight / result->design_effect;
 
     kernel.errors2(view, pose.to_float(), e2);
     result->inlier.assign(points, 0);
-    result->inliers = 0;
+    unsigned char* inlier = result->inlier.data();
+    int inliers = 0;
     const PoseF final_pose = pose.to_float();
-    double depth = 0;
-    for (int c = 0; c < set->cells(); ++c) {
-        const float inv = static_cast<float>(1 / field.variance(c));
-        for (int k = set->cell_begin(c); k < set->cell_end(c); ++k) {
-            const int i = set->point(k);
-            if (i < 0 || !(e2[k] * base[k] * inv < inlier2)) continue;
-            result->inlier[i] = 1;
-            ++result->inliers;
-            depth += final_pose.r[6] * view.X[k] + final_pose.r[7] * view.Y[k] +
-                     final_pose.r[8] * view.Z[k] + final_pose.t[2];
+    set->each_run([&](int point, int slot, int count, int cell) {
+        const float limit = static_cast<float>(inlier2 * field.variance(cell));
+        for (int k = 0; k < count; ++k) {
+            const bool in = e2[slot + k] * base[slot + k] < limit;
+            inlier[point + k] = in;
+            inliers += in;
         }
-    }
-    result->depth = depth / std::max(1, result->inliers);
+    });
+    result->inliers = inliers;
+    // A mean depth needs no more than a sample.
+    constexpr int kStep = 7;
+    double depth = 0;
+    int seen = 0;
+    set->each_run([&](int point, int slot, int count, int) {
+        for (int k = (kStep - point % kStep) % kStep; k < count; k += kStep) {
+            if (!inlier[point + k]) continue;
+            const int j = slot + k;
+            depth += final_pose.r[6] * view.X[j] + final_pose.r[7] * view.Y[j] +
+                     final_pose.r[8] * view.Z[j] + final_pose.t[2];
+            ++seen;
+        }
+    });
+    result->depth = depth / std::max(1, seen);
     result->pose = pose;
     result->ok = result->covariance.allFinite();
 }

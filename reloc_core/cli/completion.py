@@ -21,7 +21,7 @@ _FISH = """\
 complete -c reloc -f -a '(reloc completion _query (commandline -cp) 2>/dev/null)'
 """
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
-_HYDRA_VERBS = ("demo", "train", "evaluate", "localize")
+_HYDRA_VERBS = ("demo", "train", "evaluate", "localize", "serve", "benchmark")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -52,8 +52,10 @@ def candidates(line: str) -> list[str]:
     if not before:
         return sorted(verb for verb in VERBS if verb.startswith(current))
     verb = before[0]
-    fixed = {"plugin": ("list", "doctor"), "config": ("check",), "data": ("check",),
-             "completion": tuple(_SCRIPTS)}  # fmt: skip
+    fixed = {"plugin": ("list", "new", "check", "doctor"), "config": ("check",),
+             "data": ("check", "convert", "fetch"),
+             "report": ("compare",),
+             "sweep": ("table", "resume", "plot"), "completion": tuple(_SCRIPTS)}  # fmt: skip
     if verb in fixed:
         return [w for w in fixed[verb] if len(before) == 1 and w.startswith(current)]
     if verb not in _HYDRA_VERBS:

@@ -15,7 +15,16 @@ USAGE = """\
 Usage: reloc config check                    compose every installed preset
        reloc config check VERB OVERRIDES...  compose one configuration and print it
 """
-_VERBS = ("train", "evaluate", "localize", "demo", "data_check")
+_VERBS = (
+    "train",
+    "evaluate",
+    "localize",
+    "serve",
+    "demo",
+    "benchmark",
+    "data_check",
+    "data_convert",
+)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -28,8 +37,8 @@ def run(arguments: Sequence[str]) -> int:
     rest = list(arguments[1:])
     if not rest:
         return _check_presets()
-    if rest[:2] == ["data", "check"]:
-        rest[:2] = ["data_check"]
+    if rest[0] == "data" and len(rest) > 1:
+        rest[:2] = [f"data_{rest[1]}"]
     if rest[0] not in _VERBS:
         raise ConfigError(
             f"There is no configuration of '{rest[0]}'.{did_you_mean(rest[0], _VERBS)}"
@@ -53,7 +62,10 @@ def _check_presets() -> int:
     failed = 0
     for name in experiments():
         try:
-            cfg = compose("train", [f"experiment={name}", "dataset=synthetic", "map_dir=MAP"])
+            if name.startswith("paper/"):  # they bring their dataset
+                cfg = compose("benchmark", [f"experiment={name}"])
+            else:
+                cfg = compose("train", [f"experiment={name}", "dataset=synthetic", "map_dir=MAP"])
             _check_components(cfg)
             print(f"experiment={name}: ok")
         except RelocError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,9 +59,13 @@ def mapped_poses(scene_map: Map) -> list[Float64Array]:
 
 
 def localize_dataset(
-    pipeline: Pipeline, dataset: Dataset, run: RunDirectory, title: str
+    pipeline: Pipeline,
+    dataset: Dataset,
+    run: RunDirectory,
+    title: str,
+    show: Callable[[QueryResult], None] | None = None,
 ) -> list[QueryResult]:
-    """Localize all queries with progress and observer hooks."""
+    """Localize all queries with progress and observer hooks; `show` gets every result at once."""
     hook = default_registry().manager.hook.reloc_query_localized
     done = 0
     with run.progress(title, len(dataset)) as progress:
@@ -70,6 +74,8 @@ def localize_dataset(
             nonlocal done
             done += found.localized
             progress.advance(1, localized=str(done))
+            if show is not None:
+                show(result)
             if query is not None:
                 hook(query=query, localization=found)
 

@@ -21,10 +21,27 @@ EXAMPLES = {
 """,
     "localize": """\
   reloc localize map_dir=MAP images=photos/ camera.focal=525 output_dir=OUT
+  reloc localize map_dir=MAP images=walk.mp4 camera.focal=900 frame_step=3
+  reloc localize map_dir=MAP images=camera:0 camera.focal=600 max_frames=300 > poses.jsonl
   reloc localize map_dir=MAP images='photos/*.jpg' camera.model=OPENCV \\
       'camera.params=[615,615,319.5,239.5,0.1,-0.2,0,0]' output_dir=OUT
 """,
+    "serve": """\
+  reloc serve map_dir=MAP camera.focal=525
+  reloc serve 'maps={kitchen: maps/kitchen, office: maps/office}' host=0.0.0.0 limits.rate_per_minute=60
+  curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/localize
+""",
+    "benchmark": """\
+  reloc benchmark experiment=scr_glace/compact dataset=ace dataset.root=DIR output_dir=OUT
+  reloc benchmark -m experiment=paper/ace_7scenes_sfm root=data \\
+      estimator.encoder.weights=ace_encoder_pretrained.pt
+""",
     "demo": "  reloc demo\n",
+    "data_convert": """\
+  reloc data convert dataset=colmap dataset.root=DIR dataset.undistort=true to=ace output=OUT \\
+      'splits=[train,test]' drop=[unit]
+  reloc data convert dataset=ace dataset.root=DIR to=transforms output=OUT images=symlink
+""",
     "data_check": "  reloc data check dataset=ace dataset.root=DIR output_dir=OUT\n",
 }
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -15,11 +17,14 @@ from reloc_core.config import TARGET, compose, config_directory, quote_paths, re
 from reloc_core.errors import RelocError
 from reloc_core.registry import default_registry
 
+RESUME_VARIABLE = "RELOC_SWEEP_RESUME"
+"""Set while a sweep is resumed: jobs that have their result do nothing."""
+
 VerbFunction = Callable[[DictConfig, Sequence[str]], Any]
 
 # Overrides of a map's own estimator are merged over the config stored in the map, so to Hydra they
 # are additions to an empty node.
-_OPEN_NODES = {"evaluate": ("estimator.",), "localize": ("estimator.",)}
+_OPEN_NODES = {"evaluate": ("estimator.",), "localize": ("estimator.",), "serve": ("estimator.",)}
 
 
 def verb_function(verb: str) -> VerbFunction:
@@ -69,8 +74,11 @@ def _run_by_hydra(verb: str, arguments: Sequence[str]) -> int:
         settings = HydraConfig.get()
         if multirun:
             cfg.output_dir = settings.runtime.output_dir
+            if os.environ.get(RESUME_VARIABLE) == "1" and _finished(cfg):
+                return _objective(cfg)
         try:
-            return verb_function(verb)(cfg, list(settings.overrides.task))
+            code = verb_function(verb)(cfg, list(settings.overrides.task))
+            return _objective(cfg) if multirun else code
         except RelocError as error:
             if multirun:
                 # One failed job must not stop the sweep; its result.json says what happened.
@@ -91,6 +99,30 @@ def _run_by_hydra(verb: str, arguments: Sequence[str]) -> int:
     finally:
         sys.argv = saved
     return 0
+
+
+def _finished(cfg: DictConfig) -> bool:
+    """Whether a job of a sweep that is resumed has its result."""
+    return _result(cfg).get("status") in ("ok", "partial")
+
+
+def _objective(cfg: DictConfig) -> float | None:
+    """The number of the result that an optimiser looks at; infinite where it is missing."""
+    key = cfg.get("objective")
+    if not key:
+        return None
+    from reloc_core.evaluation.sweeps import result_value
+
+    value = result_value(_result(cfg), str(key))
+    return float("inf") if value is None else value
+
+
+def _result(cfg: DictConfig) -> dict[str, Any]:
+    try:
+        content = json.loads((Path(cfg.output_dir) / "result.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _record_failure(cfg: DictConfig, verb: str, overrides: Sequence[str], error: Exception) -> None:

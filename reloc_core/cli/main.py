@@ -24,8 +24,12 @@ Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
                                      dataset.split=test output_dir=OUT
   localize    pose of images:    reloc localize map_dir=MAP images=DIR camera.focal=525 \\
                                      output_dir=OUT
-  data        check a dataset:   reloc data check dataset=ace dataset.root=DIR
-  plugin      list | doctor      what is installed, and what is wrong with it
+  serve       answer over HTTP:  reloc serve map_dir=MAP port=8000
+  benchmark   map and measure:   reloc benchmark -m experiment=paper/ace_7scenes_sfm root=data
+  data        check | convert | fetch   look at a dataset, change its layout, get a benchmark
+  sweep       table | resume | plot   what comes after 'reloc VERB -m ...'
+  report      compare            one table of several methods, yours and published
+  plugin      list | new | check | doctor   see, write, test and mend plugins
   config      check              compose a configuration and show it without running
   completion  bash | zsh | fish  shell completion of verbs, options and values
 
@@ -44,17 +48,44 @@ def _hydra_verb(name: str) -> Callable[[Sequence[str]], int]:
     return run
 
 
+_DATA_HELP = """\
+Usage: reloc data check dataset=NAME dataset.root=DIR [output_dir=OUT]     is it sane?
+       reloc data convert dataset=NAME dataset.root=DIR to=LAYOUT output=OUT  write another layout
+       reloc data fetch NAME --accept-license [root=DIR] [scenes=A,B]      get a benchmark dataset
+Each has its own --help.
+"""
+
+
 def _data(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("Usage: reloc data check dataset=NAME dataset.root=DIR [output_dir=OUT]")
+        print(_DATA_HELP, end="")
         return EXIT_OK
-    if arguments[0] != "check":
-        raise ConfigError(f"There is no 'reloc data {arguments[0]}'. Known: check.")
-    return _hydra_verb("data_check")(arguments[1:])
+    if arguments[0] == "fetch":
+        from reloc_core.cli.data_fetch import run
+
+        return run(arguments[1:])
+    if arguments[0] not in ("check", "convert"):
+        known = ("check", "convert", "fetch")
+        raise ConfigError(
+            f"There is no 'reloc data {arguments[0]}'.{did_you_mean(arguments[0], known)}"
+        )
+    return _hydra_verb(f"data_{arguments[0]}")(arguments[1:])
+
+
+def _report(arguments: Sequence[str]) -> int:
+    from reloc_core.cli.report import run
+
+    return run(arguments)
 
 
 def _plugin(arguments: Sequence[str]) -> int:
     from reloc_core.cli.plugin import run
+
+    return run(arguments)
+
+
+def _sweep(arguments: Sequence[str]) -> int:
+    from reloc_core.cli.sweep import run
 
     return run(arguments)
 
@@ -76,8 +107,12 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _hydra_verb("train"),
     "evaluate": _hydra_verb("evaluate"),
     "localize": _hydra_verb("localize"),
+    "serve": _hydra_verb("serve"),
+    "benchmark": _hydra_verb("benchmark"),
     "data": _data,
+    "report": _report,
     "plugin": _plugin,
+    "sweep": _sweep,
     "config": _config,
     "completion": _completion,
 }

@@ -12,7 +12,6 @@ point at (W/2, H/2) there, and a matrix loses 0.5 px to our convention.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
@@ -21,16 +20,13 @@ import numpy as np
 from reloc_core.datasets.base import FileDataset, checked_poses, select_frames
 from reloc_core.datasets.config import AceConfig
 from reloc_core.errors import ConfigError, DataError, InputError, did_you_mean
+from reloc_core.io.ace import FRAME_RATE, stem, video_position
 from reloc_core.io.files import is_junk, list_files, read_text
 from reloc_core.io.images import IMAGE_SUFFIXES, image_size
 from reloc_core.io.poses import parse_numbers, read_pose
 from reloc_core.types import Camera, Float64Array, Frame
 
-FRAME_RATE = 30.0
-"""Frames per second of the videos whose names follow "SEQUENCE-frame-NUMBER" (7-Scenes, 12Scenes)."""
-
-_ROLES = frozenset({".color", ".colour", ".rgb", ".image", ".pose", ".calibration", ".depth"})
-_NUMBERED = re.compile(r"^(?:(?P<sequence>.+)-)?frame-(?P<number>\d+)$")
+__all__ = ["FRAME_RATE", "AceDataset", "stem"]
 
 
 class AceDataset(FileDataset):
@@ -79,17 +75,10 @@ class AceDataset(FileDataset):
         cameras: dict[tuple[int, int, str], Camera] = {}
         for row, i in enumerate(keep):
             camera = _camera(rgb / images[i], calibrations[i], cameras)
-            sequence, stamp = _sequence(images[i], folder.name)
+            sequence, stamp = video_position(images[i], folder.name)
             pose = None if poses is None else poses[row]
             frames.append(Frame(images[i], camera, pose, stamp, sequence))
         super().__init__(name, frames, [rgb / images[i] for i in keep], depths, notes)
-
-
-def stem(name: str) -> str:
-    """File name without its ending and its role: "frame-000001" of "frame-000001.color.jpg"."""
-    base = PurePath(name).stem
-    path = PurePath(base)
-    return path.stem if path.suffix.lower() in _ROLES else base
 
 
 def _split_folder(config: AceConfig) -> tuple[Path, str, list[str]]:
@@ -216,11 +205,3 @@ def _parse_camera(numbers: list[float], width: int, height: int) -> Camera:
     if zero != 0 or last != [0, 0, 1] or abs(skew) > 0.5:
         raise DataError("expected a matrix fx 0 cx / 0 fy cy / 0 0 1 in pixels.")
     return Camera("PINHOLE", width, height, (fx, fy, cx - 0.5, cy - 0.5))
-
-
-def _sequence(image: str, folder: str) -> tuple[str | None, float | None]:
-    """Sequence and timestamp in seconds of a numbered video frame, else (None, None)."""
-    match = _NUMBERED.match(stem(image))
-    if match is None:
-        return None, None
-    return match["sequence"] or folder, int(match["number"]) / FRAME_RATE

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from reloc_core.datasets.undistort import Undistorter, pinhole_of
 from reloc_core.errors import ConfigError, DataError
 from reloc_core.geometry import check_pose, nearest_rotation
 from reloc_core.interfaces import Dataset
@@ -27,6 +29,7 @@ class FileDataset(Dataset):
         depths: depth maps registered to the images, or None.
         notes: things the user should know.
         unit: of translations.
+        undistort: give images, depth and cameras without lens distortion.
     """
 
     def __init__(
@@ -37,9 +40,14 @@ class FileDataset(Dataset):
         depths: Sequence[Path] | None = None,
         notes: Sequence[str] = (),
         unit: str = "metre",
+        undistort: bool = False,
     ) -> None:
         if not frames:
             raise DataError(f"{name} has no images.")
+        self._lenses = tuple(f.camera for f in frames)
+        self._undistorter = Undistorter() if undistort else None
+        if undistort:
+            frames = [replace(f, camera=pinhole_of(f.camera)) for f in frames]
         self._name, self._frames, self._images = name, tuple(frames), tuple(images)
         self._depths = None if depths is None else tuple(depths)
         self._notes, self._unit = tuple(notes), unit
@@ -58,6 +66,16 @@ class FileDataset(Dataset):
     def image_paths(self) -> Sequence[Path]:
         """The image file of each frame."""
         return self._images
+
+    @property
+    def depth_paths(self) -> Sequence[Path] | None:
+        """The depth map of each frame, or None."""
+        return self._depths
+
+    @property
+    def undistorts(self) -> bool:
+        """Whether the files hold distorted images although the frames' cameras are pinholes."""
+        return self._undistorter is not None and not all(c.is_pinhole for c in self._lenses)
 
     @property
     def has_depth(self) -> bool:
@@ -94,6 +112,8 @@ class FileDataset(Dataset):
                     f"{width}x{height}: depth must be registered to the image. Register it, or "
                     "leave depth out (dataset.depth=none)."
                 )
+        if self._undistorter is not None:
+            image, depth = self._undistorter(self._lenses[index], image, depth)
         return Query(
             frame.name,
             frame.camera,

@@ -41,6 +41,8 @@ class TransformsConfig:
         holdout: every n-th image in sorted order, from the first, is the test split; 0 puts all
             images into both. Not used with files per split.
         unit: of the poses: "scene unit" where the scale is arbitrary, "metre" where it is not.
+        depth: "auto" reads the depth maps that the file names, "none" never.
+        undistort: remove lens distortion on reading, for methods that assume pinholes.
         frames: Python slice of the split's images in sorted order; "" takes all.
         frame_step: keep every n-th image (after `frames`).
         max_frames: keep at most so many images, evenly spread (after `frame_step`).
@@ -50,6 +52,67 @@ class TransformsConfig:
     split: str = "train"
     holdout: int = 8
     unit: str = "scene unit"
+    depth: str = "auto"
+    undistort: bool = False
+    frames: str = ""
+    frame_step: int = 1
+    max_frames: int | None = None
+
+
+@dataclass
+class ColmapConfig:
+    """Options of `ColmapDataset`.
+
+    Attributes:
+        root: COLMAP workspace: images and a sparse model.
+        split: "train", "test" or "all".
+        model: folder of the sparse model below `root`; "" looks in `sparse/0`, `sparse` and `root`.
+        images: folder of the images below `root`.
+        test_list: text file below `root` that names the images of the test split, one a line; ""
+            takes `list_test.txt` where it exists.
+        holdout: without such a list, every n-th image in sorted order, from the first, is the test
+            split; 0 puts all images into both.
+        unit: of the poses: "scene unit" where the scale is arbitrary, "metre" where it is not.
+        undistort: remove lens distortion on reading, for methods that assume pinholes.
+        frames: Python slice of the split's images in sorted order; "" takes all.
+        frame_step: keep every n-th image (after `frames`).
+        max_frames: keep at most so many images, evenly spread (after `frame_step`).
+    """
+
+    root: str = MISSING
+    split: str = "train"
+    model: str = ""
+    images: str = "images"
+    test_list: str = ""
+    holdout: int = 8
+    unit: str = "scene unit"
+    undistort: bool = False
+    frames: str = ""
+    frame_step: int = 1
+    max_frames: int | None = None
+
+
+@dataclass
+class KaptureConfig:
+    """Options of `KaptureDataset`.
+
+    Attributes:
+        root: kapture folder (with `sensors/`), or the folder of `mapping/` and `query/`.
+        split: "train" reads `mapping/` or `train/`, "test" reads `query/` or `test/`; ignored when
+            `root` is a kapture folder itself.
+        time_unit: of the timestamps: "ns", "us", "ms", "s", or "index" where they only count.
+        unit: of the poses: "metre", or "scene unit" where the scale is arbitrary.
+        undistort: remove lens distortion on reading, for methods that assume pinholes.
+        frames: Python slice of the images in the order of the records; "" takes all.
+        frame_step: keep every n-th image (after `frames`).
+        max_frames: keep at most so many images, evenly spread (after `frame_step`).
+    """
+
+    root: str = MISSING
+    split: str = "train"
+    time_unit: str = "index"
+    unit: str = "metre"
+    undistort: bool = False
     frames: str = ""
     frame_step: int = 1
     max_frames: int | None = None

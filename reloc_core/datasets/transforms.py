@@ -42,6 +42,8 @@ class TransformsDataset(FileDataset):
     def __init__(self, config: TransformsConfig) -> None:
         if config.unit not in ("scene unit", "metre"):
             raise ConfigError(f"dataset.unit must be 'scene unit' or 'metre', got '{config.unit}'.")
+        if config.depth not in ("auto", "none"):
+            raise ConfigError(f"dataset.depth must be auto or none, got '{config.depth}'.")
         if config.holdout < 0:
             raise ConfigError(f"dataset.holdout must not be negative, got {config.holdout}.")
         path, whole = _find_file(config)
@@ -72,20 +74,26 @@ class TransformsDataset(FileDataset):
             lost = int((~finite).sum())
             notes.append(f"skipped {lost} of {len(keep)} images: their pose is not finite")
         frames, files, rescaled = [], [], 0
+        depths = _depths(path, entries, images) if config.depth == "auto" else None
+        kept = []
         for i, pose, source, ok in zip(keep, poses, sources, finite, strict=True):
             if not ok:
                 continue
             camera, scaled = _camera({**content, **entries[i]}, image_size(images[i]), source)
             rescaled += scaled
-            frames.append(Frame(str(entries[i]["file_path"]), camera, pose @ OPENCV_FROM_OPENGL))
+            stamp, sequence = _time(entries[i], source)
+            name = str(entries[i].get("name") or entries[i]["file_path"])
+            frames.append(Frame(name, camera, pose @ OPENCV_FROM_OPENGL, stamp, sequence))
             files.append(images[i])
+            kept.append(i)
         if rescaled:
             notes.append(
                 f"{rescaled} images are of another size than the file says: scaled intrinsics"
             )
         name = path.resolve().parent.name
         title = name if config.split == "all" else f"{name}/{config.split}"
-        super().__init__(title, frames, files, None, notes, config.unit)
+        chosen_depths = None if depths is None else [depths[i] for i in kept]
+        super().__init__(title, frames, files, chosen_depths, notes, config.unit, config.undistort)
 
 
 def _find_file(config: TransformsConfig) -> tuple[Path, bool]:
@@ -142,6 +150,30 @@ def _find_images(path: Path, entries: Sequence[Mapping[str, Any]]) -> list[Path]
             "Restore them or remove their entries."
         )
     return found
+
+
+def _depths(
+    path: Path, entries: Sequence[Mapping[str, Any]], images: Sequence[Path]
+) -> list[Path] | None:
+    """Depth maps (`depth_file_path`, 16-bit millimetres) where every image has one."""
+    named = [entry.get("depth_file_path") for entry in entries]
+    if not any(named):
+        return None
+    for image, depth in zip(images, named, strict=True):
+        if not depth or not (path.parent / str(depth)).is_file():
+            raise DataError(
+                f"{path}: {image.name} has no depth map, though others have. Restore it or leave "
+                "depth out (dataset.depth=none)."
+            )
+    return [path.parent / str(depth) for depth in named]
+
+
+def _time(entry: Mapping[str, Any], source: str) -> tuple[float | None, str | None]:
+    """Timestamp in seconds and sequence, where the file has them (an addition of ours)."""
+    stamp, sequence = entry.get("timestamp"), entry.get("sequence")
+    if stamp is not None and (isinstance(stamp, bool) or not isinstance(stamp, int | float)):
+        raise DataError(f"{source}: 'timestamp' is no number.")
+    return None if stamp is None else float(stamp), None if sequence is None else str(sequence)
 
 
 def _matrix(entry: Mapping[str, Any], source: str) -> Float64Array:

@@ -6,6 +6,7 @@ and poses belong to the stored pixels.
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import zlib
@@ -46,6 +47,28 @@ def read_image(path: Path | str) -> ImageArray:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     bgr = _decode(path, flags)
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def decode_image(data: bytes, name: str = "the image") -> ImageArray:
+    """Decode an image that is in memory; as `read_image`.
+
+    Args:
+        data: the content of an image file.
+        name: how messages call it.
+
+    Raises:
+        DataError: the data is damaged, truncated or no image.
+    """
+    bgr = _decode_bytes(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, name)
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def header_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height that the header of a JPEG or PNG tells; None for anything else."""
+    try:
+        return _header_size(io.BytesIO(data))
+    except struct.error:
+        return None
 
 
 def read_depth(path: Path | str) -> DepthArray:
@@ -145,6 +168,10 @@ def _decode(path: Path | str, flags: int) -> np.ndarray[Any, np.dtype[Any]]:
             data = file.read()
     except OSError as error:
         raise _unreadable(path, error) from error
+    return _decode_bytes(data, flags, str(path))
+
+
+def _decode_bytes(data: bytes, flags: int, name: str) -> np.ndarray[Any, np.dtype[Any]]:
     problem = _integrity(data)
     image = None
     if not problem:
@@ -154,7 +181,7 @@ def _decode(path: Path | str, flags: int) -> np.ndarray[Any, np.dtype[Any]]:
             image = None
     if image is None:
         raise DataError(
-            f"{path} {problem or 'cannot be decoded as an image'}. Copy the file again or remove it."
+            f"{name} {problem or 'cannot be decoded as an image'}. Copy the file again or remove it."
         )
     return np.asarray(image)
 

@@ -88,8 +88,13 @@ def read_pose(path: Path | str) -> Float64Array:
 
 def write_pose(path: Path | str, pose: Float64Array) -> None:
     """Write a (4, 4) matrix in text form, four rows, exact to 1e-12, atomically."""
+    write_atomically(path, pose_text(pose))
+
+
+def pose_text(pose: Float64Array) -> str:
+    """A (4, 4) matrix as four rows of text, exact to 1e-12."""
     rows = (" ".join(f"{v:.12f}" for v in row) for row in np.asarray(pose, np.float64))
-    write_atomically(path, "\n".join(rows) + "\n")
+    return "\n".join(rows) + "\n"
 
 
 def write_pose_log(

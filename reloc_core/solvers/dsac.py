@@ -7,7 +7,7 @@ from typing import ClassVar
 from reloc_core.interfaces import Runtime, Solver
 from reloc_core.solvers.absolute import estimate_pose_dsac
 from reloc_core.solvers.config import DsacConfig
-from reloc_core.solvers.options import DsacOptions
+from reloc_core.solvers.options import DsacOptions, as_solver_options
 from reloc_core.solvers.pnp import correspondences, to_localization
 from reloc_core.types import Camera, Correspondences, Evidence, Localization
 
@@ -25,7 +25,8 @@ class DsacSolver(Solver):
 
     def __init__(self, config: DsacConfig) -> None:
         self.config = config
-        self._options(0, 1)  # a nonsense value is reported now, not at the first query
+        with as_solver_options():
+            self._options(0, 1)  # a nonsense value is reported now, not at the first query
 
     def _options(self, seed: int, threads: int) -> DsacOptions:
         c = self.config

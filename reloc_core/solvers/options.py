@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,6 +43,20 @@ def check_seed(name: str, value: object) -> None:
     """Raise a `ConfigError` unless the value is a 64-bit unsigned integer."""
     ok = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64
     require(ok, name, value, "an integer from 0 to 2^64 - 1")
+
+
+@contextmanager
+def as_solver_options(**renamed: str) -> Iterator[None]:
+    """Report a bad option under its name in a configuration, `solver.NAME`.
+
+    Args:
+        renamed: options that have another name there.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        name, _, rest = str(error).partition(" ")
+        raise ConfigError(f"solver.{renamed.get(name, name)} {rest}") from None
 
 
 def make_options(cls: type[OptionsT], options: OptionsT | Mapping[str, Any] | None) -> OptionsT:
@@ -83,9 +98,10 @@ class AbsolutePoseOptions:
         min_iterations: minimal samples drawn at least.
         max_iterations: minimal samples drawn at most; bounds the time per call.
         min_inliers: a pose with fewer supporting points is not returned as a success.
-        min_score: a pose with a lower score is not returned as a success. At 0.5 about 99 % of the
+        min_score: a pose with a lower score is not returned as a success. At 0.7 about 99 % of the
             successes are right; below 0.01 next to none.
-        local_noise: estimate the noise level per image region in place of once.
+        local_noise: estimate the noise level per image region in place of once; for the ray residual
+            and 1,000 points or more.
         pixel_noise: pixels; image part of the noise where variances of the 3D points are given.
         seed: random seed; the same input and seed give the same result.
         threads: threads for one problem (the batch call has its own). Does not change the result.
@@ -181,7 +197,7 @@ class RgbdPoseOptions:
         min_iterations: minimal samples drawn at least.
         max_iterations: minimal samples drawn at most; bounds the time per call.
         min_inliers: a pose with fewer supporting points is not returned as a success.
-        min_score: a pose with a lower score is not returned as a success. At 0.5 about 99 % of the
+        min_score: a pose with a lower score is not returned as a success. At 0.7 about 99 % of the
             successes are right; below 0.01 next to none.
         local_noise: estimate the noise level per image region in place of once.
         seed: random seed.

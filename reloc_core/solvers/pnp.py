@@ -13,7 +13,7 @@ from reloc_core.solvers.absolute import (
     estimate_absolute_pose_batch,
 )
 from reloc_core.solvers.config import PnpConfig
-from reloc_core.solvers.options import AbsolutePoseOptions, RgbdPoseOptions
+from reloc_core.solvers.options import AbsolutePoseOptions, RgbdPoseOptions, as_solver_options
 from reloc_core.solvers.rgbd import estimate_rgbd_pose
 from reloc_core.types import Camera, Correspondences, Evidence, Localization, Status
 
@@ -56,11 +56,13 @@ class PnpSolver(Solver):
     def __init__(self, config: PnpConfig) -> None:
         self.config = config
         # A nonsense value is reported now, not at the first query.
-        self._options(config, "dense", 0)
-        self._rgbd_options(0)
+        with as_solver_options():
+            self._options(config, "dense", 0)
+        with as_solver_options(threshold="depth_threshold"):
+            self._rgbd_options(0)
 
     @staticmethod
-    def _options(config: PnpConfig, kind: str, seed: int) -> AbsolutePoseOptions:
+    def _options(config: PnpConfig, kind: str, seed: int, threads: int = 1) -> AbsolutePoseOptions:
         residual = config.residual
         if residual == "auto":
             residual = "ray" if kind == "dense" else "reprojection"
@@ -76,6 +78,7 @@ class PnpSolver(Solver):
             local_noise=config.local_noise,
             pixel_noise=config.pixel_noise,
             seed=seed if config.seed is None else config.seed,
+            threads=threads,
         )
 
     def _rgbd_options(self, seed: int) -> RgbdPoseOptions:
@@ -114,7 +117,7 @@ class PnpSolver(Solver):
             camera,
             weights=c.weights,
             variances=self._variances(c),
-            options=self._options(self.config, c.kind, runtime.seed),
+            options=self._options(self.config, c.kind, runtime.seed, max(1, runtime.threads)),
         )
         return to_localization(estimate, c.redundancy)
 

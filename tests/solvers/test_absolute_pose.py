@@ -283,3 +283,19 @@ def test_hopeless_input_is_reported_and_bounded(scene):
     assert e.iterations <= 3016
     assert not e.success or e.score < 0.5
     assert e.success or e.message
+
+
+def test_the_asked_residual_is_the_one_minimised():
+    """Noise is given in the residual's unit: about 1 px, or the scene's noise of 0.02."""
+    rng = np.random.default_rng(0)
+    camera = Camera.pinhole(500.0, 640, 480)
+    pixels = rng.uniform((0, 0), (639, 479), (800, 2))
+    z = rng.uniform(1, 4, (800, 1))
+    points = np.hstack([(pixels - camera.params[1:]) / 500 * z, z])
+    pixels += rng.normal(0, 1.0, pixels.shape)
+    by = {
+        r: estimate_absolute_pose(pixels, points, camera, options={"residual": r})
+        for r in ("reprojection", "ray")
+    }
+    assert by["reprojection"].noise == pytest.approx(1.0, rel=0.1)
+    assert by["ray"].noise < 0.02

@@ -91,11 +91,15 @@ def test_min_score_turns_weak_poses_into_failures(scene):
 def test_wrong_evidence_and_wrong_config():
     with pytest.raises(InputError):
         PnpSolver(PnpConfig()).solve(PosePrior(np.eye(4)), None, Runtime())
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"^solver\.threshold must be"):
         PnpSolver(PnpConfig(threshold=-1.0))
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"^solver\.min_score must be"):
         PnpSolver(PnpConfig(min_score=2.0))
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"^solver\.residual is 'rai'"):
+        PnpSolver(PnpConfig(residual="rai"))
+    with pytest.raises(ConfigError, match=r"^solver\.depth_threshold must be"):
+        PnpSolver(PnpConfig(depth_threshold=0.0))
+    with pytest.raises(ConfigError, match=r"^solver\.hypotheses must be"):
         DsacSolver(DsacConfig(hypotheses=0))
 
 

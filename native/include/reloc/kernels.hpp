@@ -70,6 +70,13 @@ struct PosteriorSums {
     double near, ring;  ///< prior weight within the cut, and of that beyond kRingStart
 };
 
+/// Cells of an image region; see assign_cells.
+struct CellGrid {
+    float x0, y0, sx, sy;  ///< cell coordinates are (x - x0) sx, (y - y0) sy
+    float limit;           ///< of e2
+    int columns, rows;
+};
+
 /// One residual of the final fit. `equations` are Geman-McClure weighted, with c2 in squared
 /// sigmas; `gradient` leaves h alone; `errors2` gives squared residuals (infinity behind the
 /// camera).
@@ -111,6 +118,14 @@ struct Kernels {
     /// scale_k - offset_k. True if some value is not below `limit` in magnitude.
     bool (*split)(const float* f32, const double* f64, int components, int n, const double* scale,
                   const double* offset, float limit, float* const* rows);
+    /// The least of n > 0 values.
+    float (*least)(const float* values, int n);
+    /// Row-major cell of every point, points outside go to the border; columns * rows where e2 is
+    /// not below the limit.
+    void (*assign_cells)(const float* x, const float* y, const float* e2, int n, const CellGrid&,
+                         int* cell);
+    /// x = X / Z, y = Y / Z.
+    void (*directions)(const float* X, const float* Y, const float* Z, int n, float* x, float* y);
     /// Unit bearings from coordinates on the plane z = 1, in place for the first two components.
     void (*bearings)(float* x, float* y, float* z, int n);
 };

@@ -19,19 +19,31 @@ class CellLayout {
     int columns() const { return columns_; }
     int cell_begin(int c) const { return start_[c]; }
     int cell_end(int c) const { return start_[c + 1]; }
-    /// Index of a slot's point in the problem, or -1 for padding.
-    int point(int slot) const { return index_[slot]; }
+    /// Calls visit(point, slot, count, cell) for every stretch of points that are neighbours in the
+    /// problem and in the cell; slots outside these are padding.
+    template <class Visit>
+    void each_run(Visit visit) const {
+        for (const Run& run : runs_) visit(run.point, run.slot, run.count, run.cell);
+    }
+
+    /// to[slot] = from[point]; padding gets `padding`.
+    void gather(const float* from, float padding, float* to) const;
 
   protected:
-    /// to[slot] = from[point(slot)]; padding gets the first point's value.
-    void gather(const float* from, float* to) const;
+    /// to[slot] = 1 for points, 0 for padding.
+    void mark(float* to) const;
     /// Groups `n` points, those with e2 < limit, by their image coordinates over the region that
     /// all of them span.
-    void group(const float* x, const float* y, const float* e2, float limit, int n, int columns,
-               int rows);
+    void group(const Kernels& kernels, const float* x, const float* y, const float* e2, float limit,
+               int n, int columns, int rows);
 
   private:
-    std::vector<int> index_, start_;
+    /// `count` points from `point` on, placed from `slot` on.
+    struct Run {
+        int point, slot, count, cell;
+    };
+    std::vector<int> start_, count_;
+    std::vector<Run> runs_;
     int points_ = 0, columns_ = 1;
 };
 
@@ -62,6 +74,7 @@ class NoiseField {
     double variance(int c) const { return variance_[c]; }
     double near(int c) const { return sums_[c].near; }
     double level() const { return level_; }
+    const PosteriorSums& sums(int c) const { return sums_[c]; }
     const PosteriorSums& total() const { return total_; }
 
   private:

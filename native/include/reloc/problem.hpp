@@ -75,6 +75,11 @@ struct Problem {
 
 constexpr int kPreviewPoints = 256, kSamplePoints = 1024;
 
+/// One random index of each of k equal runs of [0, n), k <= n and k <= kSamplePoints: a subset
+/// without repeats that also covers the image when the input is a grid. Every fourth run comes
+/// first, so that a prefix covers it too.
+void even_sample(int n, int k, std::uint64_t seed, int* chosen);
+
 /// Drops points with non-finite coordinates, non-positive weights or no viewing ray, and lays out
 /// the rest.
 void build_problem(const Correspondences& in, const Camera& camera, const Kernels& kernels,

@@ -1,0 +1,1 @@
+"""Classical structure-based localization as a plugin of reloc."""

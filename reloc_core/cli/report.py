@@ -1,0 +1,261 @@
+"""`reloc report compare`: several methods, ours and published, against one ground truth."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from reloc_core import __version__
+from reloc_core.errors import ConfigError, DataError, did_you_mean
+from reloc_core.evaluation.compare import Bootstrap, SceneComparison, average, compare_scene
+from reloc_core.evaluation.comparison_page import (
+    csv_text,
+    html_page,
+    json_content,
+    published_rows,
+    text_table,
+)
+from reloc_core.evaluation.estimates import Estimates, Truth, read_estimates, read_truth
+from reloc_core.evaluation.published import (
+    MEAN,
+    PublishedTable,
+    published_names,
+    read_published,
+)
+from reloc_core.io.files import read_text, write_atomically
+from reloc_core.maps import explain_os_errors
+from reloc_core.runs import console, show_progress
+
+USAGE = """\
+reloc report compare - one table of several methods against one ground truth
+
+Usage: reloc report compare truth=TRUTH [LABEL=]RESULT ... [option=value ...]
+       reloc report compare SCENES.json [option=value ...]
+
+TRUTH   a split in the ACE layout (brings depth for the DCRE), a pose list of the pseudo ground truth
+        format, or a result of reloc evaluate (its ground truth)
+RESULT  output folder of reloc evaluate or its localizations.jsonl; a pose list (name qw qx qy qz tx ty tz,
+        world-to-camera: published estimates, hloc); a pose log of DSAC*, ACE, GLACE
+SCENES  {{"scenes": [{{"name": ..., "pgt": TRUTH,
+                      "estimates": [{{"algo": LABEL, "estimated_poses": RESULT}}]}}]}}
+        as in the repository of the pseudo ground truth; paths from the file's folder
+
+Options:
+  published=           tables of published numbers, shown below, comma-separated
+  scene=               scene of the published table; "mean" for averages
+  output_dir=outputs/compare
+  bootstrap=1000       resamples of the 95 % intervals; 0 for none
+  block=1              consecutive images drawn together; about a second's worth for video
+  seed=0
+  dcre=4               every n-th row and column of the depth maps; 0 for no DCRE
+
+Published tables: {tables}
+"""
+_OPTIONS = ("truth", "published", "scene", "output_dir", "bootstrap", "block", "seed", "dcre")
+
+
+@dataclass
+class _Job:
+    name: str
+    truth: Truth
+    estimates: list[Estimates]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the verb."""
+    if not arguments or arguments[0] in ("-h", "--help") or "--help" in arguments:
+        print(USAGE.format(tables=", ".join(published_names())), end="")
+        return 0
+    if arguments[0] != "compare":
+        raise ConfigError(
+            f"There is no 'reloc report {arguments[0]}'.{did_you_mean(arguments[0], ['compare'])}"
+        )
+    options, results = _parse(arguments[1:])
+    jobs = _jobs(options, results)
+    bootstrap = Bootstrap(
+        _integer(options, "bootstrap", 1000),
+        _integer(options, "block", 1, 1),
+        _integer(options, "seed", 0),
+    )
+    step = _integer(options, "dcre", 4)
+    tables = [read_published(name) for name in options.get("published", "").split(",") if name]
+    scenes = [_compare(job, bootstrap, step) for job in jobs]
+    if len(scenes) > 1:
+        scenes.append(average(scenes))
+    asked = options.get("scene")
+    shown = [(scene, _published(tables, scene, asked, len(jobs))) for scene in scenes]
+    output = Path(options.get("output_dir", "outputs/compare"))
+    notes = _notes(bootstrap, step, scenes, jobs)
+    _write(output, options, shown, notes)
+    for scene, published in shown:
+        Console(width=_width(), highlight=False).print(text_table(scene, published))
+    for note in _warnings(scenes):
+        console.print(note, markup=False, soft_wrap=True)
+    console.print(f"Page, table and numbers: {output}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    options: dict[str, str] = {}
+    results: list[tuple[str, str]] = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if argument.startswith("-"):
+            raise ConfigError(f"'reloc report compare' has no flag '{argument}'.")
+        if equals and key in _OPTIONS:
+            options[key] = value
+        elif equals and not Path(argument).exists():
+            if not value:
+                raise ConfigError(f"{key}= names no result.")
+            if not Path(value).expanduser().exists():
+                hint = did_you_mean(key, _OPTIONS)
+                suffix = hint if "Did you mean" in hint else ""
+                raise DataError(f"{value} does not exist.{suffix}")
+            results.append((key, value))
+        else:
+            results.append(("", argument))
+    return options, results
+
+
+def _integer(options: dict[str, str], key: str, default: int, lowest: int = 0) -> int:
+    text = options.get(key, str(default))
+    with contextlib.suppress(ValueError):
+        if int(text) >= lowest:
+            return int(text)
+    raise ConfigError(f"{key} must be a whole number of at least {lowest}, got '{text}'.")
+
+
+def _jobs(options: dict[str, str], results: Sequence[tuple[str, str]]) -> list[_Job]:
+    configs = [path for label, path in results if not label and path.endswith(".json")]
+    if configs:
+        if len(results) > 1 or "truth" in options:
+            raise ConfigError("A file of scenes stands alone: leave out truth= and other results.")
+        return _jobs_of_file(Path(configs[0]))
+    if not results:
+        raise ConfigError("Name at least one result to compare; see 'reloc report compare --help'.")
+    if "truth" not in options:
+        raise ConfigError("Name the ground truth: truth=PATH.")
+    truth = read_truth(options["truth"], options.get("scene", ""))
+    return [_Job(truth.name, truth, [read_estimates(path, label) for label, path in results])]
+
+
+def _jobs_of_file(path: Path) -> list[_Job]:
+    try:
+        content: Any = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: no valid JSON ({error.msg}).") from None
+    try:
+        jobs = []
+        for scene in content["scenes"]:
+            base = path.parent
+            name = str(scene["name"])
+            estimates = [
+                read_estimates(base / e["estimated_poses"], str(e["algo"]))
+                for e in scene["estimates"]
+            ]
+            jobs.append(_Job(name, read_truth(base / scene["pgt"], name), estimates))
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: a scene needs name, pgt and estimates (algo, estimated_poses); {error}."
+        ) from None
+    if not jobs or any(not job.estimates for job in jobs):
+        raise DataError(f"{path} lists no scenes or no estimates.")
+    return jobs
+
+
+def _compare(job: _Job, bootstrap: Bootstrap, step: int) -> SceneComparison:
+    dataset = job.truth.dataset
+    dense = bool(step) and dataset is not None and dataset.has_depth and job.truth.unit == "metre"
+    if not dense:
+        return compare_scene(job.truth, job.estimates, bootstrap)
+    with show_progress("DCRE", len(job.truth.poses)) as bar:
+        return compare_scene(job.truth, job.estimates, bootstrap, step, bar.advance)
+
+
+def _published(
+    tables: Sequence[PublishedTable], scene: SceneComparison, asked: str | None, count: int
+) -> list[Any]:
+    """Published rows of a scene: the one asked for, or the one of that name; means beside averages."""
+    rows = []
+    for table in tables:
+        name = asked or (MEAN if scene.name.startswith("mean of ") else scene.name)
+        known = {s.lower(): s for s in (*table.scenes, MEAN)}
+        found = known.get(name.lower())
+        if asked and found is None:
+            raise ConfigError(
+                f"The table '{table.name}' has no scene '{asked}'.{did_you_mean(asked, known)}"
+            )
+        if found is None and count == 1:
+            raise ConfigError(
+                f"Which scene of the table '{table.name}'? Add scene=NAME, one of "
+                f"{', '.join((*table.scenes, MEAN))}."
+            )
+        if found is not None:
+            rows += published_rows(table, found)
+    return rows
+
+
+def _notes(
+    bootstrap: Bootstrap, step: int, scenes: Sequence[SceneComparison], jobs: Sequence[_Job]
+) -> list[str]:
+    notes = [
+        "Medians are upper medians; recalls count images strictly below both limits, in percent.",
+        "AUC is the area under the curve of max(cm, degrees) up to its limit, in percent.",
+    ]
+    if bootstrap.resamples:
+        drawn = "images" if bootstrap.block == 1 else f"runs of {bootstrap.block} images"
+        notes.append(
+            f"Intervals: 95 %, percentile bootstrap over {drawn}, {bootstrap.resamples} resamples."
+        )
+        if bootstrap.block == 1:
+            notes.append(
+                "Neighbouring images of a video depend on each other; block=30 widens the intervals."
+            )
+    if any("dcre_max_px" in row.values for scene in scenes for row in scene.rows):
+        notes.append(
+            "DCRE: distance in pixels between a pixel and its projection by the estimated pose, over "
+            f"depths of 0.3 to 10 m, every {step}th row and column; median over images of its mean "
+            "and maximum."
+        )
+    notes += [f"Ground truth {job.name}: {len(job.truth.poses)} images." for job in jobs]
+    return notes + _warnings(scenes)
+
+
+def _warnings(scenes: Sequence[SceneComparison]) -> list[str]:
+    return [
+        f"{scene.name}: {row.unknown} estimates of {row.label} belong to no image of the ground truth."
+        for scene in scenes
+        for row in scene.rows
+        if row.unknown
+    ]
+
+
+def _write(
+    output: Path, options: dict[str, str], shown: Sequence[Any], notes: Sequence[str]
+) -> None:
+    with explain_os_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+    title = options.get("scene") or (shown[0][0].name if len(shown) == 1 else "Methods compared")
+    write_atomically(output / "compare.csv", csv_text(shown))
+    write_atomically(output / "compare.html", html_page(title, shown, notes, __version__))
+    content = {
+        "scenes": json_content({scene.name: scene for scene, _ in shown}),
+        "notes": list(notes),
+    }
+    write_atomically(output / "compare.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    text = Console(width=200, highlight=False, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
+    for scene, published in shown:
+        text.print(text_table(scene, published))
+    write_atomically(output / "compare.txt", text.export_text())
+
+
+def _width() -> int | None:
+    """Tables are wide; where nobody watches a terminal they are not folded."""
+    return None if console.is_terminal else 200

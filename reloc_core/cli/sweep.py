@@ -1,0 +1,184 @@
+"""`reloc sweep table | resume | plot`: what comes after `reloc VERB -m`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from reloc_core.cli.hydra_app import RESUME_VARIABLE, run_verb
+from reloc_core.errors import ConfigError, did_you_mean
+from reloc_core.evaluation.sweeps import Average, Sweep, average, groups, read_sweep
+from reloc_core.maps import explain_os_errors
+
+USAGE = """\
+Usage: reloc sweep table DIR [over=seed] [format=text|csv]   means and 95 % intervals over seeds
+       reloc sweep resume DIR                                run what is missing or failed
+       reloc sweep plot DIR [over=seed] [value=KEY]          DIR/sweep.png; KEY as in result.json
+Sweeps are made with -m:  reloc benchmark -m experiment=sweep/methods output_dir=DIR
+"""
+COLUMNS = (
+    ("median cm", "metrics.median_translation_m", 100.0, 2),
+    ("median deg", "metrics.median_rotation_deg", 1.0, 3),
+    ("5cm 5deg %", "metrics.recall.5cm_5deg", 100.0, 1),
+    ("total s", "seconds.total", 1.0, 1),
+    ("peak MB", "peak_memory_mb", 1.0, 0),
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the verb."""
+    if not arguments or any(a in ("-h", "--help") for a in arguments):
+        print(USAGE, end="")
+        return 0
+    action, rest = arguments[0], list(arguments[1:])
+    if action not in ("table", "resume", "plot"):
+        raise ConfigError(
+            f"There is no 'reloc sweep {action}'.{did_you_mean(action, ['table', 'resume', 'plot'])}"
+        )
+    allowed = {"table": ("over", "format"), "resume": (), "plot": ("over", "value")}[action]
+    folders = [a for a in rest if "=" not in a]
+    options = dict(a.split("=", 1) for a in rest if "=" in a)
+    unknown = [key for key in options if key not in allowed]
+    if len(folders) != 1 or unknown:
+        raise ConfigError(
+            f"'reloc sweep {action}' takes one DIR{''.join(f' [{a}=...]' for a in allowed)}."
+        )
+    sweep = read_sweep(folders[0])
+    if action == "resume":
+        return resume(sweep)
+    over = options.get("over", "seed")
+    if action == "plot":
+        print(plot(sweep, over, options.get("value", COLUMNS[0][1])))
+        return 0
+    rows = table_rows(sweep, over)
+    form = options.get("format", "text")
+    if form == "csv":
+        print(_csv(rows), end="")
+    elif form == "text":
+        _print(rows, sweep)
+    else:
+        raise ConfigError(f"format={form} is unknown: use text or csv.")
+    return 0
+
+
+def table_rows(sweep: Sweep, over: str) -> list[list[str]]:
+    """Header and one row per configuration."""
+    varied = [key for key in sweep.varied if key != over]
+    rows = [[*(varied or ["configuration"]), "finished", *(title for title, *_ in COLUMNS)]]
+    for key, jobs in groups(sweep, over).items():
+        done = sum(job.finished for job in jobs)
+        cells = [value for _, value in key] or ["all"]
+        cells.append(f"{done}/{len(jobs)}")
+        for _, name, factor, digits in COLUMNS:
+            values = [job.value(name) for job in jobs if job.finished]
+            cells.append(_cell(average(values), factor, digits))
+        rows.append(cells)
+    return rows
+
+
+def _cell(found: Average, factor: float, digits: int) -> str:
+    if found.mean is None:
+        return "-"
+    text = f"{found.mean * factor:.{digits}f}"
+    if found.half_width is not None:
+        text += f" ± {found.half_width * factor:.{digits}f}"
+    return text
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(rows)
+    return file.getvalue()
+
+
+def _print(rows: Sequence[Sequence[str]], sweep: Sweep) -> None:
+    table = Table(*rows[0], box=None, header_style="bold")
+    for row in rows[1:]:
+        table.add_row(*row)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    open_jobs = [job for job in sweep.jobs if not job.finished]
+    for job in open_jobs[:5]:
+        why = str(job.result.get("error", "")) or "no result: still running, or it was killed"
+        console.print(f"job {job.number}: {job.status}. {why}", markup=False, soft_wrap=True)
+    if open_jobs:
+        console.print(
+            f"{len(open_jobs)} of {len(sweep.jobs)} jobs are not finished: "
+            f"reloc sweep resume {sweep.path}",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def resume(sweep: Sweep) -> int:
+    """Start the sweep again in its directory; finished jobs are skipped by the jobs themselves."""
+    if sweep.sampled:
+        raise ConfigError(
+            f"{sweep.path} was sampled by an optimiser, which remembers its trials by itself: give it "
+            "hydra.sweeper.storage and hydra.sweeper.study_name, and run the same command again."
+        )
+    left = sum(not job.finished for job in sweep.jobs)
+    print(
+        f"{len(sweep.jobs) - left} of {len(sweep.jobs)} jobs are finished, {left} to do.",
+        flush=True,
+    )
+    if not left:
+        return 0
+    task = [a for a in sweep.arguments if not a.startswith("output_dir=")]
+    before = os.environ.get(RESUME_VARIABLE)
+    os.environ[RESUME_VARIABLE] = "1"
+    try:
+        escaped = str(sweep.path.resolve()).replace("'", "\\'")
+        run_verb(sweep.verb, ["-m", *sweep.hydra_arguments, *task, f"output_dir='{escaped}'"])
+    finally:
+        os.environ.pop(RESUME_VARIABLE)
+        if before is not None:
+            os.environ[RESUME_VARIABLE] = before
+    return 0 if all(job.finished for job in read_sweep(sweep.path).jobs) else 2
+
+
+def plot(sweep: Sweep, over: str, value: str) -> Path:
+    """Draw one number of all configurations with its interval; returns the picture's path.
+
+    Raises:
+        ConfigError: no finished job has the number.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    bars = [
+        (
+            ", ".join(f"{k}={v}" for k, v in key) or "all",
+            average([j.value(value) for j in jobs if j.finished]),
+        )
+        for key, jobs in groups(sweep, over).items()
+    ]
+    bars = [(label, found) for label, found in bars if found.mean is not None]
+    if not bars:
+        raise ConfigError(f"No finished job of {sweep.path} has the number '{value}'.")
+    figure = Figure(figsize=(8, 1.2 + 0.32 * len(bars)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for place, (_, found) in enumerate(reversed(bars)):
+        axes.errorbar(
+            [found.mean or 0.0],
+            [place],
+            xerr=[found.half_width or 0.0],
+            fmt="o",
+            color="#2a6fb0",
+            capsize=3,
+        )
+    axes.set_yticks(range(len(bars)), [label for label, _ in reversed(bars)])
+    axes.set_xlabel(f"{value} (mean and 95 % interval over {over})")
+    axes.set_xlim(left=0)
+    axes.grid(axis="x", alpha=0.3)
+    path = sweep.path / "sweep.png"
+    with explain_os_errors(path):
+        figure.savefig(path, dpi=150)
+    return path

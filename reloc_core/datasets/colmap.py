@@ -1,0 +1,82 @@
+"""COLMAP workspaces as datasets: a sparse model and its images.
+
+Poses become `world_from_cam`, principal points lose 0.5 px (see `reloc_core.io.colmap`). The world of a
+structure-from-motion model has an arbitrary scale unless it was registered to something metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reloc_core.datasets.base import FileDataset, select_frames
+from reloc_core.datasets.config import ColmapConfig
+from reloc_core.errors import ConfigError, DataError
+from reloc_core.io.colmap import find_model, read_model
+from reloc_core.io.files import read_text
+from reloc_core.types import Frame
+
+TEST_LIST = "list_test.txt"
+
+
+class ColmapDataset(FileDataset):
+    """One split of a COLMAP workspace.
+
+    Args:
+        config: see `ColmapConfig`.
+
+    Raises:
+        DataError: missing model or images, or a list that names unknown images.
+        ConfigError: malformed options.
+    """
+
+    def __init__(self, config: ColmapConfig) -> None:
+        if config.split not in ("train", "test", "all"):
+            raise ConfigError(f"dataset.split must be train, test or all, got '{config.split}'.")
+        if config.unit not in ("scene unit", "metre"):
+            raise ConfigError(f"dataset.unit must be 'scene unit' or 'metre', got '{config.unit}'.")
+        if config.holdout < 0:
+            raise ConfigError(f"dataset.holdout must not be negative, got {config.holdout}.")
+        root = Path(config.root).expanduser()
+        if not root.is_dir():
+            raise DataError(f"The dataset folder {root} does not exist. Check dataset.root.")
+        model = read_model(root / config.model if config.model else find_model(root))
+        notes: list[str] = []
+        keep = _split(config, root, model.names, notes)
+        if not keep:
+            raise DataError(f"{root} leaves no images for split '{config.split}'.")
+        chosen = select_frames(len(keep), config.frames, config.frame_step, config.max_frames)
+        keep = [keep[i] for i in chosen]
+        folder = root / config.images
+        files = [folder / model.names[i] for i in keep]
+        missing = [file for file in files if not file.is_file()]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(files)} images of the model do not exist, first: "
+                f"{missing[0]}. Check dataset.images."
+            )
+        frames = [Frame(model.names[i], model.cameras[i], model.world_from_cam[i]) for i in keep]
+        name = root.resolve().name
+        title = name if config.split == "all" else f"{name}/{config.split}"
+        super().__init__(title, frames, files, None, notes, config.unit, config.undistort)
+
+
+def _split(config: ColmapConfig, root: Path, names: Sequence[str], notes: list[str]) -> list[int]:
+    if config.split == "all":
+        return list(range(len(names)))
+    path = root / (config.test_list or TEST_LIST)
+    if config.test_list or path.is_file():
+        listed = {line.strip() for line in read_text(path).splitlines() if line.strip()}
+        unknown = sorted(listed - set(names))
+        if unknown:
+            notes.append(f"{len(unknown)} images of {path.name} are not in the model: {unknown[0]}")
+        if len(unknown) == len(listed):
+            raise DataError(f"{path} names no image of the model.")
+        return [i for i, n in enumerate(names) if (n in listed) is (config.split == "test")]
+    if not config.holdout:
+        return list(range(len(names)))
+    test = config.split == "test"
+    keep = [i for i in range(len(names)) if (i % config.holdout == 0) is test]
+    other = "train" if test else "test"
+    notes.append(f"{len(names) - len(keep)} of {len(names)} images are the {other} split")
+    return keep

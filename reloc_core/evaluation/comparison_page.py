@@ -1,0 +1,274 @@
+"""A comparison as text table, CSV and self-contained HTML page."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from reloc_core.evaluation.compare import DCRE_LIMIT, Row, SceneComparison, joint_error
+from reloc_core.evaluation.metrics import THRESHOLDS
+from reloc_core.evaluation.published import STATUSES, PublishedTable
+from reloc_core.evaluation.svg import Axes, path
+from reloc_core.evaluation.units import format_angle, format_length, threshold_label
+
+COLOURS = ("#0b7a75", "#d9730d", "#7048b8", "#c1272d", "#2f6fd0", "#8a7a1f", "#b0307f", "#4d8f2b")
+"""Readable on the light and the dark page."""
+
+
+def columns(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> list[str]:
+    """Columns that any row has a number for, in their order."""
+    have = {key for row in (*scene.rows, *(r for r, _ in published)) for key in row.values}
+    order = [
+        "median_translation_m", "median_rotation_deg", *(f"recall_{k}" for k in THRESHOLDS),
+        "auc_5", "auc_10", "auc_20", "dcre_mean_px", "dcre_max_px", "dcre_max_below_5px",
+    ]  # fmt: skip
+    return [key for key in order if key in have]
+
+
+def published_rows(table: PublishedTable, scene: str) -> list[tuple[Row, str]]:
+    """Rows of a published table for one scene, each with a text that marks it."""
+    rows = []
+    for entry in table.rows:
+        values = entry.values.get(scene)
+        if not values:
+            continue
+        details = [f"{STATUSES[entry.status]}: {entry.source}"]
+        if entry.map_mb is not None:
+            details.append(f"map {entry.map_mb:g} MB")
+        if entry.mapping_time:
+            details.append(f"mapping {entry.mapping_time}")
+        if entry.note:
+            details.append(entry.note)
+        rows.append((Row(entry.method, None, values, {}, 0, 0), "; ".join(details)))
+    return rows
+
+
+def title_of(column: str, unit: str) -> str:
+    """Heading of a column."""
+    if column.startswith("recall_"):
+        return threshold_label(column.removeprefix("recall_"), unit)
+    return {
+        "median_translation_m": "median position",
+        "median_rotation_deg": "median rotation",
+        "dcre_mean_px": "DCRE mean",
+        "dcre_max_px": "DCRE max",
+        "dcre_max_below_5px": f"DCRE max < {DCRE_LIMIT:g} px",
+    }.get(column, f"AUC {column.removeprefix('auc_')}")
+
+
+def cell(column: str, value: float | None, unit: str, published: bool = False) -> str:
+    """A number as people read it: recalls and areas in percent with one decimal.
+
+    Published numbers keep the digits they were published with.
+    """
+    if value is None or math.isnan(value):
+        return ""
+    if published and column.startswith("median"):
+        metres = column == "median_translation_m"
+        return f"{100 * value:.6g} cm" if metres else f"{value:.6g}°"
+    if column == "median_translation_m":
+        return format_length(value, unit)
+    if column == "median_rotation_deg":
+        return format_angle(value)
+    if column in ("dcre_mean_px", "dcre_max_px"):
+        return "∞" if math.isinf(value) else f"{value:.1f} px"
+    return f"{100 * value:.1f}"
+
+
+def text_table(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> Table:
+    """The comparison for the terminal."""
+    keys = columns(scene, published)
+    listed = {key for row, _ in published for key in row.values}
+    shown = [c for c in keys if c in listed or c in _telling(scene, keys)]
+    shown = [c for c in shown if not c.startswith("dcre_mean")]
+    table = Table(title=scene.name, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    table.add_column("failed", justify="right")
+    for column in shown:
+        table.add_column(title_of(column, scene.unit), justify="right")
+    for row in scene.rows:
+        cells = [cell(c, row.values.get(c), scene.unit) for c in shown]
+        table.add_row(Text(row.label), f"{row.missing}/{row.queries}", *cells)
+    if published:
+        table.add_section()
+    for row, source in published:
+        cells = [cell(c, row.values.get(c), scene.unit, True) for c in shown]
+        mark = "published, unverified" if source.startswith("unverified") else "published"
+        table.add_row(Text(f"{row.label} ({mark})", style="dim"), "", *cells, style="dim")
+    return table
+
+
+def csv_text(scenes: Sequence[tuple[SceneComparison, Sequence[tuple[Row, str]]]]) -> str:
+    """All numbers with their intervals: metres, degrees, pixels, and fractions 0..1."""
+    keys = list(dict.fromkeys(c for scene, rows in scenes for c in columns(scene, rows)))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    head = ["scene", "method", "kind", "source", "queries", "failed", "unknown"]
+    for key in keys:
+        head += [key, f"{key}_low", f"{key}_high"]
+    writer.writerow(head)
+    for scene, published in scenes:
+        entries = [(row, "measured", row.path) for row in scene.rows]
+        entries += [(row, "published", source) for row, source in published]
+        for row, kind, source in entries:
+            counts = [row.queries, row.missing, row.unknown] if kind == "measured" else ["", "", ""]
+            line: list[object] = [scene.name, row.label, kind, source, *counts]
+            for key in keys:
+                low, high = row.intervals.get(key, (math.nan, math.nan))
+                line += [_plain(row.values.get(key)), _plain(low), _plain(high)]
+            writer.writerow(line)
+    return buffer.getvalue()
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.9g}"
+
+
+def html_page(
+    title: str,
+    scenes: Sequence[tuple[SceneComparison, Sequence[tuple[Row, str]]]],
+    notes: Sequence[str],
+    version: str,
+) -> str:
+    """The page: per scene a table with intervals and the cumulative curves."""
+    sections = []
+    for scene, published in scenes:
+        measured = _table(scene, _telling(scene, columns(scene, [])), [])
+        sections.append(f"<h2>{escape(scene.name)}</h2>{measured}")
+        if any(row.errors is not None for row in scene.rows):
+            sections.append(_curves(scene))
+        if published:
+            sections.append(_beside_published(scene, published))
+    listed = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    template = Template(files(__package__).joinpath("report_template.html").read_text("utf-8"))
+    today = datetime.date.today()
+    return template.substitute(
+        title=escape(f"{title} · reloc"),
+        scene=escape(title),
+        subtitle=escape(f"Comparison · {today.day} {today:%B %Y}"),
+        lead="Every image of the ground truth counts; a missing estimate is infinitely wrong.",
+        tiles="",
+        sections="\n".join(sections) + f"<h2>How it was measured</h2>{listed}",
+        footer=escape(f"Made by reloc {version}".strip()) + ". All numbers are in compare.csv.",
+    )
+
+
+def _beside_published(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> str:
+    """Measured and published rows, with the columns that the latter have."""
+    shared = [c for c in columns(scene, published) if any(c in row.values for row, _ in published)]
+    return (
+        '<h3 style="margin-top:24px">Beside published numbers</h3>'
+        '<p class="note">Published numbers are for the published test split of the scene.</p>'
+        f"{_table(scene, shared, published)}"
+    )
+
+
+def _telling(scene: SceneComparison, keys: Sequence[str]) -> list[str]:
+    """Columns without those where every method has reached all or nothing."""
+    found = {key: {row.values[key] for row in scene.rows if key in row.values} for key in keys}
+    return [
+        key for key in keys if key.startswith(("median", "dcre")) or not found[key] <= {0.0, 1.0}
+    ]
+
+
+def _table(
+    scene: SceneComparison, keys: Sequence[str], published: Sequence[tuple[Row, str]]
+) -> str:
+    head = "".join(f'<th class="n">{escape(title_of(c, scene.unit))}</th>' for c in keys)
+    extra = '<th style="padding-left:24px">source</th>' if published else ""
+    mine = '<td style="padding-left:24px"><small>measured</small></td>' if published else ""
+    rows = []
+    for index, row in enumerate(scene.rows):
+        key = f'<i style="color:{COLOURS[index % len(COLOURS)]}">&#9632;</i> '
+        cells = "".join(_html_cell(c, row, scene.unit) for c in keys)
+        failed = f'<td class="n">{row.missing} / {row.queries}</td>'
+        name = f'<td style="min-width:9em">{key}{escape(row.label)}</td>'
+        rows.append(f"<tr>{name}{failed}{cells}{mine}</tr>")
+    for row, source in published:
+        cells = "".join(_html_cell(c, row, scene.unit, True) for c in keys)
+        rows.append(
+            f'<tr style="color:var(--soft)"><td>{escape(row.label)}</td><td class="n"></td>{cells}'
+            '<td style="min-width:16em;padding-left:24px">'
+            f"<small>published, {escape(source)}</small></td></tr>"
+        )
+    return (
+        f'<div class="panel wide scroll"><table><tr><th>method</th><th class="n">failed</th>{head}'
+        f"{extra}</tr>{''.join(rows)}</table></div>"
+    )
+
+
+def _html_cell(column: str, row: Row, unit: str, published: bool = False) -> str:
+    text = escape(cell(column, row.values.get(column), unit, published))
+    interval = row.intervals.get(column)
+    if interval is None or not text:
+        return f'<td class="n">{text}</td>'
+    low, high = (escape(cell(column, v, unit)) for v in interval)
+    return (
+        f'<td class="n" title="95 %: {low} – {high}">{text}<br>'
+        f'<small style="opacity:.65">{low} – {high}</small></td>'
+    )
+
+
+def _curves(scene: SceneComparison) -> str:
+    """Cumulative curves of the joint error, up to 10 cm and degrees, and up to 50."""
+    series = [
+        (row.label, joint_error(row.errors) if scene.unit == "metre" else row.errors[:, 1])
+        for row in scene.rows
+        if row.errors is not None
+    ]
+    if scene.unit == "metre":
+        figures = [_figure(series, limit, "max of cm and degrees") for limit in (10.0, 50.0)]
+    else:
+        figures = [_figure(series, 10.0, "rotation error, degrees")]
+    panels = "".join(f'<div class="panel">{figure}</div>' for figure in figures)
+    return f'<div class="grid">{panels}</div>'
+
+
+def _figure(series: Sequence[tuple[str, np.ndarray]], limit: float, axis: str) -> str:
+    plot = Axes(440, 290, (0.0, limit), (0.0, 1.0), label=f"Share of images below an error: {axis}")
+    plot.x_ticks([(limit * k / 5, f"{limit * k / 5:g}") for k in range(6)], axis)
+    plot.y_ticks([(v / 4, f"{25 * v} %") for v in range(5)])
+    for index, (label, errors) in enumerate(series):
+        ordered = np.sort(errors)
+        grid = np.linspace(0, limit, 241)
+        share = np.searchsorted(ordered, grid, "left") / len(ordered)
+        points = np.array([(plot.x(x), plot.y(y)) for x, y in zip(grid, share, strict=True)])
+        colour = COLOURS[index % len(COLOURS)]
+        dashes = "" if index < len(COLOURS) else ";stroke-dasharray:5 3"
+        plot.add(
+            f'<path class="curve" style="stroke:{colour}{dashes}" d="{path(points)}">'
+            f"<title>{escape(label)}</title></path>"
+        )
+    return plot.render()
+
+
+def json_content(scenes: Mapping[str, SceneComparison]) -> dict[str, object]:
+    """The measured numbers for programs; undefined ones are None."""
+    return {
+        name: [
+            {
+                "method": row.label,
+                "queries": row.queries,
+                "failed": row.missing,
+                "unknown": row.unknown,
+                **{k: v if math.isfinite(v) else None for k, v in row.values.items()},
+                "intervals": {
+                    k: [x if math.isfinite(x) else None for x in v]
+                    for k, v in row.intervals.items()
+                },
+            }
+            for row in scene.rows
+        ]
+        for name, scene in scenes.items()
+    }

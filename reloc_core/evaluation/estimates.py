@@ -1,0 +1,171 @@
+"""Reading ground truth and estimated poses of any method for a comparison.
+
+Formats are told apart by content: `localizations.jsonl` and result folders of `reloc evaluate`, pose lists
+of eight or nine columns (pseudo ground truth, published estimates, hloc; world-to-camera) and pose logs of
+ten or eleven columns (DSAC*, ACE, GLACE; world-to-camera). Ground truth may also be a split in the ACE
+layout, which brings intrinsics and depth maps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from reloc_core.datasets.ace import AceDataset
+from reloc_core.datasets.config import AceConfig
+from reloc_core.errors import DataError
+from reloc_core.evaluation.results import LOCALIZATIONS_FILE, read_localizations
+from reloc_core.interfaces import Dataset
+from reloc_core.io.ace import stem
+from reloc_core.io.files import read_text
+from reloc_core.io.poselists import read_pose_list
+from reloc_core.io.poses import read_pose_log
+from reloc_core.types import Float64Array
+
+_SEPARATORS = re.compile(r"[/\\_]+")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Ground truth of one scene.
+
+    Attributes:
+        name: for titles.
+        poses: `world_from_cam` (4, 4) by image, in the file's order.
+        dataset: where the intrinsics and depth maps of these images are, or None.
+        unit: of translations.
+    """
+
+    name: str
+    poses: Mapping[str, Float64Array]
+    dataset: Dataset | None = None
+    unit: str = "metre"
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Estimated poses of one method.
+
+    Attributes:
+        label: the method.
+        poses: `world_from_cam` (4, 4) by image; images without a pose are missing.
+        failed: images that the method reported as not localized.
+        path: the file.
+    """
+
+    label: str
+    poses: Mapping[str, Float64Array]
+    failed: frozenset[str] = field(default_factory=frozenset)
+    path: str = ""
+
+
+def read_truth(path: Path | str, name: str = "") -> Truth:
+    """Read ground truth: an ACE split folder, a pose list, or the truth in a result of ours.
+
+    Raises:
+        DataError: no ground truth there.
+    """
+    source = Path(path).expanduser()
+    if source.is_dir() and not (source / LOCALIZATIONS_FILE).is_file():
+        dataset = AceDataset(AceConfig(str(source), "test"))
+        poses = {f.name: f.world_from_cam for f in dataset.frames if f.world_from_cam is not None}
+        if not poses:
+            raise DataError(f"{source} has images but no poses to compare with.")
+        return Truth(name or dataset.name, poses, dataset, dataset.unit)
+    if _is_jsonl(source):
+        results = read_localizations(_jsonl(source))
+        poses = {r.name: r.truth for r in results if r.truth is not None}
+        if not poses:
+            raise DataError(f"{source} holds no ground truth.")
+        return Truth(name or source.resolve().parent.name, poses)
+    entries = read_pose_list(source)
+    return Truth(name or source.stem, {e.name: e.world_from_cam for e in entries})
+
+
+def read_estimates(path: Path | str, label: str = "") -> Estimates:
+    """Read estimated poses; see the module docstring for the formats.
+
+    Raises:
+        DataError: missing, or none of the formats.
+    """
+    source = Path(path).expanduser()
+    if _is_jsonl(source):
+        results = read_localizations(_jsonl(source))
+        name = label or _jsonl(source).resolve().parent.name
+        poses = {r.name: r.world_from_cam for r in results if r.world_from_cam is not None}
+        return Estimates(name, poses, frozenset(r.name for r in results) - set(poses), str(source))
+    label = label or source.stem
+    if source.is_dir():
+        raise DataError(f"{source} is a folder without {LOCALIZATIONS_FILE}.")
+    columns = _columns(source)
+    if columns in (8, 9):
+        entries = read_pose_list(source)
+        return Estimates(label, {e.name: e.world_from_cam for e in entries}, path=str(source))
+    if columns in (10, 11):
+        records = read_pose_log(source)
+        return Estimates(label, {r.name: r.world_from_cam for r in records}, path=str(source))
+    raise DataError(
+        f"{source} has {columns} columns. Known: {LOCALIZATIONS_FILE}, pose lists (8 or 9 columns: name qw "
+        "qx qy qz tx ty tz [focal]) and pose logs (10 or 11)."
+    )
+
+
+def match(truth: Sequence[str], estimated: Sequence[str], where: str = "") -> dict[str, str]:
+    """Which estimate belongs to which image, by the names in ever looser forms.
+
+    The names themselves; then without ending and role and with `/`, `_` and `-` alike, so that
+    `seq-03/frame-000844.color.png` is `seq-03-frame-000844`; then, where one side has no folders at all,
+    the last parts. A form counts only where it tells all names of both sides apart.
+
+    Args:
+        truth: names of the ground truth.
+        estimated: names of the estimates.
+        where: for the message.
+
+    Returns:
+        estimated name by true name, for those that have one.
+
+    Raises:
+        DataError: not one name agrees.
+    """
+    forms: list[Callable[[str], str]] = [lambda name: name, _canonical]
+    if any(not any("/" in name for name in side) for side in (truth, estimated)):
+        forms.append(lambda name: _canonical(PurePosixPath(name).name))
+    best: dict[str, str] = {}
+    for form in forms:
+        left = {form(name): name for name in truth}
+        right = {form(name): name for name in estimated}
+        if len(left) < len(set(truth)) or len(right) < len(set(estimated)):
+            continue
+        found = {left[key]: right[key] for key in left.keys() & right.keys()}
+        if len(found) > len(best):
+            best = found
+    if not best:
+        raise DataError(
+            f"{where or 'The estimates'}: no image name agrees with the ground truth "
+            f"('{next(iter(estimated), '')}' and '{next(iter(truth), '')}')."
+        )
+    return best
+
+
+def _canonical(name: str) -> str:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return _SEPARATORS.sub("-", (path.parent / stem(path.name)).as_posix())
+
+
+def _is_jsonl(path: Path) -> bool:
+    return path.suffix == ".jsonl" or (path.is_dir() and (path / LOCALIZATIONS_FILE).is_file())
+
+
+def _jsonl(path: Path) -> Path:
+    return path / LOCALIZATIONS_FILE if path.is_dir() else path
+
+
+def _columns(path: Path) -> int:
+    for line in read_text(path).splitlines():
+        words = line.split()
+        if words and not words[0].startswith("#"):
+            return len(words)
+    raise DataError(f"{path} holds no poses.")

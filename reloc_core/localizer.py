@@ -1,0 +1,163 @@
+"""A map put to work: from an image to a pose in one call.
+
+from reloc_core import Camera, Localizer
+
+localizer = Localizer.from_map("maps/room")
+found = localizer.localize("photo.jpg", Camera.pinhole(525, 640, 480))
+print(found.world_from_cam if found.localized else found.reason)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reloc_core.errors import DataError, InputError
+from reloc_core.io.images import decode_image, exif_focal, read_image
+from reloc_core.maps import Map
+from reloc_core.pipeline import Pipeline
+from reloc_core.runs import resolve_runtime
+from reloc_core.types import Camera, DepthArray, ImageArray, Localization, Query
+
+Image = str | Path | bytes | np.ndarray
+"""A file, the content of one, or RGB pixels (H, W, 3) or grey ones (H, W), uint8."""
+
+
+class Localizer:
+    """Localizes single images or the frames of videos; safe to call from several threads.
+
+    Args:
+        pipeline: ready to localize.
+        scene_map: that it was loaded from, or None.
+    """
+
+    def __init__(self, pipeline: Pipeline, scene_map: Map | None = None) -> None:
+        self.pipeline = pipeline
+        self.map = scene_map
+        self._sequence: str | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_map(
+        cls,
+        map_dir: Path | str,
+        solver: str | Mapping[str, Any] | None = None,
+        refiners: Sequence[str | Mapping[str, Any]] | None = None,
+        estimator: Mapping[str, Any] | None = None,
+        device: str = "auto",
+        threads: int = 0,
+        seed: int = 42,
+    ) -> Localizer:
+        """Load a map.
+
+        Args:
+            map_dir: directory written by `reloc train`.
+            solver: as in `Pipeline.from_map`.
+            refiners: as in `Pipeline.from_map`.
+            estimator: as in `Pipeline.from_map`.
+            device: "auto", "cpu" or "cuda".
+            threads: CPU threads; 0 for all cores.
+            seed: of everything random.
+
+        Raises:
+            MapError: the map cannot be used.
+            ConfigError: components do not fit or options are wrong.
+        """
+        runtime = resolve_runtime(device, threads, seed)
+        pipeline = Pipeline.from_map(map_dir, solver, refiners, estimator, runtime)
+        return cls(pipeline, Map.open(map_dir))
+
+    def localize(
+        self,
+        image: Image,
+        camera: Camera | float | None = None,
+        depth: DepthArray | None = None,
+        timestamp: float | None = None,
+        sequence: str | None = None,
+    ) -> Localization:
+        """Find the pose of an image; "not localized" is a result, not an exception.
+
+        Args:
+            image: a file, the content of one, or RGB or grey pixels in uint8.
+            camera: intrinsics, or a focal length in pixels; of another size than the image they are
+                scaled. None takes the focal length from the EXIF data of a file.
+            depth: (H, W) float32 metres, 0 where unknown, for methods that use it.
+            timestamp: seconds.
+            sequence: name of the video that the image belongs to. Methods with a memory keep it
+                between images of one sequence; without a name every image is on its own.
+
+        Raises:
+            DataError: the image cannot be read, or its focal length is unknown.
+            InputError: the arguments do not fit together.
+        """
+        name = str(image) if isinstance(image, str | Path) else "image"
+        pixels = load_pixels(image, name)
+        query = Query(
+            name,
+            _camera(image, camera, pixels, name),
+            timestamp=timestamp,
+            sequence=sequence,
+            image=pixels,
+            depth=depth,
+        )
+        with self._lock:
+            if sequence is None or sequence != self._sequence:
+                self.pipeline.start_sequence()
+            self._sequence = sequence
+            return self.pipeline.localize(query)
+
+
+def load_pixels(image: Image, name: str = "image") -> ImageArray:
+    """RGB pixels (H, W, 3) uint8 of a file, of the content of one, or of an array.
+
+    Raises:
+        DataError: it cannot be decoded.
+        InputError: an array of another shape or type.
+    """
+    if isinstance(image, bytes):
+        return decode_image(image, name)
+    if isinstance(image, str | Path):
+        return read_image(image)
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+        raise InputError(
+            f"An image must be RGB uint8 of shape (height, width, 3), got {pixels.dtype} "
+            f"{pixels.shape}."
+        )
+    return np.ascontiguousarray(pixels)
+
+
+def _camera(image: Image, camera: Camera | float | None, pixels: ImageArray, name: str) -> Camera:
+    height, width = pixels.shape[:2]
+    if isinstance(camera, Camera):
+        return fit_camera(camera, width, height)
+    if camera is not None:
+        return Camera.pinhole(float(camera), width, height)
+    exif = exif_focal(image) if isinstance(image, str | Path) else None
+    if exif is None:
+        raise DataError(
+            f"The focal length of {name} is unknown: give a Camera, or the focal length in pixels."
+        )
+    return Camera.pinhole(exif.focal, width, height)
+
+
+def fit_camera(camera: Camera, width: int, height: int) -> Camera:
+    """The camera of an image that was resized to `width` x `height`.
+
+    Raises:
+        InputError: the shape differs, so the image was cropped or turned.
+    """
+    if (camera.width, camera.height) == (width, height):
+        return camera
+    if abs(width / camera.width / (height / camera.height) - 1) > 0.01:
+        raise InputError(
+            f"The image is {width}x{height}, the camera is for {camera.width}x{camera.height}, which "
+            "is another shape: it was cropped or turned, so its intrinsics are unknown."
+        )
+    return camera.scaled(width, height)

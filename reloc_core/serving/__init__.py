@@ -1,0 +1,1 @@
+"""`reloc serve`: maps behind HTTP. Needs the extra `reloc[serve]`."""

@@ -1,0 +1,213 @@
+"""The HTTP interface of a `LocalizationService`, with FastAPI.
+
+Images come as the plain body of a POST. Clients name maps and numbers, never files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from reloc_core import __version__
+from reloc_core.errors import InputError
+from reloc_core.serving.limits import RateLimiter
+from reloc_core.serving.page import api_page
+from reloc_core.serving.service import LocalizationService, RequestError
+from reloc_core.types import CAMERA_MODELS, Camera
+
+_log = logging.getLogger("reloc.serve")
+_TYPES = ("image/jpeg", "image/png", "application/octet-stream")
+_IMAGE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {t: {"schema": {"type": "string", "format": "binary"}} for t in _TYPES[:2]},
+    },
+    "responses": {
+        "200": {"description": "A pose, or why the image is not localized."},
+        "404": {"description": "There is no such map."},
+        "408": {"description": "The image came too slowly."},
+        "413": {"description": "The image is too large, in bytes or in pixels."},
+        "415": {"description": "The body is no JPEG or PNG image."},
+        "422": {"description": "The image is damaged, or the camera is unknown or makes no sense."},
+        "429": {"description": "This client asks too often; see Retry-After."},
+        "503": {"description": "The server is busy or shutting down; see Retry-After."},
+    },
+}
+Next = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(service: LocalizationService) -> FastAPI:
+    """The application; closes the service when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="reloc",
+        version=__version__,
+        description="Where was the camera? POST an image, get its pose.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    limiter = RateLimiter(service.limits.rate_per_minute)
+
+    @app.middleware("http")
+    async def count_answers(request: Request, call_next: Next) -> Response:
+        try:
+            response = await call_next(request)
+        except Exception:
+            # A defect: the log has the trace, the client learns nothing of the inside.
+            _log.exception("%s %s failed", request.method, request.url.path)
+            response = _error(500, "The server made a mistake; its log says more.")
+        service.metrics.answered(response.status_code)
+        return response
+
+    @app.exception_handler(RequestError)
+    async def refused(_: Request, error: RequestError) -> Response:
+        return _error(error.status, str(error), error.retry_after)
+
+    @app.exception_handler(HTTPException)
+    async def no_such_page(_: Request, error: HTTPException) -> Response:
+        return _error(error.status_code, str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_parameters(_: Request, error: RequestValidationError) -> Response:
+        problems = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
+        return _error(422, "; ".join(problems))
+
+    @app.get("/health", summary="Whether the server takes requests")
+    async def health() -> Response:
+        status = 503 if service.closing else 200
+        content = {"status": "closing" if service.closing else "ok", "version": __version__}
+        return JSONResponse({**content, "maps": sorted(service.localizers)}, status)
+
+    @app.get("/maps", summary="The maps and what made them")
+    async def maps() -> dict[str, Any]:
+        return {
+            name: {
+                "component": localizer.map.info.component,
+                "unit": localizer.map.info.unit,
+                "bytes": localizer.map.bytes,
+            }
+            for name, localizer in service.localizers.items()
+            if localizer.map is not None
+        }
+
+    @app.get("/metrics", summary="Counters for Prometheus")
+    async def metrics() -> Response:
+        return PlainTextResponse(service.metrics.text(service.waiting, service.working))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(api_page(app.openapi()))
+
+    @app.post("/localize", summary="Localize one image", openapi_extra=_IMAGE_BODY)
+    async def localize(
+        request: Request,
+        map: str | None = Query(None, description="name of the map; needed with several maps"),
+        focal: float | None = Query(None, description="focal length in pixels", gt=0, lt=1e6),
+        model: str | None = Query(None, description=f"camera model: {', '.join(CAMERA_MODELS)}"),
+        params: str | None = Query(
+            None, description="its parameters with commas, in COLMAP's order; pixel (0, 0) is the "
+            "centre of the top-left pixel", max_length=500,
+        ),
+        width: int | None = Query(None, description="image width of `params`", gt=0, le=65535),
+        height: int | None = Query(None, description="image height of `params`", gt=0, le=65535),
+    ) -> dict[str, Any]:  # fmt: skip
+        _limit_rate(request, limiter)
+        service.localizer(map)  # a wrong name is told before the image is sent
+        camera = _camera(focal, model, params, width, height)
+        data = await _body(request, service.limits.megabytes, service.limits.body_seconds)
+        return await asyncio.wrap_future(service.submit(map, data, camera))
+
+    return app
+
+
+def _error(status: int, message: str, retry_after: float | None = None) -> JSONResponse:
+    headers = {} if retry_after is None else {"Retry-After": str(max(1, round(retry_after)))}
+    if status in (408, 413, 415):
+        # What is still coming of the body is not read.
+        headers["Connection"] = "close"
+    return JSONResponse({"error": message}, status, headers)
+
+
+def _limit_rate(request: Request, limiter: RateLimiter) -> None:
+    client = request.client.host if request.client else "unknown"
+    wait = limiter.wait_seconds(client)
+    if wait:
+        raise RequestError(429, "Too many requests from this address.", wait)
+
+
+def _camera(
+    focal: float | None,
+    model: str | None,
+    params: str | None,
+    width: int | None,
+    height: int | None,
+) -> Camera | float | None:
+    """The camera of a request, None where it gives none.
+
+    Raises:
+        RequestError: the parameters do not fit together.
+    """
+    if params is None:
+        if model is not None or width is not None or height is not None:
+            raise RequestError(422, "model, width and height belong to params=...")
+        return focal
+    if focal is not None:
+        raise RequestError(422, "Give either focal or params, not both.")
+    if model is None or width is None or height is None:
+        raise RequestError(422, "params needs model, width and height.")
+    try:
+        numbers = tuple(float(number) for number in params.split(","))
+        return Camera(model, width, height, numbers)
+    except (InputError, ValueError) as error:
+        raise RequestError(422, f"params: {error}") from error
+
+
+async def _body(request: Request, megabytes: float, seconds: float) -> bytes:
+    """The request's body, of limited size and within limited time.
+
+    Raises:
+        RequestError: of another type, too large, too slow, or empty.
+    """
+    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0]
+    if kind.strip().lower() not in _TYPES:
+        raise RequestError(
+            415, f"Content-Type {kind[:60]} is not taken: send the image itself as image/jpeg or "
+            "image/png.",
+        )  # fmt: skip
+    limit = int(megabytes * 1e6)
+    too_large = RequestError(413, f"The body is larger than {megabytes:g} MB.")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise too_large
+    data = bytearray()
+
+    async def read() -> None:
+        async for chunk in request.stream():
+            data.extend(chunk)
+            if len(data) > limit:
+                raise too_large
+
+    try:
+        await asyncio.wait_for(read(), seconds)
+    except asyncio.TimeoutError as error:
+        raise RequestError(408, f"The body did not arrive within {seconds:g} s.") from error
+    except ClientDisconnect as error:
+        raise RequestError(400, "The client went away.") from error
+    if not data:
+        raise RequestError(422, "The body is empty: POST the image itself.")
+    return bytes(data)

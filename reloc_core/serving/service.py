@@ -1,0 +1,197 @@
+"""Localization for many clients: a bounded queue before a few workers. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from reloc_core.errors import DataError, InputError, RelocError, did_you_mean
+from reloc_core.io.images import header_size
+from reloc_core.localizer import Localizer, fit_camera, load_pixels
+from reloc_core.serving.limits import Limits, Metrics
+from reloc_core.types import Camera, Localization
+
+
+class RequestError(RelocError):
+    """A request that is refused.
+
+    Args:
+        status: of HTTP.
+        message: for the client.
+        retry_after: seconds after which it may try again, None where that is no use.
+    """
+
+    def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
+
+
+class LocalizationService:
+    """Maps by name, and workers that localize in them.
+
+    Args:
+        localizers: by the name that clients use.
+        limits: of requests.
+        camera: of images that come without one, or None.
+    """
+
+    def __init__(
+        self, localizers: Mapping[str, Localizer], limits: Limits, camera: Camera | float | None
+    ) -> None:
+        limits.check()
+        self.localizers, self.limits, self.camera = dict(localizers), limits, camera
+        self.metrics = Metrics()
+        self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="localize")
+        self._lock = threading.Lock()
+        self._inside = self._working = 0
+        self.closing = False
+
+    @property
+    def waiting(self) -> int:
+        """Accepted requests that no worker has begun."""
+        return self._inside - self._working
+
+    @property
+    def working(self) -> int:
+        """Requests that are worked on."""
+        return self._working
+
+    def localizer(self, name: str | None) -> tuple[str, Localizer]:
+        """A map by name; None for the only one.
+
+        Raises:
+            RequestError: there is no such map, or several and no name.
+        """
+        if name is None and len(self.localizers) == 1:
+            name = next(iter(self.localizers))
+        if name is None:
+            raise RequestError(422, f"Say which map: map={'|'.join(sorted(self.localizers))}.")
+        if name not in self.localizers:
+            raise RequestError(
+                404, f"There is no map '{name[:60]}'.{did_you_mean(name[:60], self.localizers)}"
+            )
+        return name, self.localizers[name]
+
+    def check_image(self, data: bytes) -> tuple[int, int]:
+        """Width and height from the header, before anything is decoded.
+
+        Raises:
+            RequestError: no JPEG or PNG, or too large.
+        """
+        size = header_size(data)
+        if size is None:
+            raise RequestError(
+                415 if not data.startswith((b"\xff\xd8", b"\x89PNG")) else 422,
+                "The body is no JPEG or PNG image, or it is damaged.",
+            )
+        if size[0] * size[1] > self.limits.megapixels * 1e6:
+            raise RequestError(
+                413,
+                f"The image has {size[0]}x{size[1]} pixels; this server takes "
+                f"{self.limits.megapixels:g} megapixels.",
+            )
+        return size
+
+    def submit(
+        self, name: str | None, data: bytes, camera: Camera | float | None
+    ) -> Future[dict[str, Any]]:
+        """Queue an image.
+
+        Args:
+            name: of the map.
+            data: content of a JPEG or PNG file.
+            camera: intrinsics, a focal length in pixels, or None for the server's.
+
+        Raises:
+            RequestError: it is refused at once.
+        """
+        map_name, localizer = self.localizer(name)
+        width, height = self.check_image(data)
+        chosen = self._camera(camera, width, height)
+        with self._lock:
+            if self.closing:
+                raise RequestError(503, "The server is shutting down.", 10)
+            if self._inside >= self.limits.workers + self.limits.queue:
+                raise RequestError(503, "The server is busy. Try again in a moment.", 1)
+            self._inside += 1
+        try:
+            future = self._pool.submit(
+                self._localize, map_name, localizer, data, chosen, time.perf_counter()
+            )
+        except BaseException:
+            self._leave()
+            raise
+        # One that is given up while it waits never comes to `_localize`.
+        future.add_done_callback(lambda done: self._leave() if done.cancelled() else None)
+        return future
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+
+    def _camera(self, camera: Camera | float | None, width: int, height: int) -> Camera:
+        camera = camera if camera is not None else self.camera
+        if camera is None:
+            raise RequestError(422, "The focal length is unknown: give focal=PIXELS.")
+        try:
+            if isinstance(camera, Camera):
+                return fit_camera(camera, width, height)
+            return Camera.pinhole(camera, width, height)
+        except InputError as error:
+            raise RequestError(422, str(error)) from error
+
+    def _localize(
+        self, name: str, localizer: Localizer, data: bytes, camera: Camera, accepted: float
+    ) -> dict[str, Any]:
+        with self._lock:
+            self._working += 1
+        try:
+            begin = time.perf_counter()
+            try:
+                pixels = load_pixels(data, "The image")
+            except DataError as error:
+                text = str(error).replace(" Copy the file again or remove it.", "")
+                raise RequestError(422, text) from error
+            try:
+                found = localizer.localize(pixels, camera)
+            except RelocError as error:
+                found = Localization.failure(f"refused: {error}")
+            done = time.perf_counter()
+            self.metrics.localized(name, found.status.value, done - accepted)
+            unit = localizer.map.info.unit if localizer.map is not None else "metre"
+            return answer(name, unit, found, begin - accepted, done - begin)
+        finally:
+            with self._lock:
+                self._inside -= 1
+                self._working -= 1
+
+    def close(self) -> None:
+        """Refuse new requests and finish those that were accepted."""
+        with self._lock:
+            self.closing = True
+        self._pool.shutdown(wait=True)
+
+
+def answer(
+    name: str, unit: str, found: Localization, waited: float, seconds: float
+) -> dict[str, Any]:
+    """What a client gets."""
+    pose, covariance = found.world_from_cam, found.covariance
+    return {
+        "map": name,
+        "unit": unit,
+        "status": found.status.value,
+        "reason": found.reason,
+        "world_from_cam": pose.tolist() if found.localized and pose is not None else None,
+        "covariance": covariance.tolist() if covariance is not None else None,
+        "score": round(float(found.score), 6),
+        "inliers": int(found.num_inliers),
+        "seconds": {
+            "waited": round(waited, 6),
+            "total": round(seconds, 6),
+            **{stage: round(value, 6) for stage, value in found.seconds.items()},
+        },
+    }

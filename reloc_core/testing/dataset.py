@@ -1,0 +1,164 @@
+"""Conformance of datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from reloc_core.config import TARGET, build, typed_config
+from reloc_core.errors import RelocError
+from reloc_core.geometry import inverse, lift, project, transform
+from reloc_core.interfaces import Dataset
+from reloc_core.maps import dataset_identity
+from reloc_core.testing.common import ComponentConformance, check_rigid
+from reloc_core.testing.tools import room
+from reloc_core.types import Query
+
+MISSING = "???"
+_READ = 8  # images that the slower tests read
+
+
+class DatasetConformance(ComponentConformance):
+    """Holds a dataset to its promises.
+
+    A dataset of files overrides `write`, which gets an empty folder and the small room, writes the
+    room in the dataset's format and returns the options that read it, such as `{"root": str(folder)}`.
+
+    Attributes:
+        frames: images of the room that `write` is given.
+        max_reprojection_px: with depth: median distance, in pixels, between the same scene point
+            in neighbouring images by their poses and depths (the check that finds wrong axes, wrong
+            pixel conventions and unregistered depth).
+    """
+
+    interface: ClassVar[str] = "dataset"
+    frames: ClassVar[int] = 6
+    max_reprojection_px: ClassVar[float] = 1.0
+
+    def write(self, folder: Path, scene: Dataset) -> Mapping[str, Any]:
+        """Write `scene` to `folder`; returns the options of the dataset that reads it."""
+        return {}
+
+    def buildable_options(self) -> Mapping[str, Any]:
+        """Options with placeholders for required ones; construction is tested on real files."""
+        component = self.described()
+        required = {
+            name: "nowhere"
+            for name, default in vars(component.config()).items()
+            if default == MISSING
+        }
+        return {**required, **self.options}
+
+    def test_builds_from_a_config(self) -> None:
+        """A wrong path is an error that says so; `make` builds from a right one."""
+        component = self.described()
+        if any(default == MISSING for default in vars(component.config()).values()):
+            with pytest.raises(RelocError):
+                build({TARGET: self.component, **self.buildable_options()}, "dataset")
+        else:
+            super().test_builds_from_a_config()
+
+    @pytest.fixture
+    def dataset(self, tmp_path: Path) -> Dataset:
+        """The dataset under test."""
+        # At 90 images a walk, neighbours see the same things.
+        from reloc_core.testing.tools import Subset
+
+        scene = Subset(room("train", 90), range(self.frames))
+        options = {**self.options, **self.write(tmp_path / "scene", scene)}
+        built: Dataset = build({TARGET: self.component, **options}, "dataset")
+        return built
+
+    def test_frames_describe_the_images(self, dataset: Dataset) -> None:
+        assert len(dataset) == len(dataset.frames) > 0
+        assert dataset.name
+        assert dataset.unit in ("metre", "scene unit")
+        names = [frame.name for frame in dataset.frames]
+        assert len(set(names)) == len(names), "names must be unique"
+        for index, frame in enumerate(dataset.frames[:_READ]):
+            if frame.world_from_cam is not None:
+                check_rigid(frame.world_from_cam)
+            query = dataset[index]
+            assert isinstance(query, Query)
+            assert query.name == frame.name
+            assert query.camera == frame.camera
+            assert query.timestamp == frame.timestamp
+            assert query.sequence == frame.sequence
+            np.testing.assert_array_equal(
+                np.asarray(query.world_from_cam is None), frame.world_from_cam is None
+            )
+            if query.world_from_cam is not None:
+                np.testing.assert_array_equal(query.world_from_cam, frame.world_from_cam)
+
+    def test_depth_is_as_promised(self, dataset: Dataset) -> None:
+        query = dataset[0]
+        assert (query.depth is not None) == dataset.has_depth
+        if query.depth is not None:
+            assert query.depth.dtype == np.float32
+            assert np.isfinite(query.depth).all()
+            assert (query.depth >= 0).all()
+            assert (query.depth > 0).any()
+
+    def test_reading_twice_gives_the_same(self, dataset: Dataset) -> None:
+        first = dataset[0]
+        image = first.image.copy()
+        first.image[:] = 0  # whoever has an image may change it
+        np.testing.assert_array_equal(dataset[0].image, image)
+
+    def test_threads_may_read_at_the_same_time(self, dataset: Dataset) -> None:
+        count = min(len(dataset), _READ)
+        alone = [dataset[i].image.copy() for i in range(count)]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda i: dataset[i].image, list(range(count)) * 2))
+        for image, expected in zip(together, alone * 2, strict=True):
+            np.testing.assert_array_equal(image, expected)
+
+    def test_iteration_ends(self, dataset: Dataset) -> None:
+        assert sum(1 for _ in dataset) == len(dataset)
+        with pytest.raises(IndexError):
+            dataset[len(dataset)]
+        assert dataset[-1].name == dataset.frames[-1].name
+
+    def test_identity_is_stable(self, dataset: Dataset) -> None:
+        assert dataset_identity(dataset) == dataset_identity(dataset)
+
+    def test_poses_depths_and_pixels_agree(self, dataset: Dataset) -> None:
+        """Scene points of an image, by its depth, have the same colour in the next image."""
+        if not dataset.has_depth or len(dataset) < 2:
+            pytest.skip("needs depth and two images")
+        a, b = dataset[0], dataset[1]
+        if a.world_from_cam is None or b.world_from_cam is None:
+            pytest.skip("needs poses")
+        assert a.depth is not None
+        assert b.depth is not None
+        rows, columns = np.nonzero(a.depth > 0)
+        chosen = np.linspace(0, len(rows) - 1, 2000).astype(int)
+        pixels = np.stack([columns[chosen], rows[chosen]], 1).astype(float)
+        points = transform(
+            a.world_from_cam, lift(a.camera, pixels, a.depth[rows[chosen], columns[chosen]])
+        )
+        in_b = transform(inverse(b.world_from_cam), points)
+        seen, valid = project(b.camera, in_b)
+        inside = valid & (seen >= 0).all(1)
+        inside &= (seen <= [b.camera.width - 1, b.camera.height - 1]).all(1)
+        assert inside.mean() > 0.3, "neighbouring images must overlap"
+        column, row = np.rint(seen[inside]).astype(int).T
+        measured = b.depth[row, column]
+        known = measured > 0
+        back = transform(b.world_from_cam, lift(b.camera, seen[inside][known], measured[known]))
+        offset = np.linalg.norm(back - points[inside][known], axis=1)
+        pixels_off = offset / in_b[inside][known, 2] * b.camera.fx
+        assert np.median(pixels_off) <= self.max_reprojection_px
+
+    def test_missing_options_are_named(self) -> None:
+        component = self.described()
+        required = [n for n, default in vars(component.config()).items() if default == MISSING]
+        if not required:
+            pytest.skip("no option is required")
+        with pytest.raises(RelocError, match=required[0]):
+            typed_config(component, {})

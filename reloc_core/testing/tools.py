@@ -1,0 +1,260 @@
+"""What the conformance suites share: the small room, training, bad images, watching for writes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reloc_core.config import plain, typed_config
+from reloc_core.geometry import inverse, rotation_angle_deg, so3_exp
+from reloc_core.interfaces import Dataset, Estimator, Refiner, Runtime
+from reloc_core.maps import MapInfo, MapWriter, dataset_identity
+from reloc_core.registry import Component
+from reloc_core.types import Camera, Float64Array, Frame, Localization, Query
+
+
+class Subset(Dataset):
+    """Some frames of another dataset, in the given order.
+
+    Args:
+        dataset: where the frames come from.
+        indices: which.
+    """
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
+        self._dataset, self._indices = dataset, [int(i) for i in indices]
+
+    @property
+    def name(self) -> str:
+        """Name of the whole dataset and the size of the subset."""
+        return f"{self._dataset.name}[{len(self._indices)}]"
+
+    @property
+    def frames(self) -> Sequence[Frame]:
+        """Metadata of the chosen frames."""
+        return [self._dataset.frames[i] for i in self._indices]
+
+    @property
+    def has_depth(self) -> bool:
+        """As the whole dataset."""
+        return self._dataset.has_depth
+
+    @property
+    def unit(self) -> str:
+        """As the whole dataset."""
+        return self._dataset.unit
+
+    def __getitem__(self, index: int) -> Query:
+        """Read one of the chosen images."""
+        return self._dataset[self._indices[index]]
+
+
+def room(
+    split: str = "train", frames: int = 60, width: int = 320, height: int = 240, depth: bool = True
+) -> Dataset:
+    """The embedded furnished room without image noise: exact poses and exact depth.
+
+    Args:
+        split: "train" or "test"; two different walks through the same room.
+        frames: number of images of the walk.
+        width: pixels.
+        height: pixels.
+        depth: whether queries carry depth.
+    """
+    from reloc_core.datasets.config import SyntheticConfig
+    from reloc_core.datasets.synthetic import SyntheticDataset
+
+    return SyntheticDataset(
+        SyntheticConfig(
+            split=split,
+            width=width,
+            height=height,
+            train_frames=frames,
+            test_frames=frames,
+            noise=0.0,
+            depth=depth,
+        )
+    )
+
+
+def write_ace(dataset: Dataset, folder: Path) -> None:
+    """Write a dataset as `rgb/ poses/ calibration/ [depth/]` of an ACE split folder."""
+    import cv2
+
+    for name in ("rgb", "poses", "calibration", *(["depth"] if dataset.has_depth else [])):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for index in range(len(dataset)):
+        query = dataset[index]
+        stem = f"frame-{index:06d}"
+        cv2.imwrite(str(folder / "rgb" / f"{stem}.color.png"), query.image[..., ::-1])
+        if query.world_from_cam is not None:
+            np.savetxt(folder / "poses" / f"{stem}.pose.txt", query.world_from_cam)
+        (folder / "calibration" / f"{stem}.calibration.txt").write_text(
+            f"{query.camera.fx!r}\n", "utf-8"
+        )
+        if query.depth is not None:
+            millimetres = np.rint(query.depth * 1000).astype(np.uint16)
+            cv2.imwrite(str(folder / "depth" / f"{stem}.depth.png"), millimetres)
+
+
+class RecordedRun:
+    """A `reloc_core.interfaces.Run` that counts progress and can stop as if Ctrl-C was pressed.
+
+    Args:
+        writer: of the map.
+        runtime: device, threads and seed.
+        stop_after: steps of progress after which `KeyboardInterrupt` is raised; None for never.
+    """
+
+    def __init__(self, writer: MapWriter, runtime: Runtime, stop_after: int | None = None) -> None:
+        self.map, self.runtime, self.steps = writer, runtime, 0
+        self.extra_datasets: Sequence[Dataset] = ()
+        self._stop_after = stop_after
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[RecordedRun]:
+        """Count steps."""
+        yield self
+
+    def advance(self, steps: int = 1, **values: float | str) -> None:
+        """Count steps, and stop after the agreed number."""
+        self.steps += steps
+        if self._stop_after is not None and self.steps >= self._stop_after:
+            raise KeyboardInterrupt
+
+    def log(self, event: str, **values: Any) -> None:
+        """Keep nothing."""
+
+
+def train_map(
+    component: Component,
+    options: Mapping[str, Any],
+    dataset: Dataset,
+    map_dir: Path,
+    runtime: Runtime,
+    stop_after: int | None = None,
+) -> tuple[Estimator | Refiner, int]:
+    """Fit a component and finish its map.
+
+    Returns:
+        the component as `fit` left it, and the number of steps of progress it reported.
+    """
+    config = typed_config(component, options)
+    info = MapInfo(
+        interface=component.interface,
+        component=component.name,
+        plugin=component.plugin,
+        plugin_version="",
+        config=plain(config),
+        dataset={**dataset_identity(dataset), "seed": runtime.seed},
+        unit=dataset.unit,
+    )
+    fitted: Estimator | Refiner = component.load()(config)
+    writer = MapWriter(map_dir, info)
+    run = RecordedRun(writer, runtime, stop_after)
+    fitted.fit(dataset, run)
+    writer.finish()
+    return fitted, run.steps
+
+
+def bad_images(camera: Camera) -> dict[str, Query]:
+    """Images in which there is nothing to find, of the given camera and of an unusual one."""
+    shape = (camera.height, camera.width, 3)
+    rng = np.random.default_rng(0)
+    tiny = Camera.pinhole(20.0, 24, 16)
+    images = {
+        "black": np.zeros(shape, np.uint8),
+        "white": np.full(shape, 255, np.uint8),
+        "noise": rng.integers(0, 256, shape).astype(np.uint8),
+        "stripes": np.tile(((np.arange(shape[1]) // 4 % 2) * 255).astype(np.uint8)[None, :, None],
+                           (shape[0], 1, 3)),
+    }  # fmt: skip
+    queries = {name: Query(name, camera, image=image) for name, image in images.items()}
+    queries["tiny"] = Query("tiny", tiny, image=np.full((16, 24, 3), 90, np.uint8))
+    return queries
+
+
+def perturbed(pose: Float64Array, centimetres: float, degrees: float, seed: int) -> Float64Array:
+    """A pose (4, 4) moved by the given distance and turned by the given angle, direction random."""
+    rng = np.random.default_rng(seed)
+    axis, direction = rng.standard_normal((2, 3))
+    result = np.array(pose, np.float64)
+    result[:3, :3] = pose[:3, :3] @ so3_exp(axis / np.linalg.norm(axis) * np.radians(degrees))
+    result[:3, 3] += direction / np.linalg.norm(direction) * centimetres / 100
+    return result
+
+
+def pose_error(estimate: Float64Array, truth: Float64Array) -> tuple[float, float]:
+    """Centimetres between the positions and degrees between the rotations."""
+    distance = float(np.linalg.norm(estimate[:3, 3] - truth[:3, 3]))
+    return 100 * distance, float(rotation_angle_deg(estimate[:3, :3], truth[:3, :3]))
+
+
+def difference(a: Localization, b: Localization) -> float:
+    """How much two results differ: largest entry of the relative pose, inf if only one localized."""
+    if a.localized != b.localized:
+        return float("inf")
+    if a.world_from_cam is None or b.world_from_cam is None:
+        return 0.0
+    relative = inverse(a.world_from_cam) @ b.world_from_cam
+    return float(np.abs(relative - np.eye(4)).max())
+
+
+def as_query(query: Query, depth: bool) -> Query:
+    """A query as a user without ground truth has it, with or without depth."""
+    query = query.without_ground_truth()
+    return query if depth or query.depth is None else replace(query, depth=None)
+
+
+# ---------------------------------------------------------------------------- watching for writes
+
+_watched: list[set[str]] = []
+_hooked = False
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
+_LIBRARY_PATHS = ("__pycache__", "/dev/", "/proc/", "torchinductor_")
+"""Byte code, devices, and the cache folder that PyTorch makes when it is imported."""
+_PATH_EVENTS = {"os.mkdir": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1, "shutil.move": 1}
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _watched:
+        return
+    path: object = None
+    if event == "open":
+        flags = arguments[2] if isinstance(arguments[2], int) else 0
+        mode = arguments[1] or ""
+        if flags & _WRITING or any(letter in str(mode) for letter in "wax+"):
+            path = arguments[0]
+    elif event in _PATH_EVENTS:
+        path = arguments[_PATH_EVENTS[event]]
+    if isinstance(path, str | bytes | os.PathLike):
+        for found in _watched:
+            found.add(os.path.abspath(os.fsdecode(path)))
+
+
+@contextmanager
+def watch_writes() -> Iterator[set[str]]:
+    """Collect the absolute paths that Python code opens for writing, makes or renames to.
+
+    Byte code, devices and caches of PyTorch do not count. Native code that opens files by itself is
+    not seen.
+    """
+    global _hooked
+    if not _hooked:
+        sys.addaudithook(_audit)  # cannot be removed again, but costs nothing while nobody watches
+        _hooked = True
+    found: set[str] = set()
+    _watched.append(found)
+    try:
+        yield found
+    finally:
+        _watched.remove(found)
+        for path in [p for p in found if any(part in p for part in _LIBRARY_PATHS)]:
+            found.discard(path)

@@ -1,0 +1,79 @@
+"""`reloc plugin new` writes plugins that work as they are."""
+
+import subprocess
+import sys
+
+import pytest
+
+from reloc_core.cli.main import main
+from reloc_core.cli.plugin_new import write_plugin
+from reloc_core.interfaces import INTERFACES
+
+
+@pytest.mark.parametrize("kind", sorted(INTERFACES))
+def test_a_new_plugin_passes_its_own_tests(kind, environment, tmp_path):
+    folder = write_plugin("my_plugin", kind, tmp_path)
+    environment.install_folder(folder)
+    listed = environment.reloc("plugin", "list")
+    assert f"{kind:10} my_plugin" in listed.stdout, listed.stdout + listed.stderr
+    tests = environment.run("pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=folder)
+    assert tests.returncode == 0, tests.stdout
+    assert " passed" in tests.stdout
+
+
+@pytest.mark.parametrize("kind", sorted(INTERFACES))
+def test_a_new_plugin_is_tidy(kind, tmp_path):
+    folder = write_plugin("my_plugin", kind, tmp_path)
+    text = "".join(p.read_text() for p in folder.rglob("*") if p.is_file())
+    assert "${name}" not in text
+    assert "${Class}" not in text
+    assert (folder / ".github/workflows/test.yml").read_text().count("${{ matrix.python }}") == 1
+    pytest.importorskip("ruff")
+    for action in (["check", "--select", "E,F,W,UP,B"], ["format", "--check"]):
+        ruff = subprocess.run(
+            [sys.executable, "-m", "ruff", *action, "--isolated", "--line-length", "100", str(folder)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert ruff.returncode == 0, ruff.stdout
+
+
+def test_check_runs_everything(environment, tmp_path):
+    folder = write_plugin("my_plugin", "solver", tmp_path)
+    environment.install_folder(folder)
+    child = environment.reloc("plugin", "check", "my_plugin", "--quick")
+    assert child.returncode == 0, child.stdout + child.stderr
+    assert "my_plugin: all checks passed" in child.stdout
+    # A defect in the method is found.
+    solver = folder / "my_plugin" / "solver.py"
+    solver.write_text(solver.read_text().replace("- center, plane[chosen]", ", plane[chosen]"))
+    child = environment.reloc("plugin", "check", "my_plugin", "--quick")
+    assert child.returncode == 2
+    assert "CHECKS FAILED" in child.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: name"),
+        (["My-Plugin"], "lower case letters"),
+        (["class"], "cannot be a plugin's name"),
+        (["pnp", "--kind", "solver"], "already, from plugin 'reloc_core'"),
+        (["numpy"], "Python package 'numpy' already"),
+        (["x", "--kind", "estimate"], "invalid choice"),
+        (["there"], "exists already"),
+        (["x", "--directory", "file/below"], "file is in the way"),
+    ],
+)
+def test_bad_names_and_places(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").touch()
+    assert main(["plugin", "new", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert {p.name for p in tmp_path.iterdir()} == {"there", "file"}
+    assert not any((tmp_path / "there").iterdir())
+
+
+def test_checking_what_is_not_installed(capsys):
+    assert main(["plugin", "check", "nothing_here"]) == 2
+    assert "pip install -e nothing_here" in capsys.readouterr().err

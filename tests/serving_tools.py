@@ -1,0 +1,44 @@
+"""Stand-ins for the tests of the server."""
+
+import threading
+import time
+
+import cv2
+import numpy as np
+
+from reloc_core.types import Localization, Status
+
+
+class FakeMap:
+    class info:
+        component = "fake"
+        unit = "metre"
+
+    bytes = 123
+
+
+class FakeLocalizer:
+    """Localizes after `seconds`; the pose tells the image's size and mean."""
+
+    def __init__(self, seconds=0.0):
+        self.map, self.seconds = FakeMap(), seconds
+        self.gate = threading.Event()
+        self.gate.set()
+        self.began = threading.Semaphore(0)
+
+    def localize(self, image, camera):
+        self.began.release()
+        self.gate.wait(20)
+        time.sleep(self.seconds)
+        if image.mean() > 250:
+            return Localization.failure("too bright")
+        if image[0, 0, 0] == 66:
+            raise ZeroDivisionError("a defect with a secret")
+        pose = np.eye(4)
+        pose[:3, 3] = camera.width, camera.fx, image.mean()
+        return Localization(Status.LOCALIZED, world_from_cam=pose, covariance=np.eye(6), score=0.5)
+
+
+def encoded(level=100, width=64, height=48, kind=".jpg"):
+    image = np.full((height, width, 3), level, np.uint8)
+    return cv2.imencode(kind, image)[1].tobytes()
