@@ -267,7 +267,7 @@ class RefineConfig:
     min_alpha: float = 0.5
     depth_edge: float = 0.05
     min_pixels: float = 0.05
-    redundancy: float = 100.0
+    redundancy: float = 1000.0
     use_prior: bool = True
     keypoints: int = 768
     min_similarity: float = 0.7
