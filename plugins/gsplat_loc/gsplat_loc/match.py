@@ -35,6 +35,9 @@ def match(query: Tensor, keys: Tensor, options: MatchConfig) -> Matches:
         options: thresholds and block size.
     """
     count = len(query)
+    if not count:
+        none = torch.zeros(0, dtype=torch.int64)
+        return Matches(none, none, torch.zeros(0))
     best = torch.full((count,), -2.0)
     index = torch.zeros(count, dtype=torch.int64)
     partner = []
