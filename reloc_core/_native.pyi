@@ -64,6 +64,7 @@ def relative_pose(
 def p3p(bearings: _Floats, points: _Floats, kernels: str = ...) -> npt.NDArray[np.float64]: ...
 def kernel_name(name: str = ...) -> str: ...
 
+<<<<<<< HEAD
 class SplatScene:
     def __init__(
         self,
@@ -110,3 +111,18 @@ def splat_backward(
 def splat_accumulate(
     scene: SplatScene, view: SplatView, features: _Floats, options: SplatOptions
 ) -> tuple[_Floats, _Floats]: ...
+=======
+class HashGrid:
+    def __init__(
+        self, resolutions: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], channels: int
+    ) -> None: ...
+    def encode(
+        self, positions: npt.NDArray[np.float32], table: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]: ...
+    def backward(
+        self,
+        positions: npt.NDArray[np.float32],
+        grad: npt.NDArray[np.float32],
+        grad_table: npt.NDArray[np.float32],
+    ) -> None: ...
+>>>>>>> 214611b (Add nefes_refine: hash-grid feature field, regressor, feature alignment (work in progress))
