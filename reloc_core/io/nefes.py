@@ -145,9 +145,7 @@ def from_centred(poses: Float64Array, average: Float64Array, sfm: bool = False) 
     return result
 
 
-def field_from_world(
-    setup: WorldSetup, average: Float64Array, sfm: bool = False
-) -> Float64Array:
+def field_from_world(setup: WorldSetup, average: Float64Array, sfm: bool = False) -> Float64Array:
     """The similarity (4, 4) from the dataset's world to the field's frame."""
     similarity = np.diag([setup.pose_scale] * 3 + [1.0])
     similarity[:3, 3] = setup.move_all_cam_vec

@@ -62,7 +62,9 @@ class CompactField(Field):
         )
         self.exposure = ExposureTransform(config.histogram_bins)
         self.fusion = nn.Sequential(
-            nn.Conv2d(3 + feature_channels, feature_channels, 3, padding=1, padding_mode="replicate"),
+            nn.Conv2d(
+                3 + feature_channels, feature_channels, 3, padding=1, padding_mode="replicate"
+            ),
             nn.ReLU(),
             nn.Conv2d(feature_channels, feature_channels, 3, padding=1, padding_mode="replicate"),
         )

@@ -152,10 +152,10 @@ class RegressorConfig:
     vgg_weights: str = ""
     synthetic_views: float = 4.0
     refresh_every: int = 20
-    translation: float = 0.2
-    rotation_deg: float = 10.0
+    translation: float = 0.3
+    rotation_deg: float = 15.0
     box_margin: float = 0.2
-    epochs: int = 40
+    epochs: int = 25
     batch: int = 32
     learning_rate: float = 1e-3
     triplet_margin: float = 1.0

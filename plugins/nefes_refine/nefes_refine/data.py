@@ -154,9 +154,7 @@ class MaskFolder:
             path = self.folder / candidate
             if path.is_file():
                 mask = read_image(path)[..., 0]
-                small = cv2.resize(
-                    mask, (cells.width, cells.height), interpolation=cv2.INTER_AREA
-                )
+                small = cv2.resize(mask, (cells.width, cells.height), interpolation=cv2.INTER_AREA)
                 return np.asarray(small > 127)
         raise DataError(
             f"{self.folder} holds no mask of {name}: every training image needs one, named like it."

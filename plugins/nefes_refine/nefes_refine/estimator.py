@@ -17,7 +17,7 @@ from nefes_refine.posenet import PoseNet
 from nefes_refine.refiner import Target
 from nefes_refine.regressor_training import regress, residual_covariance, train_posenet
 from nefes_refine.rendering import Field
-from nefes_refine.scene import Scene, measure_scene
+from nefes_refine.scene import measure_scene
 from nefes_refine.sparse import triangulated_points
 from reloc_core.errors import MapError
 from reloc_core.geometry import transform
@@ -74,7 +74,7 @@ class NefesEstimator(Estimator):
             trainer.load_state(checkpoint[0], int(checkpoint[1]["step"]))
         trainer.run(run)
         # The end of the field's training is kept, so that only the regressor is repeated.
-        run.map.save_checkpoint(trainer.state(), {"step": trainer.done, "part": "field"})
+        run.map.save_checkpoint(trainer.state(), {"step": trainer.done})
         seconds = {"field_cpu_seconds": round(time.process_time() - began, 1)}
         field = field.eval().requires_grad_(False)
         quality = evaluate_field(field, unseen, range(len(unseen)))
@@ -156,4 +156,3 @@ def depth_points(images: Images) -> Float64Array:
         local = images.directions[number][known] * depth[known, None]
         points.append(transform(images.poses[number].numpy(), local.double().numpy()))
     return np.concatenate(points)
-

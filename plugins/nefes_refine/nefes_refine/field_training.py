@@ -50,6 +50,7 @@ class FieldTrainer:
         self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.steps = (config.colour_steps, config.feature_steps, config.fusion_steps)
         self.done = 0
+        self.extra: dict[str, Tensor] = {}  # further tensors of the checkpoints
         self.device = next(field.parameters()).device
 
     @property
@@ -62,7 +63,7 @@ class FieldTrainer:
         bounds = (self.steps[0], self.steps[0] + self.steps[1])
         return _STAGES[sum(step >= bound for bound in bounds)]
 
-    def run(self, run: Run, until: int | None = None, prefix: str = "field") -> float:
+    def run(self, run: Run, until: int | None = None) -> float:
         """Train up to step `until` (all by default), from where the last checkpoint left off.
 
         Returns:
@@ -90,7 +91,10 @@ class FieldTrainer:
                     progress.advance(0, stage=self.stage(step), loss=value)
                 progress.advance()
                 if time.monotonic() - saved > self.config.checkpoint_seconds:
-                    run.map.save_checkpoint(self.state(), {"step": self.done, "part": prefix})
+                    run.map.save_checkpoint(
+                        {**self.state(), **self.extra},
+                        {"step": self.done, "dfnet": bool(self.extra)},
+                    )
                     saved = time.monotonic()
         return float(loss)
 
@@ -205,9 +209,7 @@ class FieldTrainer:
 
     def load_state(self, tensors: dict[str, Tensor], step: int) -> None:
         """Continue from `state` at a step."""
-        self.field.load_state_dict(
-            {k[6:]: v for k, v in tensors.items() if k.startswith("field.")}
-        )
+        self.field.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("field.")})
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
@@ -251,7 +253,9 @@ def depth_loss(rendering: Rendering, depth: Tensor, margin: float) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate_field(field: Field, images: Images, numbers: Iterator[int] | range) -> dict[str, float]:
+def evaluate_field(
+    field: Field, images: Images, numbers: Iterator[int] | range
+) -> dict[str, float]:
     """PSNR (dB) of colours and mean cosine of raw and fused features over whole images."""
     psnr, raw, fused = [], [], []
     device = next(field.parameters()).device

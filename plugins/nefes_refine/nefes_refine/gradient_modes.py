@@ -91,13 +91,13 @@ def rendered_gradient(
         bottom = torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=leaf.dtype)
         for start in range(0, len(target.directions), _CHUNK):
             part = slice(start, start + _CHUNK)
-            origins, turned = field.scene.rays(
-                torch.cat([leaf, bottom]), target.directions[part]
-            )
+            origins, turned = field.scene.rays(torch.cat([leaf, bottom]), target.directions[part])
             found = field.render(
                 origins.to(bundle.device), turned.to(bundle.device), target.histogram[None]
             )
-            value = (found.colour * wanted[0][part]).sum() + (found.features * wanted[1][part]).sum()
+            value = (found.colour * wanted[0][part]).sum() + (
+                found.features * wanted[1][part]
+            ).sum()
             total += torch.autograd.grad(value, leaf)[0]
     return float(loss.detach()), total, colours.detach()
 
@@ -140,7 +140,7 @@ def refine_weights_mode(
             return orthogonal(network(target.features[None]))[0]
     else:
         from nefes_refine.dfnet import DFNet
-        from nefes_refine.published import image_tensor
+        from nefes_refine.published import from_centred, image_tensor
 
         if not isinstance(bundle.regressor, DFNet):
             raise ConfigError("mode=weights needs a map with a regressor.")
@@ -148,7 +148,7 @@ def refine_weights_mode(
         pixels = image_tensor(target.view.image)[None].to(bundle.device)
 
         def current() -> Tensor:
-            return orthogonal(network.pose(pixels))[0]
+            return from_centred(bundle.scene, orthogonal(network.pose(pixels)))[0]
 
     optimizer = torch.optim.Adam(network.parameters(), config.learning_rate)
     crop = max(1, round(_CROP / bundle.config.view.stride))

@@ -72,7 +72,9 @@ class HashGrid(nn.Module):
         share = [torch.stack([1 - fraction[:, a], fraction[:, a]], 1) for a in range(3)]
         x, y, z = axis[0][:, :, None, None], axis[1][:, None, :, None], axis[2][:, None, None, :]
         index = x + y + z if dense else (x ^ y ^ z) % size
-        weights = share[0][:, :, None, None] * share[1][:, None, :, None] * share[2][:, None, None, :]
+        weights = (
+            share[0][:, :, None, None] * share[1][:, None, :, None] * share[2][:, None, None, :]
+        )
         return index.flatten(1) + self.offsets[level], weights.flatten(1)
 
 

@@ -80,7 +80,9 @@ class RadianceMLP(nn.Module):
         """
         hidden, sigma = self.trunk(positions)
         seen = sinusoidal(directions, _DIRECTION_BANDS)
-        final = torch.cat([self.xyz_encoding_final(hidden), seen.expand(*hidden.shape[:-1], -1)], -1)
+        final = torch.cat(
+            [self.xyz_encoding_final(hidden), seen.expand(*hidden.shape[:-1], -1)], -1
+        )
         static = (sigma, self.static_rgb(self.dir_encoding(final)))
         if not self.transient:
             return static

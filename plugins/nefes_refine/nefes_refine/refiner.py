@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nefes_refine.align import Template, align, feature_cost, match
+from nefes_refine.align import Template, align, covariance_at, feature_cost, match
 from nefes_refine.bundle import Bundle, load_bundle
 from nefes_refine.config import RefineConfig, check_refiner
 from nefes_refine.field_training import render_map
@@ -23,7 +23,6 @@ from reloc_core.maps import Map
 from reloc_core.types import Float64Array, ImageArray, Localization, Query
 
 _LOG = logging.getLogger(__name__)
-_COVARIANCE_FACTOR = 1.0
 
 
 class Target:
@@ -113,37 +112,35 @@ class NefesRefiner(Refiner):
     ) -> tuple[Float64Array, Float64Array | None]:
         """The best pose found by rendering at most `iterations` times, and its covariance.
 
-        Every candidate is judged by the feature cost of its own rendering; the first that does not
-        lower the best cost by `min_gain` ends the search.
+        Matching repeats while it helps, then alignment does: matches reach far, alignment needs a
+        start within a cell or two. Every candidate is judged by the feature cost of its own
+        rendering.
 
         Returns:
             `pose` itself and None when nothing was better.
         """
         cells, camera = target.view.cells, target.view.camera
         best, best_cost = target.render(pose)
-        covariance: Float64Array | None = None
-        first = self.config.match
+        improved = False
+        methods = ["match", "align"] if self.config.match else ["align"]
         for _ in range(self.config.iterations - 1):
-            start: Float64Array | None = best.world_from_cam
-            if first:
-                start = match(best, target.features, cells, camera)
-            matched, first = first, False
-            if start is None:
-                continue
-            # Aligned right away: the template's points are as good seen from a little farther.
-            found, spread = align(best, target.features, cells, start)
-            if not self._plausible(found):
-                continue
-            template, cost = target.render(found)
-            if cost >= best_cost:
-                if matched:
-                    continue
-                break
-            gain = (best_cost - cost) / best_cost
-            best, best_cost, covariance = template, cost, spread * _COVARIANCE_FACTOR
+            if methods[0] == "match":
+                found = match(best, target.features, cells, camera)
+            else:
+                found = align(best, target.features, cells, best.world_from_cam)[0]
+            gain = 0.0
+            if found is not None and self._plausible(found):
+                template, cost = target.render(found)
+                gain = (best_cost - cost) / best_cost
+                if gain > 0:
+                    best, best_cost, improved = template, cost, True
             if gain < self.config.min_gain:
-                break
-        return (pose, None) if covariance is None else (best.world_from_cam, covariance)
+                methods.pop(0)
+                if not methods:
+                    break
+        if not improved:
+            return pose, None
+        return best.world_from_cam, covariance_at(best, target.features, cells)
 
     def _plausible(self, pose: Float64Array) -> bool:
         try:

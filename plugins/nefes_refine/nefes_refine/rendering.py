@@ -69,7 +69,7 @@ class Field(nn.Module, ABC):
     def fuse(self, colours: Tensor, features: Tensor) -> Tensor:
         """Fused feature maps (B, C, H, W) of rendered colours (B, 3, H, W) and features."""
 
-    def after_step(self, step: int) -> None:  # noqa: B027  (most fields have nothing to do)
+    def after_step(self, step: int) -> None:
         """Called after every step of the training."""
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, object]]:

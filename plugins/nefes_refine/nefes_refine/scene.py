@@ -114,7 +114,9 @@ def measure_scene(centers: Float64Array, points: Float64Array, config: SceneConf
     low, high = low - margin, high + margin
     if config.world_setup:
         setup = read_world_setup(config.world_setup)
-        similarity = field_from_world(setup, read_pose_average(config.pose_average), config.sfm_frame)
+        similarity = field_from_world(
+            setup, read_pose_average(config.pose_average), config.sfm_frame
+        )
         corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), -1).reshape(-1, 3)
         moved = transform(similarity, corners)
         return Scene(similarity, moved.min(0), moved.max(0), setup.near, setup.far)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nefes_refine.views import make_view
 from nefes_refine.config import ViewConfig
+from nefes_refine.views import make_view
 from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.geometry import inverse, project, unproject
 from reloc_core.interfaces import Dataset, Run

@@ -81,7 +81,9 @@ def make_view(query: Query, config: ViewConfig, size: tuple[int, int] | None = N
             image = cv2.resize(image, (width, height), interpolation=method)
     else:
         grid = _source_pixels(query.camera, camera)
-        image = cv2.remap(query.image, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        image = cv2.remap(
+            query.image, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
     depth = None
     if query.depth is not None:
         # The nearest measurement: a mean over an edge lies on neither surface.
