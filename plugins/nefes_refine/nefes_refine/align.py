@@ -26,7 +26,7 @@ _MIN_CELLS = 50
 _MIN_MATCHES = 12
 _MATCH_SEARCH = 12.0  # px
 _CONVERGED = 1e-4  # rad and scene units
-_COVARIANCE_FACTOR = 300.0
+_COVARIANCE_FACTOR = 400.0
 
 
 @dataclass(frozen=True)

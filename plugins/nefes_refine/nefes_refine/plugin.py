@@ -49,8 +49,8 @@ def reloc_register_components(registry: Registry) -> None:
             paper=_PAPER,
             licence="Apache-2.0",
             published={
-                "7Scenes SfM, mean of medians": "2.31 cm / 0.79 deg (DFNet + NeFeS50, from its result files)",
-                "Cambridge, mean of medians": "35.2 cm / 0.77 deg (DFNet + NeFeS50, from its result files)",
+                "7Scenes SfM, mean of medians": "2.31 cm / 0.79 deg (DFNet + NeFeS50, result files)",
+                "Cambridge, mean of medians": "35.2 cm / 0.77 deg (DFNet + NeFeS50, result files)",
             },
         )
     )
