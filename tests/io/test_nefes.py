@@ -123,3 +123,22 @@ def test_results_are_read_as_rotations(tmp_path):
 def test_names_beside_the_poses(tmp_path):
     (tmp_path / "names.txt").write_text("../data/a.png\n\n../data/b.png\n")
     assert nefes.read_result_names(tmp_path / "names.txt") == ["../data/a.png", "../data/b.png"]
+
+
+def test_published_files_are_compared_by_the_names_beside_them(tmp_path):
+    from reloc_core.evaluation.estimates import read_estimates, read_truth
+
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[:, 0, 3] = [0, 1, 2]
+    nefes.write_results(tmp_path / "heads_test_gt.txt", poses)
+    nefes.write_results(tmp_path / "DFNet_heads_results.txt", poses[::-1])
+    names = [f"../data/seq-01/frame-{i:06d}.color.png" for i in range(3)]
+    (tmp_path / "heads_train_gt_filename.txt").write_text("x.png\n")
+    (tmp_path / "heads_test_gt_filename.txt").write_text("\n".join(names))
+    truth = read_truth(tmp_path / "heads_test_gt.txt")
+    found = read_estimates(tmp_path / "DFNet_heads_results.txt")
+    assert list(truth.poses) == list(found.poses) == names
+    assert found.poses[names[0]][0, 3] == 2
+    (tmp_path / "heads_test_gt_filename.txt").write_text("a.png\n")
+    with pytest.raises(DataError, match="without names"):
+        read_estimates(tmp_path / "DFNet_heads_results.txt")
