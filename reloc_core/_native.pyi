@@ -64,7 +64,6 @@ def relative_pose(
 def p3p(bearings: _Floats, points: _Floats, kernels: str = ...) -> npt.NDArray[np.float64]: ...
 def kernel_name(name: str = ...) -> str: ...
 
-<<<<<<< HEAD
 class SplatScene:
     def __init__(
         self,
@@ -111,7 +110,6 @@ def splat_backward(
 def splat_accumulate(
     scene: SplatScene, view: SplatView, features: _Floats, options: SplatOptions
 ) -> tuple[_Floats, _Floats]: ...
-=======
 class HashGrid:
     def __init__(
         self, resolutions: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], channels: int
@@ -125,4 +123,3 @@ class HashGrid:
         grad: npt.NDArray[np.float32],
         grad_table: npt.NDArray[np.float32],
     ) -> None: ...
->>>>>>> 214611b (Add nefes_refine: hash-grid feature field, regressor, feature alignment (work in progress))

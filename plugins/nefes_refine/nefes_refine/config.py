@@ -188,7 +188,7 @@ class RefineConfig:
             of the regressor's weights).
         iterations: renderings at most.
         match: align: start with matches between rendered and query features.
-        min_gain: stop when the cost falls by less than this share.
+        min_gain: align: a pose is taken only if it lowers the cost by more than this share.
         learning_rate: weights: of Adam.
         learning_rate_rotation: pose: of Adam, radians.
         learning_rate_translation: pose: of Adam, metres.
@@ -199,7 +199,7 @@ class RefineConfig:
     mode: str = "align"
     iterations: int = 6
     match: bool = True
-    min_gain: float = 0.002
+    min_gain: float = 0.01
     learning_rate: float = 1e-5
     learning_rate_rotation: float = 0.0087
     learning_rate_translation: float = 0.01

@@ -114,7 +114,8 @@ class NefesRefiner(Refiner):
 
         Matching repeats while it helps, then alignment does: matches reach far, alignment needs a
         start within a cell or two. Every candidate is judged by the feature cost of its own
-        rendering.
+        rendering and must lower it by more than `min_gain`, or else noise would move poses that are
+        better than what the field can tell.
 
         Returns:
             `pose` itself and None when nothing was better.
@@ -131,10 +132,10 @@ class NefesRefiner(Refiner):
             gain = 0.0
             if found is not None and self._plausible(found):
                 template, cost = target.render(found)
-                gain = (best_cost - cost) / best_cost
-                if gain > 0:
-                    best, best_cost, improved = template, cost, True
-            if gain < self.config.min_gain:
+                gain = (best_cost - cost) / max(best_cost, 1e-9)
+            if gain > self.config.min_gain:
+                best, best_cost, improved = template, cost, True
+            else:
                 methods.pop(0)
                 if not methods:
                     break
