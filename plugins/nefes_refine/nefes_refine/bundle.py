@@ -62,8 +62,6 @@ def save_bundle(run: Run, bundle: Bundle) -> None:
     tensors |= {f"regressor.{k}": v for k, v in bundle.regressor.state_dict().items()}
     tensors["covariance"] = bundle.covariance
     tensors |= {k: tensors[k].half() for k in _FP16 if k in tensors}
-    if bundle.config.features == "dfnet" and bundle.config.regressor.name != "dfnet":
-        raise MapError("Features of DFNet need DFNet as the regressor, which holds their weights.")
     run.map.save(
         "nefes",
         tensors,
@@ -126,9 +124,7 @@ def _networks(
     dfnet = DFNet()
     dfnet.load_state_dict(state)
     dfnet = dfnet.to(runtime.device).eval().requires_grad_(False)
-    if config.features == "dfnet":
-        return dfnet, DFNetFeatures(dfnet, config.view.stride)
-    return dfnet, XFeatFeatures(runtime.device)
+    return dfnet, DFNetFeatures(dfnet, config.view.stride)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -215,6 +215,11 @@ def check(config: NefesConfig) -> None:
     one_of("estimator.features", config.features, FEATURES)
     one_of("estimator.field.name", config.field.name, FIELDS)
     one_of("estimator.regressor.name", config.regressor.name, REGRESSORS)
+    if (config.features == "dfnet") != (config.regressor.name == "dfnet"):
+        raise ConfigError(
+            "estimator.features=dfnet and estimator.regressor.name=dfnet are one network: choose both "
+            "or neither."
+        )
     stride = config.view.stride
     if config.features == "xfeat" and stride != 8:
         raise ConfigError("estimator.view.stride must be 8 with XFeat's features.")
