@@ -1,5 +1,5 @@
-// Bindings of the hash grid. Shapes, types and finiteness are checked here, rows by construction: the
-// index of a corner is below the size of its level.
+// Bindings of the hash grid. Shapes, types and finiteness are checked here, rows by construction:
+// the index of a corner is below the size of its level.
 #include "reloc/hashgrid.hpp"
 
 #include <pybind11/numpy.h>
@@ -28,7 +28,7 @@ void check_matrix(const Floats& array, py::ssize_t rows, py::ssize_t columns, co
 
 /// A layout as Python gives it, checked so that every corner's row lies inside the table.
 class Grid {
-public:
+  public:
     Grid(Integers resolutions, Integers sizes, int channels)
         : resolutions_(std::move(resolutions)), sizes_(std::move(sizes)), offsets_(sizes_.size()) {
         require(resolutions_.ndim() == 1 && sizes_.ndim() == 1 &&
@@ -39,7 +39,8 @@ public:
             const std::int64_t n = resolutions_.at(i), size = sizes_.at(i);
             require(n >= 1 && n < (1 << 20), "resolutions must be in 1 .. 2^20");
             const bool dense = (n + 1) * (n + 1) * (n + 1) == size;
-            require(size >= 1 && (dense || ((size & (size - 1)) == 0 && size < (n + 1) * (n + 1) * (n + 1))),
+            require(size >= 1 &&
+                        (dense || ((size & (size - 1)) == 0 && size < (n + 1) * (n + 1) * (n + 1))),
                     "sizes must be (resolution + 1)^3 or a smaller power of two");
             offsets_.mutable_at(i) = rows_;
             rows_ += size;
@@ -65,11 +66,11 @@ public:
         check_matrix(grad_table, rows_, layout_.channels, "grad_table");
         float* target = grad_table.mutable_data();
         py::gil_scoped_release release;
-        reloc::hashgrid_backward(layout_, positions.data(), static_cast<std::size_t>(n), grad.data(),
-                                 target);
+        reloc::hashgrid_backward(layout_, positions.data(), static_cast<std::size_t>(n),
+                                 grad.data(), target);
     }
 
-private:
+  private:
     py::ssize_t width() const {
         return static_cast<py::ssize_t>(layout_.levels) * layout_.channels;
     }
@@ -92,7 +93,8 @@ private:
 void bind_hashgrid(py::module_& m) {
     py::class_<Grid>(m, "HashGrid")
         .def(py::init<Integers, Integers, int>(), "resolutions"_a, "sizes"_a, "channels"_a)
-        .def("encode", &Grid::encode, py::arg("positions").noconvert(), py::arg("table").noconvert())
+        .def("encode", &Grid::encode, py::arg("positions").noconvert(),
+             py::arg("table").noconvert())
         .def("backward", &Grid::backward, py::arg("positions").noconvert(),
              py::arg("grad").noconvert(), py::arg("grad_table").noconvert());
 }

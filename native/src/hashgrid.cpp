@@ -38,9 +38,8 @@ struct Level {
         for (int k = 0; k < 8; ++k) {
             const std::uint64_t x = low[0] + (k & 1), y = low[1] + ((k >> 1) & 1),
                                 z = low[2] + (k >> 2);
-            const std::uint64_t index =
-                dense ? x + (resolution + 1) * (y + (resolution + 1) * z)
-                      : (x ^ (y * kPrimeY) ^ (z * kPrimeZ)) & (size - 1);
+            const std::uint64_t index = dense ? x + (resolution + 1) * (y + (resolution + 1) * z)
+                                              : (x ^ (y * kPrimeY) ^ (z * kPrimeZ)) & (size - 1);
             c.row[k] = static_cast<std::size_t>(offset + index);
             c.weight[k] = (k & 1 ? fraction[0] : 1 - fraction[0]) *
                           (k & 2 ? fraction[1] : 1 - fraction[1]) *

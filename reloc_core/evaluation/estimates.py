@@ -3,8 +3,8 @@
 Formats are told apart by content: `localizations.jsonl` and result folders of `reloc evaluate`, pose lists
 of eight or nine columns (pseudo ground truth, published estimates, hloc; world-to-camera) and pose logs of
 ten or eleven columns (DSAC*, ACE, GLACE; world-to-camera) and the published files of DFNet and NeFeS
-(twelve columns, camera-to-world; the names stand in `*_gt_filename.txt` beside them). Ground truth may also be a split in the ACE
-layout, which brings intrinsics and depth maps.
+(twelve columns, camera-to-world; the names stand in `*_gt_filename.txt` beside them). Ground truth may
+also be a split in the ACE layout, which brings intrinsics and depth maps.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@
 
 namespace reloc {
 
-/// Layout of a grid: `levels` resolutions over the unit cube. Level i has `sizes[i]` rows of `channels`
-/// values from row `offsets[i]` on; it is indexed densely when (resolution + 1)^3 rows fit, else hashed.
+/// Layout of a grid: `levels` resolutions over the unit cube. Level i has `sizes[i]` rows of
+/// `channels` values from row `offsets[i]` on; it is indexed densely when (resolution + 1)^3 rows
+/// fit, else hashed.
 struct HashGridLayout {
     int levels = 0, channels = 0;
     const std::int64_t* resolutions = nullptr;
