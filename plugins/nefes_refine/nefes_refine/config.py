@@ -192,8 +192,8 @@ class RefineConfig:
         learning_rate: weights: of Adam.
         learning_rate_rotation: pose: of Adam, radians.
         learning_rate_translation: pose: of Adam, metres.
-        verify: return the initial pose when the refined one renders a worse image: for "pose" and
-            "weights" the published check of PSNR and SSIM, for "align" the feature cost.
+        verify: pose, weights: keep the best pose seen, and the initial one where PSNR, SSIM or the
+            feature cost of the rendering would get worse. "align" always compares its cost.
     """
 
     mode: str = "align"

@@ -103,7 +103,10 @@ class NefesRefiner(Refiner):
                 return localization
             return replace(localization, world_from_cam=found, covariance=covariance)
         refine = refine_pose_mode if self.config.mode == "pose" else refine_weights_mode
-        found = refine(bundle, Target(bundle, query), pose, self.config)
+        target = Target(bundle, query)
+        found = refine(bundle, target, pose, self.config)
+        if self.config.verify and target.render(found)[1] > target.render(pose)[1]:
+            return localization
         return replace(localization, world_from_cam=found)
 
     @torch.inference_mode()

@@ -14,15 +14,15 @@ from reloc_core.interfaces import Dataset, Runtime
 from reloc_core.maps import MapInfo, MapWriter, dataset_identity
 from reloc_core.types import Camera, Frame, Query
 
-WIDTH, HEIGHT, FOCAL, DEPTH = 160, 128, 130.0, 2.0
+WIDTH, HEIGHT, FOCAL, DEPTH = 256, 192, 210.0, 2.0
 
 
 def texture(size=512, seed=3):
     rng = np.random.default_rng(seed)
     image = np.zeros((size, size, 3), np.float32)
-    for cell in (96, 32):
+    for cell in (64, 20, 8):
         noise = rng.uniform(0, 255, (size // cell + 2, size // cell + 2, 3)).astype(np.float32)
-        image += cv2.resize(noise, (size, size), interpolation=cv2.INTER_LINEAR) / 2
+        image += cv2.resize(noise, (size, size), interpolation=cv2.INTER_LINEAR) / 3
     return image.astype(np.uint8)
 
 
@@ -114,7 +114,8 @@ def _tiny_config():
     config.training.colour_steps, config.training.feature_steps = 60, 100
     config.training.fusion_steps, config.training.rays = 10, 512
     config.training.patches, config.training.patch_size = 2, 8
-    config.regressor.synthetic_views, config.regressor.epochs = 2.0, 20
+    config.regressor.synthetic_views, config.regressor.epochs = 2.0, 60
+    config.regressor.batch = 16
     return config
 
 

@@ -118,7 +118,7 @@ def test_regressor_beats_the_mean_pose(wall_map, wall):
     ours = np.linalg.norm(
         np.stack([f.world_from_cam for f in found])[:, :3, 3] - true[:, :3, 3], axis=1
     )
-    assert np.median(ours) < 0.7 * np.median(np.linalg.norm(true[:, :3, 3] - centre, axis=1))
+    assert np.median(ours) < 0.8 * np.median(np.linalg.norm(true[:, :3, 3] - centre, axis=1))
     assert found[0].covariance.shape == (6, 6)
 
 
