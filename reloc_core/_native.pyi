@@ -110,6 +110,7 @@ def splat_backward(
 def splat_accumulate(
     scene: SplatScene, view: SplatView, features: _Floats, options: SplatOptions
 ) -> tuple[_Floats, _Floats]: ...
+
 class HashGrid:
     def __init__(
         self, resolutions: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], channels: int
