@@ -55,7 +55,8 @@ def test_alignment_reduces_the_error_and_the_cost(refiner, wall):
         after.append(errors(found.world_from_cam, query.world_from_cam))
         target = Target(refiner.bundle, query)
         assert target.render(found.world_from_cam)[1] <= target.render(start)[1]
-        assert found.covariance is not None
+        # A pose comes back as it is unless the cost clearly falls, and then with a covariance.
+        assert (found.covariance is None) == (found.world_from_cam is start)
     assert np.median(after, axis=0)[0] < 0.4 * np.median(before, axis=0)[0]
     assert np.median(after, axis=0)[1] < 0.5 * np.median(before, axis=0)[1]
 
@@ -140,7 +141,7 @@ def test_scene_without_depth_is_measured_by_triangulation(make_wall, config):
 
     points = triangulated_points(wall, mapped_frames(wall, 24), config.view, Run())
     assert len(points) > 100
-    assert np.median(np.abs(points[:, 2] - 2.0)) < 0.05
+    assert np.median(np.abs(points[:, 2] - 2.0)) < 0.1  # a pixel is 6 cm over this baseline
 
 
 def test_interrupted_training_resumes(tmp_path, wall, config, start_run):
