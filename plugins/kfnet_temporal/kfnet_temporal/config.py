@@ -7,7 +7,7 @@ from typing import Any
 
 from reloc_core.errors import ConfigError, did_you_mean
 
-POLICIES = ("keep_prior", "use_measurement", "invalidate", "off")
+POLICIES = ("likelier", "keep_prior", "use_measurement", "invalidate", "off")
 PROCESSES = ("xfeat", "oflownet")
 
 
@@ -70,6 +70,7 @@ class ProcessConfig:
         name: "xfeat" (cost volume on frozen XFeat features) or "oflownet" (as published).
         resolution: length of the images' shorter side in pixels when they are described.
         radius: cells that the flow can reach along an axis ("xfeat").
+        refine: refine the flow on the images by dense inverse search ("xfeat").
         min_std: metres; smallest process noise.
         iterations: training steps of stage 2; pairs of consecutive frames.
         learning_rate: of Adam.
@@ -84,10 +85,11 @@ class ProcessConfig:
     name: str = "xfeat"
     resolution: int = 360
     radius: int = 4
+    refine: bool = True
     min_std: float = 0.002
-    iterations: int = 240
+    iterations: int = 120
     learning_rate: float = 0.02
-    halve_every: int = 100
+    halve_every: int = 40
     smooth_weight: float = 0.0
     photometric_weight: float = 0.0
     loss_clamp: float = -1.0
@@ -111,12 +113,12 @@ class JointConfig:
             by itself, for calibration.
     """
 
-    iterations: int = 200
-    window: int = 4
+    iterations: int = 100
+    window: int = 12
     frames: int = 240
     stretches: int = 4
     weights: list[float] = field(default_factory=lambda: [0.2, 0.2, 0.6])
-    loss_clamp: float = 2.0
+    loss_clamp: float = -4.0
     learning_rate: float = 0.01
     held_out: float = 0.15
 
@@ -127,11 +129,19 @@ class FilterConfig:
 
     Attributes:
         enabled: False for the measurement alone.
-        policy: what happens to a cell whose innovation fails the chi-square test: "keep_prior" (the
+        policy: what happens to a cell whose innovation fails the chi-square test: "likelier" (prior
+            or measurement, whichever has more support), "keep_prior" (the
             prior stays, its variance grows), "use_measurement", "invalidate" (no information), "off".
         threshold: of the normalised innovation squared; 7.815 is the 5 % point of chi-square with
             three degrees of freedom.
         rejected_growth: factor on the variance of a prior that was kept against a measurement.
+        memory: factor on a cell's support per frame ("likelier").
+        contest: share of the loser's support that the winner of a disagreement loses ("likelier").
+        max_support: largest support of a cell ("likelier").
+        process_factor: factor on the learned process noise: errors of the flow last for several
+            frames, which the filter takes for independent.
+        target_nis: mean normalised innovation squared of accepted cells that training calibrates to.
+        common_gain: share of the error that all cells share which is corrected per frame.
         fading: factor on the prior's variance, at least 1; keeps old errors from being trusted.
         floor: smallest posterior variance as a share of the measurement's.
         min_overlap: smallest share of cells that must be found again in the last frame; with less
@@ -142,13 +152,19 @@ class FilterConfig:
     """
 
     enabled: bool = True
-    policy: str = "keep_prior"
+    policy: str = "likelier"
     threshold: float = 7.815
     rejected_growth: float = 1.3
+    memory: float = 0.95
+    contest: float = 0.5
+    max_support: float = 30.0
+    process_factor: float = 3.0
+    target_nis: float = 2.3
+    common_gain: float = 0.3
     fading: float = 1.02
     floor: float = 0.0
     min_overlap: float = 0.25
-    lost_share: float = 0.6
+    lost_share: float = 0.8
     patience: int = 12
     max_gap: float = 0.5
 
@@ -197,7 +213,7 @@ def check_temporal(config: TemporalConfig) -> None:
     _positive("estimator.measurement", config.measurement, ("default_std",))
     _positive("estimator.process", config.process, ("min_std", "learning_rate"))
     _positive("estimator.joint", config.joint, ("learning_rate",))
-    _positive("estimator.filter", config.filter, ("threshold", "lost_share", "max_gap"))
+    _positive("estimator.filter", config.filter, ("threshold", "lost_share", "max_gap", "process_factor", "target_nis"))
     if not 0 < config.joint.held_out < 0.9:
         raise ConfigError("estimator.joint.held_out must be between 0 and 0.9.")
     if len(config.joint.weights) != 3 or min(config.joint.weights) < 0:

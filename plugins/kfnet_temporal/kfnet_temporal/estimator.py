@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import ClassVar
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ from kfnet_temporal.training import (
     train_flow,
     train_joint,
 )
-from reloc_core.errors import DataError, MapError
+from reloc_core.errors import DataError, InputError, MapError
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
 from reloc_core.types import Correspondences, Evidence, Frame, ImageArray, Localization, Query
@@ -51,7 +50,9 @@ class TemporalEstimator(Estimator):
         check_temporal(config)
         self.config = config
         self.measurement = build_measurement(config.measurement)
-        self.process = FlowProcess(config.process.radius, config.process.min_std)
+        self.process = FlowProcess(
+            config.process.radius, config.process.min_std, config.process.refine
+        )
         self.scale = NoiseScale()
         self.calibration = Calibration()
         self.redundancy = 10.0
@@ -115,11 +116,9 @@ class TemporalEstimator(Estimator):
                 features.append(grid.features.half())
                 labels.append(target.T.reshape(3, *grid.shape))
                 measured.append(self._state(evidence, grid))
-                grey = cv2.cvtColor(query.image, cv2.COLOR_RGB2GRAY)
-                small = cv2.resize(grey, grid.shape[::-1], interpolation=cv2.INTER_NEAREST)
-                images.append(torch.from_numpy(small).float()[None])
+                images.append(grid.grey)
                 progress.advance()
-        return Clip(torch.stack(features), torch.stack(labels), measured, torch.stack(images), [], [])
+        return Clip(torch.stack(features), torch.stack(labels), measured, images, [], [])
 
     # ---------------------------------------------------------------------------------- maps
 
@@ -217,27 +216,36 @@ class TemporalEstimator(Estimator):
         return ""
 
     @torch.inference_mode()
-    def advance(self, query: Query) -> tuple[Step, FeatureGrid]:
-        """Filter one more frame."""
+    def advance(self, query: Query, evidence: Evidence) -> tuple[Step, FeatureGrid]:
+        """Filter one more frame, of which the measurement gave the evidence."""
         grid = self._grid(query)
-        evidence = self.measurement.estimate(query)
         measured = inflate(self.scale(self._state(evidence, grid)), self.calibration.noise)
         event = self.break_before(query, grid)
-        if event or not self.config.filter.enabled:
+        if event:
             step = self.tracker.start(measured, event)
         else:
             assert self.last is not None
             assert self.tracker.state is not None
-            motion = self.process.motion(self.last[1].features, grid.features)
+            motion = self.process.motion(
+                self.last[1].features,
+                grid.features,
+                (self.last[1].grey, grid.grey) if self.process.refine else None,
+            )
             std = process_std(self.process, motion, self.tracker.state)
-            step = self.tracker.step(measured, motion, std * self.calibration.noise**0.5)
+            std = std * self.config.filter.process_factor * self.calibration.noise**0.5
+            step = self.tracker.step(measured, motion, std)
         self.last = (replace_image(query), grid)
         self.shown = (query.image, step)
         return step, grid
 
     def estimate(self, query: Query) -> Correspondences:
         """See `Estimator.estimate`: the posterior of every cell that is known."""
-        step, grid = self.advance(query)
+        evidence = self.measurement.estimate(query)
+        if not self.config.filter.enabled:
+            if not isinstance(evidence, Correspondences):
+                raise InputError("The measurement of kfnet_temporal must give scene coordinates.")
+            return evidence
+        step, grid = self.advance(query, evidence)
         posterior = step.posterior
         known = posterior.known.flatten().cpu().numpy()
         points = posterior.mean.flatten(1).T.cpu().double().numpy() + self.origin

@@ -21,11 +21,13 @@ class FeatureGrid:
     Attributes:
         features: (C, h, w) float32 unit vectors per cell.
         pixels: (h * w, 2) float64 centres of the cells in pixels of the original image.
+        grey: (H, W) uint8, the scaled image that was described.
         contrast: standard deviation of the grey levels (0..255).
     """
 
     features: Tensor
     pixels: Float64Array
+    grey: ImageArray
     contrast: float
 
     @property
@@ -56,7 +58,7 @@ class FeatureExtractor:
         grey, pixels = prepare(query.image, self.resolution)
         maps = self.network(torch.from_numpy(grey).float()[None, None].to(self.device) / 255)
         features = F.normalize(maps[0], dim=0)
-        grid = FeatureGrid(features, pixels, float(grey.std()))
+        grid = FeatureGrid(features, pixels, grey, float(grey.std()))
         self._last = (query.image, grid)
         return grid
 

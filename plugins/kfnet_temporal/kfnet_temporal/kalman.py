@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHI2_3_MEAN = 3.0
+_FEWEST_AGREEING = 30
 NIS_95 = 7.815
 """The 95 % point of chi-square with three degrees of freedom."""
 
@@ -25,10 +25,14 @@ class State:
     Attributes:
         mean: (3, h, w) scene coordinates in metres; anything finite where the variance is infinite.
         variance: (h, w) variance along any axis in m^2; infinite where nothing is known.
+        support: (h, w) odds that a cell is right at all, gathered over time; its variance is that of
+            right cells. Regressed coordinates are either about right or far off, which no single
+            Gaussian says. None where only the Gaussian counts.
     """
 
     mean: Tensor
     variance: Tensor
+    support: Tensor | None = None
 
     @property
     def known(self) -> Tensor:
@@ -88,10 +92,15 @@ def warp(state: State, flow: Tensor) -> State:
     variance = torch.where(
         usable, (sampled[3] * scale).square(), torch.full_like(weight, torch.inf)
     )
-    return State(sampled[:3] * scale * usable, variance)
+    support = None
+    if state.support is not None:
+        support = sample((state.support * known)[None], positions)[0] * scale * usable
+    return State(sampled[:3] * scale * usable, variance, support)
 
 
-def predict(state: State, flow: Tensor, process_std: Tensor, fading: float = 1.0) -> State:
+def predict(
+    state: State, flow: Tensor, process_std: Tensor, fading: float = 1.0, memory: float = 1.0
+) -> State:
     """The prior of the current frame: warped state plus process noise.
 
     Args:
@@ -99,9 +108,11 @@ def predict(state: State, flow: Tensor, process_std: Tensor, fading: float = 1.0
         flow: (2, h, w) backward flow in cells.
         process_std: (h, w) metres; infinite where the flow means nothing.
         fading: factor on the warped variance, at least 1.
+        memory: factor on the warped support, at most 1.
     """
     warped = warp(state, flow)
-    return State(warped.mean, warped.variance * fading + process_std.square())
+    support = None if warped.support is None else warped.support * memory
+    return State(warped.mean, warped.variance * fading + process_std.square(), support)
 
 
 def innovation(prior: State, measured: State) -> Tensor:
@@ -122,7 +133,81 @@ def update(prior: State, measured: State) -> State:
     a, b = 1 / prior.variance, 1 / measured.variance
     total = a + b
     gain = torch.where(total > 0, b / total.clamp_min(1e-30), torch.zeros_like(total))
-    return State(prior.mean + gain * (measured.mean - prior.mean), 1 / total)
+    support = None
+    if prior.support is not None and measured.support is not None:
+        support = prior.support + measured.support
+    return State(prior.mean + gain * (measured.mean - prior.mean), 1 / total, support)
+
+
+def correct_common(prior: State, measured: State, agreeing: Tensor, gain: float) -> State:
+    """Remove part of the error that all cells of the prior share.
+
+    Errors of the flow are alike in neighbouring cells, so the warped map drifts as a whole; a filter
+    per cell believes they are independent and would follow a thousand agreeing innovations no faster
+    than one. The small rigid motion that explains the agreeing cells' innovations best (linearised,
+    weighted by their variances) is applied to the whole prior, times `gain`.
+
+    Args:
+        prior: of the current frame.
+        measured: of the current frame.
+        agreeing: (h, w) bool, cells of which both know and that passed the test.
+        gain: 0..1, share of the motion that is applied.
+    """
+    if gain <= 0 or int(agreeing.sum()) < _FEWEST_AGREEING:
+        return prior
+    points = prior.mean[:, agreeing].T.double()
+    error = (measured.mean - prior.mean)[:, agreeing].T.double()
+    weight = (1 / (prior.variance + measured.variance))[agreeing].double()
+    weight = weight / weight.sum()
+    centre = (weight[:, None] * points).sum(0)
+    arm = points - centre
+    # e = t + w x arm, as normal equations in (t, w).
+    zero = torch.zeros_like(arm[:, 0])
+    x, y, z = arm.T
+    cross = torch.stack([zero, z, -y, -z, zero, x, y, -x, zero], 1).view(-1, 3, 3)
+    jacobian = torch.cat([torch.eye(3).double().expand(len(arm), 3, 3), cross], 2)
+    weighted = jacobian * weight[:, None, None]
+    normal = torch.einsum("nij,nik->jk", weighted, jacobian)
+    normal = normal + 1e-6 * torch.eye(6).double()
+    motion = torch.linalg.solve(normal, torch.einsum("nij,ni->j", weighted, error)) * gain
+    height, width = prior.variance.shape
+    all_arms = prior.mean.flatten(1).T.double() - centre
+    turned = torch.linalg.cross(motion[3:].expand_as(all_arms), all_arms)
+    moved = prior.mean + (motion[:3] + turned).T.view(3, height, width).to(prior.mean.dtype)
+    return State(moved, prior.variance, prior.support)
+
+
+def likelier(
+    prior: State, measured: State, posterior: State, rejected: Tensor, cost: float, most: float
+) -> State:
+    """Resolve disagreements in favour of the side with more support, which loses some of it.
+
+    A cell that keeps being measured where it is believed to be gathers support; a wrong match that
+    jumps about does not, and a wrong belief loses its support to measurements that agree.
+
+    Args:
+        prior: of the current frame, with support.
+        measured: of the current frame, with support.
+        posterior: of `update`; stays where the test was passed.
+        rejected: (h, w) bool, where prior and measurement contradict each other.
+        cost: share of the loser's support that the winner loses.
+        most: largest support, so that beliefs stay revisable.
+    """
+    assert prior.support is not None
+    assert measured.support is not None
+    assert posterior.support is not None
+    new = rejected & (measured.support > prior.support)
+    old = rejected & ~new
+    mean = torch.where(new, measured.mean, torch.where(old, prior.mean, posterior.mean))
+    variance = torch.where(
+        new, measured.variance, torch.where(old, prior.variance, posterior.variance)
+    )
+    contested = (
+        torch.maximum(measured.support, prior.support)
+        - cost * torch.minimum(measured.support, prior.support)
+    )
+    support = torch.where(rejected, contested, posterior.support).clamp_max(most)
+    return State(mean, variance, support)
 
 
 def gate(
@@ -154,6 +239,7 @@ def gate(
     return State(
         torch.where(rejected, mean, posterior.mean),
         torch.where(rejected, variance, posterior.variance),
+        posterior.support,
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from kfnet_temporal.config import FilterConfig
-from kfnet_temporal.kalman import State, gate, innovation, predict, update
+from kfnet_temporal.kalman import State, correct_common, gate, innovation, likelier, predict, update
 from kfnet_temporal.process import Motion
 
 
@@ -85,8 +85,11 @@ class Tracker:
         assert self.state is not None
         if self.lost_view(motion):
             return self.start(measured, "cut")
-        prior = predict(self.state, motion.flow, process_std, config.fading)
+        prior = predict(self.state, motion.flow, process_std, config.fading, config.memory)
         nis = innovation(prior, measured)
+        if config.common_gain > 0:
+            prior = correct_common(prior, measured, nis < config.threshold, config.common_gain)
+            nis = innovation(prior, measured)
         tested = torch.isfinite(nis)
         rejected = tested & (nis > config.threshold)
         event = ""
@@ -110,9 +113,13 @@ class Tracker:
             least = config.floor * measured.variance
             # A frame that knows nothing sets no floor.
             least = torch.where(torch.isfinite(least), least, torch.zeros_like(least))
-            posterior = State(posterior.mean, torch.maximum(posterior.variance, least))
+            posterior = replace(posterior, variance=torch.maximum(posterior.variance, least))
+        if config.policy == "likelier":
+            return likelier(
+                prior, measured, posterior, rejected, config.contest, config.max_support
+            )
         return gate(prior, measured, posterior, rejected, config.policy, config.rejected_growth)
 
 
 def _hold(prior: State, growth: float) -> State:
-    return State(prior.mean, prior.variance * growth)
+    return replace(prior, variance=prior.variance * growth)

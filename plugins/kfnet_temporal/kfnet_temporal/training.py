@@ -15,26 +15,65 @@ from kfnet_temporal.losses import smoothness, truncated
 from kfnet_temporal.process import FlowProcess, Motion, coordinate_slope
 from kfnet_temporal.tracker import Tracker
 from reloc_core.interfaces import Run
+from reloc_core.types import ImageArray
 
-TARGET_NIS = 2.63
-"""Mean of chi-square with three degrees of freedom over the 95 % that the test accepts."""
+_ROOM = 8.0  # m^3
 
 
 class NoiseScale(nn.Module):
-    """Calibration of a measurement's variance: v^2 becomes exp(a) v^(2 b)."""
+    """What a measurement's variance means: how precise right cells are, and how likely a cell is one.
+
+    A variance that is calibrated for squared errors mixes both. Relative to 10 cm,
+    s = 3 cm * exp(a) (v / 10 cm)^b is the standard deviation of right cells, and
+    exp(c - d log(v / 10 cm)) the odds of being right.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.log_factor = nn.Parameter(torch.zeros(()))
-        self.log_power = nn.Parameter(torch.zeros(()))
+        self.log_factor = nn.Parameter(torch.tensor(0.0))
+        self.power = nn.Parameter(torch.tensor(0.4))
+        self.log_odds = nn.Parameter(torch.tensor(0.7))
+        self.odds_slope = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, state: State) -> State:
-        """The state with its variance calibrated; infinite stays infinite."""
+        """The state of right cells with its support; unknown cells stay unknown."""
         known = state.known
-        # Standard deviations relative to 10 cm keep factor and power nearly independent.
-        relative = torch.where(known, state.variance, torch.ones_like(state.variance)) / 0.01
-        scaled = 0.01 * (self.log_factor + self.log_power.exp() * relative.log()).exp()
-        return State(state.mean, torch.where(known, scaled, torch.full_like(scaled, torch.inf)))
+        relative = torch.where(known, state.variance, torch.ones_like(state.variance)).log() / 2
+        relative = relative + 2.302585
+        variance = (2 * (self.log_factor + self.power * relative)).exp() * 0.03**2
+        support = (self.log_odds - self.odds_slope * relative).clamp(-6, 4).exp()
+        return State(
+            state.mean,
+            torch.where(known, variance, torch.full_like(variance, torch.inf)),
+            torch.where(known, support, torch.zeros_like(support)),
+        )
+
+    def fit(self, clips: Sequence[Clip], steps: int = 150) -> None:
+        """Fit to the errors of held-out measurements: a Gaussian of right cells and a uniform rest."""
+        relative, squares = [], []
+        for clip in clips:
+            for t, measured in enumerate(clip.measured):
+                mask = clip.known(t) & measured.known
+                squares.append((measured.mean - clip.labels[t]).square().sum(0)[mask])
+                relative.append(measured.variance[mask].log() / 2 + 2.302585)
+        x, e2 = torch.cat(relative), torch.cat(squares)
+        if len(x) == 0:
+            return
+        stride = max(1, len(x) // 40_000)
+        x, e2 = x[::stride], e2[::stride]
+        optimizer = torch.optim.Adam(self.parameters(), 0.05)
+        for _ in range(steps):
+            log_std = self.log_factor + self.power * x + float(np.log(0.03))
+            logit = (self.log_odds - self.odds_slope * x).clamp(-6, 4)
+            right = -3 * log_std - e2 / (2 * (2 * log_std).exp()) - 2.757  # 1.5 log(2 pi)
+            # The rest lies anywhere within a room of some cubic metres.
+            wrong = torch.full_like(right, -float(np.log(_ROOM)))
+            loss = -torch.logaddexp(
+                nn.functional.logsigmoid(logit) + right, nn.functional.logsigmoid(-logit) + wrong
+            ).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
 @dataclass
@@ -45,7 +84,7 @@ class Clip:
         features: (T, C, h, w) float16.
         labels: (T, 3, h, w) metres relative to the origin, NaN where unknown.
         measured: per frame, from an estimator that has not seen it.
-        images: (T, 1, h, w) grey levels at the cells.
+        images: T grey images (H, W) uint8 that the features describe.
         forward: motions from frame t to t - 1, for t = 1 .. T - 1; filled by `add_motions`.
         backward: motions from frame t to t + 1, for t = 0 .. T - 2.
     """
@@ -53,12 +92,25 @@ class Clip:
     features: Tensor
     labels: Tensor
     measured: list[State]
-    images: Tensor
+    images: list[ImageArray]
     forward: list[Motion]
     backward: list[Motion]
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def motion(self, process: FlowProcess, before: int, now: int) -> Motion:
+        """The flow from one frame to a neighbour of it."""
+        return process.motion(
+            self.features[before].float(),
+            self.features[now].float(),
+            (self.images[before], self.images[now]) if process.refine else None,
+        )
+
+    def cell_image(self, t: int) -> Tensor:
+        """(1, h, w) grey levels at the cells."""
+        height, width = self.features.shape[-2:]
+        return torch.from_numpy(self.images[t][::8, ::8][:height, :width].copy()).float()[None]
 
     def known(self, t: int) -> Tensor:
         """(h, w) bool: where frame t has labels."""
@@ -103,7 +155,7 @@ def _flow_loss(
     generator: torch.Generator, config: TemporalConfig,
 ) -> Tensor:  # fmt: skip
     options = config.process
-    motion = process.motion(clip.features[before].float(), clip.features[now].float())
+    motion = clip.motion(process, before, now)
     std = float(rng.uniform(*options.noise))
     truth = clip.labels[before]
     known = clip.known(before)
@@ -118,7 +170,7 @@ def _flow_loss(
     loss = truncated(prior.mean, variance, clip.labels[now], mask, options.loss_clamp)
     if options.smooth_weight > 0:
         loss = loss + options.smooth_weight * smoothness(
-            prior.mean[None], clip.images[now][None], mask[None]
+            prior.mean[None], clip.cell_image(now)[None], mask[None]
         )
     return loss
 
@@ -128,12 +180,10 @@ def add_motions(process: FlowProcess, clips: Sequence[Clip], run: Run) -> None:
     """Flow between all neighbours, both ways; it stays as it is from here on."""
     with run.progress("Motions", sum(len(c) - 1 for c in clips)) as progress:
         for clip in clips:
-            features = clip.features
             clip.forward, clip.backward = [], []
             for t in range(len(clip) - 1):
-                a, b = features[t].float(), features[t + 1].float()
-                clip.forward.append(process.motion(a, b))
-                clip.backward.append(process.motion(b, a))
+                clip.forward.append(clip.motion(process, t, t + 1))
+                clip.backward.append(clip.motion(process, t + 1, t))
                 progress.advance()
 
 
@@ -143,6 +193,7 @@ def train_joint(
     """Stage 3: windows of the video, forwards and backwards, through the unrolled filter."""
     options = config.joint
     rng = np.random.default_rng(run.runtime.seed + 1)
+    scale.fit(clips)
     parameters = [*process.noise.parameters(), *scale.parameters()]
     optimizer = torch.optim.Adam(parameters, options.learning_rate)
     steps = max(options.iterations, 1)
@@ -172,7 +223,7 @@ def _window_loss(
     state: State | None = None
     total = torch.zeros(())
     for t in order:
-        measured = scale(clip.measured[t])
+        measured = replace(scale(clip.measured[t]), support=None)
         prior = posterior = measured
         if state is not None:
             motion = clip.backward[t] if backwards else clip.forward[t - 1]
@@ -222,7 +273,8 @@ def run_filter(
             step = tracker.start(measured, "start")
         else:
             motion = clip.forward[t - 1]
-            std = process_std(process, motion, tracker.state) * found.noise**0.5
+            std = process_std(process, motion, tracker.state)
+            std = std * config.filter.process_factor * found.noise**0.5
             step = tracker.step(measured, motion, std)
         innovations.append(step.accepted_nis())
         mask = step.posterior.known & clip.known(t)
@@ -242,14 +294,14 @@ def calibrate(
 ) -> Calibration:
     """Choose the scalars by running the filter over held-out measurements."""
     found = Calibration(min_similarity=_separating_similarity(process, clips))
-    low, high = -4.0, 4.0
+    low, high = -6.0, 2.0
     for _ in range(9):
         middle = (low + high) / 2
         found = replace(found, noise=float(np.exp(middle)))
         nis = torch.cat([run_filter(process, scale, c, config, found)[0] for c in clips])
         if len(nis) == 0:
             return replace(found, noise=1.0)
-        if float(nis.mean()) > TARGET_NIS:
+        if float(nis.mean()) > config.filter.target_nis:
             low = middle
         else:
             high = middle
@@ -266,5 +318,6 @@ def _separating_similarity(process: FlowProcess, clips: Sequence[Clip]) -> float
     for i, clip in enumerate(clips):
         other = clips[(i + count // 2) % count]
         a, b = clip.features[0].float(), other.features[-1].float()
-        far.append(process.motion(a, b).similarity.flatten())
+        images = (clip.images[0], other.images[-1]) if process.refine else None
+        far.append(process.motion(a, b, images).similarity.flatten())
     return float((near.median() + torch.cat(far).median()) / 2)
