@@ -8,7 +8,7 @@ from typing import Any
 from reloc_core.errors import ConfigError, did_you_mean
 
 POLICIES = ("likelier", "keep_prior", "use_measurement", "invalidate", "off")
-PROCESSES = ("xfeat", "oflownet")
+PROCESSES = ("xfeat",)
 
 
 @dataclass
@@ -67,7 +67,7 @@ class ProcessConfig:
     """How scene coordinates move from one frame to the next.
 
     Attributes:
-        name: "xfeat" (cost volume on frozen XFeat features) or "oflownet" (as published).
+        name: "xfeat", a cost volume on frozen XFeat features.
         resolution: length of the images' shorter side in pixels when they are described.
         radius: cells that the flow can reach along an axis ("xfeat").
         refine: refine the flow on the images by dense inverse search ("xfeat").
@@ -76,10 +76,8 @@ class ProcessConfig:
         learning_rate: of Adam.
         halve_every: steps after which the learning rate is halved, continuously.
         smooth_weight: of the edge-aware smoothness of the prior.
-        photometric_weight: of the photometric loss.
         loss_clamp: largest loss of a cell; larger ones give no gradient.
         noise: noise added to the true state in training: standard deviations from this interval.
-        weights: checkpoint to start from, as converted by `kfnet_temporal.tf_import`.
     """
 
     name: str = "xfeat"
@@ -91,10 +89,8 @@ class ProcessConfig:
     learning_rate: float = 0.02
     halve_every: int = 40
     smooth_weight: float = 0.0
-    photometric_weight: float = 0.0
     loss_clamp: float = -1.0
     noise: list[float] = field(default_factory=lambda: [0.005, 0.01])
-    weights: str = ""
 
 
 @dataclass
@@ -202,7 +198,7 @@ def check_temporal(config: TemporalConfig) -> None:
     _choice("estimator.filter.policy", config.filter.policy, POLICIES)
     _at_least("estimator.process", config.process, {
         "resolution": 64, "radius": 1, "iterations": 0, "halve_every": 1,
-        "smooth_weight": 0, "photometric_weight": 0,
+        "smooth_weight": 0,
     })  # fmt: skip
     _at_least("estimator.joint", config.joint, {
         "iterations": 0, "window": 2, "frames": 4, "stretches": 1,
@@ -213,12 +209,19 @@ def check_temporal(config: TemporalConfig) -> None:
     _positive("estimator.measurement", config.measurement, ("default_std",))
     _positive("estimator.process", config.process, ("min_std", "learning_rate"))
     _positive("estimator.joint", config.joint, ("learning_rate",))
-    _positive("estimator.filter", config.filter, ("threshold", "lost_share", "max_gap", "process_factor", "target_nis"))
+    _positive(
+        "estimator.filter",
+        config.filter,
+        ("threshold", "lost_share", "max_gap", "process_factor", "target_nis"),
+    )
     if not 0 < config.joint.held_out < 0.9:
         raise ConfigError("estimator.joint.held_out must be between 0 and 0.9.")
     if len(config.joint.weights) != 3 or min(config.joint.weights) < 0:
         raise ConfigError("estimator.joint.weights takes three numbers that are not negative.")
-    if len(config.process.noise) != 2 or not 0 <= config.process.noise[0] <= config.process.noise[1]:
+    if (
+        len(config.process.noise) != 2
+        or not 0 <= config.process.noise[0] <= config.process.noise[1]
+    ):
         raise ConfigError("estimator.process.noise takes two standard deviations, smaller first.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import ClassVar
 
 import numpy as np
@@ -72,7 +72,10 @@ class TemporalEstimator(Estimator):
         """
         self._prepare(run.runtime)
         stretches = choose_stretches(
-            dataset, self.config.joint.frames, self.config.joint.stretches, self.config.filter.max_gap
+            dataset,
+            self.config.joint.frames,
+            self.config.joint.stretches,
+            self.config.filter.max_gap,
         )
         poses = [f.world_from_cam for f in dataset.frames if f.world_from_cam is not None]
         self.origin = np.stack(poses)[:, :3, 3].mean(0)
@@ -96,7 +99,9 @@ class TemporalEstimator(Estimator):
         if hasattr(self.measurement, "estimate_held_out"):
             self.measurement.fit(dataset, inner)
         else:
-            held_out = {i for s in stretches for i in _share(s, dataset, self.config.joint.held_out)}
+            held_out = {
+                i for s in stretches for i in _share(s, dataset, self.config.joint.held_out)
+            }
             kept = [i for i in range(len(dataset)) if i not in held_out]
             stretches[:] = [
                 r for s in stretches if len(r := _share(s, dataset, self.config.joint.held_out)) > 1
@@ -171,7 +176,10 @@ class TemporalEstimator(Estimator):
 
     def _prepare(self, runtime: Runtime) -> None:
         inner = getattr(self.measurement, "extractor", None)
-        if isinstance(inner, FeatureExtractor) and inner.resolution == self.config.process.resolution:
+        if (
+            isinstance(inner, FeatureExtractor)
+            and inner.resolution == self.config.process.resolution
+        ):
             self.extractor = inner
         else:
             self.extractor = FeatureExtractor(self.config.process.resolution, runtime.device)
@@ -234,7 +242,7 @@ class TemporalEstimator(Estimator):
             std = process_std(self.process, motion, self.tracker.state)
             std = std * self.config.filter.process_factor * self.calibration.noise**0.5
             step = self.tracker.step(measured, motion, std)
-        self.last = (replace_image(query), grid)
+        self.last = (without_pixels(query), grid)
         self.shown = (query.image, step)
         return step, grid
 
@@ -245,6 +253,10 @@ class TemporalEstimator(Estimator):
             if not isinstance(evidence, Correspondences):
                 raise InputError("The measurement of kfnet_temporal must give scene coordinates.")
             return evidence
+        return self.filtered(query, evidence)
+
+    def filtered(self, query: Query, evidence: Evidence) -> Correspondences:
+        """The posterior after one more frame, of which the measurement gave the evidence."""
         step, grid = self.advance(query, evidence)
         posterior = step.posterior
         known = posterior.known.flatten().cpu().numpy()
@@ -269,7 +281,7 @@ class TemporalEstimator(Estimator):
         return step_pictures(query.image, self.shown[1], self.calibration.output)
 
 
-def replace_image(query: Query) -> Frame:
+def without_pixels(query: Query) -> Frame:
     """A query's metadata, so that its pixels need not be kept."""
     return Frame(query.name, query.camera, None, query.timestamp, query.sequence)
 
@@ -325,7 +337,6 @@ def choose_stretches(dataset: Dataset, frames: int, count: int, max_gap: float) 
 
 def _share(stretch: range, dataset: Dataset, share: float) -> range:
     """The first part of a stretch, so that all stretches together are a share of the dataset."""
-    return range(stretch.start, stretch.start + min(len(stretch), max(2, int(share * len(dataset) / 4))))
-
-
-__all__ = ["TemporalEstimator", "choose_stretches", "continuous_runs", "follows", "replace"]
+    return range(
+        stretch.start, stretch.start + min(len(stretch), max(2, int(share * len(dataset) / 4)))
+    )

@@ -202,9 +202,8 @@ def likelier(
     variance = torch.where(
         new, measured.variance, torch.where(old, prior.variance, posterior.variance)
     )
-    contested = (
-        torch.maximum(measured.support, prior.support)
-        - cost * torch.minimum(measured.support, prior.support)
+    contested = torch.maximum(measured.support, prior.support) - cost * torch.minimum(
+        measured.support, prior.support
     )
     support = torch.where(rejected, contested, posterior.support).clamp_max(most)
     return State(mean, variance, support)

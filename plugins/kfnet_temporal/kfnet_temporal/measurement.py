@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from kfnet_temporal.config import MeasurementConfig
-from kfnet_temporal.grid import FeatureGrid
 from kfnet_temporal.kalman import State
 from reloc_core.config import typed_config
 from reloc_core.errors import ConfigError, InputError

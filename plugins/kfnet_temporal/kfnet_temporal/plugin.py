@@ -9,7 +9,9 @@ from kfnet_temporal.config import MemoryConfig, TemporalConfig
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 
-_PAPER = "Zhou et al., KFNet: Learning Temporal Camera Relocalization using Kalman Filtering, CVPR 2020"
+_PAPER = (
+    "Zhou et al., KFNet: Learning Temporal Camera Relocalization using Kalman Filtering, CVPR 2020"
+)
 
 
 @hookimpl

@@ -163,9 +163,7 @@ def similarity_along(previous: Tensor, current: Tensor, flow: Tensor) -> Tensor:
     return found.masked_fill(~inside(positions, *current.shape[-2:]), _OUTSIDE)
 
 
-def image_flow(
-    previous: ImageArray, current: ImageArray, shape: tuple[int, int]
-) -> Tensor:
+def image_flow(previous: ImageArray, current: ImageArray, shape: tuple[int, int]) -> Tensor:
     """Backward flow (2, h, w) in cells at the cells' centres, by dense inverse search.
 
     Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016, as in OpenCV.

@@ -56,7 +56,9 @@ class TensorBundle:
         self.prefix = Path(str(prefix).removesuffix(".index"))
         index = self.prefix.with_name(self.prefix.name + ".index")
         if not index.is_file():
-            raise MapError(f"There is no checkpoint index at {index}. Give the path without .index.")
+            raise MapError(
+                f"There is no checkpoint index at {index}. Give the path without .index."
+            )
         try:
             pairs = dict(_read_table(index.read_bytes()))
             header = dict(_fields(pairs.pop(b"")))

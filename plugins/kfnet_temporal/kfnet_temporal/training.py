@@ -124,7 +124,9 @@ def process_std(process: FlowProcess, motion: Motion, state: State) -> Tensor:
     return process.noise_std(motion, slope)
 
 
-def train_flow(process: FlowProcess, clips: Sequence[Clip], config: TemporalConfig, run: Run) -> None:
+def train_flow(
+    process: FlowProcess, clips: Sequence[Clip], config: TemporalConfig, run: Run
+) -> None:
     """Stage 2: the prior from the true previous coordinates must explain the true current ones."""
     options = config.process
     rng = np.random.default_rng(run.runtime.seed)

@@ -48,7 +48,11 @@ def test_label_of_another_resolution_is_refused(tmp_path):
 
 def test_scene_transform_turns_onto_principal_axes(tmp_path):
     rng = np.random.default_rng(1)
-    points = rng.normal(size=(4000, 3)) * [3.0, 1.0, 0.2] @ so3_exp(np.array([0.3, 0.2, 1.0])) + [5, 6, 7]
+    points = rng.normal(size=(4000, 3)) * [3.0, 1.0, 0.2] @ so3_exp(np.array([0.3, 0.2, 1.0])) + [
+        5,
+        6,
+        7,
+    ]
     found = scene_transform(np.r_[points, [[np.nan] * 3]])
     turned = transform(found, points)
     assert np.allclose(turned.mean(0), 0, atol=1e-9)
@@ -98,4 +102,6 @@ def test_labels_project_back_to_their_pixels():
     assert (~known).sum() == 1
     found, _ = project(camera, transform(inverse(pose), world[known]))
     assert np.abs(found - pixels[known]).max() < 1e-6
-    assert np.allclose(transform(inverse(pose), world[known])[:, 2], depth[y, x].reshape(-1)[known], atol=1e-6)
+    assert np.allclose(
+        transform(inverse(pose), world[known])[:, 2], depth[y, x].reshape(-1)[known], atol=1e-6
+    )

@@ -40,7 +40,9 @@ def test_equal_deviations_meet_in_the_middle():
     assert torch.allclose(found.variance.sqrt(), torch.tensor(0.1 / math.sqrt(2)))
 
 
-@pytest.mark.parametrize(("prior", "measured", "kept"), [(0.1, math.inf, 1.0), (math.inf, 0.1, 3.0)])
+@pytest.mark.parametrize(
+    ("prior", "measured", "kept"), [(0.1, math.inf, 1.0), (math.inf, 0.1, 3.0)]
+)
 def test_no_information_has_no_weight(prior, measured, kept):
     found = update(state(1.0, prior), state(3.0, measured))
     assert torch.allclose(found.mean, torch.tensor(kept))

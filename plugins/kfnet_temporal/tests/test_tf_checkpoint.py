@@ -60,7 +60,9 @@ def block(pairs, compress):
                 shared += 1
         else:
             restarts.append(len(body))
-        body += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        body += (
+            varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        )
         last = key
     restarts = restarts or [0]
     body += b"".join(struct.pack("<I", r) for r in restarts) + struct.pack("<I", len(restarts))
@@ -109,14 +111,18 @@ def test_checksum_of_long_data_agrees_with_the_definition():
 
 def test_snappy_copies():
     # "abcd" then a copy of 8 bytes from 4 back (overlapping), then one with a two-byte offset.
-    packed = varint(16) + b"\x0cabcd" + bytes([(8 - 4) << 2 | 1, 4]) + bytes([(4 - 1) << 2 | 2, 12, 0])
+    packed = (
+        varint(16) + b"\x0cabcd" + bytes([(8 - 4) << 2 | 1, 4]) + bytes([(4 - 1) << 2 | 2, 12, 0])
+    )
     assert decompress_snappy(packed) == b"abcdabcdabcdabcd"
 
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_reads_what_was_written(tmp_path, compress):
     rng = np.random.default_rng(0)
-    tensors = {f"scope/layer{i}/kernel": rng.normal(size=(3, i + 1)).astype(np.float32) for i in range(13)}
+    tensors = {
+        f"scope/layer{i}/kernel": rng.normal(size=(3, i + 1)).astype(np.float32) for i in range(13)
+    }
     tensors["global_step"] = np.array(500_000, np.int64)
     write_bundle(tmp_path / "model.ckpt-7", tensors, compress)
     bundle = TensorBundle(tmp_path / "model.ckpt-7")
@@ -158,24 +164,23 @@ def test_oflownet_from_a_checkpoint(tmp_path):
 
 
 def test_every_scoordnet_variable_has_its_published_name_and_shape():
-    names = {}
+    asked = set()
+    network = SCoordNet()
+    shapes = {k: tuple(v.shape) for k, v in network.state_dict().items()}
 
     class Recorder:
         prefix = "memory"
 
         def tensor(self, name):
-            layer = name.split("/")[1]
-            module = SCoordNet.__new__(SCoordNet)
-            del module
-            shape = shapes[f"{layer}.{'weight' if name.endswith('kernel') else 'bias'}"]
-            names[name] = shape
-            return np.zeros(shape[2:] + (shape[1], shape[0]) if len(shape) == 4 else shape, np.float32)
+            asked.add(name)
+            layer, kind = name.split("/")[1:]
+            shape = shapes[f"{layer}.{'weight' if kind == 'kernel' else 'bias'}"]
+            stored = (*shape[2:], shape[1], shape[0]) if kind == "kernel" else shape
+            return np.zeros(stored, np.float32)
 
-    network = SCoordNet()
-    shapes = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     state_of(Recorder(), "ScoreNet", network)
     layers = "conv1a conv1b conv2a conv2b conv3a conv3b conv4a conv4b conv5 conv6 conv7 prediction"
-    assert set(names) == {f"ScoreNet/{n}/{k}" for n in layers.split() for k in ("kernel", "bias")}
+    assert asked == {f"ScoreNet/{n}/{k}" for n in layers.split() for k in ("kernel", "bias")}
 
 
 def test_damage_is_reported(tmp_path):
