@@ -60,8 +60,9 @@ Explain = Callable[[int], Explanation]
 class EvidenceLocalizer(Protocol):
     """What can be asked for its evidence; a pipeline is one."""
 
-    history: int
-    """Preceding frames of the sequence to replay before a query is explained."""
+    @property
+    def history(self) -> int:
+        """Preceding frames of the sequence to replay before a query is explained."""
 
     def start_sequence(self) -> None:
         """Forget temporal state."""

@@ -161,7 +161,7 @@ class FilterConfig:
     floor: float = 0.0
     min_overlap: float = 0.25
     lost_share: float = 0.8
-    patience: int = 12
+    patience: int = 2
     max_gap: float = 0.5
 
 

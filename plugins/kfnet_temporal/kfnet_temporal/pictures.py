@@ -21,7 +21,7 @@ def step_pictures(image: ImageArray, step: Step, output: float = 1.0) -> dict[st
     Args:
         image: of the frame.
         step: of the filter.
-        output: factor on the posterior variance.
+        output: factor on all variances, from the filter's to those of real errors.
     """
     known = step.posterior.known & step.measured.known
     values = step.posterior.mean[:, known] if bool(known.any()) else torch.zeros(3, 1)
@@ -29,11 +29,11 @@ def step_pictures(image: ImageArray, step: Step, output: float = 1.0) -> dict[st
     pictures = {
         "measured coordinates": coordinates(step.measured, low, high),
         "filtered coordinates": coordinates(step.posterior, low, high),
-        "measured std, 0.5 cm to 1 m": deviation(step.measured.variance.sqrt()),
+        "measured std, 0.5 cm to 1 m": deviation((step.measured.variance * output).sqrt()),
         "filtered std": deviation((step.posterior.variance * output).sqrt()),
     }
     if step.motion is not None and step.process_std is not None and step.rejected is not None:
-        pictures["process noise"] = deviation(step.process_std)
+        pictures["process noise"] = deviation(step.process_std * output**0.5)
         pictures["flow from the last frame"] = flow_arrows(image, step.motion.flow)
         pictures["cells that failed the test (red)"] = rejected_cells(image, step.rejected)
     return {title: _sized(p) for title, p in pictures.items()}
