@@ -159,7 +159,7 @@ class FilterConfig:
     common_gain: float = 0.3
     fading: float = 1.02
     floor: float = 0.0
-    min_overlap: float = 0.25
+    min_overlap: float = 0.5
     lost_share: float = 0.8
     patience: int = 2
     max_gap: float = 0.5
