@@ -1,0 +1,285 @@
+"""A scene prepared for graphs: described references with depth, and the retrieval index.
+
+`prepare` describes all images of a dataset, builds NetVLAD, ranks images against each other, triangulates
+the cells of each and matches training pairs. What localization needs stays in `Scene`; what only training
+needs is in `Pairs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnn_relpose.config import GnnConfig
+from gnn_relpose.depth import triangulate
+from gnn_relpose.frames import DenseFrame, Describer, grid_cells, rays, soft_matches
+from gnn_relpose.randomness import Stream, numpy_rng
+from gnn_relpose.selection import pose_distances, spread
+from reloc_core.errors import DataError
+from reloc_core.features.retrieval import NetVlad, RetrievalIndex
+from reloc_core.geometry import inverse
+from reloc_core.interfaces import Dataset, Run
+from reloc_core.types import Camera, Float64Array
+
+_WORD_SAMPLES = 100  # local descriptors per image for NetVLAD's centres
+_MIN_DEPTHS = 20  # cells with depth that make a reference useful
+_CODE = 127.0  # unit descriptors are stored as signed bytes
+
+
+@dataclass
+class Scene:
+    """References of one scene.
+
+    Attributes:
+        poses: (F, 4, 4) float64 world_from_cam.
+        rays: (F, K, 2) float32 of the cells; NaN where there is none.
+        inverse_depth: (F, K) float32 per scene unit, 0 where unknown.
+        codes: (F, K, 64) int8 descriptors of the cells.
+        pooled: (F, 128) float32 mean and deviation of the descriptors of the whole image.
+        descriptors: (F, D) float16 global descriptors.
+        depth: median distance of the triangulated cells along the optical axis.
+        usual_similarity: median over references of the similarity of the best other one.
+        names: of the images.
+    """
+
+    poses: Float64Array
+    rays: np.ndarray
+    inverse_depth: np.ndarray
+    codes: np.ndarray
+    pooled: np.ndarray
+    descriptors: Tensor
+    depth: float
+    usual_similarity: float
+    names: tuple[str, ...]
+    index: RetrievalIndex | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def cell_descriptors(self, references: np.ndarray) -> Tensor:
+        """(N, K, 64) float32 of some references."""
+        return torch.from_numpy(self.codes[references]).float() / _CODE
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a map stores."""
+        return {
+            "poses": torch.from_numpy(self.poses),
+            "rays": torch.from_numpy(self.rays),
+            "inverse_depth": torch.from_numpy(self.inverse_depth),
+            "codes": torch.from_numpy(self.codes),
+            "pooled": torch.from_numpy(self.pooled),
+            "descriptors": self.descriptors,
+        }
+
+    def metadata(self) -> dict[str, object]:
+        """JSON-able part of a map."""
+        return {"depth": self.depth, "usual": self.usual_similarity, "names": list(self.names)}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], metadata: dict[str, object]) -> Scene:
+        """Undo `tensors` and `metadata`."""
+        arrays = {
+            k: tensors[k].numpy() for k in ("poses", "rays", "inverse_depth", "codes", "pooled")
+        }
+        names = metadata["names"]
+        assert isinstance(names, list)
+        return cls(
+            **arrays,
+            descriptors=tensors["descriptors"],
+            depth=float(metadata["depth"]),  # type: ignore[arg-type]
+            usual_similarity=float(metadata["usual"]),  # type: ignore[arg-type]
+            names=tuple(names),
+        )
+
+
+@dataclass
+class Pairs:
+    """Matches of training queries with candidate references.
+
+    Attributes:
+        queries: (Q,) frames of the scene.
+        candidates: (Q, M) references, best first; -1 where there are fewer.
+        seen: (Q, M, K, 2) float16 rays in the query of the references' cells.
+        stats: (Q, M, K, 3) float16, see `soft_matches`.
+    """
+
+    queries: np.ndarray
+    candidates: np.ndarray
+    seen: np.ndarray
+    stats: np.ndarray
+
+
+def pool(frame: DenseFrame) -> np.ndarray:
+    """(128,) mean and standard deviation of an image's descriptors."""
+    flat = frame.maps.float().flatten(1)
+    return torch.cat([flat.mean(1), flat.std(1)]).numpy()
+
+
+def match_rays(
+    descriptors: Tensor, frame: DenseFrame, camera: Camera
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rays (N, K, 2) and statistics (N, K, 3) of the cells of N references in an image."""
+    cells, stats = soft_matches(descriptors, frame.maps)
+    pixels = frame.original_pixels(cells.numpy().astype(np.float64))
+    return rays(camera, pixels), stats.numpy()
+
+
+def prepare(
+    dataset: Dataset, config: GnnConfig, describer: Describer, run: Run, seed: int, training: bool
+) -> tuple[Scene, NetVlad, Pairs | None]:
+    """Describe, index and triangulate a dataset, and match its training pairs.
+
+    Raises:
+        DataError: fewer than two images, or no parallax between them.
+    """
+    if len(dataset) < 2:
+        raise DataError(f"{dataset.name} has {len(dataset)} image; a graph needs at least two.")
+    poses = np.stack([np.asarray(f.world_from_cam, np.float64) for f in dataset.frames])
+    cameras = [f.camera for f in dataset.frames]
+    frames = _describe(dataset, describer, run)
+    cells = _cells(frames, cameras, config.image.cells)
+    sample = torch.cat([_sample(f, numpy_rng(seed, Stream.WORDS, i)) for i, f in enumerate(frames)])
+    vlad = NetVlad.from_descriptors(
+        sample, numpy_rng(seed, Stream.WORDS), config.retrieval.clusters
+    )
+    with torch.inference_mode():
+        descriptors = torch.cat([vlad(f.maps.float().flatten(1).T[None]) for f in frames])
+    ranking, similarity = _rank(descriptors, config)
+    inverse_depth = _depths(frames, cameras, poses, cells, ranking, config, run)
+    known = inverse_depth[inverse_depth > 0]
+    if len(known) < _MIN_DEPTHS:
+        raise DataError(
+            f"{dataset.name} shows no parallax: the cameras are all in one place, or the images do not "
+            "overlap. Distances cannot be learned from it; take images from different places."
+        )
+    scene = Scene(
+        poses=poses,
+        rays=cells[0],
+        inverse_depth=inverse_depth,
+        codes=(cells[1] * _CODE).round().to(torch.int8).numpy(),
+        pooled=np.stack([pool(f) for f in frames]),
+        descriptors=descriptors.half(),
+        depth=float(1 / np.median(known)),
+        usual_similarity=float(np.median(similarity[:, 0])),
+        names=tuple(f.name for f in dataset.frames),
+    )
+    pairs = _pairs(scene, frames, cameras, ranking, config, seed, run) if training else None
+    return scene, vlad, pairs
+
+
+def _describe(dataset: Dataset, describer: Describer, run: Run) -> list[DenseFrame]:
+    frames = []
+    with run.progress(f"Describing {dataset.name}", len(dataset)) as progress:
+        for i in range(len(dataset)):
+            frame = describer.describe(dataset[i].image)
+            frames.append(DenseFrame(frame.maps.half(), frame.pixel_scale))
+            progress.advance(1)
+    return frames
+
+
+def _cells(
+    frames: Sequence[DenseFrame], cameras: Sequence[Camera], count: int
+) -> tuple[np.ndarray, Tensor]:
+    """Rays (F, K, 2), NaN where there is no cell, and descriptors (F, K, 64) of the references' cells."""
+    all_rays = np.full((len(frames), count, 2), np.nan, np.float32)
+    descriptors = torch.zeros(len(frames), count, frames[0].maps.shape[0])
+    for i, (frame, camera) in enumerate(zip(frames, cameras, strict=True)):
+        cells = grid_cells(frame.shape, count)
+        all_rays[i, : len(cells)] = rays(camera, frame.original_pixels(cells.astype(np.float64)))
+        descriptors[i, : len(cells)] = frame.maps[:, cells[:, 1], cells[:, 0]].T.float()
+    return all_rays, descriptors
+
+
+def _sample(frame: DenseFrame, rng: np.random.Generator) -> Tensor:
+    flat = frame.maps.flatten(1).T
+    return flat[torch.from_numpy(rng.permutation(len(flat))[:_WORD_SAMPLES])].float()
+
+
+def _rank(descriptors: Tensor, config: GnnConfig) -> tuple[np.ndarray, np.ndarray]:
+    """For every image the others, best first, (F, R) and their similarities."""
+    index = RetrievalIndex(descriptors, "exact")
+    found, similarity = index.search(descriptors, len(descriptors))
+    own = found == np.arange(len(found))[:, None]
+    shape = (len(found), found.shape[1] - 1)
+    return found[~own].reshape(shape), similarity[~own].reshape(shape)
+
+
+def _depths(
+    frames: Sequence[DenseFrame],
+    cameras: Sequence[Camera],
+    poses: Float64Array,
+    cells: tuple[np.ndarray, Tensor],
+    ranking: np.ndarray,
+    config: GnnConfig,
+    run: Run,
+) -> np.ndarray:
+    options = config.depth
+    result = np.zeros(cells[0].shape[:2], np.float32)
+    with run.progress("Triangulating references", len(frames)) as progress:
+        for i in range(len(frames)):
+            candidates = ranking[i, : options.pool]
+            forward = poses[candidates][:, :3, 2] @ poses[i, :3, 2]
+            candidates = candidates[forward > np.cos(np.radians(options.max_angle_deg))]
+            views = spread(poses[:, :3, 3], candidates, i, options.views)
+            progress.advance(1)
+            if len(views) == 0:
+                continue
+            present = np.isfinite(cells[0][i]).all(-1)
+            matched = [match_rays(cells[1][i][None], frames[j], cameras[j]) for j in views]
+            seen = np.concatenate([m[0] for m in matched]).astype(np.float64)
+            mutual = np.stack([m[1][0, :, 2] for m in matched]) > 0
+            usable = mutual & np.isfinite(seen).all(-1) & present
+            found = triangulate(
+                np.nan_to_num(cells[0][i]).astype(np.float64),
+                np.nan_to_num(seen),
+                inverse(poses[views]) @ poses[i],
+                usable,
+            )
+            result[i] = found.values
+    return result
+
+
+def _pairs(
+    scene: Scene,
+    frames: Sequence[DenseFrame],
+    cameras: Sequence[Camera],
+    ranking: np.ndarray,
+    config: GnnConfig,
+    seed: int,
+    run: Run,
+) -> Pairs:
+    options = config.train
+    count, wanted = scene.rays.shape[1], options.candidates
+    candidates = np.full((len(scene), wanted), -1)
+    seen = np.zeros((len(scene), wanted, count, 2), np.float16)
+    stats = np.zeros((len(scene), wanted, count, 3), np.float16)
+    with run.progress("Matching training pairs", len(scene)) as progress:
+        for i in range(len(scene)):
+            rng = numpy_rng(seed, Stream.CANDIDATES, i)
+            chosen = _candidates(scene, i, ranking[i], config, rng)
+            candidates[i, : len(chosen)] = chosen
+            found = match_rays(scene.cell_descriptors(chosen), frames[i], cameras[i])
+            seen[i, : len(chosen)], stats[i, : len(chosen)] = found
+            progress.advance(1)
+    return Pairs(np.arange(len(scene)), candidates, seen, stats)
+
+
+def _candidates(
+    scene: Scene, query: int, ranking: np.ndarray, config: GnnConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """References of a training query: ranked, without those that see too nearly the same."""
+    options = config.train
+    best = ranking[: max(config.retrieval.pool * 2, 4 * options.candidates)]
+    distance = pose_distances(scene.poses[query], scene.poses[best], scene.depth)
+    far = best[distance >= rng.uniform(0, options.exclusion)]
+    if len(far) < min(config.graph.neighbours, len(best)):
+        far = best[np.sort(np.argsort(-distance)[: max(len(best) // 2, 1)])]
+    # Half the best, the others thinned at random from the pool: graphs at localization hold both.
+    half = far[: options.candidates // 2]
+    rest = far[options.candidates // 2 : config.retrieval.pool]
+    drawn = np.sort(rng.permutation(len(rest))[: options.candidates - len(half)])
+    return np.concatenate([half, rest[drawn]])
