@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gnn_relpose.poses import Pose, perturb
+from gnn_relpose.poses import Pose, difference, perturb
 
 _NOISE = 0.008  # of ray coordinates, about half a cell: residuals of this size count as one
 _NEAREST = 0.05  # of the scene's depth; nearer points do not count
-_PRIOR = 1e-3  # share of the starting pose, keeps the system regular without matches
+_FLOOR = 4.0  # information without matches: half a radian, half a depth
+_DAMPING = 1e-4  # keeps steps along unobserved directions small
 _MAX_STEP = 0.5  # rad, and depths of the scene
 
 
@@ -49,10 +50,28 @@ def residuals(pose: Pose, matches: Matches) -> tuple[Tensor, Tensor, Tensor]:
     return projected - matches.seen, front, local
 
 
+@dataclass(frozen=True)
+class Prior:
+    """A belief that takes part in an alignment.
+
+    Attributes:
+        pose: of the queries in their references.
+        information: (Q, 6, 6) of its tangent, in the units of matches.
+    """
+
+    pose: Pose
+    information: Tensor
+
+
 def align(
-    pose: Pose, matches: Matches, weights: Tensor, steps: int, scale: Tensor
-) -> tuple[Pose, Tensor]:
-    """Move poses to where their matches agree.
+    pose: Pose,
+    matches: Matches,
+    weights: Tensor,
+    steps: int,
+    scale: Tensor,
+    prior: Prior | None = None,
+) -> tuple[Pose, Tensor, Tensor]:
+    """Move poses to where their matches and the prior agree.
 
     Args:
         pose: (Q, 3, 3) and (Q, 3), the start.
@@ -60,12 +79,14 @@ def align(
         weights: (Q, K) in 0..1.
         steps: Gauss-Newton steps.
         scale: robust scale in units of the usual error of a match, a scalar.
+        prior: optional belief.
 
     Returns:
-        the poses and the information matrices (Q, 6, 6) of their tangents at the last step.
+        the poses, and the information (Q, 6, 6) of the matches alone and with the prior.
     """
-    information = weights.new_zeros(len(weights), 6, 6)
     identity = torch.eye(6, dtype=weights.dtype, device=weights.device)
+    floor = _FLOOR * identity
+    own = total = floor.expand(len(weights), 6, 6)
     for _ in range(steps):
         error, front, local = residuals(pose, matches)
         error = error / _NOISE
@@ -73,13 +94,20 @@ def align(
         robust = weights * front / (1 + square / scale**2) ** 2
         jacobian = _jacobian(local, front) / _NOISE
         weighted = jacobian * robust[..., None, None]
-        information = torch.einsum("qkri,qkrj->qij", weighted, jacobian)
+        own = torch.einsum("qkri,qkrj->qij", weighted, jacobian) + floor
         gradient = torch.einsum("qkri,qkr->qi", weighted, error)
-        damping = _PRIOR * information.diagonal(dim1=1, dim2=2).mean(-1) + 1.0
-        step = -torch.linalg.solve(information + damping[:, None, None] * identity, gradient)
+        total = own
+        if prior is not None:
+            total = own + prior.information
+            way = difference(pose, prior.pose)
+            gradient = gradient - (prior.information @ way[..., None])[..., 0]
+        damped = (
+            total + _DAMPING * total.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None] * identity
+        )
+        step = -torch.linalg.solve(damped, gradient)
         length = step.norm(dim=-1, keepdim=True)
         pose = perturb(pose, step * (_MAX_STEP / length.clamp(min=_MAX_STEP)))
-    return pose, information
+    return pose, own, total
 
 
 def _jacobian(local: Tensor, front: Tensor) -> Tensor:

@@ -134,22 +134,19 @@ class TrainConfig:
         translation_weight: initial s_t of the loss exp(-s_t) |dt| + s_t + exp(-s_q) |dq| + s_q.
         rotation_weight: initial s_q.
         candidates: references per training query that graphs are drawn from.
-        exclusion: training references that see more nearly the same than a random share of this
-            (distance / depth + angle in radians) are left out, because queries are not that near.
         checkpoint_seconds: wall time between checkpoints.
         log_every: iterations between log entries.
     """
 
     regime: str = "joint"
     warm_start: str = ""
-    iterations: int = 1500
+    iterations: int = 600
     batch_size: int = 12
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     translation_weight: float = -2.0
     rotation_weight: float = -3.0
     candidates: int = 14
-    exclusion: float = 0.3
     checkpoint_seconds: float = 30.0
     log_every: int = 50
 
@@ -187,7 +184,7 @@ def check(config: GnnConfig) -> None:
              "train.candidates", "train.log_every")  # fmt: skip
     at_least(config, 64, "image.resolution")
     at_least(config, 0, "graph.spacing", "network.alignment_steps", "augment.roll_deg",
-             "augment.tilt_deg", "train.iterations", "train.weight_decay", "train.exclusion",
+             "augment.tilt_deg", "train.iterations", "train.weight_decay",
              "train.checkpoint_seconds", "min_similarity")  # fmt: skip
     share(config, "graph.dropout", "network.dropout", "augment.cell_dropout",
           "augment.edge_dropout", "augment.negatives")  # fmt: skip

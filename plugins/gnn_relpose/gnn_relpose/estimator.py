@@ -192,9 +192,9 @@ def _evidence(
     poses = np.repeat(np.eye(4)[None], len(references), 0)
     poses[:, :3, :3] = found.aligned[0].double().numpy()
     poses[:, :3, 3] = found.aligned[1].double().numpy() * depth
-    deviation: Float64Array = found.log_deviation.double().exp().numpy()
-    deviation = np.repeat(deviation * [1.0, depth], 3, axis=1)
-    finite = np.isfinite(poses).all((1, 2)) & np.isfinite(deviation).all(1)
+    unit = np.repeat([1.0, depth], 3)
+    covariances: Float64Array = found.covariance.double().numpy() * unit[:, None] * unit
+    finite = np.isfinite(poses).all((1, 2)) & np.isfinite(covariances).all((1, 2))
     kept = references[finite]
     return RelativePoses(
         scene.poses[kept],
@@ -202,7 +202,7 @@ def _evidence(
         confidences=torch.sigmoid(found.certainty).double().numpy()[finite],
         scale_known=True,
         names=tuple(scene.names[i] for i in kept),
-        covariances=np.einsum("ni,ij->nij", deviation[finite] ** 2, np.eye(6)),
+        covariances=covariances[finite],
     )
 
 

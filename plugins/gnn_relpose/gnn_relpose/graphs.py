@@ -45,10 +45,15 @@ class Graph:
 
 
 def scene_graph(
-    scene: Scene, references: np.ndarray, pooled: np.ndarray, seen: np.ndarray, stats: np.ndarray
+    scene: Scene,
+    references: np.ndarray,
+    pooled: np.ndarray,
+    seen: np.ndarray,
+    stats: np.ndarray,
+    depths: np.ndarray | None = None,
 ) -> Graph:
-    """The graph of an image and some references of a scene."""
-    inverse_depth = scene.inverse_depth[references]
+    """The graph of an image and some references of a scene, with the scene's `depths` or others."""
+    inverse_depth = (scene.inverse_depth if depths is None else depths)[references]
     known = inverse_depth[inverse_depth > 0]
     return Graph(
         np.concatenate([pooled[None], scene.pooled[references]]),
@@ -70,6 +75,7 @@ def training_graph(scene: Scene, pairs: Pairs, row: int, columns: np.ndarray) ->
         scene.pooled[query],
         pairs.seen[row, columns].astype(np.float32),
         pairs.stats[row, columns].astype(np.float32),
+        pairs.inverse_depth,
     )
     return Graph(**{**vars(graph), "world_from_cam": scene.poses[query]})
 

@@ -79,8 +79,9 @@ def graph_loss(
         errors = torch.stack([off[:, :3].norm(dim=-1), off[:, 3:].norm(dim=-1)], -1).detach()
         right = (errors[:, 0] < RIGHT_ROTATION) & (errors[:, 1] < RIGHT_TRANSLATION)
         # Laplace likelihood of the errors: deviations that fit them, outliers included.
-        deviation = found.log_deviation
-        likelihood = errors / 1.7 * (-deviation).exp() + deviation
+        variance = found.covariance.diagonal(dim1=1, dim2=2)
+        deviation = torch.stack([variance[:, :3].sum(-1), variance[:, 3:].sum(-1)], -1).log() / 2
+        likelihood = errors * (-deviation).exp() + deviation
         total = total + 0.1 * (likelihood.mean(-1) * right).sum() / right.sum().clamp(min=1)
         total = total + 0.2 * F.binary_cross_entropy_with_logits(found.certainty, right.float())
     known = genuine > 0

@@ -16,16 +16,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from gnn_relpose.align import Matches, align, residuals
+from gnn_relpose.align import Matches, Prior, align, residuals
 from gnn_relpose.config import NetworkConfig
 from gnn_relpose.layers import GnnLayer, mlp
 from gnn_relpose.poses import Pose, compose, difference, exp_rotation, perturb
-from gnn_relpose.scatter import scatter_softmax, scatter_sum
+from gnn_relpose.scatter import scatter_sum
 
 CELL_FEATURES = 11
 NODE_FEATURES = 128
 _POSE_SCALES = (0.5, 1.0)  # of the tangents that networks read and write: radians, depths
 _CONSENSUS_STEPS = 2
+_AGREEMENT = 0.1  # tangents this far apart still agree, relative to the scales
+_REFINEMENT = 0.1  # size of regressed corrections after the first round, relative to the first
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,16 @@ class EdgePoses:
     Attributes:
         regressed: read from the edge vectors.
         aligned: after the alignment; the same without alignment.
-        log_deviation: (Q, 2) logarithms of the standard deviations of rotation in radians and of
-            translation in depths, per axis.
+        covariance: (Q, 6, 6) of the aligned pose's tangent, radians and depths.
+        own_information: (Q, 6, 6) of what this edge alone saw in this round.
         certainty: (Q,) logit that the pose is right.
         weights: (Q, K) of the cells.
     """
 
     regressed: Pose
     aligned: Pose
-    log_deviation: Tensor
+    covariance: Tensor
+    own_information: Tensor
     certainty: Tensor
     weights: Tensor
 
@@ -100,12 +103,13 @@ class GraphNetwork(nn.Module):
         self.cell_context = nn.Linear(width, cell)
         self.cell_head = nn.Sequential(nn.Linear(2 * cell + 3, 48), nn.ReLU(), nn.Linear(48, 1))
         self.quality_head = mlp(width + 4, width, 3)
+        self.trust_head = nn.Linear(width, 1)
         self.log_scale = nn.Parameter(torch.tensor([1.6] * config.recursions))
         with torch.no_grad():
             for head in (self.pose_head, self.quality_head, self.consensus_encoder):
                 head[2].weight.mul_(0.1)
                 head[2].bias.zero_()
-            self.quality_head[2].bias.copy_(torch.tensor([-3.5, -2.5, 0.0]))
+            self.quality_head[2].bias.copy_(torch.tensor([1.0, 1.0, 0.0]))
 
     def forward(self, batch: GraphBatch) -> list[EdgePoses]:
         """Relative poses of the query edges after every round, the last one last."""
@@ -113,15 +117,15 @@ class GraphNetwork(nn.Module):
         nodes = self.node_encoder(batch.nodes)
         cells = self.cell_encoder(batch.cells)
         edges = self._encode_edges(batch, cells)
-        pose: Pose | None = None
+        prior: Prior | None = None
         rounds: list[EdgePoses] = []
         for recursion in range(self.config.recursions):
             if self.config.message_passing and rounds:
-                pose, told = self._consensus(batch, rounds[-1])
+                prior, told = self._consensus(batch, rounds[-1])
                 edges = edges.index_add(0, queries, self.consensus_encoder(told))
             nodes, edges = self._exchange(batch, nodes, edges)
-            found = self._poses(batch, cells, self.dropout(edges[queries]), pose, recursion)
-            pose = found.aligned
+            found = self._poses(batch, cells, self.dropout(edges[queries]), prior, recursion)
+            prior = Prior(found.aligned, torch.zeros_like(found.covariance))
             rounds.append(found)
         return rounds
 
@@ -174,12 +178,14 @@ class GraphNetwork(nn.Module):
             )
         return nodes + node_update, edges + update
 
-    def _consensus(self, batch: GraphBatch, found: EdgePoses) -> tuple[Pose, Tensor]:
+    def _consensus(self, batch: GraphBatch, found: EdgePoses) -> tuple[Prior, Tensor]:
         """Where the edges of each graph together believe the query to be.
 
+        Tangents of a query's pose are the same in every reference, so information simply adds up.
+
         Returns:
-            that belief as a pose of the query in each edge's reference, and what an edge is told:
-            (Q, 8) the way from its own belief to the common one, its certainty, and how many heard.
+            that belief in each edge's reference, and what an edge is told: (Q, 8) the way from its own
+            belief to the common one, its certainty, and how much is heard in all.
         """
         edges = batch.query_edges
         source, target = batch.index[:, edges]
@@ -187,21 +193,22 @@ class GraphNetwork(nn.Module):
         graphs = int(batch.graph[-1]) + 1
         reference = _rows(batch.poses, source)
         beliefs = compose(reference, found.aligned)
-        # The surest edge is the base; the others vote in its tangent.
-        vote = found.certainty - 0.5 * found.log_deviation.sum(-1)
-        vote = vote.masked_fill(batch.kept[edges] == 0, -30.0)
-        order = vote.detach().argsort()
-        surest = torch.zeros(graphs, dtype=torch.long, device=vote.device)
-        surest[graph[order]] = order  # the last, largest one stays
-        base = _rows(beliefs, surest)
-        share = scatter_softmax(vote, graph, graphs)
+        heard = torch.sigmoid(found.certainty) * batch.kept[edges] + 1e-4
+        base = _rows(beliefs, _medoids(beliefs, heard.detach(), graph, graphs))
         for _ in range(_CONSENSUS_STEPS):
             offsets = difference(_rows(base, graph), beliefs)
-            scaled = offsets / _tangent_scale(offsets) / 0.1
-            robust = share / (1 + (scaled * scaled).sum(-1)) ** 2
-            total = scatter_sum(robust[:, None], graph, graphs, self.config.scatter)
-            mean = scatter_sum(robust[:, None] * offsets, graph, graphs, self.config.scatter)
-            base = perturb(base, mean / total.clamp(min=1e-9))
+            scaled = offsets / _tangent_scale(offsets) / _AGREEMENT
+            robust = heard / (1 + (scaled * scaled).sum(-1)) ** 2
+            information = robust[:, None, None] * found.own_information
+            pull = (information @ offsets[..., None])[..., 0]
+            backend = self.config.scatter
+            together = scatter_sum(information.flatten(1), graph, graphs, backend).unflatten(
+                1, (6, 6)
+            )
+            base = perturb(
+                base, torch.linalg.solve(together, scatter_sum(pull, graph, graphs, backend))
+            )
+        total = scatter_sum(robust[:, None], graph, graphs, self.config.scatter)
         common = _rows(base, graph)
         back = reference[0].transpose(-1, -2)
         in_reference = (
@@ -209,44 +216,57 @@ class GraphNetwork(nn.Module):
             (back @ (common[1] - reference[1])[..., None])[..., 0],
         )
         way = difference(found.aligned, in_reference)
-        way = (way / _tangent_scale(way) / 0.1).clamp(-5, 5)
-        told = torch.cat(
-            [way, found.certainty[:, None].clamp(-5, 5), total[graph].clamp(max=2)], -1
-        )
-        return in_reference, told
+        way = (way / _tangent_scale(way) / _AGREEMENT).clamp(-5, 5)
+        told = torch.cat([way, found.certainty[:, None].clamp(-5, 5), total[graph] / 4], -1)
+        return Prior(in_reference, together[graph]), told
 
     def _poses(
-        self, batch: GraphBatch, cells: Tensor, edges: Tensor, start: Pose | None, recursion: int
+        self, batch: GraphBatch, cells: Tensor, edges: Tensor, prior: Prior | None, recursion: int
     ) -> EdgePoses:
-        """Relative poses of the query edges, from a start or from scratch."""
+        """Relative poses of the query edges, from a prior or from scratch."""
         motion = self.pose_head(edges)
         motion = motion * _tangent_scale(motion)
-        if start is None:
+        if prior is None:
             regressed = (exp_rotation(motion[:, :3]), motion[:, 3:])
         else:
-            regressed = perturb(start, 0.1 * motion)
-        error, front, _ = residuals(regressed, batch.matches)
+            regressed = perturb(prior.pose, _REFINEMENT * motion)
+            trust = torch.sigmoid(self.trust_head(edges))[..., None]
+            prior = Prior(regressed, trust * prior.information)
+        error, _, _ = residuals(regressed, batch.matches)
         misfit = (error * 20).clamp(-3, 3)
         context = self.cell_context(edges)[:, None].expand(-1, cells.shape[1], -1)
         size = misfit.norm(dim=-1, keepdim=True)
         logits = self.cell_head(torch.cat([cells, context, misfit, size], -1))[..., 0]
         weights = torch.sigmoid(logits) * batch.matches.valid
-        aligned, steps = regressed, self.config.alignment_steps
-        if steps:
-            scale = self.log_scale[recursion].exp()
-            aligned, information = align(regressed, batch.matches, weights, steps, scale)
-            diagonal = information.diagonal(dim1=1, dim2=2)
-            strength = (
-                1 + torch.stack([diagonal[:, :3].mean(-1), diagonal[:, 3:].mean(-1)], -1)
-            ).log()
-        else:
-            strength = weights.new_zeros(len(weights), 2)
-        error, front, _ = residuals(aligned, batch.matches)
+        scale = self.log_scale[recursion].exp()
+        steps = self.config.alignment_steps
+        aligned, own, total = align(regressed, batch.matches, weights, steps, scale, prior)
+        covariance = torch.linalg.inv(total)
+        spread = covariance.diagonal(dim1=1, dim2=2)
+        strength = torch.stack([spread[:, :3].mean(-1), spread[:, 3:].mean(-1)], -1).log() / 10
+        error, _, _ = residuals(aligned, batch.matches)
         fit = weights / (1 + (error * error).sum(-1) / 0.02**2)
         seen = batch.matches.valid.sum(1).clamp(min=1)
-        quality = [strength / 10, (weights.sum(1) / seen)[:, None], (fit.sum(1) / seen)[:, None]]
+        quality = [strength, (weights.sum(1) / seen)[:, None], (fit.sum(1) / seen)[:, None]]
         outputs = self.quality_head(torch.cat([edges, *quality], -1))
-        return EdgePoses(regressed, aligned, outputs[:, :2].clamp(-9, 2), outputs[:, 2], weights)
+        # Errors of neighbouring matches are alike: their information is less than it counts.
+        factor = outputs[:, :2].clamp(-3, 6).exp().repeat_interleave(3, 1)
+        covariance = covariance * factor[:, :, None] * factor[:, None, :]
+        return EdgePoses(regressed, aligned, covariance, own, outputs[:, 2], weights)
+
+
+def _medoids(poses: Pose, votes: Tensor, graph: Tensor, graphs: int) -> Tensor:
+    """(G,) the pose of each graph that most votes agree with."""
+    with torch.no_grad():
+        one, other = (graph[:, None] == graph[None]).nonzero().unbind(1)
+        apart = difference(_rows(poses, one), _rows(poses, other))
+        square = ((apart / _tangent_scale(apart) / _AGREEMENT) ** 2).sum(-1)
+        agreement = scatter_sum(votes[other] / (1 + square), one, len(graph), "native") * votes
+        order = agreement.argsort()
+        best = torch.zeros(graphs, dtype=torch.long, device=votes.device)
+        for position in order.tolist():
+            best[graph[position]] = position  # the last, largest one stays
+        return best
 
 
 def _rows(pose: Pose, index: Tensor) -> Pose:

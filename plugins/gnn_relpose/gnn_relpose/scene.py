@@ -18,7 +18,7 @@ from gnn_relpose.config import GnnConfig
 from gnn_relpose.depth import triangulate
 from gnn_relpose.frames import DenseFrame, Describer, grid_cells, rays, soft_matches
 from gnn_relpose.randomness import Stream, numpy_rng
-from gnn_relpose.selection import pose_distances, spread
+from gnn_relpose.selection import spread
 from reloc_core.errors import DataError
 from reloc_core.features.retrieval import NetVlad, RetrievalIndex
 from reloc_core.geometry import inverse
@@ -27,6 +27,7 @@ from reloc_core.types import Camera, Float64Array
 
 _WORD_SAMPLES = 100  # local descriptors per image for NetVLAD's centres
 _MIN_DEPTHS = 20  # cells with depth that make a reference useful
+_SEGMENTS = 14  # of a scene, alternately in one and the other half
 _CODE = 127.0  # unit descriptors are stored as signed bytes
 
 
@@ -100,14 +101,19 @@ class Scene:
 class Pairs:
     """Matches of training queries with candidate references.
 
+    References of a training query come from the other half of the scene, and so do the images that
+    their depth is triangulated with: as at localization, nothing has seen the query before.
+
     Attributes:
         queries: (Q,) frames of the scene.
+        inverse_depth: (F, K) of the references, triangulated within their own half.
         candidates: (Q, M) references, best first; -1 where there are fewer.
         seen: (Q, M, K, 2) float16 rays in the query of the references' cells.
         stats: (Q, M, K, 3) float16, see `soft_matches`.
     """
 
     queries: np.ndarray
+    inverse_depth: np.ndarray
     candidates: np.ndarray
     seen: np.ndarray
     stats: np.ndarray
@@ -167,8 +173,16 @@ def prepare(
         usual_similarity=float(np.median(similarity[:, 0])),
         names=tuple(f.name for f in dataset.frames),
     )
-    pairs = _pairs(scene, frames, cameras, ranking, config, seed, run) if training else None
-    return scene, vlad, pairs
+    if not training:
+        return scene, vlad, None
+    half = halves(len(dataset))
+    other_half = half[:, None] != half[None]
+    inverse_depth = _depths(frames, cameras, poses, cells, ranking, config, run, ~other_half)
+    return (
+        scene,
+        vlad,
+        _pairs(scene, inverse_depth, other_half, frames, cameras, ranking, config, seed, run),
+    )
 
 
 def _describe(dataset: Dataset, describer: Describer, run: Run) -> list[DenseFrame]:
@@ -216,12 +230,16 @@ def _depths(
     ranking: np.ndarray,
     config: GnnConfig,
     run: Run,
+    allowed: np.ndarray | None = None,
 ) -> np.ndarray:
+    """(F, K) inverse depths; each image with views that `allowed` (F, F) lets it use."""
     options = config.depth
     result = np.zeros(cells[0].shape[:2], np.float32)
-    with run.progress("Triangulating references", len(frames)) as progress:
+    title = "Triangulating references" if allowed is None else "Triangulating halves"
+    with run.progress(title, len(frames)) as progress:
         for i in range(len(frames)):
-            candidates = ranking[i, : options.pool]
+            candidates = ranking[i] if allowed is None else ranking[i][allowed[i, ranking[i]]]
+            candidates = candidates[: options.pool]
             forward = poses[candidates][:, :3, 2] @ poses[i, :3, 2]
             candidates = candidates[forward > np.cos(np.radians(options.max_angle_deg))]
             views = spread(poses[:, :3, 3], candidates, i, options.views)
@@ -243,8 +261,18 @@ def _depths(
     return result
 
 
+def halves(count: int) -> np.ndarray:
+    """(count,) 0 or 1: alternating segments of a sequence, so that no half has an image's neighbours.
+
+    Segments hold a fourteenth of the images: some ten degrees and decimetres of a room's video.
+    """
+    return np.arange(count) // max(count // _SEGMENTS, 1) % 2
+
+
 def _pairs(
     scene: Scene,
+    inverse_depth: np.ndarray,
+    other_half: np.ndarray,
     frames: Sequence[DenseFrame],
     cameras: Sequence[Camera],
     ranking: np.ndarray,
@@ -252,34 +280,24 @@ def _pairs(
     seed: int,
     run: Run,
 ) -> Pairs:
-    options = config.train
-    count, wanted = scene.rays.shape[1], options.candidates
+    count, wanted = scene.rays.shape[1], config.train.candidates
     candidates = np.full((len(scene), wanted), -1)
     seen = np.zeros((len(scene), wanted, count, 2), np.float16)
     stats = np.zeros((len(scene), wanted, count, 3), np.float16)
     with run.progress("Matching training pairs", len(scene)) as progress:
         for i in range(len(scene)):
             rng = numpy_rng(seed, Stream.CANDIDATES, i)
-            chosen = _candidates(scene, i, ranking[i], config, rng)
+            others = ranking[i][other_half[i, ranking[i]]][: config.retrieval.pool]
+            chosen = _candidates(others, wanted, rng)
             candidates[i, : len(chosen)] = chosen
             found = match_rays(scene.cell_descriptors(chosen), frames[i], cameras[i])
             seen[i, : len(chosen)], stats[i, : len(chosen)] = found
             progress.advance(1)
-    return Pairs(np.arange(len(scene)), candidates, seen, stats)
+    return Pairs(np.arange(len(scene)), inverse_depth, candidates, seen, stats)
 
 
-def _candidates(
-    scene: Scene, query: int, ranking: np.ndarray, config: GnnConfig, rng: np.random.Generator
-) -> np.ndarray:
-    """References of a training query: ranked, without those that see too nearly the same."""
-    options = config.train
-    best = ranking[: max(config.retrieval.pool * 2, 4 * options.candidates)]
-    distance = pose_distances(scene.poses[query], scene.poses[best], scene.depth)
-    far = best[distance >= rng.uniform(0, options.exclusion)]
-    if len(far) < min(config.graph.neighbours, len(best)):
-        far = best[np.sort(np.argsort(-distance)[: max(len(best) // 2, 1)])]
-    # Half the best, the others thinned at random from the pool: graphs at localization hold both.
-    half = far[: options.candidates // 2]
-    rest = far[options.candidates // 2 : config.retrieval.pool]
-    drawn = np.sort(rng.permutation(len(rest))[: options.candidates - len(half)])
-    return np.concatenate([half, rest[drawn]])
+def _candidates(ranking: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Half the best references, the others drawn from the ranking: localization meets both."""
+    best, rest = ranking[: wanted // 2], ranking[wanted // 2 :]
+    drawn = np.sort(rng.permutation(len(rest))[: wanted - len(best)])
+    return np.concatenate([best, rest[drawn]])
