@@ -37,6 +37,10 @@ class DenseFrame:
         """Rows and columns."""
         return int(self.maps.shape[1]), int(self.maps.shape[2])
 
+    def half(self) -> DenseFrame:
+        """The same in half precision."""
+        return DenseFrame(self.maps.half(), self.pixel_scale)
+
     def original_pixels(self, cells: Float64Array) -> Float64Array:
         """Pixels (..., 2) of the original image at cell coordinates (..., 2), x and y."""
         described = STRIDE * cells + (STRIDE - 1) / 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ class Graph:
         stats: (n, K, 3) of the matches.
         depth: of the scene around, the unit of translations in the network.
         world_from_cam: (4, 4) of the query, or None.
+        genuine: False for an image that shows nothing of the scene.
     """
 
     pooled: np.ndarray
@@ -42,6 +43,7 @@ class Graph:
     stats: np.ndarray
     depth: float
     world_from_cam: Float64Array | None = None
+    genuine: bool = True
 
 
 def scene_graph(
@@ -72,12 +74,12 @@ def training_graph(scene: Scene, pairs: Pairs, row: int, columns: np.ndarray) ->
     graph = scene_graph(
         scene,
         pairs.candidates[row, columns],
-        scene.pooled[query],
+        pairs.pooled[row],
         pairs.seen[row, columns].astype(np.float32),
         pairs.stats[row, columns].astype(np.float32),
         pairs.inverse_depth,
     )
-    return Graph(**{**vars(graph), "world_from_cam": scene.poses[query]})
+    return replace(graph, world_from_cam=scene.poses[query], genuine=bool(pairs.genuine[row]))
 
 
 def make_batch(graphs: Sequence[Graph]) -> tuple[GraphBatch, Pose | None]:

@@ -7,7 +7,7 @@ needs is in `Pairs`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,7 @@ from reloc_core.types import Camera, Float64Array
 
 _WORD_SAMPLES = 100  # local descriptors per image for NetVLAD's centres
 _MIN_DEPTHS = 20  # cells with depth that make a reference useful
+_FOREIGN_STEP = 4  # every n-th image also gives a query that shows nothing of the scene
 _SEGMENTS = 14  # of a scene, alternately in one and the other half
 _CODE = 127.0  # unit descriptors are stored as signed bytes
 
@@ -106,6 +107,9 @@ class Pairs:
 
     Attributes:
         queries: (Q,) frames of the scene.
+        genuine: (Q,) False for queries that show nothing of the scene: transposed images, whose
+            features are those of photographs but whose matches fit no pose.
+        pooled: (Q, 128) of the queries.
         inverse_depth: (F, K) of the references, triangulated within their own half.
         candidates: (Q, M) references, best first; -1 where there are fewer.
         seen: (Q, M, K, 2) float16 rays in the query of the references' cells.
@@ -113,6 +117,8 @@ class Pairs:
     """
 
     queries: np.ndarray
+    genuine: np.ndarray
+    pooled: np.ndarray
     inverse_depth: np.ndarray
     candidates: np.ndarray
     seen: np.ndarray
@@ -126,12 +132,16 @@ def pool(frame: DenseFrame) -> np.ndarray:
 
 
 def match_rays(
-    descriptors: Tensor, frame: DenseFrame, camera: Camera
+    descriptors: Tensor, frame: DenseFrame, camera: Camera, transposed: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rays (N, K, 2) and statistics (N, K, 3) of the cells of N references in an image."""
+    """Rays (N, K, 2) and statistics (N, K, 3) of the cells of N references in an image.
+
+    A transposed image is seen by the transposed camera.
+    """
     cells, stats = soft_matches(descriptors, frame.maps)
     pixels = frame.original_pixels(cells.numpy().astype(np.float64))
-    return rays(camera, pixels), stats.numpy()
+    found = rays(camera, pixels[..., ::-1])[..., ::-1] if transposed else rays(camera, pixels)
+    return np.ascontiguousarray(found), stats.numpy()
 
 
 def prepare(
@@ -146,7 +156,7 @@ def prepare(
         raise DataError(f"{dataset.name} has {len(dataset)} image; a graph needs at least two.")
     poses = np.stack([np.asarray(f.world_from_cam, np.float64) for f in dataset.frames])
     cameras = [f.camera for f in dataset.frames]
-    frames = _describe(dataset, describer, run)
+    frames, foreign = _describe(dataset, describer, run, _FOREIGN_STEP if training else 0)
     cells = _cells(frames, cameras, config.image.cells)
     sample = torch.cat([_sample(f, numpy_rng(seed, Stream.WORDS, i)) for i, f in enumerate(frames)])
     vlad = NetVlad.from_descriptors(
@@ -185,14 +195,20 @@ def prepare(
     )
 
 
-def _describe(dataset: Dataset, describer: Describer, run: Run) -> list[DenseFrame]:
-    frames = []
+def _describe(
+    dataset: Dataset, describer: Describer, run: Run, foreign_step: int
+) -> tuple[list[DenseFrame], dict[int, DenseFrame]]:
+    """All images, and every n-th one transposed."""
+    frames, foreign = [], {}
     with run.progress(f"Describing {dataset.name}", len(dataset)) as progress:
         for i in range(len(dataset)):
-            frame = describer.describe(dataset[i].image)
-            frames.append(DenseFrame(frame.maps.half(), frame.pixel_scale))
+            image = dataset[i].image
+            frames.append(describer.describe(image).half())
+            if foreign_step and i % foreign_step == 0:
+                turned = np.ascontiguousarray(image.transpose(1, 0, 2))
+                foreign[i] = describer.describe(turned).half()
             progress.advance(1)
-    return frames
+    return frames, foreign
 
 
 def _cells(
@@ -274,26 +290,34 @@ def _pairs(
     inverse_depth: np.ndarray,
     other_half: np.ndarray,
     frames: Sequence[DenseFrame],
+    foreign: Mapping[int, DenseFrame],
     cameras: Sequence[Camera],
     ranking: np.ndarray,
     config: GnnConfig,
     seed: int,
     run: Run,
 ) -> Pairs:
-    count, wanted = scene.rays.shape[1], config.train.candidates
-    candidates = np.full((len(scene), wanted), -1)
-    seen = np.zeros((len(scene), wanted, count, 2), np.float16)
-    stats = np.zeros((len(scene), wanted, count, 3), np.float16)
-    with run.progress("Matching training pairs", len(scene)) as progress:
-        for i in range(len(scene)):
-            rng = numpy_rng(seed, Stream.CANDIDATES, i)
+    cells, wanted = scene.rays.shape[1], config.train.candidates
+    queries = np.concatenate([np.arange(len(frames)), np.array(list(foreign), int)])
+    genuine = np.arange(len(queries)) < len(frames)
+    count = len(queries)
+    candidates = np.full((count, wanted), -1)
+    seen = np.zeros((count, wanted, cells, 2), np.float16)
+    stats = np.zeros((count, wanted, cells, 3), np.float16)
+    shown = [*frames, *foreign.values()]
+    with run.progress("Matching training pairs", count) as progress:
+        for row, (i, frame) in enumerate(zip(queries, shown, strict=True)):
+            rng = numpy_rng(seed, Stream.CANDIDATES, row)
             others = ranking[i][other_half[i, ranking[i]]][: config.retrieval.pool]
             chosen = _candidates(others, wanted, rng)
-            candidates[i, : len(chosen)] = chosen
-            found = match_rays(scene.cell_descriptors(chosen), frames[i], cameras[i])
-            seen[i, : len(chosen)], stats[i, : len(chosen)] = found
+            candidates[row, : len(chosen)] = chosen
+            found = match_rays(
+                scene.cell_descriptors(chosen), frame, cameras[i], transposed=not genuine[row]
+            )
+            seen[row, : len(chosen)], stats[row, : len(chosen)] = found
             progress.advance(1)
-    return Pairs(np.arange(len(scene)), inverse_depth, candidates, seen, stats)
+    pooled = np.stack([pool(frame) for frame in shown])
+    return Pairs(queries, genuine, pooled, inverse_depth, candidates, seen, stats)
 
 
 def _candidates(ranking: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:

@@ -101,6 +101,8 @@ class Trainer:
         assert target is not None
         stream = torch_rng(self.seed, Stream.AUGMENT, self.step)
         batch, target, genuine = augment(batch, target, self.config.augment, stream)
+        shown = [g.genuine for g in graphs for _ in g.rays]
+        genuine = genuine * torch.tensor(shown, dtype=genuine.dtype)
         terms = graph_loss(self.weighting, self.network(batch), target, genuine)
         if not bool(terms.total.isfinite()):
             raise RelocError(
