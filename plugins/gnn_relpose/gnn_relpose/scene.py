@@ -188,11 +188,10 @@ def prepare(
     half = halves(len(dataset))
     other_half = half[:, None] != half[None]
     inverse_depth = _depths(frames, cameras, poses, cells, ranking, config, run, ~other_half)
-    return (
-        scene,
-        vlad,
-        _pairs(scene, inverse_depth, other_half, frames, cameras, ranking, config, seed, run),
+    pairs = _pairs(
+        scene, inverse_depth, other_half, frames, foreign, cameras, ranking, config, seed, run
     )
+    return scene, vlad, pairs
 
 
 def _describe(
