@@ -82,7 +82,8 @@ def write_graph(file: Path | str | io.BytesIO, graph: RetrievalGraph) -> None:
     storage._mapping = {name: getattr(graph, name) for name in _FIELDS}  # type: ignore[attr-defined]
     storage._parent = None  # type: ignore[attr-defined]
     data._store = storage  # type: ignore[attr-defined]
-    module = types.SimpleNamespace(Pickler=_GraphPickler, dump=pickle.dump, dumps=pickle.dumps)
+    module = types.ModuleType("graph_pickle")
+    module.Pickler, module.dump = _GraphPickler, pickle.dump  # type: ignore[attr-defined]
     torch.save(data, file, pickle_module=module)
 
 
