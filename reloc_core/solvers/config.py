@@ -74,6 +74,8 @@ class AveragingConfig:
         rotation_scale_deg: robust scale of rotations where the evidence brings no covariances.
         position_scale: the same for positions, relative to their median distance from the references.
         direction_scale_deg: the same for directions, where the scale is unknown.
+        motion_exponent: variances grow with this power of how far a reference is from the query, as
+            errors of relative poses do; relative to the nearest reference. 0 takes them as they are.
         gate: how many standard deviations a hypothesis may differ from the consensus (six degrees
             of freedom).
         min_confidence: references that are less certain to be right are left out.
@@ -85,6 +87,7 @@ class AveragingConfig:
     rotation_scale_deg: float = 3.0
     position_scale: float = 0.15
     direction_scale_deg: float = 5.0
+    motion_exponent: float = 2.0
     gate: float = 4.0
     min_confidence: float = 0.1
     min_inliers: int = 2

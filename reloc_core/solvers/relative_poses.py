@@ -67,9 +67,9 @@ class AveragingSolver(Solver):
     """Consensus over references, robust against wrong ones.
 
     With metric translations: rotations are averaged (`average_rotations`), then poses by iteratively
-    reweighted least squares on the tangent, with Geman-McClure weights of the Mahalanobis distance; the
-    starting point is the hypothesis that the others agree with most. Errors of references are not
-    independent, so information is averaged, not summed (covariance intersection), and the covariance
+    reweighted least squares on the tangent, with Geman-McClure weights of the Mahalanobis distance; nearer
+    references count more (`motion_exponent`). The start is the hypothesis that most others agree with;
+    those that still disagree at the end are left out. Errors of references are not independent, so information is averaged, not summed (covariance intersection), and the covariance
     is widened where the references disagree more than they say.
 
     With unknown scale: rotations are averaged and the position is the intersection of the directions
@@ -82,6 +82,8 @@ class AveragingSolver(Solver):
         for name in ("rotation_scale_deg", "position_scale", "direction_scale_deg", "gate"):
             if not getattr(config, name) > 0:
                 raise ConfigError(f"solver.{name} must be positive.")
+        if config.motion_exponent < 0:
+            raise ConfigError("solver.motion_exponent must not be negative.")
         if config.min_inliers < 1:
             raise ConfigError("solver.min_inliers must be at least 1.")
         self.config = config
@@ -147,14 +149,19 @@ class AveragingSolver(Solver):
         )
 
     def _covariances(self, given: RelativePoses, usable: np.ndarray) -> Float64Array:
+        distance = np.linalg.norm(given.ref_from_cam[usable, :3, 3], axis=-1)
         if given.covariances is not None:
             floor = np.diag([1e-10] * 3 + [1e-12] * 3)
-            return np.asarray(given.covariances[usable] + floor, np.float64)
-        distance = np.linalg.norm(given.ref_from_cam[usable, :3, 3], axis=-1)
-        position = max(self.config.position_scale * float(np.median(distance)), 1e-6)
-        angle = np.radians(self.config.rotation_scale_deg)
-        one = np.diag([angle**2] * 3 + [position**2] * 3)
-        return np.repeat(one[None], len(usable), 0)
+            found = np.asarray(given.covariances[usable] + floor, np.float64)
+        else:
+            position = max(self.config.position_scale * float(np.median(distance)), 1e-6)
+            angle = np.radians(self.config.rotation_scale_deg)
+            one = np.diag([angle**2] * 3 + [position**2] * 3)
+            found = np.repeat(one[None], len(usable), 0)
+        turn = np.linalg.norm(so3_log(given.ref_from_cam[usable, :3, :3]), axis=-1)
+        motion = _relative_to_median(distance) + _relative_to_median(turn)
+        growth = (np.maximum(motion, 0.1) / max(motion.min(), 0.1)) ** self.config.motion_exponent
+        return np.asarray(found * growth[:, None, None], np.float64)
 
     # --------------------------------------------------------------------------- unknown scale
 
@@ -235,20 +242,26 @@ def _consensus(
         square = distances(pose)[1] / gate**2
         return float(weights @ (square / (1 + square)))
 
-    pose = min(poses, key=cost).copy()
-    for _ in range(_STEPS):
-        off, square = distances(pose)
-        robust = weights / (1 + square / gate**2) ** 2
-        system = np.einsum("n,nij->ij", robust, information)
-        step = np.linalg.solve(system, np.einsum("n,nij,nj->i", robust, information, off))
-        pose = _moved(pose, step)
-        if np.abs(step).max() < _TOLERANCE:
+    pose = np.array(min(poses, key=cost), np.float64)
+    kept = weights
+    for last in (False, True):
+        for _ in range(_STEPS):
+            off, square = distances(pose)
+            robust = kept / (1 + square / gate**2) ** 2
+            system = np.einsum("n,nij->ij", robust, information)
+            step = np.linalg.solve(system, np.einsum("n,nij,nj->i", robust, information, off))
+            pose = _moved(pose, step)
+            if np.abs(step).max() < _TOLERANCE:
+                break
+        agree = distances(pose)[1] <= gate**2
+        if last or agree.all() or not agree.any():
             break
+        kept = weights * agree
     return pose, distances(pose)[1]
 
 
 def _moved(pose: Float64Array, step: Float64Array) -> Float64Array:
-    result = pose.copy()
+    result = np.array(pose, np.float64)
     result[:3, 3] = pose[:3, 3] + pose[:3, :3] @ step[3:]
     result[:3, :3] = nearest_rotation(pose[:3, :3] @ so3_exp(step[:3]))
     return result
@@ -274,6 +287,11 @@ def _direction_covariance(
     system = np.einsum("n,nij->ij", 1 / distance**2, across) / noise
     result[3:, 3:] = rotation.T @ np.linalg.inv(system) @ rotation
     return result
+
+
+def _relative_to_median(values: Float64Array) -> Float64Array:
+    median = float(np.median(values))
+    return np.asarray(values / median if median > 0 else np.ones_like(values), np.float64)
 
 
 def _checked(evidence: Evidence, solver: str) -> RelativePoses:

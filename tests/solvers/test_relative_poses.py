@@ -76,7 +76,7 @@ def test_averaging_beats_a_single_reference():
     single = SingleReferenceSolver(SingleReferenceConfig())
     for seed in range(60):
         truth, given = evidence(np.random.default_rng(seed), 8, 0.02, 0.05)
-        many.append(errors(solve(given), truth)[0])
+        many.append(errors(solve(given, motion_exponent=0), truth)[0])
         one.append(errors(single.solve(given, CAMERA, Runtime()), truth)[0])
     # The mean of eight independent errors is sqrt(8) smaller.
     assert np.median(many) < 0.5 * np.median(one)
@@ -89,9 +89,28 @@ def test_covariances_decide_whom_to_believe():
     relative[1, :3, 3] += [0.3, 0, 0]
     unit = np.eye(6)
     covariances = np.stack([1e-4 * unit, 1e-2 * unit])
-    result = solve(RelativePoses(given.world_from_ref, relative, covariances=covariances))
+    given = RelativePoses(given.world_from_ref, relative, covariances=covariances)
+    result = solve(given, motion_exponent=0)
     # Least squares with weights 100 : 1, robust weights aside.
     assert errors(result, truth)[0] < 0.3 / 50
+
+
+def test_nearer_references_count_more():
+    """Errors that grow with the motion: weighting by it beats equal weights."""
+    weighted, equal = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        truth = pose(rng)
+        moves = [pose(rng, s) for s in (0.1, 0.5, 1, 1, 2)]
+        references = np.stack([truth @ inverse(m) for m in moves])
+        sizes = [np.linalg.norm(m[:3, 3]) for m in moves]
+        relative = np.stack(
+            [noisy(m, rng, 0.02 * s, 0.05 * s) for m, s in zip(moves, sizes, strict=True)]
+        )
+        given = RelativePoses(references, relative)
+        weighted.append(errors(solve(given), truth)[0])
+        equal.append(errors(solve(given, motion_exponent=0), truth)[0])
+    assert np.median(weighted) < 0.8 * np.median(equal)
 
 
 def test_covariance_covers_the_error():
@@ -107,7 +126,7 @@ def test_covariance_covers_the_error():
         given = RelativePoses(
             references, inverse(references) @ seen, covariances=np.repeat(covariance[None], 5, 0)
         )
-        result = solve(given)
+        result = solve(given, motion_exponent=0)
         off = result.world_from_cam[:3, :3].T @ (truth[:3, 3] - result.world_from_cam[:3, 3])
         squares.append(off @ np.linalg.solve(result.covariance[3:, 3:], off))
     assert 2.3 < np.mean(squares) < 3.8  # three degrees of freedom
