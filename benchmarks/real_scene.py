@@ -26,6 +26,10 @@ PROTOCOLS = {"easy": [], "hard": ["dataset.frames=0:200"]}
 GOALS = {
     "scr_glace/compact": {"mapping s": 180, "map MB": 10, "peak MB": 4000, "median cm": 1.0,
                           "median deg": 0.35, "5cm/5deg %": 99, "query ms": 80},
+    "gsplat_loc/compact": {"mapping s": 720, "peak MB": 6000, "median cm": 1.2, "median deg": 0.4,
+                           "5cm/5deg %": 95, "coarse cm": 3.0, "coarse deg": 0.8, "psnr dB": 21},
+    "gnn_relpose/compact": {"mapping s": 1200, "median cm": 8.0, "median deg": 4.0},
+    "kfnet_temporal/compact": {"mapping s": 600, "query ms": 125},
     "nefes_refine/compact": {"mapping s": 1200, "peak MB": 4000, "median cm": 6.0, "median deg": 2.0,
                              "query ms": 5000},
 }  # fmt: skip
@@ -52,6 +56,7 @@ def measure(
     trained = json.loads((fit / "result.json").read_text())
     result = json.loads((out / "result.json").read_text())
     metrics, seconds = result["metrics"], result["seconds"]
+    field = field_quality(root, map_dir, work / "coarse") if "gsplat_loc" in experiment else {}
     return {
         "mapping s": trained["seconds"]["total"],
         "with start s": train_wall,
@@ -63,6 +68,33 @@ def measure(
         "2cm/2deg %": 100 * metrics["recall"]["2cm_2deg"],
         "query ms": 1000 * seconds["per_query"]["median"],
         "query p95 ms": 1000 * seconds["per_query"]["p95"],
+        **field,
+    }
+
+
+def field_quality(root: Path, map_dir: Path, out: Path) -> dict[str, float]:
+    """Of a field of Gaussians: the pose without its refiner, and how well it renders test images."""
+    import numpy as np
+    from gsplat_loc.estimator import rendered_psnr
+    from gsplat_loc.fieldmap import load_field
+    from gsplat_loc.views import Views
+
+    from reloc_core.datasets.ace import AceDataset
+    from reloc_core.datasets.config import AceConfig
+    from reloc_core.maps import Map
+
+    reloc("evaluate", f"map_dir={map_dir}", "dataset=ace", f"dataset.root={root}",
+          "dataset.split=test", "refiners=[]", "report=false", f"output_dir={out}")  # fmt: skip
+    coarse = json.loads((out / "result.json").read_text())["metrics"]
+    scene_map = Map.open(map_dir)
+    field = load_field(scene_map, "cpu")
+    dataset = AceDataset(AceConfig(root=str(root), split="test"))
+    resolution = int(scene_map.info.config["image"]["resolution"])
+    views = Views(dataset, np.arange(0, len(dataset), 5), resolution, 0)
+    return {
+        "coarse cm": 100 * coarse["median_translation_m"],
+        "coarse deg": coarse["median_rotation_deg"],
+        "psnr dB": float(np.mean([rendered_psnr(field, views, i, 2) for i in range(len(views))])),
     }
 
 

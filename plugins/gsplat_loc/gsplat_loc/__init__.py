@@ -1,0 +1,1 @@
+"""Localization against a field of 3D Gaussians that carry descriptors (after GSplatLoc)."""

@@ -1,0 +1,379 @@
+"""Typed configuration of the estimator and the refiner `gsplat_loc`. Imports no PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reloc_core.errors import ConfigError, did_you_mean
+
+SOURCES = ("auto", "depth", "points", "triangulate", "random", "ply")
+FEATURES = ("average", "blend", "none")
+TARGETS = ("anchors", "gaussians", "all")
+REFINEMENTS = ("photometric", "keypoints", "both", "warp", "none")
+
+
+@dataclass
+class ImageConfig:
+    """What training sees.
+
+    Attributes:
+        resolution: shorter side of the training images in pixels; 0 leaves them as they are.
+        max_images: at most so many mapping images are used, evenly spread.
+        cache_mb: images are kept in memory up to this size and read again beyond it.
+    """
+
+    resolution: int = 240
+    max_images: int = 1000
+    cache_mb: int = 1500
+
+
+@dataclass
+class InitConfig:
+    """Where the first Gaussians come from.
+
+    Attributes:
+        source: "depth" (RGB-D), "points" (COLMAP model or point cloud), "triangulate" (XFeat matches
+            between mapping images), "random", "ply" (a trained 3DGS file), or "auto": depth, else
+            points beside the images, else triangulated.
+        path: of the COLMAP model folder, or the PLY file; "" looks beside the images.
+        count: at most so many Gaussians to start with.
+        opacity: initial opacity.
+        frames: images whose depth is lifted, evenly spread.
+        min_points: fewer points than this are refused.
+        random_depth: nearest and farthest depth of random Gaussians along the viewing rays, scene
+            units; both 0 takes multiples of the spread of the cameras.
+    """
+
+    source: str = "auto"
+    path: str = ""
+    count: int = 60_000
+    opacity: float = 0.5
+    frames: int = 200
+    min_points: int = 100
+    random_depth: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+
+@dataclass
+class GaussianConfig:
+    """Form of the field.
+
+    Attributes:
+        sh_degree: of the spherical harmonics of colour, 0..3.
+        sh_interval: iterations after which the degree in use rises by one.
+        max_gaussians: densification stops at this number; 0 for no limit.
+        white_background: render over white instead of black.
+    """
+
+    sh_degree: int = 1
+    sh_interval: int = 300
+    max_gaussians: int = 100_000
+    white_background: bool = False
+
+
+@dataclass
+class TrainConfig:
+    """Training of geometry and colour.
+
+    Attributes:
+        iterations: optimizer steps, one image each.
+        half_resolution: share of the iterations, from the start, at half the resolution.
+        lambda_dssim: weight of 1 - SSIM; that of L1 is 1 minus it.
+        lambda_depth: weight of the relative depth error where depth is measured.
+        position_lr_init: learning rate of positions, times the scene's extent.
+        position_lr_final: the same at the end of the schedule.
+        position_lr_max_steps: length of the schedule; 0 for `iterations`.
+        feature_lr: of the constant colour coefficients; the others get a twentieth.
+        opacity_lr: of opacity logits.
+        scaling_lr: of logarithmic scales.
+        rotation_lr: of quaternions.
+        checkpoint_seconds: wall time between checkpoints.
+        validation: images held out for the reported PSNR: every n-th; 0 for none.
+        log_every: iterations between log entries.
+    """
+
+    iterations: int = 2000
+    half_resolution: float = 0.5
+    lambda_dssim: float = 0.2
+    lambda_depth: float = 0.1
+    position_lr_init: float = 1.6e-4
+    position_lr_final: float = 1.6e-6
+    position_lr_max_steps: int = 0
+    feature_lr: float = 2.5e-3
+    opacity_lr: float = 0.05
+    scaling_lr: float = 5e-3
+    rotation_lr: float = 1e-3
+    checkpoint_seconds: float = 30.0
+    validation: int = 0
+    log_every: int = 100
+
+
+@dataclass
+class DensifyConfig:
+    """Adaptive density control (Kerbl et al., 3D Gaussian Splatting, 2023).
+
+    Attributes:
+        interval: iterations between rounds; 0 switches it off.
+        start: no round before this iteration.
+        stop: none from this iteration on.
+        grad_threshold: mean norm of the gradient of the image position, in units of half the image.
+        percent_dense: larger Gaussians than this share of the extent are split, others cloned.
+        opacity_reset_interval: iterations between resets of the opacity to 0.01; 0 for none.
+        min_opacity: fainter Gaussians are removed.
+        max_scale: larger ones than this share of the extent are removed; 0 for no limit.
+        scale_pruning_start: iteration from which `max_scale` holds.
+    """
+
+    interval: int = 100
+    start: int = 300
+    stop: int = 1500
+    grad_threshold: float = 2e-4
+    percent_dense: float = 0.01
+    opacity_reset_interval: int = 0
+    min_opacity: float = 0.005
+    max_scale: float = 0.1
+    scale_pruning_start: int = 1000
+
+
+@dataclass
+class FeatureConfig:
+    """Descriptors of the Gaussians.
+
+    Attributes:
+        mode: "average" gives every Gaussian the mean of the XFeat descriptors it was seen with,
+            weighted by its share in each pixel; "blend" trains them by rendering, as published;
+            "none" leaves them out (then only anchors can be matched).
+        images: images that are described, evenly spread.
+        resolution: shorter side of the images XFeat sees.
+        iterations: steps of "blend".
+        learning_rate: of "blend" (the published semantic_feature_lr).
+        min_views: Gaussians seen in fewer images carry no trusted descriptor.
+        min_agreement: least length of the mean of the unit descriptors, 1 where all views agree.
+        min_opacity: fainter Gaussians are not matched.
+        max_scale: larger Gaussians than this share of the extent are not matched.
+        selected: most Gaussians that are matched; the best by views and agreement.
+    """
+
+    mode: str = "average"
+    images: int = 150
+    resolution: int = 480
+    iterations: int = 500
+    learning_rate: float = 1e-3
+    min_views: int = 3
+    min_agreement: float = 0.6
+    min_opacity: float = 0.3
+    max_scale: float = 0.02
+    selected: int = 20_000
+
+
+@dataclass
+class AnchorConfig:
+    """Key points of the mapping images, tied to the surface they hit.
+
+    Attributes:
+        images: mapping images whose key points are taken, evenly spread.
+        keypoints: per image.
+        radius_px: key points of other images within this distance of a point's projection, with a
+            similar descriptor, observe the same point.
+        radius_depth: and within this share of its depth.
+        min_similarity: least cosine of their descriptors.
+        min_views: images that must observe an anchor.
+        max_error_px: largest median error of an anchor's observations.
+        depth_noise: standard deviation of the rendered depth, relative; it regularizes triangulation.
+        count: most anchors kept.
+    """
+
+    images: int = 250
+    keypoints: int = 768
+    radius_px: float = 3.0
+    radius_depth: float = 0.03
+    min_similarity: float = 0.75
+    min_views: int = 3
+    max_error_px: float = 2.0
+    depth_noise: float = 0.01
+    count: int = 20_000
+
+
+@dataclass
+class MatchConfig:
+    """Matching a query with the map.
+
+    Attributes:
+        target: "anchors", "gaussians" (those with trusted descriptors) or "all" (every Gaussian, as
+            published).
+        keypoints: of a query (the published top_k).
+        min_similarity: least cosine; -1 for none.
+        mutual: keep only mutual nearest neighbours.
+        sharing: a match whose best similarity is not exceeded by more than this from the landmark's
+            side counts as mutual.
+        chunk: similarities computed at once, rows of the map.
+        redundancy: matches worth one independent one in the pose's covariance.
+    """
+
+    target: str = "anchors"
+    keypoints: int = 1000
+    min_similarity: float = 0.8
+    mutual: bool = True
+    sharing: float = 0.0
+    chunk: int = 8192
+    redundancy: float = 5.0
+
+
+@dataclass
+class GsplatConfig:
+    """Configuration of the estimator `gsplat_loc`."""
+
+    image: ImageConfig = field(default_factory=ImageConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    gaussians: GaussianConfig = field(default_factory=GaussianConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    densify: DensifyConfig = field(default_factory=DensifyConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+
+
+@dataclass
+class RefineConfig:
+    """Configuration of the refiner `gsplat_loc`.
+
+    Attributes:
+        mode: "photometric" aligns colours by robust Gauss-Newton, "keypoints" matches key points of
+            the query with those of the rendering, "both" does one after the other, "warp" is the
+            published refinement as released, "none" returns the pose.
+        resolution: shorter side of the renderings.
+        levels: pyramid levels, each of half the size of the next.
+        renderings: times the field is rendered anew at the improved pose.
+        steps: most Gauss-Newton steps per level and rendering.
+        min_alpha: pixels with less opacity are left out.
+        depth_edge: pixels whose depth differs more than this, relatively, from their neighbours'.
+        min_pixels: least share of the image that must remain.
+        redundancy: pixels worth one independent one.
+        use_prior: weigh the alignment against the covariance of the given pose.
+        keypoints: of query and rendering.
+        min_similarity: of their matches.
+        keypoint_px: standard deviation of a match in pixels of the rendering.
+        warp_lr: step of Adam in "warp" (published: 5e-4, in the paper 1e-3).
+        warp_iters: its number of steps.
+        warp_safe: return the given pose where the warp does not lower the residual; the released
+            program does not look.
+    """
+
+    mode: str = "photometric"
+    resolution: int = 240
+    levels: int = 3
+    renderings: int = 2
+    steps: int = 10
+    min_alpha: float = 0.5
+    depth_edge: float = 0.05
+    min_pixels: float = 0.05
+    redundancy: float = 1000.0
+    use_prior: bool = True
+    keypoints: int = 768
+    min_similarity: float = 0.7
+    keypoint_px: float = 1.0
+    warp_lr: float = 5e-4
+    warp_iters: int = 251
+    warp_safe: bool = True
+
+
+_POSITIVE = (
+    "image.max_images", "image.cache_mb", "init.count", "init.frames", "init.min_points",
+    "gaussians.sh_interval", "train.log_every", "features.images", "features.learning_rate",
+    "anchors.images", "anchors.keypoints", "anchors.radius_px", "anchors.radius_depth",
+    "anchors.max_error_px", "anchors.depth_noise", "anchors.count", "match.keypoints", "match.chunk",
+    "features.selected",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "image.resolution", "gaussians.max_gaussians", "train.iterations", "train.lambda_depth",
+    "train.position_lr_init", "train.position_lr_final", "train.position_lr_max_steps",
+    "train.feature_lr", "train.opacity_lr", "train.scaling_lr", "train.rotation_lr",
+    "train.checkpoint_seconds", "train.validation", "densify.interval", "densify.start",
+    "densify.stop", "densify.opacity_reset_interval", "densify.min_opacity", "densify.max_scale",
+    "features.iterations", "features.max_scale", "match.sharing",
+)  # fmt: skip
+_SHARES = (
+    "init.opacity", "train.half_resolution", "train.lambda_dssim", "densify.percent_dense",
+    "features.min_agreement", "features.min_opacity",
+)  # fmt: skip
+
+
+def _value(config: object, path: str) -> float:
+    node = config
+    for key in path.split("."):
+        node = getattr(node, key)
+    assert isinstance(node, (int, float)), path
+    return node
+
+
+def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{key} is '{value}'.{did_you_mean(value, known)}")
+
+
+def check(config: GsplatConfig) -> None:
+    """Refuse values that make no sense.
+
+    Raises:
+        ConfigError: names the option and what it may be.
+    """
+    _one_of("estimator.init.source", config.init.source, SOURCES)
+    _one_of("estimator.features.mode", config.features.mode, FEATURES)
+    _one_of("estimator.match.target", config.match.target, TARGETS)
+    for path in _POSITIVE:
+        if not _value(config, path) > 0:
+            raise ConfigError(f"estimator.{path} must be positive, got {_value(config, path)}.")
+    for path in _NOT_NEGATIVE:
+        if not _value(config, path) >= 0:
+            raise ConfigError(f"estimator.{path} must not be negative, got {_value(config, path)}.")
+    for path in _SHARES:
+        if not 0 <= _value(config, path) <= 1:
+            raise ConfigError(
+                f"estimator.{path} must lie between 0 and 1, got {_value(config, path)}."
+            )
+    if not 0 < config.init.opacity < 1:
+        raise ConfigError("estimator.init.opacity must lie strictly between 0 and 1.")
+    if not 0 <= config.gaussians.sh_degree <= 3:
+        raise ConfigError(
+            f"estimator.gaussians.sh_degree must be 0..3, got {config.gaussians.sh_degree}."
+        )
+    if 0 < config.image.resolution < 32:
+        raise ConfigError("estimator.image.resolution must be 0 (unchanged) or at least 32.")
+    for path in ("features.min_views", "anchors.min_views"):
+        if _value(config, path) < 2:
+            raise ConfigError(f"estimator.{path} must be at least 2.")
+    if config.match.redundancy < 1:
+        raise ConfigError("estimator.match.redundancy must be at least 1.")
+    if config.features.mode == "none" and config.match.target != "anchors":
+        raise ConfigError(
+            "estimator.features.mode=none leaves Gaussians without descriptors: match "
+            "estimator.match.target=anchors, or choose another mode."
+        )
+    near_far = config.init.random_depth
+    if len(near_far) != 2 or near_far[0] < 0 or near_far[1] < near_far[0]:
+        raise ConfigError("estimator.init.random_depth takes two numbers: nearest, farthest.")
+    if config.init.source == "ply" and not config.init.path:
+        raise ConfigError("estimator.init.source=ply needs estimator.init.path=FILE.ply.")
+    if config.init.path and not Path(config.init.path).exists():
+        raise ConfigError(f"estimator.init.path: there is no {config.init.path}.")
+
+
+def check_refine(config: RefineConfig) -> None:
+    """Refuse values of the refiner that make no sense.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    _one_of("refiner mode", config.mode, REFINEMENTS)
+    for name in ("levels", "renderings", "steps", "keypoints", "keypoint_px", "warp_lr"):
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"Refiner option {name} must be positive.")
+    if config.resolution < 32:
+        raise ConfigError("Refiner option resolution must be at least 32.")
+    if config.redundancy < 1:
+        raise ConfigError("Refiner option redundancy must be at least 1.")
+    if config.warp_iters < 0:
+        raise ConfigError("Refiner option warp_iters must not be negative.")
+    for name in ("min_alpha", "min_pixels"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ConfigError(f"Refiner option {name} must lie in 0..1.")

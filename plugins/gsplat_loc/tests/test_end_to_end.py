@@ -1,0 +1,277 @@
+"""Mapping the synthetic room, localizing in it, refining, and what goes wrong."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from gsplat_loc.align import motion_to
+from gsplat_loc.config import GsplatConfig, RefineConfig
+from gsplat_loc.estimator import GsplatEstimator, rendered_psnr
+from gsplat_loc.fieldmap import load_field
+from gsplat_loc.refiner import GsplatRefiner
+from gsplat_loc.views import Views
+
+from reloc_core.datasets.config import SyntheticConfig
+from reloc_core.datasets.synthetic import SyntheticDataset
+from reloc_core.errors import ConfigError, DataError, MapError
+from reloc_core.geometry import inverse, project, so3_exp, transform
+from reloc_core.interfaces import Runtime
+from reloc_core.maps import Map, load_tensors, save_tensors
+from reloc_core.solvers.config import PnpConfig
+from reloc_core.solvers.pnp import PnpSolver
+from reloc_core.types import Localization, Query, Status
+
+SIZE = {"width": 320, "height": 240, "train_frames": 30, "test_frames": 5}
+RUNTIME = Runtime(threads=1, seed=1)
+
+
+def small_config():
+    config = GsplatConfig()
+    config.image.resolution = 120
+    config.init.count = 8000
+    config.gaussians.max_gaussians = 12_000
+    config.gaussians.sh_degree = 0
+    config.train.iterations = 120
+    config.densify.start, config.densify.stop, config.densify.interval = 40, 100, 30
+    config.features.images = 12
+    config.features.resolution = 240
+    config.features.min_agreement = 0.4
+    config.anchors.keypoints = 400
+    return config
+
+
+@pytest.fixture(scope="module")
+def room():
+    return SyntheticDataset(SyntheticConfig(**SIZE))
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return SyntheticDataset(SyntheticConfig(split="test", **SIZE))
+
+
+@pytest.fixture(scope="module")
+def trained(room, make_run_class, tmp_path_factory):
+    run = make_run_class(tmp_path_factory.mktemp("maps") / "map")
+    estimator = GsplatEstimator(small_config())
+    estimator.fit(room, run)
+    return estimator, run.map.finish()
+
+
+def errors(pose, truth):
+    motion = motion_to(truth, pose)
+    return 100 * np.linalg.norm(motion[3:]), np.degrees(np.linalg.norm(motion[:3]))
+
+
+def test_localizes_and_a_loaded_map_agrees(trained, queries):
+    estimator, scene_map = trained
+    loaded = GsplatEstimator(small_config())
+    loaded.load(scene_map, RUNTIME)
+    solver = PnpSolver(PnpConfig())
+    found = []
+    for query in queries:
+        evidence = estimator.estimate(query)
+        again = loaded.estimate(query)
+        np.testing.assert_allclose(again.points3d, evidence.points3d, atol=1e-6)
+        pose = solver.solve(evidence, query.camera, RUNTIME).world_from_cam
+        found.append(errors(pose, query.world_from_cam))
+    assert np.median(found, 0)[0] < 5
+    assert np.median(found, 0)[1] < 1
+
+
+def test_gaussians_with_trusted_descriptors_match_where_they_are(trained, queries):
+    config = small_config()
+    config.match.target = "gaussians"
+    config.match.min_similarity = 0.6
+    estimator = GsplatEstimator(config)
+    estimator.load(trained[1], RUNTIME)
+    evidence = estimator.estimate(queries[1])
+    local = transform(inverse(queries[1].world_from_cam), evidence.points3d)
+    pixels, front = project(queries[1].camera, local)
+    near = front & (np.linalg.norm(pixels - evidence.points2d, axis=1) < 15)
+    # By chance two in a hundred.
+    assert len(near) > 10
+    assert near.mean() > 0.15
+
+
+def test_the_field_looks_like_the_room(trained, room):
+    field = load_field(trained[1], "cpu")
+    views = Views(room, np.array([3, 20]), 120, 10)
+    assert min(rendered_psnr(field, views, i, 1) for i in range(2)) > 17
+
+
+def disturbed(query, seed, centimetres=4.0, degrees=1.0):
+    rng = np.random.default_rng(seed)
+    w, t = rng.standard_normal((2, 3))
+    step = np.eye(4)
+    step[:3, :3] = so3_exp(np.radians(degrees) * w / np.linalg.norm(w))
+    step[:3, 3] = centimetres / 100 * t / np.linalg.norm(t)
+    return Localization(Status.LOCALIZED, world_from_cam=query.world_from_cam @ step)
+
+
+@pytest.mark.parametrize("mode", ["photometric", "keypoints", "both", "warp"])
+def test_refinement_improves_disturbed_poses(trained, queries, mode):
+    refiner = GsplatRefiner(RefineConfig(mode=mode, resolution=120, warp_iters=20))
+    refiner.load(trained[1], RUNTIME)
+    before, after = [], []
+    for seed, query in enumerate(queries):
+        given = disturbed(query, seed)
+        result = refiner.refine(query, given)
+        before.append(errors(given.world_from_cam, query.world_from_cam)[0])
+        after.append(errors(result.world_from_cam, query.world_from_cam)[0])
+    # The warp as released is only asked not to diverge.
+    assert np.median(after) < (1.2 if mode == "warp" else 0.6) * np.median(before)
+
+
+def test_poses_that_show_nothing_come_back_unchanged(trained, queries):
+    refiner = GsplatRefiner(RefineConfig(resolution=120))
+    refiner.load(trained[1], RUNTIME)
+    query = queries[0]
+    away = np.eye(4)
+    away[:3, 3] = 1e3
+    inside = query.world_from_cam.copy()
+    inside[:3, 3] = refiner.map.gaussians.means[0].numpy() + refiner.map.origin
+    for pose in (away, inside):
+        given = Localization(Status.LOCALIZED, world_from_cam=pose)
+        result = refiner.refine(query, given)
+        assert result.localized
+        assert np.isfinite(result.world_from_cam).all()
+    given = Localization(Status.LOCALIZED, world_from_cam=away)
+    assert refiner.refine(query, given) is given
+
+
+def test_blank_queries_are_no_exception(trained, queries):
+    query = queries[0]
+    blank = Query(query.name, query.camera, image=np.full_like(query.image, 90))
+    assert len(trained[0].estimate(blank).points2d) == 0
+    refiner = GsplatRefiner(RefineConfig(resolution=120))
+    refiner.load(trained[1], RUNTIME)
+    result = refiner.refine(blank, disturbed(query, 0))
+    assert np.isfinite(result.world_from_cam).all()
+
+
+def test_pictures(trained, queries):
+    estimator, scene_map = trained
+    refiner = GsplatRefiner(RefineConfig(resolution=120))
+    refiner.load(scene_map, RUNTIME)
+    query = queries[0]
+    localization = disturbed(query, 0)
+    refined = replace(localization, stages=(("solve", localization.world_from_cam),))
+    shown = {**estimator.pictures(query, refined), **refiner.pictures(query, refined)}
+    assert len(shown) == 7
+    for title, image in shown.items():
+        assert image.dtype == np.uint8, title
+        assert image.shape == (240, 320, 3), title
+        assert image.std() > 5, title
+
+
+def test_interrupted_training_resumes_to_the_same_field(room, make_run, tmp_path):
+    config = small_config()
+    config.features.mode = "none"
+    config.train.iterations = 60
+    config.train.checkpoint_seconds = 0.0
+    whole = make_run(tmp_path / "whole")
+    GsplatEstimator(config).fit(room, whole)
+
+    broken = make_run(tmp_path / "broken")
+    saved = broken.map.save_checkpoint
+
+    def stop_at_45(tensors, metadata):
+        saved(tensors, metadata)
+        if metadata["iteration"] == 45:
+            raise KeyboardInterrupt
+
+    broken.map.save_checkpoint = stop_at_45
+    with pytest.raises(KeyboardInterrupt):
+        GsplatEstimator(config).fit(room, broken)
+    resumed = make_run(tmp_path / "broken")
+    GsplatEstimator(config).fit(room, resumed)
+    first, second = (load_tensors(r.map.partial / "field.safetensors")[0] for r in (whole, resumed))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+
+def test_no_depth_is_said(make_run, tmp_path):
+    dataset = SyntheticDataset(SyntheticConfig(**SIZE, depth=False))
+    config = small_config()
+    config.init.source = "depth"
+    with pytest.raises(DataError, match="no depth images to start from"):
+        GsplatEstimator(config).fit(dataset, make_run(tmp_path / "a"))
+    config.init.source = "points"
+    with pytest.raises(DataError, match="no SfM model beside the images"):
+        GsplatEstimator(config).fit(dataset, make_run(tmp_path / "b"))
+
+
+def test_matched_key_points_can_start_a_field(make_run, tmp_path):
+    dataset = SyntheticDataset(SyntheticConfig(**SIZE, depth=False))
+    config = small_config()
+    config.features.mode = "none"
+    config.train.iterations = 20
+    run = make_run(tmp_path / "a")
+    GsplatEstimator(config).fit(dataset, run)
+    assert run.map.details["start"] == "triangulate"
+    assert run.map.details["gaussians"] > 300
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"means": None}, "lacks 'means'"),
+        ({"means": float("nan")}, "'means' that is not finite"),
+        ({"quaternions": "narrow"}, "'quaternions' has shape"),
+    ],
+)
+def test_damaged_maps_are_refused(trained, tmp_path, change, message):
+    import shutil
+
+    import yaml
+
+    path = tmp_path / "map"
+    shutil.copytree(trained[1].path, path)
+    tensors, metadata = load_tensors(path / "field.safetensors")
+    for name, value in change.items():
+        if value is None:
+            del tensors[name]
+        elif value == "narrow":
+            tensors[name] = tensors[name][:, :3].contiguous()
+        else:
+            tensors[name][5] = value
+    save_tensors(path / "field.safetensors", tensors, metadata)
+    content = yaml.safe_load((path / "map.yaml").read_text())
+    import hashlib
+
+    data = (path / "field.safetensors").read_bytes()
+    content["files"]["field.safetensors"] = {
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    (path / "map.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(MapError, match=message):
+        GsplatEstimator(small_config()).load(Map.open(path), RUNTIME)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("init", "source", "dept", "Did you mean 'depth'"),
+        ("init", "path", "/nowhere/at/all", "there is no /nowhere"),
+        ("gaussians", "sh_degree", 4, "0..3"),
+        ("match", "target", "anchor", "Did you mean 'anchors'"),
+        ("train", "lambda_dssim", 1.5, "between 0 and 1"),
+    ],
+)
+def test_wrong_options_are_named(section, key, value, message):
+    config = GsplatConfig()
+    setattr(getattr(config, section), key, value)
+    with pytest.raises(ConfigError, match=message):
+        GsplatEstimator(config)
+
+
+def test_wrong_refiner_options_are_named():
+    with pytest.raises(ConfigError, match="Did you mean 'photometric'"):
+        GsplatRefiner(RefineConfig(mode="photo"))
+    with pytest.raises(ConfigError, match="levels"):
+        GsplatRefiner(RefineConfig(levels=0))
