@@ -117,13 +117,15 @@ def main() -> None:
                     row = measure(root, experiment, protocol, Path(work), [f"seed={seed}"])
                 rows.append({"experiment": experiment, "protocol": protocol, "seed": seed, **row})
     table = Table(title=f"{SCENE} test on {platform.machine()}")
-    for column in rows[0]:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
-        table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()))
+        values = (row.get(column, "") for column in columns)
+        table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in values))
     for experiment in arguments.experiment:
         goals = GOALS.get(experiment, {})
-        cells = (str(goals.get(column, "")) for column in list(rows[0])[3:])
+        cells = (str(goals.get(column, "")) for column in columns[3:])
         table.add_row(f"goal of {experiment}", "", "", *cells)
     Console().print(table)
     if arguments.json:
