@@ -66,8 +66,8 @@ class SingleReferenceSolver(Solver):
 class AveragingSolver(Solver):
     """Consensus over references, robust against wrong ones.
 
-    With metric translations: poses are averaged by iteratively reweighted least squares on the tangent, with
-    Geman-McClure weights of the Mahalanobis distance; nearer references count more (`motion_exponent`).
+    With metric translations: poses are averaged by iteratively reweighted least squares on the tangent,
+    with Geman-McClure weights of the Mahalanobis distance; nearer references count more.
     The start is the hypothesis that most others agree with; those that still disagree at the end are
     left out. Errors of references are not independent, so information is averaged, not summed
     (covariance intersection), and the covariance is widened where the references disagree more than
