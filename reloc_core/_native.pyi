@@ -110,3 +110,17 @@ def splat_backward(
 def splat_accumulate(
     scene: SplatScene, view: SplatView, features: _Floats, options: SplatOptions
 ) -> tuple[_Floats, _Floats]: ...
+
+class HashGrid:
+    def __init__(
+        self, resolutions: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], channels: int
+    ) -> None: ...
+    def encode(
+        self, positions: npt.NDArray[np.float32], table: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]: ...
+    def backward(
+        self,
+        positions: npt.NDArray[np.float32],
+        grad: npt.NDArray[np.float32],
+        grad_table: npt.NDArray[np.float32],
+    ) -> None: ...

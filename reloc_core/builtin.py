@@ -11,7 +11,12 @@ from reloc_core.datasets.config import (
 )
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
-from reloc_core.solvers.config import DsacConfig, PnpConfig
+from reloc_core.solvers.config import (
+    AveragingConfig,
+    DsacConfig,
+    PnpConfig,
+    SingleReferenceConfig,
+)
 from reloc_core.solvers.prior import PriorConfig
 
 
@@ -79,6 +84,24 @@ def reloc_register_components(registry: Registry) -> None:
             config=PriorConfig,
             accepts=("PosePrior",),
             summary="takes a regressed absolute pose as it is",
+        ),
+        Component(
+            interface="solver",
+            name="averaging",
+            target="reloc_core.solvers.relative_poses:AveragingSolver",
+            config=AveragingConfig,
+            accepts=("RelativePoses",),
+            summary="consensus of poses relative to references, with or without metric scale",
+        ),
+        Component(
+            interface="solver",
+            name="single_reference",
+            target="reloc_core.solvers.relative_poses:SingleReferenceSolver",
+            config=SingleReferenceConfig,
+            accepts=("RelativePoses",),
+            summary="the pose relative to one reference, as published with RelPose-GNN",
+            paper="Turkoglu et al., Visual Camera Re-Localization Using Graph Neural Networks and "
+            "Relative Pose Supervision, 3DV 2021",
         ),
     ):
         registry.add(component)

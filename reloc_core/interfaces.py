@@ -114,6 +114,9 @@ class Estimator(ABC):
     """Turns a query into evidence about its pose."""
 
     produces: ClassVar[type[Evidence]]
+    history: ClassVar[int] = 0
+    """How many preceding frames of the sequence shape the evidence of a query, about; they are
+    replayed before a single query is explained. 0 for estimators without state."""
 
     @abstractmethod
     def fit(self, dataset: Dataset, run: Run) -> None:

@@ -13,6 +13,7 @@ resumes.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import json
@@ -150,10 +151,21 @@ class MapInfo:
 class Map:
     """A finished map directory, open for reading."""
 
-    def __init__(self, path: Path, info: MapInfo, files: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: MapInfo,
+        files: Mapping[str, Mapping[str, Any]],
+        prefix: str = "",
+    ) -> None:
         self.path = path
         self.info = info
         self._files = files
+        self._prefix = prefix
+
+    def part(self, name: str) -> Map:
+        """The map of a component inside this one, as written through `MapWriter.part`."""
+        return Map(self.path, self.info, self._files, f"{self._prefix}{name}.")
 
     @classmethod
     def open(cls, path: Path | str) -> Map:
@@ -210,7 +222,7 @@ class Map:
         Raises:
             MapError: not part of the map, or changed since it was written.
         """
-        file_name = f"{name}.safetensors"
+        file_name = f"{self._prefix}{name}.safetensors"
         if file_name not in self._files:
             raise MapError(f"{self.path} holds no {file_name}.{did_you_mean(name, self._files)}")
         path = self.path / file_name
@@ -252,6 +264,7 @@ class MapWriter:
         self.primary = primary
         self.details: dict[str, Any] = dict(info.details)
         self.partial = partial_directory(self.path)
+        self._prefix = ""
         if not primary:
             return
         if self.path.exists() and not overwrite:
@@ -280,17 +293,32 @@ class MapWriter:
             same = False
         if resume and same:
             return
-        if resume and (self.partial / _CHECKPOINT).exists():
+        if resume and any(self.partial.glob(f"*{_CHECKPOINT}")):
             raise MapError(
                 f"{self.partial} holds an interrupted run with another configuration or dataset. "
                 "Set resume=false to discard it, or choose another map_dir."
             )
         shutil.rmtree(self.partial)
 
+    def part(self, name: str) -> MapWriter:
+        """A writer for a component inside this one, with files, details and checkpoint of its own.
+
+        Args:
+            name: lower-case word that distinguishes the component within this map.
+        """
+        inner = copy.copy(self)
+        inner._prefix = f"{self._prefix}{name}."
+        inner.details = {}
+        return inner
+
+    @property
+    def _checkpoint_file(self) -> Path:
+        return self.partial / f"{self._prefix}{_CHECKPOINT}"
+
     @property
     def scratch(self) -> Path:
         """Directory for large temporary files; discarded with the checkpoint."""
-        directory = self.partial / "scratch"
+        directory = self.partial / f"{self._prefix}scratch"
         with explain_os_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
         return directory
@@ -298,22 +326,22 @@ class MapWriter:
     def save_checkpoint(self, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Replace the checkpoint, atomically."""
         if self.primary:
-            save_tensors(self.partial / _CHECKPOINT, tensors, metadata)
+            save_tensors(self._checkpoint_file, tensors, metadata)
 
     @property
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """The last checkpoint as (torch tensors, metadata), or None."""
-        path = self.partial / _CHECKPOINT
+        path = self._checkpoint_file
         return load_tensors(path) if path.is_file() else None
 
     def save(self, name: str, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Write `NAME.safetensors` of the map."""
         if self.primary:
-            save_tensors(self.partial / f"{name}.safetensors", tensors, metadata)
+            save_tensors(self.partial / f"{self._prefix}{name}.safetensors", tensors, metadata)
 
     def discard_without_checkpoint(self) -> None:
         """Remove the unfinished directory when there is nothing in it to resume from."""
-        if self.primary and not (self.partial / _CHECKPOINT).exists():
+        if self.primary and not any(self.partial.glob(f"*{_CHECKPOINT}")):
             shutil.rmtree(self.partial, ignore_errors=True)
 
     def finish(self) -> Map:
@@ -322,7 +350,7 @@ class MapWriter:
             files = {
                 p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)}
                 for p in sorted(self.partial.glob("*.safetensors"))
-                if p.name != _CHECKPOINT
+                if not p.name.endswith(_CHECKPOINT)
             }
             content = {"format_version": FORMAT_VERSION, **vars(self.info), "files": files}
             content["details"] = self.details
@@ -340,9 +368,10 @@ class MapWriter:
             else:
                 os.replace(self.partial, self.path)
             # Only now: a kill before the rename must still find its checkpoint.
-            for leftover in (_CHECKPOINT, _STATE):
-                (self.path / leftover).unlink(missing_ok=True)
-            shutil.rmtree(self.path / "scratch", ignore_errors=True)
+            for leftover in (*self.path.glob(f"*{_CHECKPOINT}"), self.path / _STATE):
+                leftover.unlink(missing_ok=True)
+            for directory in self.path.glob("*scratch"):
+                shutil.rmtree(directory, ignore_errors=True)
         return Map.open(self.path)
 
 

@@ -118,6 +118,11 @@ class Pipeline:
         stages = [load_refiner(choice, runtime, registry, scene_map) for choice in refiners]
         return cls(loaded, solver_object, stages, runtime)
 
+    @property
+    def history(self) -> int:
+        """How many preceding frames of the sequence shape the outcome of a query, about."""
+        return self.estimator.history
+
     def start_sequence(self) -> None:
         """Forget temporal state; call before the first query of every sequence."""
         self.estimator.start_sequence()

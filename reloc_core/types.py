@@ -266,6 +266,9 @@ class RelativePoses(Evidence):
         confidences: (N,) in 0..1, or None.
         scale_known: whether the translations of `ref_from_cam` are metric; otherwise directions.
         names: names of the references.
+        covariances: (N, 6, 6) of `ref_from_cam` in the tangent of the module docstring (which is that
+            of the query's pose in the world too), or None if unknown.
+        reason: why there is nothing, in words, where N is 0; solvers pass it on.
     """
 
     kind_name: ClassVar[str] = "RelativePoses"
@@ -274,6 +277,8 @@ class RelativePoses(Evidence):
     confidences: FloatArray | None = None
     scale_known: bool = True
     names: tuple[str, ...] = ()
+    covariances: Float64Array | None = None
+    reason: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.world_from_ref)
@@ -285,6 +290,10 @@ class RelativePoses(Evidence):
                 raise InputError(f"{label} must have shape {(n, 4, 4)}, got {array.shape}.")
         if self.confidences is not None and self.confidences.shape != (n,):
             raise InputError(f"confidences must have shape {(n,)}, got {self.confidences.shape}.")
+        if self.covariances is not None and self.covariances.shape != (n, 6, 6):
+            raise InputError(
+                f"covariances must have shape {(n, 6, 6)}, got {self.covariances.shape}."
+            )
 
 
 @dataclass(frozen=True)

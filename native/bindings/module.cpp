@@ -14,6 +14,8 @@
 namespace py = pybind11;
 using namespace pybind11::literals;
 
+void bind_hashgrid(py::module_& m);  // hashgrid.cpp
+
 namespace {
 
 using reloc::ArrayRef;
@@ -361,6 +363,8 @@ PYBIND11_MODULE(_native, m) {
             return out;
         },
         "bearings"_a, "points"_a, "kernels"_a = "auto");
+
+    bind_hashgrid(m);
 
     m.def(
         "kernel_name", [](const std::string& name) { return std::string(kernel_name(name)); },

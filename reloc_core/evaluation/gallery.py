@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,10 @@ Explain = Callable[[int], Explanation]
 class EvidenceLocalizer(Protocol):
     """What can be asked for its evidence; a pipeline is one."""
 
+    @property
+    def history(self) -> int:
+        """Preceding frames of the sequence to replay before a query is explained."""
+
     def start_sequence(self) -> None:
         """Forget temporal state."""
 
@@ -70,16 +75,37 @@ class EvidenceLocalizer(Protocol):
 
 
 def explainer(localizer: EvidenceLocalizer, dataset: Dataset) -> Explain:
-    """An `Explain` that asks a pipeline again, one query at a time and without temporal state."""
+    """An `Explain` that asks a pipeline again, one query at a time.
+
+    The frames of the query's sequence that come before it are replayed, as many as the localizer
+    remembers.
+    """
 
     def explain(index: int) -> Explanation:
         query = dataset[index]
         localizer.start_sequence()
+        for before in preceding(dataset, index, localizer.history):
+            with contextlib.suppress(RelocError, OSError):
+                localizer.localize_with_evidence(dataset[before].without_ground_truth())
         evidence, localization = localizer.localize_with_evidence(query.without_ground_truth())
         pictures = localizer.pictures(query.without_ground_truth(), localization)
         return Explanation(query, evidence, localization, pictures)
 
     return explain
+
+
+def preceding(dataset: Dataset, index: int, count: int) -> range:
+    """Indices of at most `count` frames right before one that are of its sequence."""
+    frames = dataset.frames
+    first = index
+    while (
+        first > 0
+        and index - first < count
+        and frames[index].sequence is not None
+        and frames[first - 1].sequence == frames[index].sequence
+    ):
+        first -= 1
+    return range(first, index)
 
 
 @dataclass(frozen=True)

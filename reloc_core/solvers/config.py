@@ -64,3 +64,42 @@ class DsacConfig:
     max_tries: int = 1000
     refine_steps: int = 100
     seed: int | None = None
+
+
+@dataclass
+class AveragingConfig:
+    """Options of `AveragingSolver`.
+
+    Attributes:
+        rotation_scale_deg: robust scale of rotations where the evidence brings no covariances.
+        position_scale: the same for positions, relative to their median distance from the references.
+        direction_scale_deg: the same for directions, where the scale is unknown.
+        motion_exponent: variances grow with this power of how far a reference is from the query, as
+            errors of relative poses do; relative to the nearest reference. 0 takes them as they are.
+        gate: how many standard deviations a hypothesis may differ from the consensus (six degrees
+            of freedom).
+        min_confidence: references that are less certain to be right are left out.
+        min_inliers: agreeing references that a pose needs; fewer are accepted where the evidence
+            has fewer references, but never fewer than two where the scale is unknown.
+        min_score: a pose less likely to be right than this is "not localized".
+    """
+
+    rotation_scale_deg: float = 3.0
+    position_scale: float = 0.15
+    direction_scale_deg: float = 5.0
+    motion_exponent: float = 2.0
+    gate: float = 4.0
+    min_confidence: float = 0.1
+    min_inliers: int = 2
+    min_score: float = 0.2
+
+
+@dataclass
+class SingleReferenceConfig:
+    """Options of `SingleReferenceSolver`.
+
+    Attributes:
+        reference: position of the reference whose relative pose is taken (published: 0, the first).
+    """
+
+    reference: int = 0

@@ -35,6 +35,28 @@ def test_round_trip(tmp_path):
     assert sorted(os.listdir(tmp_path / "map")) == ["head.safetensors", "map.yaml"]
 
 
+def test_a_part_has_files_and_a_checkpoint_of_its_own(tmp_path):
+    writer = MapWriter(tmp_path / "map", INFO)
+    part = writer.part("inner")
+    writer.save("head", {"w": np.zeros(2)}, {})
+    part.save("head", {"w": np.ones(2)}, {"kind": "inner"})
+    part.save_checkpoint({"w": np.ones(1)}, {"step": 3})
+    assert writer.checkpoint is None
+    again = MapWriter(tmp_path / "map", INFO)
+    assert again.part("inner").checkpoint[1] == {"step": 3}
+    part.details["points"] = 4
+    assert "points" not in writer.details
+    part.scratch.joinpath("big").write_bytes(b"x")
+    made = writer.finish()
+    assert made.tensors("head", "np")[0]["w"].tolist() == [0, 0]
+    tensors, metadata = made.part("inner").tensors("head", "np")
+    assert tensors["w"].tolist() == [1, 1]
+    assert metadata == {"kind": "inner"}
+    assert sorted(os.listdir(tmp_path / "map")) == [
+        "head.safetensors", "inner.head.safetensors", "map.yaml",
+    ]  # fmt: skip
+
+
 def test_unfinished_map_is_no_map(tmp_path):
     MapWriter(tmp_path / "map", INFO).save("head", {"w": np.zeros(2)}, {})
     with pytest.raises(MapError, match="interrupted"):

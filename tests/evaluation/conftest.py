@@ -79,6 +79,8 @@ class Room(Dataset):
 class Scripted:
     """Gives the true pose moved along x by a scripted error, fails where it is None."""
 
+    history = 0
+
     def __init__(
         self,
         room: Room,

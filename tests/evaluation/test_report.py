@@ -224,3 +224,14 @@ def test_durations_and_limits_read_well():
     assert threshold_label("25cm_2deg") == "25 cm, 2°"
     assert threshold_label("5m_10deg") == "5 m, 10°"
     assert np.all(np.diff([error_bins(m)[0] for m in (0.001, 0.1, 0.6, 3.0)]) > 0)
+
+
+def test_frames_before_a_query_are_replayed_within_its_sequence(room, scripted):
+    data = room(6, sequences=["a", "a", "b", "b", "b", "b"])
+    localizer = scripted(data, [0.0] * 6)
+    localizer.history = 2
+    explain = explainer(localizer, data)
+    for index, expected in ((0, [0]), (2, [2]), (3, [2, 3]), (5, [3, 4, 5])):
+        localizer.calls.clear()
+        explain(index)
+        assert localizer.calls == ["start", *(data.frames[i].name for i in expected)]

@@ -1,0 +1,167 @@
+"""The filter against its own per-frame measurement, clean and under stress, in the same run.
+
+    python benchmarks/temporal.py --map MAP --root DIR [--setting clean blur ...] [--json FILE]
+
+MAP is a map of kfnet_temporal. Both sides see the same pictures; the measurement's pose comes from its
+own evidence through the same solver. Stress settings, all reproducible:
+
+  blur       10 frames in 50 blurred by a Gaussian of 8 px
+  occlusion  10 frames in 50 with a third of the width covered by a texture that does not move
+  frozen     10 frames in 50 show the first of them again
+  cut        the picture jumps to another part of the video every 50 frames, without a time gap
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from kfnet_temporal.estimator import TemporalEstimator
+from kfnet_temporal.labels import labels_at
+
+from reloc_core.datasets.ace import AceDataset
+from reloc_core.datasets.config import AceConfig
+from reloc_core.geometry import rotation_angle_deg
+from reloc_core.interfaces import Dataset, Runtime
+from reloc_core.pipeline import Pipeline
+from reloc_core.types import Localization, Query
+
+SETTINGS = ("clean", "blur", "occlusion", "frozen", "cut")
+PERIOD, FIRST, LAST = 50, 20, 30
+
+
+def frames(dataset: Dataset, setting: str) -> Iterator[tuple[Query, bool, bool]]:
+    """Queries as shown, whether they are degraded, and whether a cut lies right before."""
+    order = list(range(len(dataset)))
+    if setting == "cut":
+        pieces = [order[i : i + PERIOD] for i in range(0, len(order), PERIOD)]
+        half = len(pieces) // 2
+        order = [i for a, b in zip(pieces[:half], pieces[half:], strict=False) for i in (*a, *b)]
+    cover = np.random.default_rng(0).integers(0, 256, (12, 8, 3), np.uint8)
+    held: Query | None = None
+    for place, index in enumerate(order):
+        query = dataset[index]
+        degraded = FIRST <= place % PERIOD < LAST and setting not in ("clean", "cut")
+        if degraded and setting == "blur":
+            query = replace(query, image=cv2.GaussianBlur(query.image, (0, 0), 8))
+        elif degraded and setting == "occlusion":
+            image = query.image.copy()
+            width = image.shape[1] // 3
+            size = (width, image.shape[0])
+            image[:, width : 2 * width] = cv2.resize(cover, size, interpolation=cv2.INTER_CUBIC)
+            query = replace(query, image=image)
+        elif degraded and setting == "frozen":
+            held = query if place % PERIOD == FIRST else held
+            query = held if held is not None else query
+        if setting != "clean":
+            query = replace(query, timestamp=place / 30, sequence="stress")
+        yield query, degraded, setting == "cut" and place % PERIOD == 0 and place > 0
+
+
+def pose_error(found: Localization, query: Query) -> tuple[float, float]:
+    """Metres and degrees; infinite when not localized."""
+    if found.world_from_cam is None or not found.localized or query.world_from_cam is None:
+        return np.inf, np.inf
+    truth = query.world_from_cam
+    angle = rotation_angle_deg(found.world_from_cam[:3, :3], truth[:3, :3])
+    return float(np.linalg.norm(found.world_from_cam[:3, 3] - truth[:3, 3])), float(angle)
+
+
+def coordinate_errors(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    error = np.linalg.norm(points - labels, axis=1)
+    return error[np.isfinite(error)]
+
+
+def measure(pipeline: Pipeline, dataset: Dataset, setting: str) -> dict[str, float]:
+    """One row of the table."""
+    estimator = pipeline.estimator
+    assert isinstance(estimator, TemporalEstimator)
+    poses: dict[str, list[tuple[float, float]]] = {"measured": [], "filtered": []}
+    errors: dict[str, list[np.ndarray]] = {"measured": [], "filtered": []}
+    nis, seconds, bad, cuts, memory = [], [], [], [], []
+    previous = None
+    for query, degraded, cut in frames(dataset, setting):
+        if previous is None or query.sequence != previous:
+            estimator.start_sequence()
+        previous = query.sequence
+        begin = time.perf_counter()
+        evidence = estimator.measurement.estimate(query)
+        measured_at = time.perf_counter()
+        found = pipeline.solver.solve(evidence, query.camera, pipeline.runtime)
+        resumed = time.perf_counter()
+        filtered = estimator.filtered(query, evidence)
+        pose = pipeline.solver.solve(filtered, query.camera, pipeline.runtime)
+        seconds.append(measured_at - begin + time.perf_counter() - resumed)
+        assert estimator.shown is not None
+        step = estimator.shown[1]
+        nis.append(step.accepted_nis().numpy())
+        poses["measured"].append(pose_error(found, query))
+        poses["filtered"].append(pose_error(pose, query))
+        bad.append(degraded)
+        cuts.append(cut)
+        memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        for name, state in (("measured", step.measured), ("filtered", step.posterior)):
+            known = state.known.flatten().numpy()
+            points = state.mean.flatten(1).T.numpy()[known] + estimator.origin
+            pixels = estimator._grid(query).pixels[known]
+            errors[name].append(coordinate_errors(points, labels_at(query, pixels)))
+    row: dict[str, float] = {"frames": len(bad)}
+    for name in ("measured", "filtered"):
+        metres, degrees = np.array(poses[name]).T
+        good = (metres < 0.10) & (degrees < 5)
+        every = np.concatenate(errors[name])
+        row |= {
+            f"{name} coordinates mean cm": 100 * float(every.mean()),
+            f"{name} coordinates median cm": 100 * float(np.median(every)),
+            f"{name} pose median cm": 100 * float(np.median(metres)),
+            f"{name} pose p90 cm": 100 * float(np.quantile(metres, 0.9, method="lower")),
+            f"{name} 10cm/5deg %": 100 * float(good.mean()),
+        }
+        if any(bad):
+            row[f"{name} 10cm/5deg % of degraded"] = 100 * float(good[np.array(bad)].mean())
+        if any(cuts):
+            lengths = []
+            for start in np.flatnonzero(cuts):
+                after = good[start : start + PERIOD]
+                lengths.append(int(np.argmax(after)) if after.any() else PERIOD)
+            row[f"{name} frames lost after a cut, most"] = float(max(lengths))
+    accepted = np.concatenate(nis)
+    row["nis of accepted, mean"] = float(accepted.mean()) if len(accepted) else float("nan")
+    row["query ms, median"] = 1000 * float(np.median(seconds))
+    row["memory growth MB, second half"] = memory[-1] - memory[len(memory) // 2]
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--map", type=Path, required=True)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    pipeline = Pipeline.from_map(arguments.map, runtime=Runtime(threads=arguments.threads))
+    dataset = AceDataset(AceConfig(str(arguments.root), split=arguments.split))
+    rows = {}
+    for setting in arguments.setting:
+        rows[setting] = measure(pipeline, dataset, setting)
+        print(setting, flush=True)
+        for name, value in rows[setting].items():
+            print(f"  {name:45s}{value:10.2f}", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+// Multi-resolution hash encoding (Mueller et al., Instant NGP, SIGGRAPH 2022) on the CPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace reloc {
+
+/// Layout of a grid: `levels` resolutions over the unit cube. Level i has `sizes[i]` rows of
+/// `channels` values from row `offsets[i]` on; it is indexed densely when (resolution + 1)^3 rows
+/// fit, else hashed.
+struct HashGridLayout {
+    int levels = 0, channels = 0;
+    const std::int64_t* resolutions = nullptr;
+    const std::int64_t* sizes = nullptr;
+    const std::int64_t* offsets = nullptr;
+};
+
+/// Trilinear interpolation at `positions` (n x 3, unit cube) into `out` (n x levels * channels).
+void hashgrid_encode(const HashGridLayout& layout, const float* positions, std::size_t n,
+                     const float* table, float* out);
+
+/// Adds the gradient of the table for the gradient `grad` (n x levels * channels) of the output to
+/// `grad_table`, in the order of the positions, so that the sum is repeatable.
+void hashgrid_backward(const HashGridLayout& layout, const float* positions, std::size_t n,
+                       const float* grad, float* grad_table);
+
+}  // namespace reloc

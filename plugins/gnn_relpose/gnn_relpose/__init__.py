@@ -1,0 +1,1 @@
+"""RelPose-GNN as a plugin of reloc: poses relative to retrieved images by a graph network."""

@@ -1,0 +1,235 @@
+"""Typed configuration of the estimator `gnn_relpose`. Imports no PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from reloc_core.errors import ConfigError, did_you_mean
+
+REGIMES = ("joint", "leave_one_out", "single")
+INDEX_KINDS = ("exact", "flat", "ivf", "ivfpq", "hnsw")
+SCATTER = ("auto", "native", "torch_scatter")
+
+
+@dataclass
+class ImageConfig:
+    """How images are described.
+
+    Attributes:
+        resolution: length of the shorter side in pixels.
+        cells: cells of a reference that are matched, spread evenly over it.
+    """
+
+    resolution: int = 320
+    cells: int = 300
+
+
+@dataclass
+class RetrievalConfig:
+    """How references are ranked.
+
+    Attributes:
+        clusters: of NetVLAD; a global descriptor has 64 times as many numbers.
+        index: "exact" (PyTorch), "flat", "ivf", "ivfpq" or "hnsw" (faiss).
+        pool: best references that thinning chooses from.
+    """
+
+    clusters: int = 32
+    index: str = "exact"
+    pool: int = 100
+
+
+@dataclass
+class GraphConfig:
+    """Which references become neighbours of a query.
+
+    Attributes:
+        neighbours: references per graph (published: 7).
+        period: every period-th of the ranking is kept (published: 5 indoors, 3 outdoors).
+        dropout: chance of leaving a reference out before that (published: 0.5).
+        random_start: start at a random one of the first `period` (published), else at the best.
+        spacing: skip references that see nearly what a kept one sees: distance / depth + angle in
+            radians below this.
+    """
+
+    neighbours: int = 7
+    period: int = 1
+    dropout: float = 0.0
+    random_start: bool = False
+    spacing: float = 0.06
+
+
+@dataclass
+class DepthConfig:
+    """Triangulation of the references' cells from each other.
+
+    Attributes:
+        views: other references that each one is triangulated with.
+        pool: best-ranked references that they are chosen from, far apart from each other.
+        max_angle_deg: larger angles between the views are not used.
+    """
+
+    views: int = 8
+    pool: int = 40
+    max_angle_deg: float = 45.0
+
+
+@dataclass
+class NetworkConfig:
+    """The graph network.
+
+    Attributes:
+        channels: width of node and edge vectors, a multiple of 8.
+        recursions: rounds of message passing (published: 3 indoors, 2 outdoors).
+        message_passing: off, every edge is on its own; for comparison.
+        alignment_steps: steps of the weighted alignment that ends every round; 0 leaves the pose
+            that the edge vector gives.
+        dropout: on edge vectors, in training.
+        scatter: "auto" (torch_scatter where installed), "native" or "torch_scatter".
+    """
+
+    channels: int = 96
+    recursions: int = 2
+    message_passing: bool = True
+    alignment_steps: int = 3
+    dropout: float = 0.1
+    scatter: str = "auto"
+
+
+@dataclass
+class AugmentConfig:
+    """Augmentation of training graphs.
+
+    Attributes:
+        roll_deg: rotation of the query about its optical axis, uniform in +- this.
+        tilt_deg: the same about its other axes.
+        mirror: mirror half of the graphs.
+        cell_dropout: cells of an edge that are hidden, uniform in 0 .. this.
+        edge_dropout: chance that a pair of nodes exchanges no messages (published: 0.5).
+        negatives: share of edges whose matches are shuffled, so that bad edges are recognised.
+    """
+
+    roll_deg: float = 20.0
+    tilt_deg: float = 10.0
+    mirror: bool = True
+    cell_dropout: float = 0.5
+    edge_dropout: float = 0.2
+    negatives: float = 0.1
+
+
+@dataclass
+class TrainConfig:
+    """The training loop.
+
+    Attributes:
+        regime: "joint" (the mapped scene and `extra_datasets`), "leave_one_out" (only
+            `extra_datasets`; the mapped scene is only indexed) or "single" (only the mapped scene).
+        warm_start: map directory of this method whose network training starts from.
+        iterations: optimizer steps; 0 with `warm_start` only indexes the scene.
+        batch_size: graphs per step.
+        learning_rate: peak of Adam's one-cycle schedule.
+        weight_decay: of Adam.
+        translation_weight: initial s_t of the loss exp(-s_t) |dt| + s_t + exp(-s_q) |dq| + s_q.
+        rotation_weight: initial s_q.
+        candidates: references per training query that graphs are drawn from.
+        checkpoint_seconds: wall time between checkpoints.
+        log_every: iterations between log entries.
+    """
+
+    regime: str = "joint"
+    warm_start: str = ""
+    iterations: int = 600
+    batch_size: int = 12
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    translation_weight: float = -2.0
+    rotation_weight: float = -3.0
+    candidates: int = 14
+    checkpoint_seconds: float = 30.0
+    log_every: int = 50
+
+
+@dataclass
+class GnnConfig:
+    """Configuration of the estimator `gnn_relpose`.
+
+    Attributes:
+        min_similarity: a query whose best reference is less similar than this share of what is usual
+            among the references has no good neighbour; 0 accepts all.
+    """
+
+    image: ImageConfig = field(default_factory=ImageConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    graph: GraphConfig = field(default_factory=GraphConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    min_similarity: float = 0.3
+
+
+def check(config: GnnConfig) -> None:
+    """Refuse values that make no sense.
+
+    Raises:
+        ConfigError: names the option and what it may be.
+    """
+    one_of("train.regime", config.train.regime, REGIMES)
+    one_of("retrieval.index", config.retrieval.index, INDEX_KINDS)
+    one_of("network.scatter", config.network.scatter, SCATTER)
+    at_least(config, 1, "image.cells", "retrieval.clusters", "retrieval.pool", "graph.neighbours",
+             "graph.period", "depth.views", "depth.pool", "network.recursions", "train.batch_size",
+             "train.candidates", "train.log_every")  # fmt: skip
+    at_least(config, 64, "image.resolution")
+    at_least(config, 0, "graph.spacing", "network.alignment_steps", "augment.roll_deg",
+             "augment.tilt_deg", "train.iterations", "train.weight_decay",
+             "train.checkpoint_seconds", "min_similarity")  # fmt: skip
+    share(config, "graph.dropout", "network.dropout", "augment.cell_dropout",
+          "augment.edge_dropout", "augment.negatives")  # fmt: skip
+    if config.network.channels < 8 or config.network.channels % 8:
+        raise ConfigError("estimator.network.channels must be a multiple of 8.")
+    if not config.train.learning_rate > 0:
+        raise ConfigError("estimator.train.learning_rate must be positive.")
+    if config.train.iterations == 0 and not config.train.warm_start:
+        raise ConfigError(
+            "estimator.train.iterations=0 trains nothing: give estimator.train.warm_start=MAP too."
+        )
+
+
+def _value(config: object, path: str) -> float:
+    node = config
+    for key in path.split("."):
+        node = getattr(node, key)
+    assert isinstance(node, (int, float)), path
+    return node
+
+
+def one_of(path: str, value: str, known: Iterable[str]) -> None:
+    """Refuse a value that is not among the known ones."""
+    if value not in tuple(known):
+        raise ConfigError(f"estimator.{path} is '{value}'.{did_you_mean(value, known)}")
+
+
+def at_least(config: object, bound: float, *paths: str) -> None:
+    """Refuse values below a bound."""
+    for path in paths:
+        if not _value(config, path) >= bound:
+            raise ConfigError(
+                f"estimator.{path} must be at least {bound}, got {_value(config, path)}."
+            )
+
+
+def share(config: object, *paths: str) -> None:
+    """Refuse values outside 0 .. 1 (1 excluded)."""
+    for path in paths:
+        if not 0 <= _value(config, path) < 1:
+            raise ConfigError(
+                f"estimator.{path} must be at least 0 and below 1, got {_value(config, path)}."
+            )
+
+
+def as_dict(config: object) -> dict[str, object]:
+    """A config dataclass as plain nested dicts."""
+    return dataclasses.asdict(config)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,59 @@
+"""Entry point of the plugin: what it offers, without importing PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gnn_relpose.config import GnnConfig
+from gnn_relpose.published_config import PublishedConfig
+from reloc_core.hooks import hookimpl
+from reloc_core.registry import Component, Registry
+
+_PAPER = (
+    "Turkoglu et al., Visual Camera Re-Localization Using Graph Neural Networks and Relative Pose "
+    "Supervision (RelPose-GNN), 3DV 2021"
+)
+
+
+@hookimpl
+def reloc_register_components(registry: Registry) -> None:
+    """The estimators."""
+    registry.add(
+        Component(
+            interface="estimator",
+            name="gnn_relpose",
+            target="gnn_relpose.estimator:GnnEstimator",
+            config=GnnConfig,
+            produces="RelativePoses",
+            solver="averaging",
+            needs_map=True,
+            summary="retrieved references and a graph network that regresses poses relative to them",
+            paper=f"after {_PAPER}, on features of Potje et al., XFeat, CVPR 2024",
+            licence="Apache-2.0",
+        )
+    )
+    registry.add(
+        Component(
+            interface="estimator",
+            name="gnn_published",
+            target="gnn_relpose.published_estimator:PublishedEstimator",
+            config=PublishedConfig,
+            produces="RelativePoses",
+            solver="single_reference",
+            needs_map=True,
+            summary="RelPose-GNN as published: ResNet-34 nodes, trained end to end; wants a GPU",
+            paper=_PAPER,
+            licence="Apache-2.0 (official checkpoints: non-commercial)",
+            published={
+                "7Scenes, mean of medians": "0.16 or 0.17 m / 5.2 deg (trained on all seven; two "
+                "printed revisions)",
+            },
+        )
+    )
+
+
+@hookimpl
+def reloc_config_dirs() -> Sequence[Path]:
+    """Where the presets lie."""
+    return [Path(__file__).parent / "conf"]

@@ -1,0 +1,1 @@
+"""Kalman-filtered scene coordinates over a sequence, as a plugin of reloc."""

@@ -1,0 +1,91 @@
+"""Images as grids of frozen XFeat features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reloc_core.features.xfeat import STRIDE, XFeat
+from reloc_core.types import Float64Array, ImageArray, Query
+
+
+@dataclass(frozen=True)
+class FeatureGrid:
+    """Features of one image.
+
+    Attributes:
+        features: (C, h, w) float32 unit vectors per cell.
+        pixels: (h * w, 2) float64 centres of the cells in pixels of the original image.
+        grey: (H, W) uint8, the scaled image that was described.
+        contrast: standard deviation of the grey levels (0..255).
+    """
+
+    features: Tensor
+    pixels: Float64Array
+    grey: ImageArray
+    contrast: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return int(self.features.shape[-2]), int(self.features.shape[-1])
+
+
+class FeatureExtractor:
+    """XFeat at a fixed resolution; remembers the last image, which several stages ask for.
+
+    Args:
+        resolution: images are scaled so that their shorter side has this many pixels.
+        device: where to compute.
+    """
+
+    def __init__(self, resolution: int, device: str = "cpu") -> None:
+        self.resolution = resolution
+        self.device = device
+        self.network = XFeat().to(device)
+        self._last: tuple[ImageArray, FeatureGrid] | None = None
+
+    @torch.inference_mode()
+    def __call__(self, query: Query) -> FeatureGrid:
+        """Features of a query's image."""
+        if self._last is not None and self._last[0] is query.image:
+            return self._last[1]
+        grey, pixels = prepare(query.image, self.resolution)
+        maps = self.network(torch.from_numpy(grey).float()[None, None].to(self.device) / 255)
+        features = F.normalize(maps[0], dim=0)
+        grid = FeatureGrid(features, pixels, grey, float(grey.std()))
+        self._last = (query.image, grid)
+        return grid
+
+
+def prepare(image: ImageArray, resolution: int) -> tuple[ImageArray, Float64Array]:
+    """Grey image at the resolution, and the centres of its cells in original pixels."""
+    height, width = image.shape[:2]
+    scale = resolution / min(height, width)
+    size = (max(STRIDE, round(width * scale)), max(STRIDE, round(height * scale)))
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    if size != (width, height):
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        grey = cv2.resize(grey, size, interpolation=how)
+    return np.asarray(grey, np.uint8), cell_pixels((height, width), (size[1], size[0]))
+
+
+def cell_pixels(original: tuple[int, int], scaled: tuple[int, int]) -> Float64Array:
+    """Centres (h * w, 2) of the cells of a scaled image, in pixels of the original one.
+
+    Args:
+        original: height and width.
+        scaled: height and width of the image that the cells of 8 x 8 pixels tile.
+    """
+    axes = []
+    for full, small in zip(original, scaled, strict=True):
+        cells = -(-small // STRIDE)
+        centres = np.arange(cells) * STRIDE + (STRIDE - 1) / 2
+        axes.append((centres + 0.5) * full / small - 0.5)
+    y, x = np.meshgrid(*axes, indexing="ij")
+    return np.stack([x, y], -1).reshape(-1, 2)

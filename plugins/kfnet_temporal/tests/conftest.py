@@ -1,0 +1,104 @@
+"""A textured wall filmed by a camera that moves along it, with exact depth."""
+
+import contextlib
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from reloc_core.geometry import so3_exp
+from reloc_core.interfaces import Dataset, Runtime
+from reloc_core.maps import MapInfo, MapWriter, dataset_identity
+from reloc_core.types import Camera, Frame, Query
+
+WIDTH, HEIGHT, FOCAL, DEPTH = 192, 144, 170.0, 2.0
+
+
+def texture(size=768, seed=3):
+    rng = np.random.default_rng(seed)
+    image = np.zeros((size, size, 3), np.float32)
+    for cell in (96, 32, 12, 5):
+        noise = rng.uniform(0, 255, (size // cell + 1, size // cell + 1, 3)).astype(np.float32)
+        image += cv2.resize(noise, (size, size), interpolation=cv2.INTER_LINEAR) / 4
+    return cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+class Film(Dataset):
+    """Frames at 30 Hz along a smooth path in front of a wall at z = 2 m, 4 m wide."""
+
+    def __init__(self, count=40, phase=0.0, depth=True):
+        camera = Camera.pinhole(FOCAL, WIDTH, HEIGHT)
+        self.texture, self._depth = texture(), depth
+        self._frames = []
+        for i in range(count):
+            a = phase + i * 0.05
+            pose = np.eye(4)
+            pose[:3, :3] = so3_exp(np.array([0.05 * np.sin(a), 0.08 * np.cos(1.3 * a), 0.03 * a]))
+            pose[:3, 3] = [0.4 * np.sin(a), 0.25 * np.cos(a), 0.1 * np.sin(2 * a)]
+            self._frames.append(Frame(f"s-frame-{i:06d}", camera, pose, i / 30, "s"))
+
+    name = "film"
+
+    @property
+    def frames(self):
+        return self._frames
+
+    @property
+    def has_depth(self):
+        return self._depth
+
+    def __getitem__(self, index):
+        frame = self._frames[index]
+        rotation, centre = frame.world_from_cam[:3, :3], frame.world_from_cam[:3, 3]
+        scale = 4 / 768
+        plane = np.array([[scale, 0, -2], [0, scale, -2], [0, 0, DEPTH]])
+        world = rotation.T @ plane
+        world[:, 2] -= rotation.T @ centre
+        image = cv2.warpPerspective(self.texture, frame.camera.matrix @ world, (WIDTH, HEIGHT))
+        y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+        rays = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(frame.camera.matrix).T
+        depth = (DEPTH - centre[2]) / (rays @ rotation.T)[..., 2]
+        return Query(
+            frame.name, frame.camera, frame.world_from_cam, frame.timestamp, frame.sequence,
+            image=image, depth=depth.astype(np.float32) if self._depth else None,
+        )  # fmt: skip
+
+
+class _Progress:
+    def advance(self, steps=1, **values):
+        pass
+
+
+@dataclass
+class FakeRun:
+    map: MapWriter
+    runtime: Runtime
+    extra_datasets: tuple = ()
+
+    @contextlib.contextmanager
+    def progress(self, title, total):
+        yield _Progress()
+
+    def log(self, event, **values):
+        pass
+
+
+@pytest.fixture(scope="session")
+def start_run():
+    def start(path, dataset, component="kfnet_temporal"):
+        info = MapInfo("estimator", component, "kfnet_temporal", "0", {}, dataset_identity(dataset))
+        return FakeRun(MapWriter(path, info), Runtime(threads=1, seed=1))
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def film():
+    return Film
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)

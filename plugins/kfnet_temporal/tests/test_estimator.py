@@ -1,0 +1,195 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from kfnet_temporal.config import MeasurementConfig, TemporalConfig, check_temporal
+from kfnet_temporal.estimator import TemporalEstimator, choose_stretches
+from kfnet_temporal.measurement import measured_state
+
+from reloc_core.errors import ConfigError, DataError, InputError
+from reloc_core.interfaces import Runtime
+from reloc_core.solvers.pnp import PnpConfig, PnpSolver
+from reloc_core.types import Camera, Correspondences
+
+
+def small_config():
+    config = TemporalConfig()
+    config.process.resolution = 144
+    config.process.iterations = 15
+    config.joint.iterations = 5
+    config.joint.frames, config.joint.stretches, config.joint.window = 24, 2, 6
+    config.measurement.options = {
+        "resolution": 144, "keyframes": 20, "retrieve": 4, "train_frames": 12, "iterations": 60, "exclusion": 2,
+    }  # fmt: skip
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, film, start_run):
+    data = film(40)
+    run = start_run(tmp_path_factory.mktemp("maps") / "map", data)
+    estimator = TemporalEstimator(small_config())
+    estimator.fit(data, run)
+    return estimator, run.map.finish()
+
+
+@pytest.fixture
+def loaded(trained):
+    estimator = TemporalEstimator(small_config())
+    estimator.load(trained[1], Runtime(threads=1))
+    return estimator
+
+
+def follow(estimator, queries):
+    estimator.start_sequence()
+    return [estimator.estimate(q) for q in queries]
+
+
+def test_poses_of_an_unseen_path(loaded, film):
+    data = film(20, phase=0.33)
+    solver, errors = PnpSolver(PnpConfig()), []
+    for query, evidence in zip(
+        data, follow(loaded, [q.without_ground_truth() for q in data]), strict=True
+    ):
+        found = solver.solve(evidence, query.camera, Runtime(threads=1))
+        assert found.localized, found.reason
+        assert found.covariance is not None
+        errors.append(np.linalg.norm(found.world_from_cam[:3, 3] - query.world_from_cam[:3, 3]))
+    assert np.median(errors) < 0.04
+
+
+def test_saved_and_loaded_agree(trained, loaded, film):
+    queries = [film(40)[i] for i in (3, 4, 5)]
+    for a, b in zip(follow(trained[0], queries), follow(loaded, queries), strict=True):
+        np.testing.assert_allclose(a.points3d, b.points3d, atol=1e-5)
+        np.testing.assert_allclose(a.variances, b.variances, rtol=1e-4)
+
+
+def test_start_sequence_forgets(loaded, film):
+    data = film(20, phase=0.33)
+    first = follow(loaded, [data[4]])[0]
+    follow(loaded, [data[i] for i in range(10)])
+    again = follow(loaded, [data[4]])[0]
+    np.testing.assert_array_equal(first.points3d, again.points3d)
+    np.testing.assert_array_equal(first.variances, again.variances)
+
+
+def events(estimator, queries):
+    estimator.start_sequence()
+    found = []
+    for query in queries:
+        estimator.estimate(query)
+        found.append(estimator.shown[1].event)
+    return found
+
+
+def test_what_breaks_a_sequence(loaded, film):
+    data = film(20, phase=0.33)
+    frames = [data[i] for i in range(12)]
+    assert events(loaded, frames[:4]) == ["start", "", "", ""]
+    # A missing frame is bridged.
+    assert events(loaded, [frames[0], frames[1], frames[3]])[2] == ""
+    assert events(loaded, [frames[0], replace(frames[1], timestamp=9.0)])[1] == "gap"
+    # Frames out of order.
+    assert events(loaded, [frames[1], frames[0]])[1] == "gap"
+    small = replace(
+        frames[1],
+        image=frames[1].image[:120].copy(),
+        depth=None,
+        camera=Camera.pinhole(170.0, 192, 120),
+    )
+    assert events(loaded, [frames[0], small, frames[2]]) == ["start", "size", "size"]
+
+
+def test_a_cut_starts_anew(loaded, film):
+    data = film(20, phase=0.33)
+    mirrored = replace(data[1], image=np.ascontiguousarray(data[9].image[::-1, ::-1]))
+    loaded.tracker.min_similarity = 0.97
+    assert events(loaded, [data[0], mirrored])[1] == "cut"
+
+
+def test_a_black_frame_is_no_certainty(loaded, film):
+    data = film(20, phase=0.33)
+    black = replace(data[2], image=np.zeros_like(data[2].image))
+    loaded.start_sequence()
+    assert len(loaded.estimate(black).points2d) == 0
+    assert len(loaded.estimate(data[3]).points2d) > 0
+
+
+def test_state_does_not_grow(loaded, film):
+    data = film(10, phase=0.33)
+    loaded.start_sequence()
+    for i in (*range(10), *range(8, -1, -1)) * 2:
+        loaded.estimate(replace(data[i], timestamp=None))
+    assert loaded.tracker.state.mean.shape == (3, 18, 24)
+    assert not hasattr(loaded.last[0], "image")
+
+
+def test_without_the_filter_the_measurement_comes_through(trained, film):
+    config = small_config()
+    config.filter.enabled = False
+    estimator = TemporalEstimator(config)
+    estimator.load(trained[1], Runtime(threads=1))
+    query = film(20, phase=0.33)[5]
+    expected = estimator.measurement.estimate(query)
+    np.testing.assert_array_equal(estimator.estimate(query).points3d, expected.points3d)
+
+
+def test_pictures_show_the_last_step(loaded, film):
+    data = film(20, phase=0.33)
+    follow(loaded, [data[0], data[1]])
+    query = data[2]
+    loaded.estimate(query)
+    pictures = loaded.pictures(query, None)
+    assert len(pictures) == 7
+    assert all(p.dtype == np.uint8 and p.ndim == 3 for p in pictures.values())
+    assert loaded.pictures(data[3], None) == {}
+
+
+def test_data_that_cannot_be_learned_from(tmp_path, film, start_run):
+    still = film(12)
+    still._frames = [replace(f, sequence=None) for f in still._frames]
+    with pytest.raises(DataError, match="no consecutive frames"):
+        TemporalEstimator(small_config()).fit(still, start_run(tmp_path / "a", still))
+    flat = film(12, depth=False)
+    with pytest.raises(DataError, match="no depth"):
+        TemporalEstimator(small_config()).fit(flat, start_run(tmp_path / "b", flat))
+
+
+def test_stretches_never_cross_a_gap(film):
+    data = film(40)
+    data._frames[20:] = [replace(f, timestamp=f.timestamp + 5) for f in data._frames[20:]]
+    stretches = choose_stretches(data, 32, 2, 0.5)
+    assert all(s.stop <= 20 or s.start >= 20 for s in stretches)
+
+
+def test_unfit_measurements_are_refused(trained):
+    for name in ("kfnet_temporal", "no_such"):
+        with pytest.raises(ConfigError):
+            TemporalEstimator(TemporalConfig(measurement=MeasurementConfig(name=name)))
+    sparse = Correspondences(np.zeros((3, 2)), np.zeros((3, 3)), kind="sparse")
+    with pytest.raises(InputError, match="dense"):
+        measured_state(sparse, np.zeros((4, 2)), (2, 2), np.zeros(3), 0.1)
+
+
+def test_evidence_on_another_grid_goes_to_the_cells_it_lies_in():
+    y, x = np.mgrid[0:3, 0:4] * 8 + 3.5
+    centres = np.stack([x, y], -1).reshape(-1, 2)
+    pixels = np.array([[4.0, 4.0], [3.5, 2.0], [27.0, 19.0], [500.0, 4.0]])
+    points = np.arange(12.0).reshape(4, 3)
+    found = measured_state(Correspondences(pixels, points), centres, (3, 4), np.zeros(3), 0.2)
+    assert found.mean[:, 0, 0].tolist() == [0, 1, 2]  # the nearer of two
+    assert found.mean[:, 2, 3].tolist() == [6, 7, 8]
+    assert int(found.known.sum()) == 2
+    assert float(found.variance[0, 0]) == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize(("part", "name", "value"), [
+    ("filter", "policy", "hope"), ("filter", "fading", 0.9), ("filter", "threshold", 0.0),
+    ("joint", "window", 1), ("joint", "weights", [1.0]), ("process", "noise", [0.2, 0.1]),
+])  # fmt: skip
+def test_nonsense_options_are_named(part, name, value):
+    config = TemporalConfig()
+    setattr(getattr(config, part), name, value)
+    with pytest.raises(ConfigError, match=name):
+        check_temporal(config)

@@ -1,0 +1,1 @@
+"""Neural feature synthesis (NeFeS): a feature field, a pose regressor and pose refinement."""

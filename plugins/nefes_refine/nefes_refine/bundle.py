@@ -1,0 +1,135 @@
+"""What a map of `nefes_regressor` holds, ready for use: field, feature network and regressor."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nefes_refine.compact_field import CompactField
+from nefes_refine.config import FieldConfig, NefesConfig, ViewConfig
+from nefes_refine.features import FeatureNetwork, XFeatFeatures
+from nefes_refine.posenet import PoseNet
+from nefes_refine.rendering import Field
+from nefes_refine.scene import Scene
+from reloc_core.errors import MapError
+from reloc_core.interfaces import Run, Runtime
+from reloc_core.maps import Map
+
+_FP16 = ("field.grid.table", "field.occupancy", "field.guide")
+
+
+@dataclass
+class Bundle:
+    """Everything of a map.
+
+    Attributes:
+        config: with the view, features, field and regressor that were trained.
+        field: the field.
+        features: network whose features the field renders.
+        regressor: the pose regressor.
+        covariance: (6, 6) of the regressor's errors.
+        device: where they are.
+    """
+
+    config: NefesConfig
+    field: Field
+    features: FeatureNetwork
+    regressor: nn.Module
+    covariance: Tensor
+    device: torch.device
+
+    @property
+    def scene(self) -> Scene:
+        """The field's volume and frame."""
+        return self.field.scene
+
+
+def build_field(config: FieldConfig, scene: Scene, channels: int) -> Field:
+    """A new field of the configured kind."""
+    if config.name == "hashgrid":
+        return CompactField(config, scene, channels)
+    from nefes_refine.paper_field import PaperField
+
+    return PaperField(config, scene, channels)
+
+
+def save_bundle(run: Run, bundle: Bundle) -> None:
+    """Write the map. The hash table is rounded to fp16; networks keep fp32."""
+    tensors = {f"field.{k}": v for k, v in bundle.field.state_dict().items()}
+    tensors |= {f"regressor.{k}": v for k, v in bundle.regressor.state_dict().items()}
+    tensors["covariance"] = bundle.covariance
+    tensors |= {k: tensors[k].half() for k in _FP16 if k in tensors}
+    run.map.save(
+        "nefes",
+        tensors,
+        {
+            "scene": bundle.scene.metadata(),
+            "field": asdict(bundle.config.field),
+            "view": asdict(bundle.config.view),
+            "regressor": bundle.config.regressor.name,
+            "features": {
+                "name": bundle.features.name, "channels": bundle.features.channels,
+                "identity": bundle.features.identity,
+            },
+        },
+    )  # fmt: skip
+
+
+def load_bundle(scene_map: Map, runtime: Runtime) -> Bundle:
+    """Read a map.
+
+    Raises:
+        MapError: it holds no field of this version, or one of another feature network.
+    """
+    tensors, metadata = scene_map.tensors("nefes")
+    device = torch.device(runtime.device)
+    config = NefesConfig()
+    try:
+        config.field = FieldConfig(**metadata["field"])
+        config.view = ViewConfig(**metadata["view"])
+        config.features, config.regressor.name = metadata["features"]["name"], metadata["regressor"]
+        scene = Scene.from_metadata(metadata["scene"])
+        field = build_field(config.field, scene, metadata["features"]["channels"])
+        field.load_state_dict(_part(tensors, "field."))
+        regressor, features = _networks(config, _part(tensors, "regressor."), metadata, runtime)
+        covariance = tensors["covariance"].double()
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise MapError(
+            f"{scene_map.path} holds no feature field of this version ({str(error)[:200]}). "
+            "Train it again."
+        ) from error
+    if features.identity != metadata["features"]["identity"]:
+        raise MapError(
+            f"{scene_map.path}: the field was trained for other weights of the feature network "
+            f"'{features.name}' than those installed. Install the version that made the map, or train "
+            "again."
+        )
+    field = field.to(device).eval().requires_grad_(False)
+    return Bundle(config, field, features, regressor.to(device), covariance, device)
+
+
+def _networks(
+    config: NefesConfig, state: dict[str, Tensor], metadata: dict[str, Any], runtime: Runtime
+) -> tuple[nn.Module, FeatureNetwork]:
+    """The regressor and the feature network of a map."""
+    if config.regressor.name == "posenet":
+        network: nn.Module = PoseNet(metadata["features"]["channels"])
+        network.load_state_dict(state)
+        return network.eval().requires_grad_(False), XFeatFeatures(runtime.device)
+    from nefes_refine.dfnet import DFNet, DFNetFeatures
+
+    dfnet = DFNet()
+    dfnet.load_state_dict(state)
+    dfnet = dfnet.to(runtime.device).eval().requires_grad_(False)
+    return dfnet, DFNetFeatures(dfnet, config.view.stride)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        k[len(prefix) :]: v.float() if v.is_floating_point() else v
+        for k, v in tensors.items()
+        if k.startswith(prefix)
+    }

@@ -1,0 +1,266 @@
+"""Typed configuration of the plugin's components. Imports no PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reloc_core.errors import ConfigError, did_you_mean
+
+FIELDS = ("hashgrid", "mlp")
+FEATURES = ("xfeat", "dfnet")
+REGRESSORS = ("posenet", "dfnet")
+MODES = ("align", "pose", "weights")
+
+
+@dataclass
+class ViewConfig:
+    """How images are brought to the size at which everything works.
+
+    Attributes:
+        resolution: length of the shorter side in pixels.
+        stride: pixels per rendered ray along each axis; 8 is XFeat's cell.
+    """
+
+    resolution: int = 480
+    stride: int = 8
+
+
+@dataclass
+class FieldConfig:
+    """The field that renders colour, features and depth.
+
+    Attributes:
+        name: "hashgrid" (multi-resolution hash grid with occupancy-guided samples) or "mlp" (the
+            published coarse and fine networks).
+        levels: hash grid: number of resolutions.
+        channels: hash grid: values per entry.
+        log2_entries: hash grid: most entries per level, as a power of two.
+        base_resolution: hash grid: cells along the longest axis of the scene at the coarsest level.
+        finest_resolution: hash grid: the same at the finest level.
+        hidden: hash grid: width of the networks.
+        colour_channels: hash grid: composited channels that the colour is decoded from.
+        feature_channels: hash grid: composited channels that the features are decoded from.
+        occupancy: hash grid: cells of the occupancy grid along the longest axis.
+        coarse_samples: samples that look for surfaces: of the occupancy grid or the coarse network.
+        samples: samples that are composited; with "mlp" in addition to the coarse ones.
+        width: mlp: hidden channels.
+        histogram_bins: bins of the query's luminance histogram, which sets the exposure.
+        transient_at_test: mlp: render the transient part when localizing, as published.
+    """
+
+    name: str = "hashgrid"
+    levels: int = 6
+    channels: int = 4
+    log2_entries: int = 17
+    base_resolution: int = 16
+    finest_resolution: int = 256
+    hidden: int = 48
+    colour_channels: int = 16
+    feature_channels: int = 32
+    occupancy: int = 64
+    coarse_samples: int = 64
+    samples: int = 24
+    width: int = 128
+    histogram_bins: int = 10
+    transient_at_test: bool = True
+
+
+@dataclass
+class SceneConfig:
+    """The volume that the field covers.
+
+    Attributes:
+        world_setup: path of a published `world_setup.json`; "" to measure the volume.
+        pose_average: path of the `pose_avg_stats.txt` that belongs to it.
+        sfm_frame: whether these two are of the SfM ground truth (no mirroring of the world).
+        margin: growth of the measured volume on each side, as a share of its longest side.
+    """
+
+    world_setup: str = ""
+    pose_average: str = ""
+    sfm_frame: bool = False
+    margin: float = 0.03
+
+
+@dataclass
+class TrainingConfig:
+    """The three stages of the field's training.
+
+    Attributes:
+        max_images: train on at most so many images, evenly spread.
+        validation_every: every so-many-th image is held out to measure PSNR and feature similarity.
+        colour_steps: steps of the first stage: colour (and depth).
+        feature_steps: steps of the second stage: colour and features.
+        fusion_steps: steps of the third stage: colour, features and fusion, on patches of rays.
+        rays: rays per step of the first two stages.
+        images_per_step: images that the rays of a step come from; 0 for all.
+        patches: patches per step of the third stage.
+        patch_size: side of a patch in rays.
+        learning_rate: at the start of each stage's schedule.
+        decay: factor of the learning rate at the end of a schedule.
+        restart_schedule: begin the learning rate anew with the second stage, as published.
+        feature_weight: of the features' loss in the second stage; the third splits it in halves.
+        depth_weight: of the loss on measured depth; 0 ignores depth.
+        transient_weight: mlp: of the mean transient density.
+        masks: folder of masks named like the images (255 static, 0 dynamic); "" for none.
+        checkpoint_seconds: how often an interrupted training can resume from.
+    """
+
+    max_images: int = 400
+    validation_every: int = 40
+    colour_steps: int = 600
+    feature_steps: int = 900
+    fusion_steps: int = 200
+    rays: int = 2048
+    images_per_step: int = 0
+    patches: int = 8
+    patch_size: int = 16
+    learning_rate: float = 1e-2
+    decay: float = 0.05
+    restart_schedule: bool = False
+    feature_weight: float = 0.1
+    depth_weight: float = 0.1
+    transient_weight: float = 0.01
+    masks: str = ""
+    checkpoint_seconds: float = 60.0
+
+
+@dataclass
+class RegressorConfig:
+    """The absolute pose regressor.
+
+    Attributes:
+        name: "posenet" (small network on the frozen features) or "dfnet" (VGG-16 with taps).
+        weights: dfnet: path of a `checkpoint-*.pt` of DFNet to start from; "" for none.
+        vgg_weights: dfnet: path of torchvision's `vgg16-*.pth` (ImageNet); "" starts untrained.
+        synthetic_views: random views rendered from the field per training image.
+        refresh_every: dfnet: epochs after which the random views are drawn anew.
+        translation: random views: largest shift per axis, scene units.
+        rotation_deg: random views: largest rotation about each axis.
+        box_margin: random views stay within the training positions' box grown by this, scene units.
+        epochs: passes over the real and synthetic images.
+        batch: images per step.
+        learning_rate: of Adam.
+        triplet_margin: dfnet: of the features' triplet loss; a weight of 0 switches it off.
+        triplet_weight: dfnet: of the features' triplet loss.
+    """
+
+    name: str = "posenet"
+    weights: str = ""
+    vgg_weights: str = ""
+    synthetic_views: float = 4.0
+    refresh_every: int = 20
+    translation: float = 0.3
+    rotation_deg: float = 15.0
+    box_margin: float = 0.2
+    epochs: int = 25
+    batch: int = 32
+    learning_rate: float = 1e-3
+    triplet_margin: float = 1.0
+    triplet_weight: float = 1.0
+
+
+@dataclass
+class NefesConfig:
+    """Options of the estimator `nefes_regressor`, which trains field and regressor.
+
+    Attributes:
+        features: network whose features the field learns, "xfeat" or "dfnet".
+    """
+
+    features: str = "xfeat"
+    view: ViewConfig = dataclasses.field(default_factory=ViewConfig)
+    scene: SceneConfig = dataclasses.field(default_factory=SceneConfig)
+    field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    regressor: RegressorConfig = dataclasses.field(default_factory=RegressorConfig)
+
+
+@dataclass
+class RefineConfig:
+    """Options of the refiner `nefes_refine`.
+
+    Attributes:
+        mode: "align" (matching and se(3) feature alignment on rendered depth), "pose" (published:
+            Adam on six pose parameters through the field) or "weights" (published: Adam on a copy
+            of the regressor's weights).
+        iterations: renderings at most.
+        match: align: start with matches between rendered and query features.
+        min_gain: align: a pose is taken only if it lowers the cost by more than this share.
+        learning_rate: weights: of Adam.
+        learning_rate_rotation: pose: of Adam, radians.
+        learning_rate_translation: pose: of Adam, metres.
+        verify: pose, weights: keep the best pose seen, and the initial one where PSNR, SSIM or the
+            feature cost of the rendering would get worse. "align" always compares its cost.
+    """
+
+    mode: str = "align"
+    iterations: int = 6
+    match: bool = True
+    min_gain: float = 0.01
+    learning_rate: float = 1e-5
+    learning_rate_rotation: float = 0.0087
+    learning_rate_translation: float = 0.01
+    verify: bool = True
+
+
+def check(config: NefesConfig) -> None:
+    """Refuse values that make no sense.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    one_of("estimator.features", config.features, FEATURES)
+    one_of("estimator.field.name", config.field.name, FIELDS)
+    one_of("estimator.regressor.name", config.regressor.name, REGRESSORS)
+    if (config.features == "dfnet") != (config.regressor.name == "dfnet"):
+        raise ConfigError(
+            "estimator.features=dfnet and estimator.regressor.name=dfnet are one network: choose both "
+            "or neither."
+        )
+    stride = config.view.stride
+    if config.features == "xfeat" and stride != 8:
+        raise ConfigError("estimator.view.stride must be 8 with XFeat's features.")
+    for key in ("resolution", "stride"):
+        at_least(f"estimator.view.{key}", getattr(config.view, key), 1)
+    for key in ("levels", "channels", "log2_entries", "samples", "coarse_samples", "occupancy"):
+        at_least(f"estimator.field.{key}", getattr(config.field, key), 1)
+    for key in ("max_images", "rays", "patches", "patch_size", "learning_rate", "decay"):
+        at_least(f"estimator.training.{key}", getattr(config.training, key), 0, strict=True)
+    for key in ("colour_steps", "feature_steps", "fusion_steps", "depth_weight", "feature_weight"):
+        at_least(f"estimator.training.{key}", getattr(config.training, key), 0)
+    for key in ("synthetic_views", "translation", "rotation_deg", "box_margin", "epochs"):
+        at_least(f"estimator.regressor.{key}", getattr(config.regressor, key), 0)
+    at_least("estimator.regressor.batch", config.regressor.batch, 1)
+    if bool(config.scene.world_setup) != bool(config.scene.pose_average):
+        raise ConfigError(
+            "estimator.scene.world_setup and estimator.scene.pose_average belong together: give both."
+        )
+
+
+def check_refiner(config: RefineConfig) -> None:
+    """Refuse values of the refiner's options that make no sense.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    one_of("mode", config.mode, MODES)
+    at_least("iterations", config.iterations, 1)
+    at_least("min_gain", config.min_gain, 0)
+    for key in ("learning_rate", "learning_rate_rotation", "learning_rate_translation"):
+        at_least(key, getattr(config, key), 0, strict=True)
+
+
+def one_of(path: str, value: str, known: Iterable[str]) -> None:
+    """Refuse a word that is not among the known ones."""
+    if value not in tuple(known):
+        raise ConfigError(f"{path} is '{value}'.{did_you_mean(value, known)}")
+
+
+def at_least(path: str, value: float, bound: float, strict: bool = False) -> None:
+    """Refuse a number below a bound."""
+    if not (value > bound if strict else value >= bound):
+        word = "greater than" if strict else "at least"
+        raise ConfigError(f"{path} must be {word} {bound}, got {value}.")

@@ -1,0 +1,117 @@
+"""The published recipe at a small size: losses fall, and the whole chain runs."""
+
+import numpy as np
+import pytest
+import torch
+from nefes_refine.config import NefesConfig, RefineConfig
+from nefes_refine.data import Images
+from nefes_refine.dfnet import DFNet
+from nefes_refine.estimator import NefesEstimator
+from nefes_refine.field_training import FieldTrainer
+from nefes_refine.paper_field import PaperField
+from nefes_refine.published import centred, dfnet_loss, from_centred
+from nefes_refine.refiner import NefesRefiner
+from nefes_refine.scene import Scene
+from nefes_refine.views import cell_rays
+
+from reloc_core.errors import ConfigError
+from reloc_core.geometry import rotation_angle_deg, so3_exp
+from reloc_core.interfaces import Runtime
+from reloc_core.types import Camera, Localization, Status
+
+
+def paper_config():
+    config = NefesConfig()
+    config.features, config.regressor.name, config.field.name = "dfnet", "dfnet", "mlp"
+    config.view.resolution, config.view.stride = 48, 4
+    config.field.coarse_samples, config.field.samples = 8, 8
+    training = config.training
+    training.colour_steps, training.feature_steps, training.fusion_steps = 3, 2, 2
+    training.rays, training.images_per_step, training.patches, training.patch_size = 64, 4, 2, 8
+    training.learning_rate, training.restart_schedule = 5e-4, True
+    config.regressor.epochs, config.regressor.batch, config.regressor.learning_rate = 1, 4, 1e-4
+    return config
+
+
+def random_images(count=4, rows=12, columns=16, channels=128):
+    generator = torch.Generator().manual_seed(0)
+    cells = Camera("PINHOLE", columns, rows, (14.0, 14.0, 7.5, 5.5))
+    rays = torch.from_numpy(cell_rays(cells).reshape(1, -1, 3)).float()
+    number = rows * columns
+    return Images(
+        np.arange(count), [cells] * count, torch.eye(4).double().repeat(count, 1, 1),
+        rays.repeat(count, 1, 1), torch.full((count, number, 3), 0.8),
+        torch.full((count, 10), 10.0), None,
+        torch.randn(1, 1, channels, generator=generator).expand(count, number, -1).half(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["colour", "feature", "fusion"])
+def test_each_stage_lowers_its_loss(stage):
+    config = paper_config()
+    steps = {"colour": (12, 0, 0), "feature": (0, 12, 0), "fusion": (0, 0, 12)}[stage]
+    training = config.training
+    training.colour_steps, training.feature_steps, training.fusion_steps = steps
+    training.learning_rate = 2e-3
+    scene = Scene(np.eye(4), -np.ones(3), np.ones(3), 0.0, 2.0)
+    torch.manual_seed(0)
+    field = PaperField(config.field, scene, 128)
+    trainer = FieldTrainer(training, field, random_images(), 0, l1_features=True)
+    assert trainer.stage(0) == stage
+    losses = [float(trainer.step(step)) for step in range(12)]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.02
+
+
+def test_dfnet_learns_a_pose():
+    torch.manual_seed(0)
+    network = DFNet().train()
+    options = paper_config().regressor
+    photos, poses = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 4)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-4)
+    losses = []
+    for _ in range(5):
+        loss = dfnet_loss(network, photos, photos, poses, options)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+
+
+def test_centred_frame_is_rigid_and_invertible():
+    similarity = np.eye(4)
+    similarity[:3, :3] = 0.4 * so3_exp(np.array([0.2, 0.5, -0.3]))
+    similarity[:3, 3] = [0.1, -0.2, 0.3]
+    scene = Scene(similarity, -np.ones(3), np.ones(3), 0.0, 2.0)
+    poses = np.tile(np.eye(4), (2, 1, 1))
+    poses[1, :3, :3] = so3_exp(np.array([0.0, 0.3, 0.1]))
+    poses[1, :3, 3] = [0.0, 3.0, 4.0]
+    moved = centred(scene, torch.from_numpy(poses))
+    assert float((moved[1, :, 3] - moved[0, :, 3]).norm()) == pytest.approx(5.0)
+    angle = rotation_angle_deg(moved[0, :, :3].numpy(), moved[1, :, :3].numpy())
+    assert float(angle) == pytest.approx(
+        float(rotation_angle_deg(poses[0, :3, :3], poses[1, :3, :3]))
+    )
+    np.testing.assert_allclose(from_centred(scene, moved), poses[:, :3], atol=1e-12)
+
+
+def test_the_whole_published_chain(tmp_path, make_wall, start_run):
+    config, wall = paper_config(), make_wall(12)
+    run = start_run(tmp_path / "map", config, wall)
+    NefesEstimator(config).fit(wall, run)
+    scene_map = run.map.finish()
+    loaded = NefesEstimator(config)
+    loaded.load(scene_map, Runtime(threads=1))
+    prior = loaded.estimate(wall[0])
+    np.testing.assert_allclose(np.linalg.det(prior.world_from_cam[:3, :3]), 1, atol=1e-6)
+    refiner = NefesRefiner(RefineConfig(mode="weights", iterations=2))
+    refiner.load(scene_map, Runtime(threads=1))
+    start = Localization(Status.LOCALIZED, world_from_cam=wall[0].world_from_cam)
+    assert np.isfinite(refiner.refine(wall[0], start).world_from_cam).all()
+
+
+def test_features_of_dfnet_need_dfnet():
+    config = NefesConfig()
+    config.features = "dfnet"
+    with pytest.raises(ConfigError, match="dfnet"):
+        NefesEstimator(config)

@@ -1,0 +1,218 @@
+"""Train on a wall, regress, refine: the whole method on exact data."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from nefes_refine.config import NefesConfig, RefineConfig
+from nefes_refine.estimator import NefesEstimator, held_out
+from nefes_refine.refiner import NefesRefiner, Target
+
+from reloc_core.errors import ConfigError, DataError, MapError
+from reloc_core.geometry import rotation_angle_deg, so3_exp
+from reloc_core.interfaces import Runtime
+from reloc_core.maps import load_tensors
+from reloc_core.types import Localization, PosePrior, Status
+
+
+def perturbed(pose, shift=0.06, angle_deg=3.0):
+    moved = pose.copy()
+    moved[:3, :3] = moved[:3, :3] @ so3_exp(np.radians(angle_deg) * np.array([0.6, -0.64, 0.48]))
+    moved[:3, 3] += shift * np.array([0.48, 0.6, -0.64])
+    return moved
+
+
+def errors(found, true):
+    return (
+        float(np.linalg.norm(found[:3, 3] - true[:3, 3])),
+        float(rotation_angle_deg(found[:3, :3], true[:3, :3])),
+    )
+
+
+@pytest.fixture(scope="module")
+def refiner(wall_map):
+    made = NefesRefiner(RefineConfig())
+    made.load(wall_map, Runtime(threads=1))
+    return made
+
+
+def test_map_says_what_was_trained(wall_map):
+    details = wall_map.info.details
+    assert details["validation"]["psnr"] > 20
+    assert details["validation"]["features"] > 0.5
+    assert details["depth"] is True
+    assert wall_map.bytes < 5e6
+
+
+def test_alignment_reduces_the_error_and_the_cost(refiner, wall):
+    before, after = [], []
+    for index in (1, 5, 9):
+        query = wall[index]
+        start = perturbed(query.world_from_cam)
+        found = refiner.refine(query, Localization(Status.LOCALIZED, world_from_cam=start))
+        before.append(errors(start, query.world_from_cam))
+        after.append(errors(found.world_from_cam, query.world_from_cam))
+        target = Target(refiner.bundle, query)
+        assert target.render(found.world_from_cam)[1] <= target.render(start)[1]
+        # A pose comes back as it is unless the cost clearly falls, and then with a covariance.
+        assert (found.covariance is None) == (found.world_from_cam is start)
+    assert np.median(after, axis=0)[0] < 0.4 * np.median(before, axis=0)[0]
+    assert np.median(after, axis=0)[1] < 0.5 * np.median(before, axis=0)[1]
+
+
+def test_a_pose_without_anything_to_gain_is_returned_as_it_is(refiner, wall):
+    query = replace(wall[3], image=np.full_like(wall[3].image, 128))
+    start = Localization(Status.LOCALIZED, world_from_cam=wall[3].world_from_cam)
+    found = refiner.refine(query, start)
+    target = Target(refiner.bundle, query)
+    assert target.render(found.world_from_cam)[1] <= target.render(start.world_from_cam)[1]
+
+
+def test_a_pose_outside_the_field_is_not_refined_and_says_so(refiner, wall, caplog):
+    pose = np.eye(4)
+    pose[:3, 3] = [50, 0, 0]
+    start = Localization(Status.LOCALIZED, world_from_cam=pose)
+    assert refiner.refine(wall[0], start) is start
+    assert "outside the field" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["pose", "weights"])
+def test_published_modes_do_not_raise_their_loss(wall_map, wall, mode):
+    options = {
+        "pose": {"iterations": 6, "learning_rate_rotation": 0.004},
+        "weights": {"iterations": 3},
+    }
+    made = NefesRefiner(RefineConfig(mode=mode, **options[mode]))
+    made.load(wall_map, Runtime(threads=1))
+    query = wall[5]
+    start = perturbed(query.world_from_cam, 0.05, 1.0)
+    found = made.refine(query, Localization(Status.LOCALIZED, world_from_cam=start))
+    target = Target(made.bundle, query)
+    assert target.render(found.world_from_cam)[1] <= target.render(start)[1] + 1e-6
+    if mode == "pose":
+        assert errors(found.world_from_cam, query.world_from_cam)[0] < 0.05
+
+
+def test_gradient_of_the_pose_by_finite_differences(refiner, wall):
+    """The chunked two-pass gradient is that of the loss it reports."""
+    from nefes_refine.gradient_modes import rendered_gradient
+
+    target = Target(refiner.bundle, wall[2])
+    pose = torch.from_numpy(perturbed(wall[2].world_from_cam)[:3])
+    _, gradient, _ = rendered_gradient(refiner.bundle, target, pose)
+    step = torch.zeros_like(pose)
+    step[:, 3] = torch.tensor([3e-3, 2e-3, 0.0])
+    high, low = (rendered_gradient(refiner.bundle, target, pose + s * step)[0] for s in (1, -1))
+    predicted = float((gradient * 2 * step).sum())
+    # Densities reach the loss through the colours alone, so the slopes agree in part only.
+    assert predicted * (high - low) > 0
+
+
+def test_regressor_beats_the_mean_pose(wall_map, wall):
+    estimator = NefesEstimator(NefesConfig())
+    estimator.load(wall_map, Runtime(threads=1))
+    found = [estimator.estimate(wall[i]) for i in range(0, 24, 4)]
+    assert all(isinstance(f, PosePrior) for f in found)
+    true = np.stack([wall[i].world_from_cam for i in range(0, 24, 4)])
+    centre = np.stack([f.world_from_cam for f in wall.frames])[:, :3, 3].mean(0)
+    ours = np.linalg.norm(
+        np.stack([f.world_from_cam for f in found])[:, :3, 3] - true[:, :3, 3], axis=1
+    )
+    assert np.median(ours) < 0.8 * np.median(np.linalg.norm(true[:, :3, 3] - centre, axis=1))
+    assert found[0].covariance.shape == (6, 6)
+
+
+def test_scene_without_depth_is_measured_by_triangulation(make_wall, config):
+    from nefes_refine.data import mapped_frames
+    from nefes_refine.sparse import triangulated_points
+
+    wall = make_wall(depth=False)
+    import contextlib
+
+    class Run:
+        @contextlib.contextmanager
+        def progress(self, title, total):
+            class P:
+                def advance(self, *a, **k):
+                    pass
+
+            yield P()
+
+    points = triangulated_points(wall, mapped_frames(wall, 24), config.view, Run())
+    assert len(points) > 100
+    assert np.median(np.abs(points[:, 2] - 2.0)) < 0.1  # a pixel is 6 cm over this baseline
+
+
+def test_interrupted_training_resumes(tmp_path, wall, config, start_run):
+    config.training.checkpoint_seconds = 0.0
+    config.regressor.epochs = 1
+    run = start_run(tmp_path / "map", config, wall)
+    stopped = run.map.save_checkpoint
+    count = 0
+
+    def save(tensors, metadata):
+        nonlocal count
+        stopped(tensors, metadata)
+        count += 1
+        if count == 30:
+            raise KeyboardInterrupt
+
+    run.map.save_checkpoint = save
+    with pytest.raises(KeyboardInterrupt):
+        NefesEstimator(config).fit(wall, run)
+    again = start_run(tmp_path / "map", config, wall)
+    assert again.map.checkpoint[1]["step"] == 30
+    NefesEstimator(config).fit(wall, again)
+    again.map.finish()
+    config.training.checkpoint_seconds = 1e9
+    whole = start_run(tmp_path / "whole", config, wall)
+    NefesEstimator(config).fit(wall, whole)
+    whole.map.finish()
+    one, other = (load_tensors(tmp_path / n / "nefes.safetensors")[0] for n in ("map", "whole"))
+    torch.testing.assert_close(
+        one["field.trunk.0.weight"], other["field.trunk.0.weight"], rtol=1e-3, atol=1e-4
+    )
+
+
+def test_too_few_images_are_refused(make_wall, config, tmp_path, start_run):
+    wall = make_wall(4)
+    with pytest.raises(DataError, match="at least 8"):
+        NefesEstimator(config).fit(wall, start_run(tmp_path / "map", config, wall))
+
+
+def test_field_of_another_feature_network_is_refused(wall_map, monkeypatch):
+    from nefes_refine.features import XFeatFeatures
+
+    monkeypatch.setattr(XFeatFeatures, "identity", property(lambda self: "another"))
+    with pytest.raises(MapError, match="other weights of the feature network"):
+        NefesRefiner(RefineConfig()).load(wall_map, Runtime(threads=1))
+
+
+def test_use_before_load_is_refused(wall):
+    with pytest.raises(MapError, match="no map yet"):
+        NefesEstimator(NefesConfig()).estimate(wall[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: setattr(c, "features", "sift"), "estimator.features"),
+        (lambda c: setattr(c.training, "rays", 0), "training.rays"),
+        (lambda c: setattr(c.scene, "world_setup", "x.json"), "belong together"),
+        (lambda c: setattr(c.view, "stride", 4), "stride must be 8"),
+    ],
+)
+def test_options_that_make_no_sense(change, message):
+    config = NefesConfig()
+    change(config)
+    with pytest.raises(ConfigError, match=message):
+        NefesEstimator(config)
+    with pytest.raises(ConfigError, match="mode"):
+        NefesRefiner(RefineConfig(mode="aline"))
+
+
+def test_validation_images_are_spread():
+    assert held_out(400, 40).sum() == 10
+    assert held_out(9, 40).sum() >= 4
+    assert not held_out(400, 40)[[0, -1]].any()
