@@ -29,6 +29,8 @@ def texture(size=512, seed=3):
 class Wall(Dataset):
     """A wall at z = 2, 4 wide, textured; poses and depth are exact."""
 
+    distance = DEPTH
+
     def __init__(self, count=24, depth=True, seed=0):
         rng = np.random.default_rng(seed)
         self.texture, self._depth = texture(), depth
