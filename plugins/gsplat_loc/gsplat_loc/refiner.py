@@ -208,7 +208,9 @@ class GsplatRefiner(Refiner):
     def _covariance(self, level: ColorLevel, information: Float64Array) -> Float64Array | None:
         """What the observations leave open, and what the map's own error adds."""
         points = level.points[:: max(len(level.points) // _SAMPLED, 1)].astype(np.float64)
-        error_px = self.config.map_error * min(level.camera.width, level.camera.height) / _ERROR_SIDE
+        error_px = (
+            self.config.map_error * min(level.camera.width, level.camera.height) / _ERROR_SIDE
+        )
         try:
             found = np.linalg.inv(information) + map_covariance(level.camera, points, error_px)
         except np.linalg.LinAlgError:

@@ -45,7 +45,9 @@ def resized(camera: Camera, target: Camera, image: ImageArray) -> tuple[ImageArr
     size = (target.width, target.height)
     if (image.shape[1], image.shape[0]) != size:
         shrink = size[0] < image.shape[1]
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+        image = cv2.resize(
+            image, size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
+        )
     if camera.is_pinhole:
         return image, np.ones(image.shape[:2], bool)
     map_x, map_y, inside = _undistortion(camera, target)

@@ -340,7 +340,10 @@ def test_blended_descriptors_are_learnt_within_the_memory(trained, make_run, tmp
     torch.testing.assert_close(found[0].features, found[500].features, atol=0, rtol=0)
     view, target = maps[1]
     errors = {}
-    for name, table in (("blend", found[0].features), ("none", torch.zeros_like(found[0].features))):
+    for name, table in (
+        ("blend", found[0].features),
+        ("none", torch.zeros_like(found[0].features)),
+    ):
         drawn = rasterize(physical(scene.gaussians), table.float(), view, threads=1).image
         errors[name] = float((drawn - target).abs().mean())
     assert errors["blend"] < 0.9 * errors["none"]
