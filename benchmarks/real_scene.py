@@ -68,6 +68,7 @@ def measure(
         "2cm/2deg %": 100 * metrics["recall"]["2cm_2deg"],
         "query ms": 1000 * seconds["per_query"]["median"],
         "query p95 ms": 1000 * seconds["per_query"]["p95"],
+        "in region %": 100 * (metrics["calibration"]["within_95"] or 0.0),
         **field,
     }
 
@@ -94,6 +95,7 @@ def field_quality(root: Path, map_dir: Path, out: Path) -> dict[str, float]:
     return {
         "coarse cm": 100 * coarse["median_translation_m"],
         "coarse deg": coarse["median_rotation_deg"],
+        "coarse in region %": 100 * (coarse["calibration"]["within_95"] or 0.0),
         "psnr dB": float(np.mean([rendered_psnr(field, views, i, 2) for i in range(len(views))])),
     }
 

@@ -22,6 +22,7 @@ _TUNING = 2.5  # noise levels at which the robust weight has fallen to a quarter
 _GREY = 10.0  # brightness levels of 255: scale of the cost by which poses are compared
 _DAMPING = 1e-4
 _CONVERGED = 1e-3  # of a pixel
+_REGIONS = 8  # of an image whose errors are independent
 
 
 @dataclass(frozen=True)
@@ -215,21 +216,48 @@ class PointMatches:
         x, y = points[:, 0] / z, points[:, 1] / z
         residual = np.stack([camera.fx * x + camera.cx, camera.fy * y + camera.cy], 1) - pixels
         weights = robust(np.linalg.norm(residual, axis=1), self.noise)
-        zero = np.zeros_like(x)
-        projection = np.stack(
-            [
-                np.stack([camera.fx / z, zero, -camera.fx * x / z], 1),
-                np.stack([zero, camera.fy / z, -camera.fy * y / z], 1),
-            ],
-            1,
-        )
-        minus = np.broadcast_to(-np.eye(3), (len(z), 3, 3))
-        jacobian = projection @ np.concatenate([skew(points), minus], 2)
+        jacobian = pixel_jacobians(camera, points)
         weighted = jacobian * weights[:, None, None]
         scale = 1 / (self.noise**2 * redundancy)
         information = np.einsum("nij,nik->jk", weighted, jacobian) * scale
         gradient = np.einsum("nij,ni->j", weighted, residual) * scale
         return Term(float((1 - np.sqrt(weights)).mean()), gradient, information, len(z), self.noise)
+
+
+def pixel_jacobians(camera: Camera, points: Float64Array) -> Float64Array:
+    """Derivatives (N, 2, 6) of the pixels of points (N, 3) in camera axes by the pose's tangent."""
+    z = points[:, 2]
+    zero = np.zeros_like(z)
+    projection = np.stack(
+        [
+            np.stack([camera.fx / z, zero, -camera.fx * points[:, 0] / z**2], 1),
+            np.stack([zero, camera.fy / z, -camera.fy * points[:, 1] / z**2], 1),
+        ],
+        1,
+    )
+    minus = np.broadcast_to(-np.eye(3), (len(z), 3, 3))
+    jacobians: Float64Array = projection @ np.concatenate([skew(points), minus], 2)
+    return jacobians
+
+
+def map_covariance(camera: Camera, points: Float64Array, error_px: float) -> Float64Array:
+    """What the map's own error does to a pose, however many pixels are aligned.
+
+    Poses and calibration of the mapping images displace what a field shows by about a pixel, all of a
+    neighbourhood alike. A view is taken as `_REGIONS` such neighbourhoods, displaced independently.
+
+    Args:
+        camera: of the rendering.
+        points: (N, 3) surface points that it shows, in its axes.
+        error_px: standard deviation of the displacement along each axis, pixels.
+
+    Returns:
+        covariance (6, 6) in the tangent of the pose.
+    """
+    jacobians = pixel_jacobians(camera, points)
+    matrix = np.einsum("nij,nik->jk", jacobians, jacobians) * (_REGIONS / len(points))
+    covariance: Float64Array = error_px**2 * np.linalg.inv(matrix + 1e-9 * np.eye(6))
+    return covariance
 
 
 def gauss_newton(

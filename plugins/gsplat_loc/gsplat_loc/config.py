@@ -145,6 +145,7 @@ class FeatureConfig:
             "none" leaves them out (then only anchors can be matched).
         images: images that are described, evenly spread.
         resolution: shorter side of the images XFeat sees.
+        cache_mb: "blend" keeps descriptor maps up to this size and computes them again beyond it.
         iterations: steps of "blend".
         learning_rate: of "blend" (the published semantic_feature_lr).
         min_views: Gaussians seen in fewer images carry no trusted descriptor.
@@ -157,6 +158,7 @@ class FeatureConfig:
     mode: str = "average"
     images: int = 150
     resolution: int = 480
+    cache_mb: int = 500
     iterations: int = 500
     learning_rate: float = 1e-3
     min_views: int = 3
@@ -216,7 +218,7 @@ class MatchConfig:
     mutual: bool = True
     sharing: float = 0.0
     chunk: int = 8192
-    redundancy: float = 5.0
+    redundancy: float = 9.0
 
 
 @dataclass
@@ -249,6 +251,8 @@ class RefineConfig:
         depth_edge: pixels whose depth differs more than this, relatively, from their neighbours'.
         min_pixels: least share of the image that must remain.
         redundancy: pixels worth one independent one.
+        map_error: standard deviation of the map's own error, which neighbouring pixels share, in
+            pixels of an image whose shorter side has 480; it adds to the covariance.
         use_prior: weigh the alignment against the covariance of the given pose.
         keypoints: of query and rendering.
         min_similarity: of their matches.
@@ -267,7 +271,8 @@ class RefineConfig:
     min_alpha: float = 0.5
     depth_edge: float = 0.05
     min_pixels: float = 0.05
-    redundancy: float = 1000.0
+    redundancy: float = 100.0
+    map_error: float = 1.5
     use_prior: bool = True
     keypoints: int = 768
     min_similarity: float = 0.7
@@ -290,7 +295,7 @@ _NOT_NEGATIVE = (
     "train.feature_lr", "train.opacity_lr", "train.scaling_lr", "train.rotation_lr",
     "train.checkpoint_seconds", "train.validation", "densify.interval", "densify.start",
     "densify.stop", "densify.opacity_reset_interval", "densify.min_opacity", "densify.max_scale",
-    "features.iterations", "features.max_scale", "match.sharing",
+    "features.iterations", "features.cache_mb", "features.max_scale", "match.sharing",
 )  # fmt: skip
 _SHARES = (
     "init.opacity", "train.half_resolution", "train.lambda_dssim", "densify.percent_dense",
@@ -372,8 +377,9 @@ def check_refine(config: RefineConfig) -> None:
         raise ConfigError("Refiner option resolution must be at least 32.")
     if config.redundancy < 1:
         raise ConfigError("Refiner option redundancy must be at least 1.")
-    if config.warp_iters < 0:
-        raise ConfigError("Refiner option warp_iters must not be negative.")
+    for name in ("warp_iters", "map_error"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"Refiner option {name} must not be negative.")
     for name in ("min_alpha", "min_pixels"):
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"Refiner option {name} must lie in 0..1.")

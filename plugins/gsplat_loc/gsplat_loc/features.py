@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -51,26 +50,59 @@ def dense_descriptors(network: XFeat, image: np.ndarray) -> Tensor:
     return F.normalize(maps, dim=0).permute(1, 2, 0)
 
 
-def _described(
-    views: Views, options: FeatureConfig, origin: Float64Array, run: Run, title: str
-) -> Iterator[tuple[rendering.View, Tensor]]:
-    """Chosen images as (view at the descriptors' grid, descriptors (h, w, 64))."""
-    network = XFeat().to(run.runtime.device)
-    chosen = views.frames[spread(len(views), options.images)]
-    with run.progress(title, len(chosen)) as progress:
-        for frame in chosen:
-            query = views.dataset[int(frame)]
-            assert query.world_from_cam is not None
-            target = pinhole(query.camera, options.resolution)
-            image, _ = resized(query.camera, target, query.image)
-            # Whole cells, so that the grid of cells covers exactly the image's area.
-            height, width = (side // STRIDE * STRIDE for side in image.shape[:2])
-            full = view_of(target, query.world_from_cam, origin)
-            cropped = rendering.View(full.world_from_cam, full.fx, full.fy, full.cx, full.cy,
-                                     width, height)  # fmt: skip
-            maps = dense_descriptors(network, image[:height, :width])
-            yield cropped.scaled(width // STRIDE, height // STRIDE), maps
-            progress.advance()
+class DescriptorMaps:
+    """Descriptor maps of chosen images, described when asked for and kept as far as they fit.
+
+    Args:
+        views: where images come from.
+        options: how many of them, and at which resolution XFeat sees them.
+        origin: (3,) of the field in the world.
+        device: of the network.
+        cache_mb: memory for maps, held as float16; beyond it images are described again.
+    """
+
+    def __init__(
+        self, views: Views, options: FeatureConfig, origin: Float64Array, device: str, cache_mb: int
+    ) -> None:
+        self.views, self.origin, self.resolution = views, origin, options.resolution
+        self.frames = views.frames[spread(len(views), options.images)]
+        self.network = XFeat().to(device)
+        self._free = cache_mb * 1e6
+        self._kept: dict[int, tuple[rendering.View, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of the maps that are kept."""
+        return sum(maps.nbytes for _, maps in self._kept.values())
+
+    def __getitem__(self, index: int) -> tuple[rendering.View, Tensor]:
+        """The view at the grid of descriptors, and the descriptors (h, w, 64) on the CPU."""
+        if index in self._kept:
+            view, maps = self._kept[index]
+            return view, maps.float()
+        view, maps = self._describe(int(self.frames[index]))
+        if self._free >= maps.nbytes:
+            self._free -= maps.nbytes
+            self._kept[index] = (view, maps)
+        return view, maps.float()
+
+    def _describe(self, frame: int) -> tuple[rendering.View, Tensor]:
+        query = self.views.dataset[frame]
+        assert query.world_from_cam is not None
+        # Enlarged too, as the detector does with queries: XFeat depends on scale.
+        target = pinhole(query.camera, self.resolution, enlarge=True)
+        image, _ = resized(query.camera, target, query.image)
+        # Whole cells, so that the grid of cells covers exactly the image's area.
+        height, width = (side // STRIDE * STRIDE for side in image.shape[:2])
+        full = view_of(target, query.world_from_cam, self.origin)
+        cropped = rendering.View(full.world_from_cam, full.fx, full.fy, full.cx, full.cy,
+                                 width, height)  # fmt: skip
+        # Rounded as in the cache, so that its size changes no result.
+        maps = dense_descriptors(self.network, image[:height, :width]).cpu().half()
+        return cropped.scaled(width // STRIDE, height // STRIDE), maps
 
 
 def average(
@@ -87,16 +119,20 @@ def average(
     weights = torch.zeros(count, device=device)
     seen = torch.zeros(count, dtype=torch.int32, device=device)
     shape = physical(gaussians)
-    for view, maps in _described(views, options, origin, run, "Describing Gaussians"):
-        height, width = view.height * _UPSAMPLED, view.width * _UPSAMPLED
-        fine = F.interpolate(maps.permute(2, 0, 1)[None], (height, width), mode="bilinear")
-        fine = F.normalize(fine[0], dim=0).permute(1, 2, 0).contiguous()
-        found = rendering.accumulate_features(
-            shape, fine, view.scaled(width, height), threads=run.runtime.threads
-        )
-        sums += found.features
-        weights += found.weights
-        seen += found.weights > _SEEN
+    described = DescriptorMaps(views, options, origin, run.runtime.device, 0)
+    with run.progress("Describing Gaussians", len(described)) as progress:
+        for index in range(len(described)):
+            view, maps = described[index]
+            height, width = view.height * _UPSAMPLED, view.width * _UPSAMPLED
+            fine = F.interpolate(maps.permute(2, 0, 1)[None], (height, width), mode="bilinear")
+            fine = F.normalize(fine[0], dim=0).permute(1, 2, 0).contiguous().to(device)
+            found = rendering.accumulate_features(
+                shape, fine, view.scaled(width, height), threads=run.runtime.threads
+            )
+            sums += found.features
+            weights += found.weights
+            seen += found.weights > _SEEN
+            progress.advance()
     mean = sums / weights.clamp(min=1e-9)[:, None]
     agreement = mean.norm(dim=1)
     return Descriptors(F.normalize(sums, dim=1).half(), agreement.half(), seen)
@@ -108,26 +144,27 @@ def blend(
     """Descriptors trained by rendering them (Feature-3DGS, as in GSplatLoc), the geometry fixed.
 
     L1 against the descriptor maps, Adam, one image per step; the gradient reaches descriptors only.
+    Maps are kept up to `features.cache_mb` and computed again beyond it.
     """
     initial = average(gaussians, views, options, origin, run)
     features = torch.nn.Parameter(torch.zeros_like(initial.features, dtype=torch.float32))
     adam = torch.optim.Adam([features], lr=options.learning_rate, eps=1e-15, fused=True)
-    targets = list(_described(views, options, origin, run, "Describing images"))
+    described = DescriptorMaps(views, options, origin, run.runtime.device, options.cache_mb)
     shape = physical(gaussians)
     rng = np.random.default_rng((run.runtime.seed, 4))
     with run.progress("Training descriptors", options.iterations) as progress:
         order = np.zeros(0, int)
         for _ in range(options.iterations):
             if not len(order):
-                order = rng.permutation(len(targets))
-            view, maps = targets[order[0]]
+                order = rng.permutation(len(described))
+            view, maps = described[int(order[0])]
             order = order[1:]
             out = rendering.rasterize(shape, features, view, threads=run.runtime.threads)
             loss = (out.image - maps.to(out.image.device)).abs().mean()
             loss.backward()
             adam.step()
             adam.zero_grad(set_to_none=True)
-            progress.advance(1, loss=float(loss))
+            progress.advance(1, loss=float(loss.detach()))
     return Descriptors(
         F.normalize(features.detach(), dim=1).half(), initial.agreement, initial.views
     )

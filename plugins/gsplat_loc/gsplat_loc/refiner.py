@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from gsplat_loc.align import ColorLevel, PointMatches, Prior, gauss_newton
+from gsplat_loc.align import ColorLevel, PointMatches, Prior, gauss_newton, map_covariance
 from gsplat_loc.config import MatchConfig, RefineConfig, check_refine
 from gsplat_loc.fieldmap import FieldMap, load_field
 from gsplat_loc.match import match
@@ -25,6 +25,8 @@ from reloc_core.types import BoolArray, Camera, Float64Array, ImageArray, Locali
 
 _LEAST = 200  # pixels
 _LEAST_MATCHES = 12
+_SAMPLED = 4000  # pixels that tell what the map's error does
+_ERROR_SIDE = 480  # pixels, shorter side of the image that `map_error` is given for
 _LARGEST_STDEV = 1.0  # of a prior; weaker ones are as good as none
 
 
@@ -99,13 +101,13 @@ class GsplatRefiner(Refiner):
         given = localization.world_from_cam
         assert given is not None
         prior = _prior(localization) if self.config.use_prior else None
-        pose, information, start_cost = given, None, None
-        for number in range(self.config.renderings):
+        pose, covariance, start_cost = given, None, None
+        for _ in range(self.config.renderings):
             drawn, good = self._draw(seen, pose)
             levels = self._levels(seen, drawn, good)
             now = levels[-1].term(np.eye(4), self.config.redundancy, _LEAST) if levels else None
             if now is None:
-                return localization if number == 0 else self._result(localization, given, None)
+                return localization
             if start_cost is None:
                 start_cost = now.cost
             elif now.cost > start_cost:
@@ -114,8 +116,10 @@ class GsplatRefiner(Refiner):
             after = levels[-1].term(inverse(pose) @ improved, self.config.redundancy, _LEAST)
             if after is None or after.cost > now.cost:
                 break
-            pose, information = improved, found
-        return self._result(localization, pose, information)
+            pose, covariance = improved, self._covariance(levels[-1], found)
+        if covariance is None:
+            covariance = localization.covariance
+        return replace(localization, world_from_cam=pose, covariance=covariance)
 
     def _improve(
         self, seen: _Seen, drawn: Rendering, good: np.ndarray, levels: list[ColorLevel],
@@ -201,20 +205,18 @@ class GsplatRefiner(Refiner):
                 return localization
         return replace(localization, world_from_cam=pose)
 
-    @staticmethod
-    def _result(
-        localization: Localization, pose: Float64Array, information: Float64Array | None
-    ) -> Localization:
-        if information is None:
-            return localization
-        covariance = localization.covariance
+    def _covariance(self, level: ColorLevel, information: Float64Array) -> Float64Array | None:
+        """What the observations leave open, and what the map's own error adds."""
+        points = level.points[:: max(len(level.points) // _SAMPLED, 1)].astype(np.float64)
+        error_px = (
+            self.config.map_error * min(level.camera.width, level.camera.height) / _ERROR_SIDE
+        )
         try:
-            found = np.linalg.inv(information)
-            if np.isfinite(found).all() and (np.diag(found) > 0).all():
-                covariance = (found + found.T) / 2
+            found = np.linalg.inv(information) + map_covariance(level.camera, points, error_px)
         except np.linalg.LinAlgError:
-            pass
-        return replace(localization, world_from_cam=pose, covariance=covariance)
+            return None
+        good = np.isfinite(found).all() and (np.diag(found) > 0).all()
+        return (found + found.T) / 2 if good else None
 
 
 def _prior(localization: Localization) -> Prior | None:

@@ -48,7 +48,7 @@ def triangulated_points(
                                       pixel[:, 0].clip(0, query.camera.width - 1)])  # fmt: skip
             cameras.append(query.camera)
             progress.advance()
-    points, rgb = [], []
+    points, rgb = [np.zeros((0, 3))], [np.zeros((0, 3), np.uint8)]
     pairs = partners(poses)
     with run.progress("Matching images", len(pairs)) as progress:
         for i, j in pairs:

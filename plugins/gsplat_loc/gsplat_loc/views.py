@@ -14,13 +14,13 @@ from reloc_core.interfaces import Dataset
 from reloc_core.types import BoolArray, Camera, DepthArray, Float64Array, ImageArray, Query
 
 
-def pinhole(camera: Camera, short_side: int) -> Camera:
+def pinhole(camera: Camera, short_side: int, enlarge: bool = False) -> Camera:
     """The camera of an image resized to a shorter side of `short_side` pixels, without distortion.
 
-    0 leaves the size as it is; images are never enlarged.
+    0 leaves the size as it is; smaller images are left so too, unless `enlarge`.
     """
     factor = short_side / min(camera.width, camera.height) if short_side else 1.0
-    factor = min(factor, 1.0)
+    factor = factor if enlarge else min(factor, 1.0)
     scaled = camera.scaled(
         max(round(camera.width * factor), 8), max(round(camera.height * factor), 8)
     )
@@ -44,7 +44,10 @@ def resized(camera: Camera, target: Camera, image: ImageArray) -> tuple[ImageArr
     """An image as `target` would have taken it, and the mask of pixels that were seen."""
     size = (target.width, target.height)
     if (image.shape[1], image.shape[0]) != size:
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        shrink = size[0] < image.shape[1]
+        image = cv2.resize(
+            image, size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
+        )
     if camera.is_pinhole:
         return image, np.ones(image.shape[:2], bool)
     map_x, map_y, inside = _undistortion(camera, target)

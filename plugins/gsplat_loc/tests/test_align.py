@@ -1,5 +1,6 @@
 """Gauss-Newton on brightness and points, against an analytic scene."""
 
+import cv2
 import numpy as np
 import pytest
 from gsplat_loc.align import (
@@ -7,12 +8,13 @@ from gsplat_loc.align import (
     PointMatches,
     Prior,
     gauss_newton,
+    map_covariance,
     motion_to,
     moved,
     prior_term,
 )
 
-from reloc_core.geometry import inverse, so3_exp, transform
+from reloc_core.geometry import inverse, lift, project, so3_exp, transform
 from reloc_core.types import Camera
 
 CAMERA = Camera("PINHOLE", 160, 120, (140.0, 138.0, 79.0, 60.5))
@@ -137,3 +139,25 @@ def test_too_few_pixels_leave_the_pose():
     assert term is None
     np.testing.assert_array_equal(pose, away)
     np.testing.assert_array_equal(information, np.zeros((6, 6)))
+
+
+def test_what_an_error_of_the_map_does_to_poses():
+    """Poses fitted to displaced points scatter as `map_covariance` says; exact projection here."""
+    rng = np.random.default_rng(5)
+    camera = Camera.pinhole(260.0, 320, 240)
+    pixels = rng.uniform([0, 0], [319, 239], (8, 2))
+    points = lift(camera, pixels, rng.uniform(1, 4, 8))
+    moves = []
+    for _ in range(400):
+        seen = project(camera, points)[0] + 0.3 * rng.standard_normal((8, 2))
+        found, rotation, shift, _ = cv2.solvePnPGeneric(
+            points, seen, camera.matrix, None, flags=cv2.SOLVEPNP_ITERATIVE, useExtrinsicGuess=True,
+            rvec=np.zeros((3, 1)), tvec=np.zeros((3, 1)),
+        )  # fmt: skip
+        assert found
+        cam_from_world = np.eye(4)
+        cam_from_world[:3, :3], cam_from_world[:3, 3] = so3_exp(rotation[0][:, 0]), shift[0][:, 0]
+        moves.append(motion_to(np.eye(4), inverse(cam_from_world)))
+    expected = map_covariance(camera, points, 0.3)
+    whitened = np.linalg.solve(np.linalg.cholesky(expected), np.array(moves).T)
+    np.testing.assert_allclose(np.cov(whitened), np.eye(6), atol=0.3)

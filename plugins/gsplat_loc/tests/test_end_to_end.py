@@ -8,9 +8,11 @@ import torch
 from gsplat_loc.align import motion_to
 from gsplat_loc.config import GsplatConfig, InitConfig, RefineConfig
 from gsplat_loc.estimator import GsplatEstimator, rendered_psnr
+from gsplat_loc.features import DescriptorMaps, blend
 from gsplat_loc.fieldmap import load_field
 from gsplat_loc.initialise import initialise
 from gsplat_loc.refiner import GsplatRefiner
+from gsplat_loc.render import physical
 from gsplat_loc.views import Views
 
 from reloc_core.datasets.config import SyntheticConfig
@@ -19,6 +21,7 @@ from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.geometry import inverse, project, so3_exp, transform
 from reloc_core.interfaces import Runtime
 from reloc_core.maps import Map, load_tensors, save_tensors
+from reloc_core.rendering import rasterize
 from reloc_core.solvers.config import PnpConfig
 from reloc_core.solvers.pnp import PnpSolver
 from reloc_core.types import Localization, Query, Status
@@ -301,3 +304,46 @@ def test_wrong_refiner_options_are_named():
         GsplatRefiner(RefineConfig(mode="photo"))
     with pytest.raises(ConfigError, match="levels"):
         GsplatRefiner(RefineConfig(levels=0))
+
+
+# ------------------------------------------------------------------------------------- blending
+
+
+class Counting(SyntheticDataset):
+    """Counts how often images are read."""
+
+    reads = 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+def test_blended_descriptors_are_learnt_within_the_memory(trained, make_run, tmp_path):
+    scene = trained[0].map
+    options = small_config().features
+    options.images, options.iterations, options.learning_rate = 4, 12, 0.05
+    found = {}
+    for cache_mb in (0, 1, 500):
+        dataset = Counting(SyntheticConfig(**SIZE))
+        views = Views(dataset, np.arange(len(dataset)), 120, 0)
+        options.cache_mb = cache_mb
+        maps = DescriptorMaps(views, options, scene.origin, "cpu", cache_mb)
+        for _ in range(2):
+            for i in range(len(maps)):
+                maps[i]
+        assert maps.kept_bytes <= cache_mb * 1e6
+        # 30 x 40 cells of 64 halves: six maps fit a megabyte.
+        assert dataset.reads == {0: 8, 1: 4, 500: 4}[cache_mb]
+        run = make_run(tmp_path / f"{cache_mb}")
+        found[cache_mb] = blend(scene.gaussians, views, options, scene.origin, run)
+    torch.testing.assert_close(found[0].features, found[500].features, atol=0, rtol=0)
+    view, target = maps[1]
+    errors = {}
+    for name, table in (
+        ("blend", found[0].features),
+        ("none", torch.zeros_like(found[0].features)),
+    ):
+        drawn = rasterize(physical(scene.gaussians), table.float(), view, threads=1).image
+        errors[name] = float((drawn - target).abs().mean())
+    assert errors["blend"] < 0.9 * errors["none"]
