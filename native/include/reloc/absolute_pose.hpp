@@ -60,6 +60,13 @@ struct FitResult;
 void finish(const FitResult& fit, const Vec3& centre, const std::vector<int>& source, int usable,
             int min_inliers, double min_score, PoseResult* result);
 
+/// Whether at least four different pixels support the pose: copies of three fit any of its
+/// solutions.
+bool determined(const Correspondences& in, const PoseResult& result);
+
+/// The options with the residual (where variances decide it) and the search radius settled.
+AbsolutePoseOptions resolve_options(const AbsolutePoseOptions& options, bool has_variances);
+
 /// Locally optimised RANSAC over P3P hypotheses with a final robust fit.
 ///
 /// Samples come in fixed chunks, each with its own random stream; within a chunk, poses are ranked
