@@ -11,10 +11,10 @@
 namespace reloc::device {
 namespace {
 
-constexpr int kMaxQueries = 256;           // of one part
+constexpr int kMaxQueries = 256;             // of one part
 constexpr std::size_t kMaxPoints = 1 << 21;  // of one part, unless a single query has more
-constexpr int kFirstChunks = 8;            // of the first round: easy problems need no more
-constexpr int kAlign = 32;                 // points; rows of all queries start on a cache line
+constexpr int kFirstChunks = 8;              // of the first round: easy problems need no more
+constexpr int kAlign = 32;                   // points; rows of all queries start on a cache line
 
 template <class T>
 T round_up(T n, T multiple) {
@@ -150,7 +150,7 @@ void copy_query(const Problem& p, const Query& q, int index, const Arrays& a) {
 void run_search(Backend* backend, const Layout& device, const Layout& host, int queries) {
     int active = queries, chunk = 0;
     while (active > 0) {
-        const int chunks = chunk == 0             ? kFirstChunks
+        const int chunks = chunk == 0              ? kFirstChunks
                            : chunk < kSerialChunks ? kSerialChunks - chunk
                                                    : kRound;
         backend->search(device.arrays, {active, chunks, chunk, chunk >= kSerialChunks});
@@ -184,8 +184,7 @@ FitResult to_fit(const Output& out, const unsigned char* inlier, int n) {
 
 /// Solves problems [from, to) into their results.
 void solve_part(Backend* backend, const std::vector<BatchProblem>& problems, int from, int to,
-                const AbsolutePoseOptions& options, int threads,
-                std::vector<PoseResult>* results) {
+                const AbsolutePoseOptions& options, int threads, std::vector<PoseResult>* results) {
     const Kernels& kernels = *select_kernels(options.kernels);
     std::vector<Prepared> prepared(to - from);
     parallel_for(to - from, threads, [&](int i) {
@@ -213,14 +212,10 @@ void solve_part(Backend* backend, const std::vector<BatchProblem>& problems, int
     backend->reserve(bytes.input, bytes.work, bytes.output);
     Layout device(sizes, backend->device());
     const Layout host(sizes, backend->host());
-    device.arrays.settings = {options.threshold,
-                              options.confidence,
-                              options.pixel_noise,
-                              robust_moments(kDof, kProbeScale).variance,
-                              options.seed,
-                              options.min_iterations,
-                              options.max_iterations,
-                              options.local_noise};
+    device.arrays.settings = {options.threshold,      options.confidence,
+                              options.pixel_noise,    robust_moments(kDof, kProbeScale).variance,
+                              options.seed,           options.min_iterations,
+                              options.max_iterations, options.local_noise};
     parallel_for(count, threads, [&](int k) {
         copy_query(prepared[index[k]].problem, queries[k], k, host.arrays);
     });

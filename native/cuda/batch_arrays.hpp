@@ -107,18 +107,28 @@ struct Arrays {
 
 RELOC_HD inline Points points_of(const Arrays& a, const Query& q) {
     const int f = q.first;
-    return {a.rows[0] + f, a.rows[1] + f, a.rows[2] + f,
-            a.rows[3] + f, a.rows[4] + f, a.rows[5] + f,
+    return {a.rows[0] + f,
+            a.rows[1] + f,
+            a.rows[2] + f,
+            a.rows[3] + f,
+            a.rows[4] + f,
+            a.rows[5] + f,
             q.weighted ? a.rows[6] + f : nullptr,
-            q.n,           (q.n + kLanePad - 1) / kLanePad * kLanePad};
+            q.n,
+            (q.n + kLanePad - 1) / kLanePad * kLanePad};
 }
 
 RELOC_HD inline Points sample_of(const Arrays& a, const Query& q) {
     const int f = q.sample_first;
-    return {a.sample_rows[0] + f, a.sample_rows[1] + f, a.sample_rows[2] + f,
-            a.sample_rows[3] + f, a.sample_rows[4] + f, a.sample_rows[5] + f,
+    return {a.sample_rows[0] + f,
+            a.sample_rows[1] + f,
+            a.sample_rows[2] + f,
+            a.sample_rows[3] + f,
+            a.sample_rows[4] + f,
+            a.sample_rows[5] + f,
             q.weighted ? a.sample_rows[6] + f : nullptr,
-            q.sample_n,           (q.sample_n + kLanePad - 1) / kLanePad * kLanePad};
+            q.sample_n,
+            (q.sample_n + kLanePad - 1) / kLanePad * kLanePad};
 }
 
 }  // namespace reloc::device

@@ -56,8 +56,7 @@ class Block {
     /// body(i, lane, lanes) for i in [0, n), each i by one whole warp, then a barrier.
     template <class Body>
     RELOC_HD void each_warp(int n, Body body) const {
-        for (int i = thread_ / kWarp; i < n; i += threads_ / kWarp)
-            body(i, thread_ % kWarp, kWarp);
+        for (int i = thread_ / kWarp; i < n; i += threads_ / kWarp) body(i, thread_ % kWarp, kWarp);
         sync();
     }
 
@@ -70,8 +69,8 @@ class Block {
         return v;
     }
 
-    /// Sums of every thread's `parts` into `out`, which all threads see afterwards (so it must be in
-    /// shared memory).
+    /// Sums of every thread's `parts` into `out`, which all threads see afterwards (so it must be
+    /// in shared memory).
     template <int K>
     RELOC_HD void sum(const float (&parts)[K], double* out) const {
         static_assert(K <= kMaxSums, "more sums than scratch memory");

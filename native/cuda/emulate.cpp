@@ -31,9 +31,8 @@ void run_blocks(int blocks, int threads, Body body) {
         pthread_barrier_init(&barrier, nullptr, threads);
         std::vector<std::thread> pool;
         for (int t = 0; t < threads; ++t)
-            pool.emplace_back([&, t] {
-                body(Block(t, threads, &shared->scratch, &barrier), b, shared.get());
-            });
+            pool.emplace_back(
+                [&, t] { body(Block(t, threads, &shared->scratch, &barrier), b, shared.get()); });
         for (std::thread& t : pool) t.join();
         pthread_barrier_destroy(&barrier);
     }
@@ -63,11 +62,10 @@ class Emulation : public Backend {
     void search(const Arrays& a, const Round& round) override {
         for (int i = 0; i < round.queries * round.chunks * kChunk; ++i)
             propose(a, round, i / kChunk / round.chunks, i / kChunk % round.chunks, i % kChunk);
-        run_blocks<RankShared>(round.queries * round.chunks, threads_,
-                               [&](const Block& block, int b, RankShared* s) {
-                                   rank_chunk(block, a, round, b / round.chunks, b % round.chunks,
-                                              s);
-                               });
+        run_blocks<RankShared>(
+            round.queries * round.chunks, threads_, [&](const Block& block, int b, RankShared* s) {
+                rank_chunk(block, a, round, b / round.chunks, b % round.chunks, s);
+            });
         run_blocks<AdvanceShared>(
             round.queries, threads_,
             [&](const Block& block, int b, AdvanceShared* s) { advance(block, a, round, b, s); });
@@ -85,6 +83,8 @@ class Emulation : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_emulation(int threads) { return std::make_unique<Emulation>(threads); }
+std::unique_ptr<Backend> make_emulation(int threads) {
+    return std::make_unique<Emulation>(threads);
+}
 
 }  // namespace reloc::device

@@ -106,9 +106,9 @@ RELOC_HD inline void cell_gradients(const Block& block, const FitSet& set, const
 ///
 /// A stable counting sort: every segment of points is counted and placed by one thread. `set` is in
 /// shared memory and `variance`, if not null, per point.
-RELOC_HD inline void build_set(const Block& block, const Arrays& a, const Query& q,
-                               const Points& p, const PoseF& pose, double radius, int columns,
-                               int rows, bool ray, GroupShared* s, FitSet* set) {
+RELOC_HD inline void build_set(const Block& block, const Arrays& a, const Query& q, const Points& p,
+                               const PoseF& pose, double radius, int columns, int rows, bool ray,
+                               GroupShared* s, FitSet* set) {
     constexpr int kSegments = GroupShared::kSegments;
     const int cells = columns * rows, length = (p.n + kSegments - 1) / kSegments;
     const float limit = static_cast<float>(radius * radius);

@@ -201,7 +201,8 @@ int cuda_device_count() {
 CudaLease::CudaLease(int device) : backend_(pool().take(device)) {}
 
 CudaLease::~CudaLease() {
-    if (backend_) pool().give(std::unique_ptr<CudaBackend>(static_cast<CudaBackend*>(backend_.release())));
+    if (backend_)
+        pool().give(std::unique_ptr<CudaBackend>(static_cast<CudaBackend*>(backend_.release())));
 }
 
 }  // namespace reloc::device

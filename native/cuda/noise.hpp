@@ -107,8 +107,8 @@ RELOC_HD inline void initial_level(const Block& block, const FitSet& set, const 
         }
         block.sum(parts, s->sums);
         block.once([&] {
-            const double next = larger(
-                1e-12, s->sums[1] / larger(1e-12, kDof * s->sums[0] * probe_variance));
+            const double next =
+                larger(1e-12, s->sums[1] / larger(1e-12, kDof * s->sums[0] * probe_variance));
             --s->more;
             if (fabs(next - s->level) < 0.1 * s->level) s->more = 0;
             s->level = next;
@@ -174,8 +174,7 @@ RELOC_HD inline void update(const Block& block, const FitSet& set, int parameter
     const double* total = f->total.v;
     block.once([&] {
         const double freedom = larger(1.0, kDof * total[CellSums::kWeight] - parameters);
-        f->level =
-            smaller(f->ceiling, larger(f->floor, total[CellSums::kSpread] / freedom));
+        f->level = smaller(f->ceiling, larger(f->floor, total[CellSums::kSpread] / freedom));
     });
     const int columns = set.columns, rows = set.cells / columns;
     block.each(set.cells, [&](int cell) {

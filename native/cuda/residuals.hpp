@@ -106,10 +106,9 @@ struct ProjectionSums {
     }
 
     RELOC_HD static void expand(const double* s, NormalEquations* out) {
-        const double h[21] = {s[kRr00], -s[kRr01], -s[kX],   -s[kXyi], -s[kYyi], s[kYki], s[kRr11],
-                              -s[kY],   s[kXxi],   s[kXyi],  -s[kXki], s[kR2],   -s[kYi], s[kXi],
-                              0,        s[kIi],    0,        -s[kXii], s[kIi],   -s[kYii],
-                              s[kR2ii]};
+        const double h[21] = {s[kRr00], -s[kRr01], -s[kX],  -s[kXyi], -s[kYyi], s[kYki],  s[kRr11],
+                              -s[kY],   s[kXxi],   s[kXyi], -s[kXki], s[kR2],   -s[kYi],  s[kXi],
+                              0,        s[kIi],    0,       -s[kXii], s[kIi],   -s[kYii], s[kR2ii]};
         for (int i = 0; i < 21; ++i) out->h[i] = h[i];
         for (int i = 0; i < 6; ++i) out->g[i] = s[kG + i];
         out->cost = s[kCost];
@@ -154,9 +153,9 @@ struct RaySums {
     RELOC_HD static void expand(const double* s, NormalEquations* out) {
         const double W = s[kWeight], X = s[kX], Y = s[kY], Z = s[kZ], XX = s[kXx], YY = s[kYy],
                      ZZ = s[kZz], DX = s[kDxx], DY = s[kDyy];
-        const double h[21] = {YY + ZZ,  -s[kXy], -s[kXz],  0,         -Z,      Y,         XX + ZZ,
-                              -s[kYz],  Z,       0,        -X,        XX + YY, -Y,        X,
-                              0,        W - DX,  -s[kDxy], -s[kDxz],  W - DY,  -s[kDyz],  DX + DY};
+        const double h[21] = {YY + ZZ, -s[kXy], -s[kXz],  0,        -Z,      Y,        XX + ZZ,
+                              -s[kYz], Z,       0,        -X,       XX + YY, -Y,       X,
+                              0,       W - DX,  -s[kDxy], -s[kDxz], W - DY,  -s[kDyz], DX + DY};
         for (int i = 0; i < 21; ++i) out->h[i] = h[i];
         for (int i = 0; i < 6; ++i) out->g[i] = s[kG + i];
         out->cost = s[kCost];

@@ -216,8 +216,8 @@ RELOC_HD inline void optimise_locally(const Block& block, const Points& p, doubl
             ++s->steps;
             // A tenth of a standard error is below what the score can tell.
             const double variance = radius * radius * s->eq.cost / p.padded;
-            s->more = s->steps < kLocalSteps &&
-                      !(predicted_decrease(s->eq, step) < 0.01 * variance);
+            s->more =
+                s->steps < kLocalSteps && !(predicted_decrease(s->eq, step) < 0.01 * variance);
         });
     }
     block.once([&] { normalize(&s->pose); });
@@ -256,8 +256,8 @@ RELOC_HD inline void set_bar(const Query& q, State* state) {
     state->bar = scale * share - 2.5 * sqrt(scale * share * (1 - share));
 }
 
-/// Moves on to the next candidate that beats all earlier minimal poses; null at the end of the round
-/// or of the search.
+/// Moves on to the next candidate that beats all earlier minimal poses; null at the end of the
+/// round or of the search.
 RELOC_HD inline const Candidate* next_candidate(const Candidate* candidates, const Round& round,
                                                 const Query& q, const Settings& settings,
                                                 State* state) {
@@ -308,8 +308,7 @@ RELOC_HD inline void advance(const Block& block, const Arrays& a, const Round& r
         block.once([&] {
             State& state = s->state;
             const double* sums = s->local.sums;
-            const bool better =
-                s->local.steps > 0 && sums[2] > c.score && is_finite(s->local.pose);
+            const bool better = s->local.steps > 0 && sums[2] > c.score && is_finite(s->local.pose);
             const double score = better ? sums[2] : c.score;
             if (score > state.best_score) {
                 state.best_score = score;
@@ -321,8 +320,8 @@ RELOC_HD inline void advance(const Block& block, const Arrays& a, const Round& r
             s->candidate = next_candidate(candidates, round, q, a.settings, &state);
         });
     }
-    const bool polish = s->state.done && s->state.best_score > 0 &&
-                        !(s->state.best_wide > kManyShare * q.total);
+    const bool polish =
+        s->state.done && s->state.best_score > 0 && !(s->state.best_wide > kManyShare * q.total);
     if (polish) {
         block.once([&] { s->local.pose = s->state.pose; });
         optimise_locally(block, all, q.search_radius, &s->local);

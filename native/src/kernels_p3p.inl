@@ -1,4 +1,5 @@
-// P3P in lanes; included after kernels_lanes.inl, or where vd is double and a lane is a CUDA thread.
+// P3P in lanes; included after kernels_lanes.inl, or where vd is double and a lane is a CUDA
+// thread.
 //
 // The three distances l = (l1, l2, l3) along the bearings satisfy three quadrics l' M_ij l = a_ij
 // (law of cosines). Two homogeneous combinations D1, D2 remain when the scale is eliminated; a
@@ -198,4 +199,3 @@ RELOC_LANE_FN void p3p_lanes(P3PBatch* io, int at) {
         }
     }
 }
-

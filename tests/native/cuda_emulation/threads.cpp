@@ -57,7 +57,8 @@ int main() {
         reloc::AbsolutePoseOptions options;
         options.residual = residual;
         options.max_iterations = 1200;
-        const auto serial = reloc::device::make_emulation(1), block = reloc::device::make_emulation(4);
+        const auto serial = reloc::device::make_emulation(1),
+                   block = reloc::device::make_emulation(4);
         const auto a = reloc::device::solve_batch({serial.get()}, problems, options, 1),
                    b = reloc::device::solve_batch({block.get()}, problems, options, 1);
         for (std::size_t i = 0; i < problems.size(); ++i) {
