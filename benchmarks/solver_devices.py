@@ -2,8 +2,8 @@
 
     python benchmarks/solver_devices.py [--devices cpu cuda] [--threads N] [--quick]
 
-Simulated scene coordinates (2 cm noise, 50 % outliers). Prints a Markdown table of milliseconds per query: the
-median over repetitions of whole calls, preparation and copies included.
+Simulated scene coordinates (2 cm noise, 50 % outliers). Prints a Markdown table of milliseconds per query:
+the median over repetitions of whole calls, preparation and copies included.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any
 from reloc_core import _native
 from reloc_core.errors import ConfigError, DeviceError, InputError
 from reloc_core.solvers.arrays import floats
-from reloc_core.solvers.device import device_index
+from reloc_core.solvers.device import check_supported, device_index
 from reloc_core.solvers.options import AbsolutePoseOptions, DsacOptions, is_integer, make_options
 from reloc_core.types import BoolArray, Camera, Float64Array
 
@@ -173,17 +173,21 @@ def estimate_absolute_pose_batch(
             to the solution.
 
     Raises:
-        InputError: the lists differ in length, or as for `estimate_absolute_pose`.
+        InputError: the lists differ in length, a camera has distortion (on CUDA), or as for
+            `estimate_absolute_pose`.
         ConfigError: an option is unknown or out of range, or there is no such device.
         DeviceError: the device failed, for one because its memory is full.
     """
     index = device_index(device)
     if not is_integer(threads) or threads < 1:
         raise ConfigError(f"threads must be a positive integer, got {threads!r}.")
-    native = _native_options(make_options(AbsolutePoseOptions, options))
+    options = make_options(AbsolutePoseOptions, options)
+    native = _native_options(options)
     n = len(points3d)
     points2d = _per_problem("points2d", points2d, n)
     cams = [cameras] * n if isinstance(cameras, Camera) else _per_problem("cameras", cameras, n)
+    if index >= 0:
+        check_supported(options, cams)
     problems = []
     for p2, p3, cam, w, v in zip(
         points2d,

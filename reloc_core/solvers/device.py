@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 from reloc_core import _native
-from reloc_core.errors import ConfigError, DeviceError
+from reloc_core.errors import ConfigError, DeviceError, InputError
+from reloc_core.types import Camera
 
 _BUILD = (
     "this build of reloc has no CUDA solver. With a CUDA toolkit (nvcc) installed, build it by "
@@ -47,3 +50,20 @@ def device_index(device: object) -> int:
         devices = "no CUDA device" if found == 0 else f"{found} CUDA device(s), counted from 0"
         raise ConfigError(f"device is {device!r}, but this machine has {devices}.")
     return index
+
+
+def check_supported(options: Any, cameras: Iterable[object]) -> None:
+    """Refuse what the CUDA solver does not do.
+
+    Raises:
+        ConfigError: an option is not there on CUDA.
+        InputError: a camera has lens distortion.
+    """
+    if getattr(options, "estimate_focal", False):
+        raise ConfigError("estimate_focal is not there on CUDA: use device='cpu'.")
+    for camera in cameras:
+        if isinstance(camera, Camera) and (any(camera.distortion) or "FISHEYE" in camera.model):
+            raise InputError(
+                f"The CUDA solver takes cameras without lens distortion, got {camera.model}. "
+                "Undistort the points first, or use device='cpu'."
+            )

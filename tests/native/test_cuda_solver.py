@@ -15,13 +15,14 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from reloc_core import _native
-from reloc_core.errors import ConfigError
+from reloc_core.errors import ConfigError, InputError
 from reloc_core.solvers import (
     AbsolutePoseOptions,
     PoseEstimate,
     cuda_devices,
     estimate_absolute_pose_batch,
 )
+from reloc_core.solvers.device import check_supported
 from reloc_core.types import Camera
 
 ROOT = Path(__file__).parents[2]
@@ -235,6 +236,19 @@ def test_a_build_without_cuda_says_how_to_get_it():
 def test_a_missing_device_is_named():
     with pytest.raises(ConfigError, match="CUDA device"):
         estimate_absolute_pose_batch([], [], CAMERA, device="cuda:77")
+
+
+def test_what_the_cuda_solver_does_not_do_is_refused():
+    check_supported(
+        AbsolutePoseOptions(),
+        [CAMERA, Camera("SIMPLE_RADIAL", 640, 480, (500.0, 320.0, 240.0, 0.0))],
+    )
+    for distorted in (
+        Camera("SIMPLE_RADIAL", 640, 480, (525.0, 319.5, 239.5, -0.1)),
+        Camera("OPENCV_FISHEYE", 640, 480, (400.0, 400.0, 319.5, 239.5, 0.0, 0.0, 0.0, 0.0)),
+    ):
+        with pytest.raises(InputError, match="Undistort"):
+            check_supported(AbsolutePoseOptions(), [CAMERA, distorted])
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "", None, 0])
