@@ -116,7 +116,7 @@ CLASSES: dict[str, dict[str, Any]] = {
     "dense, most are outliers": {"n": 1203, "point_noise": 0.01, "outliers": 0.85},
     "keypoints": {"n": 505, "pixel_noise": 1.0, "outliers": 0.5},
     "few keypoints": {"n": 41, "pixel_noise": 1.0, "outliers": 0.3},
-    "nearly exact": {"n": 257, "pixel_noise": 1e-3},
+    "nearly exact": {"n": 257, "pixel_noise": 0.02},
     "nothing fits": {"n": 200, "outliers": 1.0},
 }
 
