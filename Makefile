@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PLUGINS := $(sort $(wildcard plugins/*)) examples/sfm_matching
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-NATIVE := $(shell find native CMakeLists.txt -type f \( -name '*.hpp' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name 'CMakeLists.txt' \) 2>/dev/null)
+NATIVE := $(shell find native CMakeLists.txt -type f \( -name '*.hpp' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' -o -name 'CMakeLists.txt' \) 2>/dev/null)
 
 .PHONY: demo test test-real bench lint docs clean help
 .DEFAULT_GOAL := help

@@ -35,6 +35,10 @@ class InputError(RelocError, ValueError):
     """An array or argument handed to the Python API has the wrong shape, type or value."""
 
 
+class DeviceError(RelocError):
+    """A CUDA device failed or ran out of memory."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest spelling, else the list of what exists.
 

@@ -10,6 +10,10 @@
 #include "reloc/parallel.hpp"
 #include "reloc/relative_pose.hpp"
 #include "reloc/rgbd_pose.hpp"
+#ifdef RELOC_WITH_CUDA
+#include "batch.hpp"
+#include "cuda_backend.hpp"
+#endif
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -195,6 +199,36 @@ reloc::Camera camera(const std::string& model, int width, int height,
     return reloc::Camera::create(model, width, height, params);
 }
 
+bool cuda_built() {
+#ifdef RELOC_WITH_CUDA
+    return true;
+#else
+    return false;
+#endif
+}
+
+int cuda_device_count() {
+#ifdef RELOC_WITH_CUDA
+    return reloc::device::cuda_device_count();
+#else
+    return 0;
+#endif
+}
+
+std::vector<reloc::PoseResult> solve_on_device(const std::vector<reloc::Correspondences>& points,
+                                               const std::vector<const reloc::Camera*>& cameras,
+                                               const reloc::AbsolutePoseOptions& options,
+                                               int threads, int device) {
+#ifdef RELOC_WITH_CUDA
+    std::vector<reloc::device::BatchProblem> problems(points.size());
+    for (std::size_t i = 0; i < points.size(); ++i) problems[i] = {points[i], cameras[i]};
+    return reloc::device::solve_on_cuda(problems, options, threads, device);
+#else
+    (void)points, (void)cameras, (void)options, (void)threads, (void)device;
+    throw std::runtime_error("this build has no CUDA solver");
+#endif
+}
+
 }  // namespace
 
 void bind_splat(py::module_& m);
@@ -247,7 +281,7 @@ PYBIND11_MODULE(_native, m) {
 
     m.def(
         "absolute_pose_batch",
-        [](const py::list& problems, const reloc::AbsolutePoseOptions& o, int threads) {
+        [](const py::list& problems, const reloc::AbsolutePoseOptions& o, int threads, int device) {
             // Each problem is (points2d, points3d, camera, weights, variances).
             std::vector<reloc::Correspondences> cs;
             std::vector<const reloc::Camera*> cams;
@@ -259,15 +293,22 @@ PYBIND11_MODULE(_native, m) {
             std::vector<reloc::PoseResult> results(cs.size());
             {
                 py::gil_scoped_release release;
-                reloc::parallel_for(static_cast<int>(cs.size()), threads, [&](int i) {
-                    results[i] = reloc::estimate_absolute_pose(cs[i], *cams[i], o);
-                });
+                if (device >= 0) {
+                    results = solve_on_device(cs, cams, o, threads, device);
+                } else {
+                    reloc::parallel_for(static_cast<int>(cs.size()), threads, [&](int i) {
+                        results[i] = reloc::estimate_absolute_pose(cs[i], *cams[i], o);
+                    });
+                }
             }
             py::list out;
             for (const auto& result : results) out.append(to_python(result));
             return out;
         },
-        "problems"_a, "options"_a, "threads"_a);
+        "problems"_a, "options"_a, "threads"_a, "device"_a);
+
+    m.def("cuda_built", &cuda_built);
+    m.def("cuda_device_count", &cuda_device_count);
 
     m.def(
         "dsac_pose",

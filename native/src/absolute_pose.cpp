@@ -226,9 +226,7 @@ void finish(const FitResult& fit, const Vec3& centre, const std::vector<int>& so
                                                       : Status::kOk;
 }
 
-/// Whether at least four different pixels support the pose: copies of three fit any of its
-/// solutions.
-static bool determined(const Correspondences& in, const PoseResult& result) {
+bool determined(const Correspondences& in, const PoseResult& result) {
     constexpr int kEnough = 4;
     double seen[kEnough][2];
     int distinct = 0;
@@ -244,6 +242,17 @@ static bool determined(const Correspondences& in, const PoseResult& result) {
     return distinct >= kEnough;
 }
 
+AbsolutePoseOptions resolve_options(const AbsolutePoseOptions& options, bool has_variances) {
+    AbsolutePoseOptions out = options;
+    if (out.residual == Residual::kAuto && has_variances) out.residual = Residual::kRay;
+    if (!(out.search_radius > 0)) {
+        out.search_radius =
+            out.residual == Residual::kReprojection ? kPixelSearchRadius : kSceneSearchRadius;
+        out.search_radius = std::max(out.search_radius, out.threshold);
+    }
+    return out;
+}
+
 PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camera,
                                   const AbsolutePoseOptions& options) {
     const Kernels& kernels = *select_kernels(options.kernels);
@@ -255,13 +264,7 @@ PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camer
     build_problem(in, camera, kernels, options.seed, &problem);
     if (problem.n < 4) return result;
 
-    AbsolutePoseOptions resolved = options;
-    if (resolved.residual == Residual::kAuto && in.variances) resolved.residual = Residual::kRay;
-    if (!(resolved.search_radius > 0)) {
-        resolved.search_radius =
-            resolved.residual == Residual::kReprojection ? kPixelSearchRadius : kSceneSearchRadius;
-        resolved.search_radius = std::max(resolved.search_radius, resolved.threshold);
-    }
+    const AbsolutePoseOptions resolved = resolve_options(options, static_cast<bool>(in.variances));
     Search search(problem, resolved, kernels);
     search.run();
     result.iterations = search.iterations();

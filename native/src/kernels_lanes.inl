@@ -1,6 +1,8 @@
 // Vector types and helpers shared by the kernel bodies; included inside an anonymous namespace.
 // GCC/Clang vector extensions keep one source for all instruction sets.
 
+#define RELOC_LANE_FN inline
+
 constexpr int kBytes = RELOC_VEC_BYTES;
 constexpr int kF = kBytes / 4;
 constexpr int kD = kBytes / 8;
@@ -17,6 +19,12 @@ inline vf splat(float s) { return s - vf{}; }
 inline vd splatd(double s) { return s - vd{}; }
 inline vf zero() { return vf{}; }
 inline vf max0(vf v) { return v > zero() ? v : zero(); }
+
+inline bool any(vl condition) {
+    bool found = false;
+    for (int i = 0; i < kD; ++i) found |= condition[i] != 0;
+    return found;
+}
 
 inline double sum(vf v) {
 #if RELOC_VEC_BYTES == 64

@@ -1,4 +1,5 @@
-// P3P in lanes; included inside an anonymous namespace after kernels_lanes.inl.
+// P3P in lanes; included after kernels_lanes.inl, or where vd is double and a lane is a CUDA
+// thread.
 //
 // The three distances l = (l1, l2, l3) along the bearings satisfy three quadrics l' M_ij l = a_ij
 // (law of cosines). Two homogeneous combinations D1, D2 remain when the scale is eliminated; a
@@ -7,11 +8,11 @@
 // ECCV 2018; the split is the classical one of a degenerate conic, Richter-Gebert, "Perspectives on
 // Projective Geometry", 2011). Every step is a select, so that all lanes stay in step.
 
-inline vd vabs(vd v) { return v < vd{} ? -v : v; }
+RELOC_LANE_FN vd vabs(vd v) { return v < vd{} ? -v : v; }
 
 /// One real root of x^3 + b x^2 + c x + d, started on the outer side of the stationary points so
 /// that Newton's iteration is monotone.
-inline vd cubic_root(vd b, vd c, vd d) {
+RELOC_LANE_FN vd cubic_root(vd b, vd c, vd d) {
     const vd third = splatd(1.0 / 3.0);
     const vd disc = b * b - 3.0 * c;
     const vl two_turns = disc > vd{};
@@ -31,9 +32,7 @@ inline vd cubic_root(vd b, vd c, vd d) {
         const vd step = vabs(g) > tiny ? f / g : vd{};
         x -= step;
         const vl moving = vabs(step) > 1e-13 * (1.0 + vabs(x));
-        bool any = false;
-        for (int i = 0; i < kD; ++i) any |= moving[i] != 0;
-        if (!any) break;
+        if (!any(moving)) break;
     }
     return x;
 }
@@ -43,18 +42,18 @@ struct Sym {
     vd a00, a01, a02, a11, a12, a22;
 };
 
-inline vd det(const Sym& s) {
+RELOC_LANE_FN vd det(const Sym& s) {
     return s.a00 * (s.a11 * s.a22 - s.a12 * s.a12) - s.a01 * (s.a01 * s.a22 - s.a12 * s.a02) +
            s.a02 * (s.a01 * s.a12 - s.a11 * s.a02);
 }
 
-inline Sym adjugate(const Sym& s) {
+RELOC_LANE_FN Sym adjugate(const Sym& s) {
     return Sym{s.a11 * s.a22 - s.a12 * s.a12, s.a02 * s.a12 - s.a01 * s.a22,
                s.a01 * s.a12 - s.a02 * s.a11, s.a00 * s.a22 - s.a02 * s.a02,
                s.a01 * s.a02 - s.a00 * s.a12, s.a00 * s.a11 - s.a01 * s.a01};
 }
 
-inline vd inner(const Sym& p, const Sym& q) {
+RELOC_LANE_FN vd inner(const Sym& p, const Sym& q) {
     return p.a00 * q.a00 + p.a11 * q.a11 + p.a22 * q.a22 +
            2.0 * (p.a01 * q.a01 + p.a02 * q.a02 + p.a12 * q.a12);
 }
@@ -62,20 +61,20 @@ inline vd inner(const Sym& p, const Sym& q) {
 struct V3 {
     vd x, y, z;
 };
-inline V3 sub(const V3& p, const V3& q) { return V3{p.x - q.x, p.y - q.y, p.z - q.z}; }
-inline vd dot(const V3& p, const V3& q) { return p.x * q.x + p.y * q.y + p.z * q.z; }
-inline V3 cross(const V3& p, const V3& q) {
+RELOC_LANE_FN V3 sub(const V3& p, const V3& q) { return V3{p.x - q.x, p.y - q.y, p.z - q.z}; }
+RELOC_LANE_FN vd dot(const V3& p, const V3& q) { return p.x * q.x + p.y * q.y + p.z * q.z; }
+RELOC_LANE_FN V3 cross(const V3& p, const V3& q) {
     return V3{p.y * q.z - p.z * q.y, p.z * q.x - p.x * q.z, p.x * q.y - p.y * q.x};
 }
-inline V3 scale(const V3& p, vd s) { return V3{p.x * s, p.y * s, p.z * s}; }
-inline V3 pick(vl c, const V3& p, const V3& q) {
+RELOC_LANE_FN V3 scale(const V3& p, vd s) { return V3{p.x * s, p.y * s, p.z * s}; }
+RELOC_LANE_FN V3 pick(vl c, const V3& p, const V3& q) {
     return V3{c ? p.x : q.x, c ? p.y : q.y, c ? p.z : q.z};
 }
 
 /// Right-handed orthonormal frame of a triangle: first side, in-plane normal to it, plane normal.
 struct Frame {
     V3 e0, e1, e2;
-    Frame(const V3& s12, const V3& s13) {
+    RELOC_LANE_FN Frame(const V3& s12, const V3& s13) {
         e0 = scale(s12, 1.0 / vsqrt(dot(s12, s12)));
         const V3 n = cross(s12, s13);
         e2 = scale(n, 1.0 / vsqrt(dot(n, n)));
@@ -84,7 +83,7 @@ struct Frame {
 };
 
 /// Newton steps on the three distance equations polish what the elimination lost to cancellation.
-inline void polish(vd& l1, vd& l2, vd& l3, vd b12, vd b13, vd b23, vd a12, vd a13, vd a23) {
+RELOC_LANE_FN void polish(vd& l1, vd& l2, vd& l3, vd b12, vd b13, vd b23, vd a12, vd a13, vd a23) {
     for (int it = 0; it < 2; ++it) {
         const vd r1 = l1 * l1 + l2 * l2 - 2.0 * b12 * l1 * l2 - a12;
         const vd r2 = l1 * l1 + l3 * l3 - 2.0 * b13 * l1 * l3 - a13;
@@ -100,7 +99,7 @@ inline void polish(vd& l1, vd& l2, vd& l3, vd b12, vd b13, vd b23, vd a12, vd a1
     }
 }
 
-void p3p_lanes(P3PBatch* io, int at) {
+RELOC_LANE_FN void p3p_lanes(P3PBatch* io, int at) {
     V3 y[3], X[3];
     for (int k = 0; k < 3; ++k) {
         y[k] = V3{load(io->bx[k] + at), load(io->by[k] + at), load(io->bz[k] + at)};
@@ -199,8 +198,4 @@ void p3p_lanes(P3PBatch* io, int at) {
             store(io->valid[k] + at, ok ? splatd(1.0) : vd{});
         }
     }
-}
-
-void p3p(P3PBatch* io) {
-    for (int at = 0; at < kP3PBatch; at += kD) p3p_lanes(io, at);
 }

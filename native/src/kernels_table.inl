@@ -14,6 +14,10 @@ namespace {
 #include "kernels_points.inl"
 #include "kernels_pairs.inl"
 // clang-format on
+
+void p3p(P3PBatch* io) {
+    for (int at = 0; at < kP3PBatch; at += kD) p3p_lanes(io, at);
+}
 }  // namespace
 
 extern const Kernels RELOC_KERNEL_TABLE;

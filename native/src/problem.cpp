@@ -123,8 +123,10 @@ void fill(const T2* p2, const T3* p3, const Correspondences& in, const Camera& c
 
 void pad(FloatRows* rows, int from, bool weighted) {
     for (int i = from; i < rows->stride(); ++i) {
+        // Far from any projection; a scale of zero would make the error zero.
         rows->row(kX2)[i] = rows->row(kY2)[i] = kPadRay;
-        for (int r : {kX3, kY3, kZ3, kS2}) rows->row(r)[i] = 0;
+        for (int r : {kX3, kY3, kZ3}) rows->row(r)[i] = 0;
+        rows->row(kS2)[i] = 1;
         if (weighted) rows->row(kW)[i] = 0;
     }
 }

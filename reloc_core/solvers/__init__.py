@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         average_rotations,
         intersect_directions,
     )
+    from reloc_core.solvers.device import cuda_devices
     from reloc_core.solvers.options import (
         AbsolutePoseOptions,
         DsacOptions,
@@ -50,6 +51,7 @@ __all__ = [
     "RgbdPoseOptions",
     "average_positions",
     "average_rotations",
+    "cuda_devices",
     "estimate_absolute_pose",
     "estimate_absolute_pose_batch",
     "estimate_pose_dsac",
@@ -67,6 +69,7 @@ _HOME = {
     "RgbdPoseOptions": "options",
     "average_positions": "averaging",
     "average_rotations": "averaging",
+    "cuda_devices": "device",
     "estimate_absolute_pose": "absolute",
     "estimate_absolute_pose_batch": "absolute",
     "estimate_pose_dsac": "absolute",

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reloc_core import _native
-from reloc_core.errors import ConfigError, InputError
+from reloc_core.errors import ConfigError, DeviceError, InputError
 from reloc_core.solvers.arrays import floats
+from reloc_core.solvers.device import check_supported, device_index
 from reloc_core.solvers.options import AbsolutePoseOptions, DsacOptions, is_integer, make_options
 from reloc_core.types import BoolArray, Camera, Float64Array
 
@@ -152,8 +153,12 @@ def estimate_absolute_pose_batch(
     variances: Sequence[Any] | None = None,
     options: AbsolutePoseOptions | Mapping[str, Any] | None = None,
     threads: int = 1,
+    device: str = "cpu",
 ) -> list[PoseEstimate]:
     """Solve several problems over `threads` threads; the same values as one by one.
+
+    On a CUDA device the search goes through the same samples and decides as on the CPU; sums are
+    added in another order, so that results agree to rounding. It pays for dozens of problems or more.
 
     Args:
         points2d: B arrays (N_i, 2).
@@ -163,17 +168,26 @@ def estimate_absolute_pose_batch(
         variances: B arrays (N_i,) or None.
         options: as for `estimate_absolute_pose`, for all problems.
         threads: number of threads; does not change the result.
+        device: "cpu", "cuda" or "cuda:1" and so on. CUDA needs a build with `RELOC_CUDA=ON`; there
+            `threads` prepare the problems, and `options.threads` and `options.kernels` do nothing
+            to the solution.
 
     Raises:
-        InputError: the lists differ in length, or as for `estimate_absolute_pose`.
-        ConfigError: an option is unknown or out of range.
+        InputError: the lists differ in length, a camera has distortion (on CUDA), or as for
+            `estimate_absolute_pose`.
+        ConfigError: an option is unknown or out of range, or there is no such device.
+        DeviceError: the device failed, for one because its memory is full.
     """
+    index = device_index(device)
     if not is_integer(threads) or threads < 1:
         raise ConfigError(f"threads must be a positive integer, got {threads!r}.")
-    native = _native_options(make_options(AbsolutePoseOptions, options))
+    options = make_options(AbsolutePoseOptions, options)
+    native = _native_options(options)
     n = len(points3d)
     points2d = _per_problem("points2d", points2d, n)
     cams = [cameras] * n if isinstance(cameras, Camera) else _per_problem("cameras", cameras, n)
+    if index >= 0:
+        check_supported(options, cams)
     problems = []
     for p2, p3, cam, w, v in zip(
         points2d,
@@ -185,7 +199,11 @@ def estimate_absolute_pose_batch(
     ):
         a2, a3, aw, av = _arrays(p2, p3, w, v)
         problems.append((a2, a3, check_camera(cam), aw, av))
-    return [PoseEstimate(*r) for r in _native.absolute_pose_batch(problems, native, threads)]
+    try:
+        results = _native.absolute_pose_batch(problems, native, threads, index)
+    except RuntimeError as error:
+        raise DeviceError(f"{error}.") from None
+    return [PoseEstimate(*r) for r in results]
 
 
 def estimate_pose_dsac(

@@ -299,3 +299,13 @@ def test_the_asked_residual_is_the_one_minimised():
     }
     assert by["reprojection"].noise == pytest.approx(1.0, rel=0.1)
     assert by["ray"].noise < 0.02
+
+
+def test_padding_of_the_arrays_never_counts_as_support(scene):
+    # 49 points are padded to 64. With 15 inliers an outlier-free sample takes about 160 draws.
+    for seed in range(5):
+        s = scene(seed, n=49, pixel_noise=0.5, outliers=0.7)
+        estimate = estimate_absolute_pose(
+            s.points2d, s.points3d, s.camera, options={"residual": "reprojection"}
+        )
+        assert estimate.iterations > 90

@@ -29,6 +29,9 @@ struct AbsolutePoseOptions {
     const char* kernels = "auto";
 };
 
+/// The options with the residual (where variances decide it) and the search radius settled.
+AbsolutePoseOptions resolve_options(const AbsolutePoseOptions& options, bool has_variances);
+
 enum class Status {
     kOk = 0,
     kTooFewPoints,   ///< fewer than four usable correspondences
@@ -59,6 +62,10 @@ struct FitResult;
 /// Copies a fit into the result and decides whether it is a success.
 void finish(const FitResult& fit, const Vec3& centre, const std::vector<int>& source, int usable,
             int min_inliers, double min_score, PoseResult* result);
+
+/// Whether at least four different pixels support the pose: copies of three fit any of its
+/// solutions.
+bool determined(const Correspondences& in, const PoseResult& result);
 
 /// Locally optimised RANSAC over P3P hypotheses with a final robust fit.
 ///

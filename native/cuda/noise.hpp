@@ -1,0 +1,205 @@
+// Noise levels and outlier shares over image cells: the device counterpart of src/noise.cpp, for
+// residuals with two components.
+#pragma once
+
+#include "batch_arrays.hpp"
+#include "block.hpp"
+
+namespace reloc::device {
+
+constexpr int kProbe = 512;
+
+/// Sums of one cell, in the order of reloc::PosteriorSums.
+struct CellSums {
+    enum { kWeight, kSpread, kMeat, kCurvature, kNear, kRing, kCount };
+    double v[kCount];
+};
+
+/// Points of a query that take part in the fit, grouped by cell, each cell padded to full lanes.
+struct FitSet {
+    const float* row[kSlotRows];
+    float *info, *base, *e2;
+    const int* point_of;  ///< -1: padding
+    int cells, columns, slots, points;
+    int ray;
+    int begin[kMaxCells + 1];
+};
+
+/// The mixture model, in shared memory.
+struct NoiseField {
+    double floor, level, ceiling, cut;
+    int local;
+    CellSums total, sums[kMaxCells];
+    double variance[kMaxCells], kappa[kMaxCells];
+};
+
+/// Scratch of the first estimate, in shared memory.
+struct ProbeShared {
+    float value[2 * kProbe];
+    int included;
+    double level, sums[2];
+    int more;
+    unsigned char in[2 * kProbe];
+};
+
+constexpr double kProbeScale = 2.0, kLevelPrior = 12.0, kSharePrior = 4.0;
+constexpr double kMinKappa = 3e-4, kMaxKappa = 0.5, kMaxGrowth = 1.5;
+constexpr double kLocalCut = 18.0, kGlobalCut = 36.0;
+constexpr int kDof = 2;
+
+RELOC_HD inline double larger(double a, double b) { return a < b ? b : a; }
+RELOC_HD inline double smaller(double a, double b) { return b < a ? b : a; }
+
+/// Share of inliers in the ring from kRingStart to `cut`, and its volume over the inliers' peak
+/// density.
+RELOC_HD inline double ring_share(double cut) {
+    return exp(-0.5 * static_cast<double>(kRingStart)) - exp(-0.5 * cut);
+}
+RELOC_HD inline double ring_volume(double cut) {
+    return 0.5 * (cut - static_cast<double>(kRingStart));
+}
+
+/// Squared scale of the residuals relative to 1 / info, into s->level: the lower quartile of a
+/// sample, then a robust estimate over all slots.
+RELOC_HD inline void initial_level(const Block& block, const FitSet& set, const float* info,
+                                   double probe_variance, ProbeShared* s) {
+    constexpr double kQuartile = 0.575;  // of the squared length of a unit Gaussian vector
+    const int step = set.slots / kProbe > 1 ? set.slots / kProbe : 1;
+    const int probes = set.slots > step / 2 ? (set.slots - step / 2 + step - 1) / step : 0;
+    const float* weight = set.row[kSlotW];
+    block.each(probes, [&](int j) {
+        const int i = step / 2 + j * step;
+        s->value[j] = weight[i] > 0 && set.e2[i] < kFar ? set.e2[i] * info[i] : -1;
+    });
+    // The first kProbe usable ones count.
+    block.each(probes, [&](int j) {
+        int before = 0;
+        for (int i = 0; i < j; ++i) before += s->value[i] >= 0;
+        s->in[j] = s->value[j] >= 0 && before < kProbe;
+    });
+    float count[1] = {};
+    for (int j = block.thread(); j < probes; j += block.threads()) count[0] += s->in[j];
+    block.sum(count, s->sums);
+    block.once([&] {
+        s->included = static_cast<int>(s->sums[0]);
+        s->level = 1;
+        s->more = 6;
+    });
+    block.each(probes, [&](int j) {
+        if (!s->in[j]) return;
+        int rank = 0;
+        for (int i = 0; i < probes; ++i) {
+            if (!s->in[i]) continue;
+            rank += s->value[i] < s->value[j] || (s->value[i] == s->value[j] && i < j);
+        }
+        if (rank == s->included / 4) s->level = s->value[j] / kQuartile;
+    });
+    block.once([&] { s->level = larger(s->level, 1e-12); });
+    while (s->more > 0) {
+        const float inverse = static_cast<float>(1 / (s->level * kProbeScale * kProbeScale));
+        float parts[2] = {};
+        for (int i = block.thread(); i < set.slots; i += block.threads()) {
+            if (!(set.e2[i] < kFar)) continue;
+            const float q = set.e2[i] * info[i], d = 1.0f / (1.0f + q * inverse);
+            const float k = weight[i] * d * d;
+            parts[0] += k;
+            parts[1] += k * q;
+        }
+        block.sum(parts, s->sums);
+        block.once([&] {
+            const double next =
+                larger(1e-12, s->sums[1] / larger(1e-12, kDof * s->sums[0] * probe_variance));
+            --s->more;
+            if (fabs(next - s->level) < 0.1 * s->level) s->more = 0;
+            s->level = next;
+        });
+    }
+}
+
+RELOC_HD inline void start_field(const Block& block, int cells, double level, double floor,
+                                 bool local, NoiseField* f) {
+    block.once([&] {
+        f->floor = floor;
+        f->local = local;
+        f->cut = local ? kLocalCut : kGlobalCut;
+        f->level = larger(level, floor);
+        f->ceiling = f->level * kMaxGrowth;
+    });
+    // Until the first pass, a fifth of the points in reach are taken for outliers.
+    block.each(cells, [&](int c) {
+        f->variance[c] = f->level;
+        f->kappa[c] = 0.2 / ring_volume(f->cut);
+    });
+}
+
+/// Posterior weights at the current parameters, written as information; one warp per cell.
+RELOC_HD inline void weigh(const Block& block, const FitSet& set, NoiseField* f) {
+    const float* weight = set.row[kSlotW];
+    block.each_warp(set.cells, [&](int c, int lane, int lanes) {
+        const float inverse = static_cast<float>(1 / f->variance[c]),
+                    kappa = static_cast<float>(f->kappa[c]), cut = static_cast<float>(f->cut);
+        constexpr float kPerDof = 1.0f / kDof;
+        float sums[CellSums::kCount] = {};
+        for (int i = set.begin[c] + lane; i < set.begin[c + 1]; i += lanes) {
+            const float scale = set.base[i] * inverse, q = set.e2[i] * scale;
+            if (!(q < cut)) {
+                set.info[i] = 0;
+                continue;
+            }
+            const float prior = weight[i], g = expf(-0.5f * q), p = g / (g + kappa);
+            const float k = prior * p, kq = k * q;
+            set.info[i] = p * scale;
+            sums[CellSums::kWeight] += k;
+            sums[CellSums::kSpread] += kq;
+            sums[CellSums::kMeat] += kq * p * kPerDof;
+            sums[CellSums::kCurvature] += k - kq * (1.0f - p) * kPerDof;
+            sums[CellSums::kNear] += prior;
+            sums[CellSums::kRing] += q >= kRingStart ? prior : 0.0f;
+        }
+        for (int k = 0; k < CellSums::kCount; ++k) {
+            const double total = Block::warp_sum(sums[k]);
+            if (lane == 0) f->sums[c].v[k] = k == CellSums::kSpread ? total / inverse : total;
+        }
+    });
+    block.each(CellSums::kCount, [&](int k) {
+        double total = 0;
+        for (int c = 0; c < set.cells; ++c) total += f->sums[c].v[k];
+        f->total.v[k] = total;
+    });
+}
+
+/// New noise levels and shares from the last weights; `parameters` degrees of freedom went into the
+/// residuals.
+RELOC_HD inline void update(const Block& block, const FitSet& set, int parameters, NoiseField* f) {
+    const double* total = f->total.v;
+    block.once([&] {
+        const double freedom = larger(1.0, kDof * total[CellSums::kWeight] - parameters);
+        f->level = smaller(f->ceiling, larger(f->floor, total[CellSums::kSpread] / freedom));
+    });
+    const int columns = set.columns, rows = set.cells / columns;
+    block.each(set.cells, [&](int cell) {
+        const double near = larger(total[CellSums::kNear], 1e-9),
+                     share = total[CellSums::kWeight] / near,
+                     in_ring = total[CellSums::kRing] / near;
+        const int r = cell / columns, c = cell % columns;
+        double out = 0, m = 0, s = 0;
+        for (int rr = r > 0 ? r - 1 : 0; rr <= r + 1 && rr < rows; ++rr) {
+            for (int cc = c > 0 ? c - 1 : 0; cc <= c + 1 && cc < columns; ++cc) {
+                const double kernel = (rr == r ? 1.0 : 0.5) * (cc == c ? 1.0 : 0.5);
+                const double* k = f->sums[rr * columns + cc].v;
+                out += kernel * k[CellSums::kRing];
+                m += kernel * k[CellSums::kWeight];
+                s += kernel * k[CellSums::kSpread];
+            }
+        }
+        f->variance[cell] = !f->local ? f->level
+                                      : larger(f->floor, (s + kLevelPrior * kDof * f->level) /
+                                                             (kDof * (m + kLevelPrior)));
+        const double ring = out + kSharePrior * in_ring, inliers = m + kSharePrior * share;
+        const double outliers = larger(0.0, ring - ring_share(f->cut) * inliers);
+        f->kappa[cell] = smaller(
+            larger(outliers / (ring_volume(f->cut) * larger(inliers, 1e-9)), kMinKappa), kMaxKappa);
+    });
+}
+
+}  // namespace reloc::device
