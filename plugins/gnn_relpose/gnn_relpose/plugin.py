@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gnn_relpose.config import GnnConfig
 from gnn_relpose.published_config import PublishedConfig
+from gnn_relpose.weights import PUBLISHED, RESNET34
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 
@@ -49,6 +50,7 @@ def reloc_register_components(registry: Registry) -> None:
                 "7Scenes, mean of medians": "0.16 or 0.17 m / 5.2 deg (trained on all seven; two "
                 "printed revisions)",
             },
+            weights=(*PUBLISHED, RESNET34),
         )
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from gsplat_loc.config import GsplatConfig, RefineConfig
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
+from reloc_core.weights import XFEAT
 
 _PAPER = (
     "Sidorov et al., GSplatLoc: Grounding Keypoint Descriptors into 3D Gaussian Splatting for "
@@ -37,6 +38,7 @@ def reloc_register_components(registry: Registry) -> None:
                 "Cambridge, mean of medians of four scenes": "29 cm / 0.62 deg (coarse), "
                 "17 / 0.53 (base), 16 / 0.48 (fine); GSplatLoc",
             },
+            weights=(XFEAT,),
         )
     )
     registry.add(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kfnet_temporal.config import MemoryConfig, TemporalConfig
+from kfnet_temporal.weights import KFNET
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 
@@ -33,6 +34,7 @@ def reloc_register_components(registry: Registry) -> None:
             published={
                 "7Scenes, mean of per-frame coordinate errors": "16.8 cm (SCoordNet), 15.3 cm (KFNet)",
             },
+            weights=(KFNET,),
         )
     )
     registry.add(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nefes_refine.config import NefesConfig, RefineConfig
+from nefes_refine.weights import DFNET, NEFES, VGG16
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 
@@ -35,6 +36,7 @@ def reloc_register_components(registry: Registry) -> None:
                 "7Scenes SfM, mean of medians": "6.34 cm / 1.92 deg (DFNet, from its result files)",
                 "Cambridge, mean of medians": "119.3 cm / 2.90 deg (DFNet, from its result files)",
             },
+            weights=(NEFES, DFNET, VGG16),
         )
     )
     registry.add(
