@@ -48,6 +48,8 @@ class Component:
         refiners: names of the refiners that belong to an estimator's method; used unless the user
             chooses others.
         reads_maps_of: estimators whose maps a refiner can work with, beside maps of its own.
+        reads_depth: whether an estimator or refiner may look at the depth of a query when it localizes;
+            where no stage does, depth maps are not read.
         needs_map: whether the component trains a map (estimators) or may (refiners).
         paper: citation.
         licence: SPDX identifier, with a remark where weights differ from code.
@@ -67,6 +69,7 @@ class Component:
     solver: str = ""
     refiners: tuple[str, ...] = ()
     reads_maps_of: tuple[str, ...] = ()
+    reads_depth: bool = True
     needs_map: bool = False
     paper: str = ""
     licence: str = ""

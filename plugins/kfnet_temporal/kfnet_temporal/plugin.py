@@ -46,6 +46,7 @@ def reloc_register_components(registry: Registry) -> None:
             produces="Correspondences",
             solver="pnp",
             needs_map=True,
+            reads_depth=False,
             summary="dense scene coordinates with variances by attention to RGB-D key frames",
             paper="per-frame measurement for the filter, on features of Potje et al., XFeat, CVPR 2024",
             licence="Apache-2.0",

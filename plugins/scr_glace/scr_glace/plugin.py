@@ -25,6 +25,7 @@ def reloc_register_components(registry: Registry) -> None:
             produces="Correspondences",
             solver="pnp",
             needs_map=True,
+            reads_depth=False,
             summary="scene coordinate regression with a global encoding; the map is a small MLP",
             paper="Wang et al., GLACE: Global Local Accelerated Coordinate Encoding, CVPR 2024; "
             "Brachmann et al., Accelerated Coordinate Encoding (ACE), CVPR 2023",
@@ -49,6 +50,7 @@ def reloc_register_components(registry: Registry) -> None:
             produces="Correspondences",
             solver="pnp",
             needs_map=True,
+            reads_depth=False,
             summary="GLACE's position decoder over triangulated landmarks; minutes on a CPU",
             paper="after the position decoder of Wang et al., GLACE, CVPR 2024, on features of "
             "Potje et al., XFeat, CVPR 2024",
