@@ -17,6 +17,6 @@ grep '^torch==' constraints.txt >> "$venv/lowest.txt"
 # The build's own lower bounds; cmake and ninja only where the system has none.
 "${pip[@]}" install 'scikit-build-core==0.11.0' 'pybind11==2.13.0' cmeel-eigen hatchling editables cmake ninja
 plugins=(); for folder in plugins/*/; do plugins+=(-e "$folder"); done
-PATH="$PWD/$venv/bin:$PATH" "${pip[@]}" install -c "$venv/lowest.txt" --no-build-isolation \
+PATH="$(cd "$venv" && pwd)/bin:$PATH" "${pip[@]}" install -c "$venv/lowest.txt" --no-build-isolation \
     -e '.[features,test,serve,colmap]' "${plugins[@]}"
 "$venv/bin/python" -m pytest -m "not real" "$@"
