@@ -115,10 +115,19 @@ def test_paper_sweeps_run_up_to_the_training(name, ace_scene, tmp_path, monkeypa
 
 
 def test_a_dry_run_finds_what_would_fail(toy_plugin, wayspots, capsys):
-    arguments = ["benchmark", "estimator=toy", "dataset=ace", f"dataset.root={wayspots}/wayspots_map", "dry_run=true"]
+    arguments = [
+        "benchmark",
+        "estimator=toy",
+        "dataset=ace",
+        f"dataset.root={wayspots}/wayspots_map",
+        "dry_run=true",
+    ]
     assert main(arguments) == 0
     assert "toy + prior + toy_push" in capsys.readouterr().err
-    for more, match in ((["solver=pnp"], "accepts"), (["refiners=[toy_pull]"], "Did you mean 'toy_push'")):
+    for more, match in (
+        (["solver=pnp"], "accepts"),
+        (["refiners=[toy_pull]"], "Did you mean 'toy_push'"),
+    ):
         assert main([*arguments, *more]) == 2
         assert match in capsys.readouterr().err
 
