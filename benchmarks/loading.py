@@ -4,7 +4,7 @@
 
 Opening: a dataset of COUNT images (links to one JPEG of 640x480) in each layout, opened in a process of its
 own; memory is the growth of the resident set while it opens, and the peak of the whole process.
-Stalls: the images of redkitchen_seq01 through `Prefetch`, beside a consumer that keeps two torch threads
+Stalls: the images of redkitchen_seq01 through `Prefetch`, beside a consumer that keeps torch threads
 busy with convolutions; the stall is the time it waits for images.
 Evaluation: a localizer that keeps two torch threads busy, with depth maps read and one image ahead, and as
 `reloc evaluate` does it: several images ahead, and no depth where no stage looks at it.
@@ -22,6 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+THREADS = 2
 LAYOUTS = ("ace", "transforms", "colmap", "kapture")
 
 
@@ -118,14 +119,14 @@ def peak():
 
 
 def stalls(data, workers, images=100):
-    """Share of the time that a consumer with two busy threads waits."""
+    """Share of the time that a busy consumer waits."""
     import torch
 
     from reloc_core.datasets.ace import AceDataset
     from reloc_core.datasets.config import AceConfig
     from reloc_core.datasets.prefetch import Prefetch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     cv2.setNumThreads(0)
     dataset = AceDataset(AceConfig(str(data / "redkitchen_seq01"), depth="none"))
     order = np.random.default_rng(0).integers(0, len(dataset), images)
@@ -166,7 +167,7 @@ def evaluation(data, ahead, depth, images=100):
     from reloc_core.evaluation import evaluate
     from reloc_core.types import Localization
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     cv2.setNumThreads(0)
     layer = torch.nn.Conv2d(1, 32, 3, 2, 1)
 
@@ -179,9 +180,7 @@ def evaluation(data, ahead, depth, images=100):
             step(torch, layer, query)
             return Localization.failure("only busy")
 
-    dataset = AceDataset(
-        AceConfig(str(data / "redkitchen_seq01"), split="test", max_frames=images)
-    )
+    dataset = AceDataset(AceConfig(str(data / "redkitchen_seq01"), split="test", max_frames=images))
     queries = dataset if depth else dataset.without_depth()
     begin, cpu = time.perf_counter(), time.process_time()
     with mock.patch("reloc_core.evaluation.evaluate.AHEAD", ahead):
@@ -211,7 +210,10 @@ def main():
     parser.add_argument("--data", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--open", nargs=2)
+    parser.add_argument("--threads", type=int, default=2, help="of the busy consumer")
     options = parser.parse_args()
+    global THREADS
+    THREADS = options.threads
     if options.open:
         print(json.dumps(open_dataset(options.open[0], Path(options.open[1]))))
         return

@@ -249,8 +249,8 @@ def result_content(results: Sequence[QueryResult], dataset: Dataset) -> dict[str
 
     Returns:
         `status` ("ok"; "partial" when some images could not be read, "failed" when none could),
-        `metrics`, `seconds` (`per_query`, `stages`, `read_image`, `waited_for_images`), `dataset` (name, frames,
-        fingerprint, unit) and `failures` (name and reason of every query without a pose).
+        `metrics`, `seconds` (`per_query`, `stages`, `read_image`, `waited_for_images`), `dataset` (name,
+        frames, fingerprint, unit) and `failures` (name and reason of every query without a pose).
     """
     unreadable = sum(not r.readable for r in results)
     status = "ok" if not unreadable else "partial" if unreadable < len(results) else "failed"

@@ -140,7 +140,7 @@ def test_waiting_for_images_is_measured(room, scripted):
 
     results = evaluate(scripted(room(5), [0.01] * 5), Slow(5))
     waited = sum(r.wait_seconds for r in results)
-    assert 0.1 < waited
+    assert waited > 0.1
     content = result_content(results, room(5))
     assert content["seconds"]["waited_for_images"] == pytest.approx(waited, abs=1e-5)
 

@@ -38,7 +38,7 @@ def seen_through(camera, query):
     x, y = np.meshgrid(np.arange(camera.width, dtype=float), np.arange(camera.height, dtype=float))
     pixels = np.stack([x, y], -1).reshape(-1, 1, 2)
     rays = cv2.undistortPoints(pixels, camera.matrix, np.array(camera.distortion)).reshape(
-        x.shape + (2,)
+        (*x.shape, 2)
     )
     pinhole = query.camera
     where = (rays * [pinhole.fx, pinhole.fy] + [pinhole.cx, pinhole.cy]).astype(np.float32)
