@@ -6,13 +6,14 @@ PLUGINS := $(sort $(wildcard plugins/*)) examples/sfm_matching
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := $(shell find native CMakeLists.txt -type f \( -name '*.hpp' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' -o -name 'CMakeLists.txt' \) 2>/dev/null)
 
-.PHONY: demo test test-real bench lint docs clean help
+.PHONY: demo test test-real test-lowest bench lint docs clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       set up, map the embedded room, localize its test path, write a report"
 	@echo "make test       all tests that need no data (about ten minutes on two cores)"
 	@echo "make test-real  map and localize the real scenes in RELOC_DATA (default ../shared/data)"
+	@echo "make test-lowest  the core's tests on Python 3.10 with the lowest versions of all dependencies"
 	@echo "make bench      benchmarks on the real scene and of the solvers"
 	@echo "make lint       ruff, mypy, import-linter, clang-format"
 	@echo "make docs       HTML documentation in docs/_build/html"
@@ -44,6 +45,9 @@ RELOC_DATA ?= ../shared/data
 test-real: $(VENV)/.installed
 	RELOC_DATA=$(RELOC_DATA) $(BIN)/python -m pytest -m real -s
 
+test-lowest:
+	scripts/test_lowest.sh tests
+
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/real_scene.py --data $(RELOC_DATA)
 
@@ -59,5 +63,5 @@ docs: $(VENV)/.docs
 	@echo "docs/_build/html/index.html"
 
 clean:
-	rm -rf $(VENV) build dist docs/_build outputs multirun .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build dist docs/_build outputs multirun .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

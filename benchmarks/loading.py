@@ -1,11 +1,13 @@
 """Time and memory of opening large datasets, and how long training would wait for images.
 
-    python benchmarks/loading.py [--count 10000] [--data DIR] [--json OUT]
+    python benchmarks/loading.py [--count 10000] [--data DIR] [--json OUT]        (--count 0: no opening)
 
 Opening: a dataset of COUNT images (links to one JPEG of 640x480) in each layout, opened in a process of its
 own; memory is the growth of the resident set while it opens, and the peak of the whole process.
-Stalls: the images of redkitchen_seq01 through `Prefetch`, beside a consumer that keeps two torch threads
+Stalls: the images of redkitchen_seq01 through `Prefetch`, beside a consumer that keeps torch threads
 busy with convolutions; the stall is the time it waits for images.
+Evaluation: a localizer that keeps two torch threads busy, with depth maps read and one image ahead, and as
+`reloc evaluate` does it: several images ahead, and no depth where no stage looks at it.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+THREADS = 2
 LAYOUTS = ("ace", "transforms", "colmap", "kapture")
 
 
@@ -116,14 +119,14 @@ def peak():
 
 
 def stalls(data, workers, images=100):
-    """Share of the time that a consumer with two busy threads waits."""
+    """Share of the time that a busy consumer waits."""
     import torch
 
     from reloc_core.datasets.ace import AceDataset
     from reloc_core.datasets.config import AceConfig
     from reloc_core.datasets.prefetch import Prefetch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     cv2.setNumThreads(0)
     dataset = AceDataset(AceConfig(str(data / "redkitchen_seq01"), depth="none"))
     order = np.random.default_rng(0).integers(0, len(dataset), images)
@@ -153,6 +156,48 @@ def stalls(data, workers, images=100):
     }
 
 
+def evaluation(data, ahead, depth, images=100):
+    """Share of an evaluation for which localization stands still."""
+    from unittest import mock
+
+    import torch
+
+    from reloc_core.datasets.ace import AceDataset
+    from reloc_core.datasets.config import AceConfig
+    from reloc_core.evaluation import evaluate
+    from reloc_core.types import Localization
+
+    torch.set_num_threads(THREADS)
+    cv2.setNumThreads(0)
+    layer = torch.nn.Conv2d(1, 32, 3, 2, 1)
+
+    class Busy:
+        def start_sequence(self):
+            pass
+
+        @torch.no_grad()
+        def localize(self, query):
+            step(torch, layer, query)
+            return Localization.failure("only busy")
+
+    dataset = AceDataset(AceConfig(str(data / "redkitchen_seq01"), split="test", max_frames=images))
+    queries = dataset if depth else dataset.without_depth()
+    begin, cpu = time.perf_counter(), time.process_time()
+    with mock.patch("reloc_core.evaluation.evaluate.AHEAD", ahead):
+        results = evaluate(Busy(), queries)
+    total, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    waited = sum(r.wait_seconds for r in results)
+    return {
+        "ahead": ahead,
+        "depth_read": depth,
+        "images": len(results),
+        "per_image_ms": round(1000 * total / len(results), 1),
+        "cpu_per_image_ms": round(1000 * cpu / len(results), 1),
+        "stall_ms_per_image": round(1000 * waited / len(results), 2),
+        "stall_percent": round(100 * waited / total, 1),
+    }
+
+
 def step(torch, layer, query):
     """About what an encoder does per image, much smaller."""
     grey = torch.from_numpy(query.image).float().mean(2)[None, None] / 255
@@ -165,12 +210,15 @@ def main():
     parser.add_argument("--data", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--open", nargs=2)
+    parser.add_argument("--threads", type=int, default=2, help="of the busy consumer")
     options = parser.parse_args()
+    global THREADS
+    THREADS = options.threads
     if options.open:
         print(json.dumps(open_dataset(options.open[0], Path(options.open[1]))))
         return
-    rows = {"open": [], "stalls": []}
-    for layout in LAYOUTS:
+    rows = {"open": [], "stalls": [], "evaluation": []}
+    for layout in LAYOUTS if options.count else ():
         with tempfile.TemporaryDirectory() as folder:
             make(layout, options.count, Path(folder))
             command = [sys.executable, __file__, "--open", layout, folder]
@@ -181,6 +229,11 @@ def main():
         for workers in (1, 2):
             rows["stalls"].append(stalls(options.data, workers))
             print(rows["stalls"][-1])
+        from reloc_core.evaluation.evaluate import AHEAD
+
+        for ahead, depth in ((1, True), (1, False), (AHEAD, True), (AHEAD, False)):
+            rows["evaluation"].append(evaluation(options.data, ahead, depth))
+            print(rows["evaluation"][-1])
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

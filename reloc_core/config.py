@@ -23,6 +23,8 @@ from reloc_core.errors import ConfigError, did_you_mean
 from reloc_core.registry import Component, Registry, default_registry
 
 TARGET = "_target_"
+CHOICES = frozenset({"dataset", "estimator", "solver", "refiner", "experiment"})
+"""Config groups that a command line chooses from."""
 _QUOTED_KEYS = ("map_dir", "output_dir", "output", "images", "dataset.root", "root")
 
 
@@ -153,6 +155,21 @@ def quote_paths(overrides: Sequence[str]) -> list[str]:
     return result
 
 
+def refuse_empty_choices(overrides: Sequence[str]) -> None:
+    """Refuse `experiment=null` and the like, for which Hydra has no message.
+
+    Raises:
+        ConfigError: says what to write instead.
+    """
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key in CHOICES and value.strip("'\" ").lower() in ("null", "none"):
+            raise ConfigError(
+                f"{override} chooses nothing. Leave {key}= out, or write '~{key}' to drop what a preset "
+                "chose."
+            )
+
+
 @contextmanager
 def hydra_session() -> Iterator[None]:
     """Hydra initialised on reloc's config directory, and cleared afterwards."""
@@ -181,6 +198,7 @@ def compose(verb: str, overrides: Sequence[str], registry: Registry | None = Non
     from hydra import compose as hydra_compose
     from hydra.errors import HydraException
 
+    refuse_empty_choices(overrides)
     registry = registry or default_registry()
     register_with_hydra(registry)
     with hydra_session():
@@ -216,8 +234,7 @@ def _explain(
         return ConfigError(f"There is no config '{option.group(1)}'.")
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
-        groups = {"dataset", "estimator", "solver", "refiner", "experiment"}
-        chosen = [o for o in overrides if o.partition("=")[0] in groups and o.partition("=")[2]]
+        chosen = [o for o in overrides if o.partition("=")[0] in CHOICES and o.partition("=")[2]]
         with hydra_session():
             from hydra import compose as hydra_compose
             from hydra.errors import HydraException

@@ -99,6 +99,10 @@ class Dataset(ABC):
         """Whether queries carry measured depth."""
         return False
 
+    def without_depth(self) -> Dataset:
+        """The same queries without depth maps, which are then not read; by default the dataset itself."""
+        return self
+
     @property
     def unit(self) -> str:
         """Unit of translations, "metre" or "scene unit" where the scale is arbitrary."""

@@ -51,6 +51,7 @@ class Pipeline:
         solver: accepts the estimator's evidence.
         refiners: `(name, refiner)`, ready to refine, applied in order.
         runtime: device, threads, seed.
+        reads_depth: whether a stage may look at the depth of a query.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class Pipeline:
         solver: Solver,
         refiners: Sequence[tuple[str, Refiner]] = (),
         runtime: Runtime | None = None,
+        reads_depth: bool = True,
     ) -> None:
+        self.reads_depth = reads_depth
         self.estimator = estimator
         self.solver = solver
         self.refiners = tuple(refiners)
@@ -116,7 +119,9 @@ class Pipeline:
         loaded: Estimator = component.load()(typed_config(component, info.config, estimator or {}))
         loaded.load(scene_map, runtime)
         stages = [load_refiner(choice, runtime, registry, scene_map) for choice in refiners]
-        return cls(loaded, solver_object, stages, runtime)
+        used = [component, *(registry.get("refiner", name) for name, _ in stages)]
+        reads_depth = any(c.reads_depth for c in used)
+        return cls(loaded, solver_object, stages, runtime, reads_depth)
 
     @property
     def history(self) -> int:

@@ -24,6 +24,7 @@ from reloc_core.errors import ConfigError, PluginError, did_you_mean
 from reloc_core.hooks import API_VERSION, ENTRY_POINT_GROUP, HOOK_NAMES, PROJECT, Hooks
 from reloc_core.interfaces import INTERFACES
 from reloc_core.types import EVIDENCE_KINDS
+from reloc_core.weights import Weights
 
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 BUILTIN = "reloc_core"
@@ -47,11 +48,14 @@ class Component:
         refiners: names of the refiners that belong to an estimator's method; used unless the user
             chooses others.
         reads_maps_of: estimators whose maps a refiner can work with, beside maps of its own.
+        reads_depth: whether an estimator or refiner may look at the depth of a query when it localizes;
+            where no stage does, depth maps are not read.
         needs_map: whether the component trains a map (estimators) or may (refiners).
         paper: citation.
         licence: SPDX identifier, with a remark where weights differ from code.
         requires: any of "cuda", "depth", "sequence".
         published: published results worth quoting, by name.
+        weights: published files of weights that it can use.
         plugin: distribution module it came from; filled in by the registry.
     """
 
@@ -65,11 +69,13 @@ class Component:
     solver: str = ""
     refiners: tuple[str, ...] = ()
     reads_maps_of: tuple[str, ...] = ()
+    reads_depth: bool = True
     needs_map: bool = False
     paper: str = ""
     licence: str = ""
     requires: tuple[str, ...] = ()
     published: Mapping[str, str] = field(default_factory=dict)
+    weights: tuple[Weights, ...] = ()
     plugin: str = BUILTIN
 
     def __post_init__(self) -> None:
@@ -157,6 +163,10 @@ class Registry:
         if key in self._components:
             other = self._components[key].plugin
             raise PluginError(f"{component.interface} '{component.name}' is already from '{other}'")
+        taken = {w.name: w for w in self.weights()}
+        for weights in component.weights:
+            if taken.get(weights.name, weights) != weights:
+                raise PluginError(f"weights '{weights.name}' are already something else")
         values = {**vars(component), "plugin": self._current_plugin}
         self._components[key] = Component(**values)
 
@@ -165,6 +175,11 @@ class Registry:
         for key in sorted(self._components):
             if interface is None or key[0] == interface:
                 yield self._components[key]
+
+    def weights(self) -> Iterator[Weights]:
+        """Weights that components can use, sorted by name; each once."""
+        found = {w.name: w for c in self._components.values() for w in c.weights}
+        return (found[name] for name in sorted(found))
 
     def get(self, interface: str, name: str) -> Component:
         """Look up a component.

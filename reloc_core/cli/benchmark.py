@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,8 +22,8 @@ from reloc_core.evaluation.results import QueryResult
 from reloc_core.interfaces import Dataset
 from reloc_core.io.files import write_atomically
 from reloc_core.maps import Map
-from reloc_core.pipeline import Pipeline
-from reloc_core.registry import default_registry
+from reloc_core.pipeline import Pipeline, check_fit, default_solver
+from reloc_core.registry import Component, default_registry
 from reloc_core.runs import RunDirectory, console, resolve_runtime
 
 
@@ -54,6 +55,8 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     config = typed_config(component, node)
     _published(cfg)
     train, test = _split(cfg, cfg.dataset.split), _split(cfg, cfg.test_split)
+    if cfg.dry_run:
+        return _dry_run(cfg, component, config, train, test)
     runtime = resolve_runtime(cfg.device, cfg.threads, cfg.seed)
     helper_process = int(os.environ.get("RANK", "0")) > 0
     record = RunDirectory(
@@ -78,6 +81,30 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     if cfg.published_table and any(r.truth is not None for r in results):
         _beside_published(cfg, record, method, results)
     return finish(record, results, result)
+
+
+def _dry_run(
+    cfg: DictConfig, component: Component, config: Any, train: Dataset, test: Dataset
+) -> int:
+    """Say what would be done; raises what would fail before the first step of training."""
+    registry = default_registry()
+    component.load()(config)
+    solver = (
+        registry.get("solver", str(cfg.solver[TARGET]))
+        if cfg.get("solver")
+        else default_solver(component, registry)
+    )
+    check_fit(component, solver, registry)
+    chosen = plain(cfg.refiners)
+    refiners = [r if isinstance(r, str) else r["name"] for r in chosen or ()]
+    for name in refiners:
+        registry.get("refiner", name)
+    method = " + ".join([component.name, solver.name, *(refiners or component.refiners)])
+    console.print(
+        f"{train.name}: {len(train)} images to map, {test.name}: {len(test)} to localize; {method}",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    return 0
 
 
 def _existing(cfg: DictConfig, component: str) -> Map | None:

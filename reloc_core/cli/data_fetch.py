@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
+from reloc_core.cli.progress import ACCEPT, ACCEPTED, Bars
 from reloc_core.datasets.benchmarks import BENCHMARKS, Benchmark, FetchOptions, fetch
 from reloc_core.datasets.benchmarks.fetch import check_options
 from reloc_core.errors import ConfigError, did_you_mean
 from reloc_core.runs import console
 
-ACCEPT = "--accept-license"
 USAGE = """\
 reloc data fetch - download a benchmark dataset and make the ACE layout of it
 
@@ -70,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"Read the terms above; if you accept them, add {ACCEPT}.")
     root = Path(values.get("root", "data")).expanduser()
     for scene in scenes:
-        with _Bars() as bars:
+        with Bars() as bars:
             folder = fetch(
                 benchmark,
                 scene,
@@ -101,7 +91,7 @@ def _describe(benchmark: Benchmark) -> str:
 def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], bool]:
     values, accepted = {}, False
     for argument in arguments:
-        if argument in (ACCEPT, "--accept-licence"):
+        if argument in ACCEPTED:
             accepted = True
             continue
         key, equals, value = argument.partition("=")
@@ -129,33 +119,3 @@ def _scenes(benchmark: Benchmark, text: str) -> Sequence[str]:
 
 def _note(text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
-
-
-class _Bars:
-    """A bar per file in a terminal; elsewhere a line per tenth of a file."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-            TimeRemainingColumn(), console=console, disable=not console.is_terminal,
-        )  # fmt: skip
-        self._tasks: dict[str, TaskID] = {}
-        self._shown: dict[str, int] = {}
-
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def received(self, name: str, done: int, size: int | None) -> None:
-        if console.is_terminal:
-            if name not in self._tasks:
-                self._tasks[name] = self._progress.add_task(name, total=size)
-            self._progress.update(self._tasks[name], completed=done, total=size)
-        elif size:
-            tenth = 10 * done // size
-            if tenth > self._shown.get(name, 0):
-                self._shown[name] = tenth
-                console.print(f"{name}: {10 * tenth} % of {size / 1e6:.0f} MB", markup=False)

@@ -79,7 +79,8 @@ def localize_dataset(
             if query is not None:
                 hook(query=query, localization=found)
 
-        return evaluate(pipeline, dataset, on_result)
+        queries = dataset if pipeline.reads_depth else dataset.without_depth()
+        return evaluate(pipeline, queries, on_result)
 
 
 def report_results(

@@ -13,7 +13,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from reloc_core.cli.help import verb_help
-from reloc_core.config import TARGET, compose, config_directory, quote_paths, register_with_hydra
+from reloc_core.config import (
+    TARGET,
+    compose,
+    config_directory,
+    quote_paths,
+    refuse_empty_choices,
+    register_with_hydra,
+)
 from reloc_core.errors import RelocError
 from reloc_core.registry import default_registry
 
@@ -67,6 +74,7 @@ def _run_by_hydra(verb: str, arguments: Sequence[str]) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
+    refuse_empty_choices(arguments)
     register_with_hydra(default_registry())
     multirun = any(a in ("-m", "--multirun") for a in arguments)
 

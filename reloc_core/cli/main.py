@@ -27,6 +27,7 @@ Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
   serve       answer over HTTP:  reloc serve map_dir=MAP port=8000
   benchmark   map and measure:   reloc benchmark -m experiment=paper/ace_7scenes_sfm root=data
   data        check | convert | fetch   look at a dataset, change its layout, get a benchmark
+  weights     list | get | verify   pretrained weights and their terms
   sweep       table | resume | plot   what comes after 'reloc VERB -m ...'
   report      compare            one table of several methods, yours and published
   plugin      list | new | check | doctor   see, write, test and mend plugins
@@ -78,6 +79,12 @@ def _report(arguments: Sequence[str]) -> int:
     return run(arguments)
 
 
+def _weights(arguments: Sequence[str]) -> int:
+    from reloc_core.cli.weights import run
+
+    return run(arguments)
+
+
 def _plugin(arguments: Sequence[str]) -> int:
     from reloc_core.cli.plugin import run
 
@@ -111,6 +118,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "benchmark": _hydra_verb("benchmark"),
     "data": _data,
     "report": _report,
+    "weights": _weights,
     "plugin": _plugin,
     "sweep": _sweep,
     "config": _config,

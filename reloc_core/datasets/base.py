@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,12 @@ class FileDataset(Dataset):
     def has_depth(self) -> bool:
         """Whether there are depth maps."""
         return self._depths is not None
+
+    def without_depth(self) -> FileDataset:
+        """The same queries without depth maps, which are then not read."""
+        result = copy(self)
+        result._depths = None
+        return result
 
     @property
     def unit(self) -> str:

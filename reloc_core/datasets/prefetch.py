@@ -6,16 +6,30 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, Protocol, TypeVar
 
 from reloc_core.errors import InputError
-from reloc_core.interfaces import Dataset
-from reloc_core.types import Query
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class Prefetch:
+class Indexed(Protocol[T_co]):
+    """What can be prefetched; a `Dataset` is one."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+
+    def __getitem__(self, index: int, /) -> T_co:
+        """Read one item; called in other threads."""
+
+
+class Prefetch(Generic[T]):
     """Iterates over images of a dataset in a given order, read by threads ahead of time.
 
     Decoding releases the interpreter lock, so threads suffice. At most `ahead` images wait in memory.
+    The order is that of `indices` whatever the number of threads. An exception of the reader comes out
+    in its turn; leaving the loop early, also by an exception or Ctrl-C, ends the threads.
 
     Args:
         dataset: the images.
@@ -25,12 +39,13 @@ class Prefetch:
 
     Attributes:
         stall_seconds: time the consumer has waited for images so far.
+        last_stall: the part of it for the image handed out last.
         images: images handed out so far.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Indexed[T],
         indices: Sequence[int] | None = None,
         workers: int = 2,
         ahead: int = 16,
@@ -41,14 +56,15 @@ class Prefetch:
         self._indices = range(len(dataset)) if indices is None else indices
         self._workers, self._ahead = workers, ahead
         self.stall_seconds = 0.0
+        self.last_stall = 0.0
         self.images = 0
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __iter__(self) -> Iterator[Query]:
+    def __iter__(self) -> Iterator[T]:
         """Images in order; an unreadable one raises its `DataError` when its turn comes."""
-        pending: deque[Future[Query]] = deque()
+        pending: deque[Future[T]] = deque()
         upcoming = iter(self._indices)
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="read-images")
         try:
@@ -58,12 +74,13 @@ class Prefetch:
                     break
             while pending:
                 begin = time.perf_counter()
-                query = pending.popleft().result()
-                self.stall_seconds += time.perf_counter() - begin
+                item = pending.popleft().result()
+                self.last_stall = time.perf_counter() - begin
+                self.stall_seconds += self.last_stall
                 self.images += 1
                 following = next(upcoming, None)
                 if following is not None:
                     pending.append(pool.submit(self._dataset.__getitem__, following))
-                yield query
+                yield item
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from typing import Protocol
 
+from reloc_core.datasets.prefetch import Prefetch
 from reloc_core.errors import RelocError
 from reloc_core.evaluation.results import QueryResult, query_result
 from reloc_core.interfaces import Dataset
@@ -24,6 +25,9 @@ class Localizer(Protocol):
         """Localize one query."""
 
 
+AHEAD = 4
+"""Images that may wait in memory. They are read one after another by one thread: the others compute."""
+
 OnResult = Callable[[QueryResult, Query | None, Localization], None]
 """Called after every query with its result, the query (None when unreadable) and localization."""
 
@@ -35,7 +39,7 @@ def evaluate(
 
     Queries come in the dataset's order. `start_sequence` is called before the first query of every
     sequence; a photograph that belongs to none is a sequence of its own. The localizer never sees
-    ground truth. The next image is read while the current one is localized.
+    ground truth. The next images are read while the current one is localized.
 
     A query that cannot be read, or that the localizer refuses with a `RelocError`, becomes a failed
     result with its reason. Any other exception is a defect and propagates, as does Ctrl-C.
@@ -50,7 +54,8 @@ def evaluate(
     """
     results: list[QueryResult] = []
     previous: str | None = None
-    with closing(_prefetch(dataset)) as queries:
+    reader = Prefetch(_Guarded(dataset), workers=1, ahead=AHEAD)
+    with closing(iter(reader)) as queries:  # type: ignore[type-var]
         for index, (query, seconds_read, problem) in enumerate(queries):
             frame = dataset.frames[index]
             if index == 0 or frame.sequence is None or frame.sequence != previous:
@@ -66,30 +71,31 @@ def evaluate(
                     localization = Localization.failure(f"refused: {_text(error)}")
             elapsed = time.perf_counter() - begin
             result = query_result(frame, localization, elapsed, seconds_read, query is not None)
+            result = replace(result, wait_seconds=reader.last_stall)
             results.append(result)
             if on_result is not None:
                 on_result(result, query, localization)
     return results
 
 
-def _prefetch(dataset: Dataset) -> Generator[tuple[Query | None, float, str], None, None]:
-    """Read one image ahead: (query or None, seconds, why it could not be read)."""
+class _Guarded:
+    """Items (query or None, seconds, why it could not be read) instead of errors of the reader."""
 
-    def read(index: int) -> tuple[Query | None, float, str]:
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> tuple[Query | None, float, str]:
         begin = time.perf_counter()
         try:
-            return dataset[index], time.perf_counter() - begin, ""
+            return self._dataset[index], time.perf_counter() - begin, ""
         except (RelocError, OSError) as error:
             return None, time.perf_counter() - begin, f"unreadable: {_text(error)}"
-
-    with ThreadPoolExecutor(1, thread_name_prefix="read-images") as pool:
-        count = len(dataset)
-        ahead = pool.submit(read, 0) if count else None
-        for index in range(count):
-            assert ahead is not None
-            current = ahead.result()
-            ahead = pool.submit(read, index + 1) if index + 1 < count else None
-            yield current
+        except Exception as error:
+            name = self._dataset.frames[index].name
+            raise RuntimeError(f"reading {name}: {type(error).__name__}: {error}") from error
 
 
 def _text(error: Exception) -> str:

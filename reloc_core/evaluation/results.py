@@ -53,6 +53,7 @@ class QueryResult:
         seconds: wall time by stage name.
         total_seconds: wall time of the whole call, without reading the image.
         read_seconds: wall time of reading the image, which overlaps the query before it.
+        wait_seconds: the part of it for which localization stood still.
         stages: pose after each stage: (stage name, (4, 4)).
         truth: (4, 4) ground truth, or None.
         translation_error_m: inf when not localized, None without ground truth.
@@ -72,6 +73,7 @@ class QueryResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
     total_seconds: float = 0.0
     read_seconds: float = 0.0
+    wait_seconds: float = 0.0
     stages: tuple[tuple[str, Float64Array], ...] = ()
     truth: Float64Array | None = None
     translation_error_m: float | None = None
@@ -100,6 +102,7 @@ class QueryResult:
                 **{k: round(v, 6) for k, v in self.seconds.items()},
             },
             "read_seconds": round(self.read_seconds, 6),
+            "wait_seconds": round(self.wait_seconds, 6),
             "stages": [{"stage": s, "world_from_cam": _matrix(p)} for s, p in self.stages],
             "ground_truth": _matrix(self.truth),
             "translation_error_m": finite_or_none(self.translation_error_m, 9),
@@ -128,6 +131,7 @@ class QueryResult:
             total_seconds=seconds.pop("total", 0.0),
             seconds=seconds,
             read_seconds=float(line["read_seconds"]),
+            wait_seconds=float(line.get("wait_seconds", 0.0)),
             stages=tuple(
                 (str(stage["stage"]), np.asarray(stage["world_from_cam"], np.float64))
                 for stage in line["stages"]
@@ -221,7 +225,7 @@ def summarize_results(results: Sequence[QueryResult]) -> Metrics:
 
 
 def timing(results: Sequence[QueryResult]) -> dict[str, Any]:
-    """Median and 95th percentile of seconds: per query, per stage, and of reading images.
+    """Median and 95th percentile of seconds: per query, per stage, and of reading images; all waiting.
 
     Unreadable images were never localized and are left out. Both follow the quantile rule of
     `reloc_core.evaluation.metrics`.
@@ -232,6 +236,7 @@ def timing(results: Sequence[QueryResult]) -> dict[str, Any]:
         "per_query": _median_p95([r.total_seconds for r in read]),
         "stages": {n: _median_p95([r.seconds[n] for r in read if n in r.seconds]) for n in names},
         "read_image": _median_p95([r.read_seconds for r in read]),
+        "waited_for_images": round(sum(r.wait_seconds for r in read), 6),
     }
 
 
@@ -244,8 +249,8 @@ def result_content(results: Sequence[QueryResult], dataset: Dataset) -> dict[str
 
     Returns:
         `status` ("ok"; "partial" when some images could not be read, "failed" when none could),
-        `metrics`, `seconds` (`per_query`, `stages`, `read_image`), `dataset` (name, frames,
-        fingerprint, unit) and `failures` (name and reason of every query without a pose).
+        `metrics`, `seconds` (`per_query`, `stages`, `read_image`, `waited_for_images`), `dataset` (name,
+        frames, fingerprint, unit) and `failures` (name and reason of every query without a pose).
     """
     unreadable = sum(not r.readable for r in results)
     status = "ok" if not unreadable else "partial" if unreadable < len(results) else "failed"

@@ -55,8 +55,10 @@ def read_state_dict(path: Path | str, what: str) -> dict[str, Tensor]:
     return dict(content)
 
 
-def load_strictly(module: torch.nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Load a state dict that must fit key by key and shape by shape.
+def check_layout(module: torch.nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Check that a state dict fits a module key by key and shape by shape, and is finite.
+
+    The module may be on the device "meta", which costs no memory.
 
     Raises:
         MapError: names the first key that differs.
@@ -72,6 +74,18 @@ def load_strictly(module: torch.nn.Module, state: Mapping[str, Tensor], what: st
     extra = sorted(set(state) - set(expected))
     if extra:
         raise MapError(f"This is no {what}: it has an unknown '{extra[0]}'.")
+    broken = next((k for k, v in state.items() if not torch.isfinite(v).all()), None)
+    if broken:
+        raise MapError(f"This {what} is damaged: '{broken}' is not finite.")
+
+
+def load_strictly(module: torch.nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Load a state dict that must fit key by key and shape by shape.
+
+    Raises:
+        MapError: names the first key that differs.
+    """
+    check_layout(module, state, what)
     module.load_state_dict({k: v.float() for k, v in state.items()})
 
 

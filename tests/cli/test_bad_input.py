@@ -238,3 +238,10 @@ def test_file_in_the_way(fails, scene, tmp_path):
     assert "file" in fails(
         "train", "estimator=toy", "dataset=ace", f"dataset.root={scene}", "map_dir=file/map"
     )
+
+
+@pytest.mark.parametrize("flags", [[], ["-m"], ["--cfg", "job"]])
+@pytest.mark.parametrize("choice", ["experiment=null", "estimator=null", "dataset=None"])
+def test_choosing_nothing(fails, scene, choice, flags):
+    message = fails("train", *flags, "dataset=ace", f"dataset.root={scene}", choice)
+    assert f"Leave {choice.partition('=')[0]}= out" in message

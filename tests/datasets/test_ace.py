@@ -286,3 +286,15 @@ def test_ten_thousand_images_load_fast(ace_folder, tmp_path):
     tracemalloc.stop()
     assert len(dataset) == 10_000
     assert peak < 100e6
+
+
+def test_without_depth_no_depth_map_is_read(ace):
+    dataset = load(ace)
+    ace.file("depth", 0).write_bytes(b"damaged")
+    bare = dataset.without_depth()
+    assert bare[0].depth is None
+    assert not bare.has_depth
+    assert bare.frames == dataset.frames
+    assert dataset.has_depth
+    with pytest.raises(DataError):
+        dataset[0]

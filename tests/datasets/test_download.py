@@ -1,5 +1,6 @@
 """Downloads that break, resume, change, lie; archives that are damaged or hostile."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -132,6 +133,52 @@ def test_wrong_checksum_is_removed(server, tmp_path):
 def test_size_without_announcement_is_what_came(server, tmp_path):
     server.add("a.zip", CONTENT, announce=False)
     assert get(server, tmp_path).read_bytes() == CONTENT
+
+
+class Full:
+    """A file on a disk that is full after some bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def write(self, block):
+        if len(block) > self.room:
+            self.file.write(block[: self.room])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= len(block)
+        return self.file.write(block)
+
+    def flush(self):
+        self.file.flush()
+
+    def fileno(self):
+        return self.file.fileno()
+
+
+@pytest.mark.parametrize("room", [0, 1, 100_000, 262_144, len(CONTENT) - 1])
+def test_a_disk_that_fills_up_while_downloading(server, tmp_path, monkeypatch, room):
+    file = server.add("a.zip", CONTENT)
+    plain = Path.open
+
+    def full(self, mode="r", *args, **options):
+        opened = plain(self, mode, *args, **options)
+        return Full(opened, room) if self.suffix == ".part" and mode != "rb" else opened
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(RelocError, match="disk is full"):
+            get(server, tmp_path)
+    assert len(file.requests) == 1  # a full disk is no reason to try again
+    assert not (tmp_path / "d" / "a.zip").exists()
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    kept = file.requests[-1]
+    assert kept == (f"bytes={room}-" if room else None)
 
 
 def test_too_small_a_disk_is_refused_before_writing(server, tmp_path, monkeypatch):

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 
 import pytest
 
 from reloc_core.errors import InputError
 from reloc_core.evaluation import evaluate, result_content
+from reloc_core.evaluation.evaluate import AHEAD
+from reloc_core.types import Localization
 
 
 def test_every_query_gives_one_result_in_order(room, scripted):
@@ -96,3 +100,66 @@ def test_queries_without_truth_have_no_errors(room, scripted):
 
 def test_an_empty_dataset(room, scripted):
     assert evaluate(scripted(room(0), []), room(0)) == []
+
+
+def readers():
+    return [t for t in threading.enumerate() if t.name.startswith("read-images")]
+
+
+class Patient:
+    """A localizer that waits until as many images are read ahead as may be, and counts them."""
+
+    def __init__(self, data):
+        self.data, self.read = data, []
+
+    def start_sequence(self):
+        pass
+
+    def localize(self, query):
+        expected = min(len(self.read) + 1 + AHEAD, len(self.data))
+        end = time.monotonic() + 20
+        while len(self.data.read_by) < expected and time.monotonic() < end:
+            time.sleep(0.001)
+        time.sleep(0.005)  # in which one too many would be read
+        self.read.append(len(self.data.read_by))
+        return Localization.failure("patient")
+
+
+def test_images_are_read_ahead_but_not_too_many(room):
+    data = room(9)
+    localizer = Patient(data)
+    evaluate(localizer, data)
+    assert localizer.read == [min(i + 1 + AHEAD, 9) for i in range(9)]
+
+
+def test_waiting_for_images_is_measured(room, scripted):
+    class Slow(room):
+        def __getitem__(self, index):
+            time.sleep(0.03)
+            return super().__getitem__(index)
+
+    results = evaluate(scripted(room(5), [0.01] * 5), Slow(5))
+    waited = sum(r.wait_seconds for r in results)
+    assert waited > 0.1
+    content = result_content(results, room(5))
+    assert content["seconds"]["waited_for_images"] == pytest.approx(waited, abs=1e-5)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError()])
+def test_no_thread_is_left_behind(room, error):
+    with pytest.raises(type(error)):
+        evaluate(Raising(error), room(30))
+    assert not readers()
+
+
+def test_a_defect_of_the_reader_names_the_image(room, scripted):
+    class Broken(room):
+        def __getitem__(self, index):
+            if index == 2:
+                raise IndexError("off by one")
+            return super().__getitem__(index)
+
+    data = Broken(4)
+    with pytest.raises(RuntimeError, match=r"reading img002\.png: IndexError: off by one"):
+        evaluate(scripted(data, [0.01] * 4), data)
+    assert not readers()

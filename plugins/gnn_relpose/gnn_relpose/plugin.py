@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gnn_relpose.config import GnnConfig
 from gnn_relpose.published_config import PublishedConfig
+from gnn_relpose.weights import PUBLISHED, RESNET34
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 
@@ -28,6 +29,7 @@ def reloc_register_components(registry: Registry) -> None:
             produces="RelativePoses",
             solver="averaging",
             needs_map=True,
+            reads_depth=False,
             summary="retrieved references and a graph network that regresses poses relative to them",
             paper=f"after {_PAPER}, on features of Potje et al., XFeat, CVPR 2024",
             licence="Apache-2.0",
@@ -42,6 +44,7 @@ def reloc_register_components(registry: Registry) -> None:
             produces="RelativePoses",
             solver="single_reference",
             needs_map=True,
+            reads_depth=False,
             summary="RelPose-GNN as published: ResNet-34 nodes, trained end to end; wants a GPU",
             paper=_PAPER,
             licence="Apache-2.0 (official checkpoints: non-commercial)",
@@ -49,6 +52,7 @@ def reloc_register_components(registry: Registry) -> None:
                 "7Scenes, mean of medians": "0.16 or 0.17 m / 5.2 deg (trained on all seven; two "
                 "printed revisions)",
             },
+            weights=(*PUBLISHED, RESNET34),
         )
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from gsplat_loc.config import GsplatConfig, RefineConfig
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
+from reloc_core.weights import XFEAT
 
 _PAPER = (
     "Sidorov et al., GSplatLoc: Grounding Keypoint Descriptors into 3D Gaussian Splatting for "
@@ -28,6 +29,7 @@ def reloc_register_components(registry: Registry) -> None:
             solver="pnp",
             refiners=("gsplat_loc",),
             needs_map=True,
+            reads_depth=False,
             summary="XFeat key points against a 3D Gaussian feature field",
             paper=_PAPER,
             licence="Apache-2.0",
@@ -37,6 +39,7 @@ def reloc_register_components(registry: Registry) -> None:
                 "Cambridge, mean of medians of four scenes": "29 cm / 0.62 deg (coarse), "
                 "17 / 0.53 (base), 16 / 0.48 (fine); GSplatLoc",
             },
+            weights=(XFEAT,),
         )
     )
     registry.add(
@@ -47,6 +50,7 @@ def reloc_register_components(registry: Registry) -> None:
             config=RefineConfig,
             reads_maps_of=("gsplat_loc",),
             needs_map=True,
+            reads_depth=False,
             summary="render at the pose and align: robust Gauss-Newton on colour and key points",
             paper=_PAPER,
             licence="Apache-2.0",

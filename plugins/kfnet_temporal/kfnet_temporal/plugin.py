@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kfnet_temporal.config import MemoryConfig, TemporalConfig
+from kfnet_temporal.weights import KFNET
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 
@@ -33,6 +34,7 @@ def reloc_register_components(registry: Registry) -> None:
             published={
                 "7Scenes, mean of per-frame coordinate errors": "16.8 cm (SCoordNet), 15.3 cm (KFNet)",
             },
+            weights=(KFNET,),
         )
     )
     registry.add(
@@ -44,6 +46,7 @@ def reloc_register_components(registry: Registry) -> None:
             produces="Correspondences",
             solver="pnp",
             needs_map=True,
+            reads_depth=False,
             summary="dense scene coordinates with variances by attention to RGB-D key frames",
             paper="per-frame measurement for the filter, on features of Potje et al., XFeat, CVPR 2024",
             licence="Apache-2.0",

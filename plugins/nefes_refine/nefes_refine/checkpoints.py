@@ -18,8 +18,8 @@ from reloc_core.features.weights import load_strictly
 _PARTS = {"network_fn_state_dict": "coarse", "network_fine_state_dict": "fine"}
 
 
-def import_field(field: PaperField, path: Path | str) -> None:
-    """Load the weights of a published field; both networks must fit key by key.
+def read_field(path: Path | str) -> dict[str, dict[str, Tensor]]:
+    """Tensors of a published field: "coarse" and "fine".
 
     Raises:
         MapError: missing, damaged, holding other objects than tensors, or of another layout.
@@ -35,10 +35,19 @@ def import_field(field: PaperField, path: Path | str) -> None:
     missing = [k for k in _PARTS if not isinstance(content, dict) or k not in content]
     if missing:
         raise MapError(f"{path} is no field checkpoint of NeFeS: it has no '{missing[0]}'.")
-    for key, part in _PARTS.items():
-        state: dict[str, Tensor] = {
-            name.removeprefix("module."): value for name, value in content[key].items()
-        }
+    return {
+        part: {name.removeprefix("module."): value for name, value in content[key].items()}
+        for key, part in _PARTS.items()
+    }
+
+
+def import_field(field: PaperField, path: Path | str) -> None:
+    """Load the weights of a published field; both networks must fit key by key.
+
+    Raises:
+        MapError: see `read_field`, or a tensor does not fit.
+    """
+    for part, state in read_field(path).items():
         module = field.get_submodule(part)
         counters = {k: v for k, v in module.state_dict().items() if k.endswith("batches_tracked")}
         load_strictly(module, {**counters, **state}, f"{part} network of NeFeS")

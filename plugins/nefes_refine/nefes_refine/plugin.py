@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nefes_refine.config import NefesConfig, RefineConfig
+from nefes_refine.weights import DFNET, NEFES, VGG16
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 
@@ -28,6 +29,7 @@ def reloc_register_components(registry: Registry) -> None:
             solver="prior",
             refiners=("nefes_refine",),
             needs_map=True,
+            reads_depth=False,
             summary="absolute pose regression with views synthesised by a feature field",
             paper=_PAPER,
             licence="Apache-2.0",
@@ -35,6 +37,7 @@ def reloc_register_components(registry: Registry) -> None:
                 "7Scenes SfM, mean of medians": "6.34 cm / 1.92 deg (DFNet, from its result files)",
                 "Cambridge, mean of medians": "119.3 cm / 2.90 deg (DFNet, from its result files)",
             },
+            weights=(NEFES, DFNET, VGG16),
         )
     )
     registry.add(
@@ -45,6 +48,7 @@ def reloc_register_components(registry: Registry) -> None:
             config=RefineConfig,
             reads_maps_of=("nefes_regressor",),
             needs_map=True,
+            reads_depth=False,
             summary="aligns the query's features with those a field renders; any estimator's pose",
             paper=_PAPER,
             licence="Apache-2.0",

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
+from reloc_core.weights import XFEAT
 from scr_glace.config import GlaceConfig
 from scr_glace.landmark_config import LandmarkConfig
+from scr_glace.weights import ACE_HEADS, ENCODER, GLACE_HEAD, R2FORMER
 
 
 @hookimpl
@@ -23,6 +25,7 @@ def reloc_register_components(registry: Registry) -> None:
             produces="Correspondences",
             solver="pnp",
             needs_map=True,
+            reads_depth=False,
             summary="scene coordinate regression with a global encoding; the map is a small MLP",
             paper="Wang et al., GLACE: Global Local Accelerated Coordinate Encoding, CVPR 2024; "
             "Brachmann et al., Accelerated Coordinate Encoding (ACE), CVPR 2023",
@@ -34,6 +37,7 @@ def reloc_register_components(registry: Registry) -> None:
                 "Cambridge, mean of medians": "13.7 cm / 0.28 deg (GLACE, by STDLoc), "
                 "25 / 0.4 (ACE, by NeRFMatch)",
             },
+            weights=(XFEAT, ENCODER, R2FORMER, ACE_HEADS, GLACE_HEAD),
         )
     )
 
@@ -46,10 +50,12 @@ def reloc_register_components(registry: Registry) -> None:
             produces="Correspondences",
             solver="pnp",
             needs_map=True,
+            reads_depth=False,
             summary="GLACE's position decoder over triangulated landmarks; minutes on a CPU",
             paper="after the position decoder of Wang et al., GLACE, CVPR 2024, on features of "
             "Potje et al., XFeat, CVPR 2024",
             licence="Apache-2.0",
+            weights=(XFEAT,),
         )
     )
 
