@@ -31,7 +31,7 @@ VerbFunction = Callable[[DictConfig, Sequence[str]], Any]
 
 # Overrides of a map's own estimator are merged over the config stored in the map, so to Hydra they
 # are additions to an empty node.
-_OPEN_NODES = {"evaluate": ("estimator.",), "localize": ("estimator.",), "serve": ("estimator.",)}
+_OPEN_NODES = dict.fromkeys(("evaluate", "localize", "serve", "view"), ("estimator.",))
 
 
 def verb_function(verb: str) -> VerbFunction:
