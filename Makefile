@@ -27,12 +27,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard plugins/*/pyprojec
 	$(PIP) install -q -c constraints.txt -e '.[test,serve,sweep]' $(foreach p,$(PLUGINS),-e $(p))
 	touch $@
 
-$(VENV)/.lint: $(VENV)/.installed
-	$(PIP) install -q -c constraints.txt -e '.[lint]'
-	touch $@
-
-$(VENV)/.docs: $(VENV)/.installed
-	$(PIP) install -q -c constraints.txt -e '.[docs]'
+# The tools alone: installing `.[lint]` would build the native module once more.
+$(VENV)/.%: $(VENV)/.installed
+	$(BIN)/python scripts/requirements_of.py $* > $(VENV)/$*.txt
+	$(PIP) install -q -c constraints.txt -r $(VENV)/$*.txt
 	touch $@
 
 demo: $(VENV)/.installed

@@ -16,6 +16,8 @@ class TestKfnetMemory(EstimatorConformance):
 class TestKfnetTemporal(EstimatorConformance):
     component = "kfnet_temporal"
     consecutive = True
+    # Two trainings of the filter agree to a millimetre or so, not to the last bit.
+    tolerance = 3e-3
     options = {  # noqa: RUF012
         "process": {"resolution": 240, "iterations": 15},
         "joint": {"iterations": 5, "frames": 24, "stretches": 2, "window": 6},
