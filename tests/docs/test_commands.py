@@ -23,6 +23,10 @@ FENCE = re.compile(r"^(`{3,})(\w+)[^\n]*\n(.*?)^\1\s*$", re.DOTALL | re.MULTILIN
 HYDRA_FLAGS = ("-m", "hydra/", "hydra.")
 # What readers type beside reloc; shown for them, nothing of ours to check.
 OTHERS = {"source", "curl", "grep", "rerun", "tensorboard", "cd", "git", "python3"}
+GIVEN = {
+    "train": [("dataset", "synthetic"), ("map_dir", "MAP"), ("estimator", "scr_glace")],
+    "evaluate": [("dataset", "synthetic"), ("map_dir", "MAP")],
+}
 # Errors that pages show on purpose.
 REFUSED = {
     "reloc evaluate map_dir=maps/room dataset=synthetic solver=prior",
@@ -112,7 +116,9 @@ def check_reloc(arguments, partial):
             value = value[len("choice(") :].split(",")[0]
         overrides.append(f"{key}={value}")
     if partial:  # "..." stands for what the page has shown before
-        overrides += ["dataset=synthetic"] if "dataset=" not in str(rest) else []
+        overrides += [
+            f"{key}={value}" for key, value in GIVEN.get(verb, ()) if f"{key}=" not in str(rest)
+        ]
     cfg = compose(verb, open_overrides(verb, overrides))
     _check_components(cfg)
 
@@ -145,20 +151,24 @@ def shown_help(*arguments):
 def check_pip(arguments):
     assert arguments[0] == "install"
     for word in arguments[1:]:
-        extra = re.fullmatch(r"(?:reloc|\.)\[([\w,]+)\]", word)
+        extra = re.fullmatch(r"(reloc[\w-]*|\.)\[([\w,]+)\]", word)
         if extra:
-            names = re.findall(r"(?m)^(\w+) = \[", (ROOT / "pyproject.toml").read_text())
-            assert set(extra[1].split(",")) <= set(names)
+            folder = extra[1].removeprefix("reloc-").replace("-", "_")
+            project = ROOT / "plugins" / folder if folder not in ("reloc", ".") else ROOT
+            names = re.findall(r"(?m)^(\w+) = \[", (project / "pyproject.toml").read_text())
+            assert set(extra[2].split(",")) <= set(names)
         elif word.startswith("./") or word.endswith(".txt"):
             assert (ROOT / word).exists(), word
 
 
 def check_python(arguments):
     if "-m" in arguments:  # python -m reloc_core.cli VERB, or torchrun of it
-        rest = arguments[arguments.index("-m") + 1 :]
-        assert rest[0] == "reloc_core.cli"
-        if rest[1:]:
-            assert rest[1] in VERBS
+        module, *rest = arguments[arguments.index("-m") + 1 :]
+        if module == "pytest":
+            assert (ROOT / rest[0]).exists(), rest[0]
+            return
+        assert module == "reloc_core.cli"
+        check_reloc(rest, True)
         return
     script = ROOT / arguments[0]
     assert script.is_file(), script
@@ -185,7 +195,9 @@ def test_commands_inside_sentences_name_what_there_is():
     """`python benchmarks/...` and such between backticks."""
     for page in pages():
         text = FENCE.sub("", page.read_text("utf-8"))
-        for command in re.findall(r"`((?:python|scripts/|make |torchrun|pip install)[^`]*)`", text):
+        for command in re.findall(
+            r"`((?:python |scripts/|make |torchrun |pip install)[^`]*)`", text
+        ):
             check(clean(command.replace("\n", " ")))
 
 
