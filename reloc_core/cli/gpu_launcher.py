@@ -73,7 +73,8 @@ class GpuLauncher(Launcher):
     def __init__(
         self, devices: Sequence[object] | None = None, per_device: int = 1, locks: str | None = None
     ) -> None:
-        self._leases = Leases(visible_devices(devices), per_device, locks)
+        # Checked in `launch`: Hydra would wrap an error that is raised here.
+        self._options = devices, per_device, locks
         self._config = DictConfig({})
         self._context: HydraContext | None = None
 
@@ -89,6 +90,8 @@ class GpuLauncher(Launcher):
         """Run all jobs; the objective of each is read from its `result.json`."""
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        devices, per_device, locks = self._options
+        leases = Leases(visible_devices(devices), per_device, locks)
         waiting = [
             (initial_job_idx + number, list(overrides))
             for number, overrides in enumerate(job_overrides)
@@ -97,7 +100,7 @@ class GpuLauncher(Launcher):
         returns: dict[int, JobReturn] = {}
         try:
             while waiting or running:
-                while waiting and (lease := self._leases.acquire()) is not None:
+                while waiting and (lease := leases.acquire()) is not None:
                     running.append(self._start(*waiting.pop(0), lease))
                 for job in [job for job in running if job.process.poll() is not None]:
                     running.remove(job)
