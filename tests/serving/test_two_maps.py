@@ -53,3 +53,23 @@ def test_wrong_choices_are_explained(port, query, status, message):
     found = ask(port, f"/localize{query}", encoded())
     assert found[0] == status
     assert message in found[1]["error"]
+
+
+def test_memory_is_given_back_now_and_then():
+    from reloc_core.serving.limits import MemoryTrimmer, resident_bytes
+
+    now = [0.0]
+    trimmer = MemoryTrimmer(20.0, lambda: now[0])
+    if trimmer._trim is None:
+        pytest.skip("needs glibc")
+    assert not trimmer.trim()
+    # Many blocks below the size that the system gets back at once, and one in use above them.
+    blocks = [bytearray(b"x" * 100_000) for _ in range(500)]
+    last = bytearray(100_000)
+    full = resident_bytes()
+    blocks.clear()
+    now[0] = 21.0
+    assert trimmer.trim()
+    assert resident_bytes() < full - 30e6
+    assert not trimmer.trim()
+    assert len(last) == 100_000
