@@ -4,10 +4,10 @@ from reloc_core.testing import EstimatorConformance, RefinerConformance
 
 SMALL = {
     "image": {"resolution": 120},
-    "init": {"count": 8_000},
-    "gaussians": {"max_gaussians": 10_000, "sh_degree": 0},
-    "train": {"iterations": 150},
-    "densify": {"start": 40, "stop": 90, "interval": 30},
+    "init": {"count": 15_000},
+    "gaussians": {"max_gaussians": 18_000, "sh_degree": 0},
+    "train": {"iterations": 250},
+    "densify": {"start": 40, "stop": 150, "interval": 30},
     "features": {"images": 12, "resolution": 240, "min_agreement": 0.4},
     "anchors": {"keypoints": 400},
 }
