@@ -27,18 +27,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard plugins/*/pyprojec
 	$(PIP) install -q -c constraints.txt -e '.[test,serve,sweep]' $(foreach p,$(PLUGINS),-e $(p))
 	touch $@
 
-$(VENV)/.lint: $(VENV)/.installed
-	$(PIP) install -q -c constraints.txt -e '.[lint]'
-	touch $@
-
-$(VENV)/.docs: $(VENV)/.installed
-	$(PIP) install -q -c constraints.txt -e '.[docs]'
+# The packages of an extra alone: installing `.[lint]` would build the native module once more.
+$(VENV)/.%: $(VENV)/.installed
+	$(BIN)/python scripts/requirements_of.py $* > $(VENV)/$*.txt
+	$(PIP) install -q -c constraints.txt -r $(VENV)/$*.txt
 	touch $@
 
 demo: $(VENV)/.installed
 	$(BIN)/reloc demo
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(VENV)/.view $(VENV)/.tensorboard
 	$(BIN)/python -m pytest -m "not real"
 
 RELOC_DATA ?= ../shared/data

@@ -1,6 +1,7 @@
 """Load test of `reloc serve` over loopback: mixed traffic, latency, memory. Ends by itself.
 
     python benchmarks/serve.py --map MAP --images DIR --focal 525 --requests 2000
+    python benchmarks/serve.py --map MAP --images DIR --focal 525 --seconds 1800 --requests 0
 
 Measures the latency of single requests first, then sends a mix of good and bad requests from several
 clients: valid, truncated, too large, no image, wrong type, slow. Every request must get the status that
@@ -112,12 +113,17 @@ def ms(values: list[float], q: float) -> float | None:
     return round(1e3 * sorted(values)[min(len(values) - 1, int(q * len(values)))], 1)
 
 
+def ratio(a: float | None, b: float | None) -> float | None:
+    """a / b where both are known."""
+    return round(a / b, 2) if a is not None and b else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--map", required=True)
     parser.add_argument("--images", required=True, type=Path)
     parser.add_argument("--focal", required=True, type=float)
-    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--requests", type=int, default=2000, help="0: as fit into --seconds")
     parser.add_argument("--seconds", type=float, default=300, help="stop after so long in any case")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument(
@@ -135,6 +141,12 @@ def main() -> None:
         for image in images[:10]:
             one(port, "valid", image)
         single = [one(port, "valid", image)[2] for image in images[:30]]
+        share = MIX["valid"] / sum(MIX.values())
+        pause = statistics.median(single) * share / arguments.load if arguments.load else 0.0
+        if not arguments.requests:
+            if not pause:
+                raise SystemExit("--requests 0 needs a --load.")
+            arguments.requests = int(arguments.seconds / pause)
         rng = random.Random(0)
         kinds = rng.choices(list(MIX), list(MIX.values()), k=arguments.requests)
         counts: Counter[tuple[str, int]] = Counter()
@@ -143,9 +155,6 @@ def main() -> None:
         memories: list[float] = []
         lock = threading.Lock()
         begin = time.monotonic()
-
-        share = MIX["valid"] / sum(MIX.values())
-        pause = statistics.median(single) * share / arguments.load if arguments.load else 0.0
 
         def work(number: int) -> None:
             time.sleep(max(0.0, begin + number * pause - time.monotonic()))
@@ -156,33 +165,43 @@ def main() -> None:
                 counts[kind, status] += 1
                 if kind == "valid":
                     (accepted if status == 200 else rejected).append(seconds)
-                if sum(counts.values()) % max(arguments.requests // 40, 1) == 0:
+                if sum(counts.values()) % max(arguments.requests // 80, 1) == 0:
                     memories.append(memory(port))
 
         with ThreadPoolExecutor(arguments.clients) as pool:
             list(pool.map(work, range(arguments.requests)))
         elapsed = time.monotonic() - begin
         healthy = ask(port, "GET", "/health")[0] == 200
+        afterwards = [one(port, "valid", image)[2] for image in images[:30]]
         child.send_signal(signal.SIGTERM)
         code = child.wait(60)
     finally:
         child.kill()
         child.wait()
-    settled = memories[len(memories) // 4 :] or [float("nan")]
+    # Medians of quarters: single values go up and down by some percent. The first is for warming up.
+    quarter = max(len(memories) // 4, 1)
+    settled = memories[quarter:] or [float("nan")]
+    early, late = statistics.median(settled[:quarter]), statistics.median(settled[-quarter:])
     wrong = {f"{k}: {s}": n for (k, s), n in counts.items() if s not in EXPECTED[k]}
     result = {
         "requests": sum(counts.values()),
         "seconds": round(elapsed, 1),
         "answers": {f"{kind}: {status}": n for (kind, status), n in sorted(counts.items())},
         "wrong_answers": wrong,
+        "requests_per_second": round(sum(counts.values()) / elapsed, 2),
         "single_ms": {"median": ms(single, 0.5), "p95": ms(single, 0.95)},
+        "single_afterwards_ms": {"median": ms(afterwards, 0.5), "p95": ms(afterwards, 0.95)},
         "accepted_ms": {"median": ms(accepted, 0.5), "p95": ms(accepted, 0.95)},
         "refused_ms": {"p95": ms(rejected, 0.95)},
         "memory_mb": {
-            "first": round(settled[0], 1),
-            "last": round(settled[-1], 1),
+            "second_quarter": round(early, 1),
+            "last_quarter": round(late, 1),
             "max": round(max(settled), 1),
+            "growth_percent": round(100 * (late / early - 1), 2),
+            "series": [round(value) for value in memories],
         },
+        "p95_by_single_p95": ratio(ms(accepted, 0.95), ms(single + afterwards, 0.95)),
+        "p95_by_single_median": ratio(ms(accepted, 0.95), ms(single + afterwards, 0.5)),
         "healthy": healthy,
         "exit_code": code,
     }

@@ -28,6 +28,7 @@ from reloc_core.types import (
     PosePrior,
     Query,
     RelativePoses,
+    ScenePoints,
     Status,
 )
 
@@ -59,6 +60,7 @@ __all__ = [
     "RelocError",
     "Run",
     "Runtime",
+    "ScenePoints",
     "Solver",
     "Status",
     "__version__",

@@ -25,7 +25,7 @@ from reloc_core.registry import Component, Registry, default_registry
 TARGET = "_target_"
 CHOICES = frozenset({"dataset", "estimator", "solver", "refiner", "experiment"})
 """Config groups that a command line chooses from."""
-_QUOTED_KEYS = ("map_dir", "output_dir", "output", "images", "dataset.root", "root")
+_QUOTED_KEYS = ("map_dir", "output_dir", "output", "images", "results", "dataset.root", "root")
 
 
 def config_directory() -> Path:

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from reloc_core.types import Camera, Evidence, Frame, ImageArray, Localization, Query
+from reloc_core.types import Camera, Evidence, Frame, ImageArray, Localization, Query, ScenePoints
 
 if TYPE_CHECKING:
     from reloc_core.maps import Map, MapWriter
@@ -153,6 +153,10 @@ class Estimator(ABC):
         Called for the few queries that the report shows, right after they were localized.
         """
         return {}
+
+    def scene_points(self) -> ScenePoints | None:
+        """Points of the map, for viewers; None where the map is not made of points."""
+        return None
 
     def estimate_batch(self, queries: Sequence[Query]) -> list[Evidence]:
         """Evidence for several queries; the same values as one by one."""

@@ -5,6 +5,7 @@ OUT/
   environment.json    machine and package versions
   config.yaml         the resolved configuration
   log.jsonl           structured events, one JSON object a line
+  tensorboard/        training curves, with tensorboard=true
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from rich.progress import (
 )
 
 from reloc_core.config import config_hash
+from reloc_core.curves import FOLDER, Curves
 from reloc_core.errors import RelocError
 from reloc_core.interfaces import Dataset, Runtime
 from reloc_core.maps import MapWriter, explain_os_errors
@@ -114,13 +116,23 @@ def resolve_runtime(device: str, threads: int, seed: int) -> Runtime:
 class _Task:
     """One progress bar; where nobody watches a terminal, a line now and then."""
 
-    def __init__(self, bar: Progress | None, task: TaskID, title: str, total: int) -> None:
+    def __init__(
+        self,
+        bar: Progress | None,
+        task: TaskID,
+        title: str,
+        total: int,
+        curves: Curves | None = None,
+    ) -> None:
         self._bar, self._task, self._title, self._total = bar, task, title, total
+        self._curves = curves
         self._done = 0
         self._next_line = time.monotonic() + 10.0
 
     def advance(self, steps: int = 1, **values: float | str) -> None:
         self._done += steps
+        if self._curves is not None:
+            self._curves.progress(self._title, self._done, self._total, values)
         shown = "  ".join(
             f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()
         )
@@ -134,7 +146,9 @@ class _Task:
 
 
 @contextmanager
-def show_progress(title: str, total: int, quiet: bool = False) -> Iterator[_Task]:
+def show_progress(
+    title: str, total: int, quiet: bool = False, curves: Curves | None = None
+) -> Iterator[_Task]:
     """Show progress of `total` steps under `title`, as a bar or as a line now and then."""
     if console.is_terminal and not quiet:
         columns = (
@@ -146,9 +160,9 @@ def show_progress(title: str, total: int, quiet: bool = False) -> Iterator[_Task
             TextColumn("{task.fields[values]}"),
         )
         with Progress(*columns, console=console, refresh_per_second=4) as bar:
-            yield _Task(bar, bar.add_task(title, total=total, values=""), title, total)
+            yield _Task(bar, bar.add_task(title, total=total, values=""), title, total, curves)
     else:
-        task = _Task(None, TaskID(0), title, total)
+        task = _Task(None, TaskID(0), title, total, curves)
         if quiet:
             task._next_line = float("inf")
         yield task
@@ -183,6 +197,9 @@ class RunDirectory:
         self.extra_datasets: Sequence[Dataset] = ()
         self._writer: MapWriter | None = None
         self._created = False
+        # Refused before anything is written where it is not installed.
+        wanted = bool(cfg.get("tensorboard")) and not quiet
+        self._curves = Curves(self.path / FOLDER) if wanted else None
 
     def create(self) -> None:
         """Make the directory and write what is known beforehand; called once input was checked."""
@@ -210,7 +227,7 @@ class RunDirectory:
     def progress(self, title: str, total: int) -> Iterator[_Task]:
         """Show progress of `total` steps under `title`; log how long it took."""
         begin = time.monotonic()
-        with show_progress(title, total, self.quiet) as task:
+        with show_progress(title, total, self.quiet, self._curves) as task:
             yield task
         seconds = time.monotonic() - begin
         self.log("finished", step=title, seconds=round(seconds, 3))
@@ -221,6 +238,8 @@ class RunDirectory:
         """Append a structured event to `log.jsonl`."""
         if not self._created:
             return
+        if self._curves is not None:
+            self._curves.event(event, values)
         line = {"time": round(time.time() - self.started, 3), "event": event, **values}
         with explain_os_errors(self.path), (self.path / "log.jsonl").open("a") as file:
             file.write(json.dumps(line, default=str) + "\n")
@@ -249,6 +268,9 @@ class RunDirectory:
             "config_hash": config_hash(self.cfg),
             "versions": package_versions(),
         }
+        if self._curves is not None:
+            self._curves.close()
+            self._curves = None
         if not self.quiet:
             self.create()
             write_json(self.path / "result.json", result)

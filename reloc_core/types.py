@@ -323,6 +323,19 @@ class Status(str, enum.Enum):
 
 
 @dataclass(frozen=True)
+class ScenePoints:
+    """Points of a map, for viewers.
+
+    Attributes:
+        points: (N, 3) in the map's world frame.
+        colors: (N, 3) uint8 RGB, or None where the map knows none.
+    """
+
+    points: FloatArray
+    colors: ImageArray | None = None
+
+
+@dataclass(frozen=True)
 class Localization:
     """Where the camera was, or an honest "not localized".
 

@@ -20,6 +20,7 @@ _VERBS = (
     "evaluate",
     "localize",
     "serve",
+    "view",
     "demo",
     "benchmark",
     "data_check",

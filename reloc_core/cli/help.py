@@ -31,6 +31,12 @@ EXAMPLES = {
   reloc serve 'maps={kitchen: maps/kitchen, office: maps/office}' host=0.0.0.0 limits.rate_per_minute=60
   curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/localize
 """,
+    "view": """\
+  reloc view map_dir=MAP                                          the map alone
+  reloc view map_dir=MAP dataset=ace dataset.root=DIR dataset.split=test output=view.rrd
+  reloc view map_dir=MAP images=camera:0 camera.focal=600         live
+  reloc view map_dir=MAP results=OUT                              what was localized before
+""",
     "benchmark": """\
   reloc benchmark experiment=scr_glace/compact dataset=ace dataset.root=DIR output_dir=OUT
   reloc benchmark -m experiment=paper/ace_7scenes_sfm root=data \\

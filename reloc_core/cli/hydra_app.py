@@ -31,7 +31,7 @@ VerbFunction = Callable[[DictConfig, Sequence[str]], Any]
 
 # Overrides of a map's own estimator are merged over the config stored in the map, so to Hydra they
 # are additions to an empty node.
-_OPEN_NODES = {"evaluate": ("estimator.",), "localize": ("estimator.",), "serve": ("estimator.",)}
+_OPEN_NODES = dict.fromkeys(("evaluate", "localize", "serve", "view"), ("estimator.",))
 
 
 def verb_function(verb: str) -> VerbFunction:
@@ -76,24 +76,18 @@ def _run_by_hydra(verb: str, arguments: Sequence[str]) -> int:
 
     refuse_empty_choices(arguments)
     register_with_hydra(default_registry())
+    if any("hydra/launcher=" in a for a in arguments):
+        from reloc_core.cli import gpu_launcher
+
+        gpu_launcher.register()
     multirun = any(a in ("-m", "--multirun") for a in arguments)
 
     def task(cfg: DictConfig) -> Any:
         settings = HydraConfig.get()
+        overrides = list(settings.overrides.task)
         if multirun:
-            cfg.output_dir = settings.runtime.output_dir
-            if os.environ.get(RESUME_VARIABLE) == "1" and _finished(cfg):
-                return _objective(cfg)
-        try:
-            code = verb_function(verb)(cfg, list(settings.overrides.task))
-            return _objective(cfg) if multirun else code
-        except RelocError as error:
-            if multirun:
-                # One failed job must not stop the sweep; its result.json says what happened.
-                print(f"reloc: error: {error}", file=sys.stderr)
-                _record_failure(cfg, verb, settings.overrides.task, error)
-                return float("inf")
-            raise
+            return sweep_job(verb, cfg, overrides, settings.runtime.output_dir)
+        return verb_function(verb)(cfg, overrides)
 
     # Hydra prints its own trace unless this is set; errors are ours to print.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -109,25 +103,42 @@ def _run_by_hydra(verb: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _finished(cfg: DictConfig) -> bool:
-    """Whether a job of a sweep that is resumed has its result."""
-    return _result(cfg).get("status") in ("ok", "partial")
+def sweep_job(
+    verb: str, cfg: DictConfig, overrides: Sequence[str], output_dir: Path | str
+) -> float | None:
+    """Run one job of a sweep into its folder; returns the objective.
+
+    A failure is recorded in the job's `result.json` and does not stop the sweep.
+    """
+    cfg.output_dir = str(output_dir)
+    folder = Path(output_dir)
+    finished = job_result(folder).get("status") in ("ok", "partial")
+    if os.environ.get(RESUME_VARIABLE) == "1" and finished:
+        return objective(cfg, folder)
+    try:
+        verb_function(verb)(cfg, overrides)
+    except RelocError as error:
+        print(f"reloc: error: {error}", file=sys.stderr)
+        _record_failure(cfg, verb, overrides, error)
+        return float("inf")
+    return objective(cfg, folder)
 
 
-def _objective(cfg: DictConfig) -> float | None:
-    """The number of the result that an optimiser looks at; infinite where it is missing."""
+def objective(cfg: DictConfig, folder: Path) -> float | None:
+    """The number of a job's result that an optimiser looks at; infinite where it is missing."""
     key = cfg.get("objective")
     if not key:
         return None
     from reloc_core.evaluation.sweeps import result_value
 
-    value = result_value(_result(cfg), str(key))
+    value = result_value(job_result(folder), str(key))
     return float("inf") if value is None else value
 
 
-def _result(cfg: DictConfig) -> dict[str, Any]:
+def job_result(folder: Path) -> dict[str, Any]:
+    """Content of a job's `result.json`, empty where there is none."""
     try:
-        content = json.loads((Path(cfg.output_dir) / "result.json").read_text("utf-8"))
+        content = json.loads((folder / "result.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -56,7 +56,7 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     if is_stream(images):
         stream = VideoStream(images, camera, cfg.frame_step, cfg.max_frames)
     else:
-        dataset = _select(ImageFolder(images, camera), cfg)
+        dataset = select_images(ImageFolder(images, camera), cfg)
     pipeline, scene_map, method = load_pipeline(cfg)
     record = RunDirectory(cfg.output_dir, "localize", cfg, overrides, pipeline.runtime)
     default_registry().manager.hook.reloc_run_started(verb="localize", config=plain(cfg))
@@ -85,7 +85,7 @@ class _Video(ImageFolder):
         self._images = tuple(self._images[i] for i in chosen)
 
 
-def _select(folder: ImageFolder, cfg: DictConfig) -> Dataset:
+def select_images(folder: ImageFolder, cfg: DictConfig) -> Dataset:
     """Every `frame_step`-th image, at most `max_frames`, as one video if `video` says so."""
     if cfg.frame_step < 1 or (cfg.max_frames is not None and cfg.max_frames < 1):
         raise ConfigError("frame_step and max_frames must be at least 1.")

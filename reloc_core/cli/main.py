@@ -25,6 +25,7 @@ Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
   localize    pose of images:    reloc localize map_dir=MAP images=DIR camera.focal=525 \\
                                      output_dir=OUT
   serve       answer over HTTP:  reloc serve map_dir=MAP port=8000
+  view        look at it in 3D:  reloc view map_dir=MAP dataset=ace dataset.root=DIR output=view.rrd
   benchmark   map and measure:   reloc benchmark -m experiment=paper/ace_7scenes_sfm root=data
   data        check | convert | fetch   look at a dataset, change its layout, get a benchmark
   weights     list | get | verify   pretrained weights and their terms
@@ -115,6 +116,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": _hydra_verb("evaluate"),
     "localize": _hydra_verb("localize"),
     "serve": _hydra_verb("serve"),
+    "view": _hydra_verb("view"),
     "benchmark": _hydra_verb("benchmark"),
     "data": _data,
     "report": _report,

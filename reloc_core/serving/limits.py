@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -155,3 +156,31 @@ def resident_bytes() -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
+
+
+class MemoryTrimmer:
+    """Gives memory that was freed back to the system, every now and then.
+
+    The C library keeps freed blocks below one that is still in use, so that after hours one unlucky
+    request decides how much memory a server seems to need. Does nothing where there is no glibc.
+
+    Args:
+        seconds: least time between two times.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(self, seconds: float = 20.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._last = clock()
+        try:
+            self._trim: Callable[[int], int] | None = ctypes.CDLL(None).malloc_trim
+        except (OSError, AttributeError):
+            self._trim = None
+
+    def trim(self) -> bool:
+        """Trim if it is time; whether it was done."""
+        if self._trim is None or self._clock() - self._last < self._seconds:
+            return False
+        self._last = self._clock()
+        self._trim(0)
+        return True

@@ -11,7 +11,7 @@ from typing import Any
 from reloc_core.errors import DataError, InputError, RelocError, did_you_mean
 from reloc_core.io.images import header_size
 from reloc_core.localizer import Localizer, fit_camera, load_pixels
-from reloc_core.serving.limits import Limits, Metrics
+from reloc_core.serving.limits import Limits, MemoryTrimmer, Metrics
 from reloc_core.types import Camera, Localization
 
 
@@ -44,6 +44,7 @@ class LocalizationService:
         limits.check()
         self.localizers, self.limits, self.camera = dict(localizers), limits, camera
         self.metrics = Metrics()
+        self._memory = MemoryTrimmer()
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="localize")
         self._lock = threading.Lock()
         self._inside = self._working = 0
@@ -164,6 +165,7 @@ class LocalizationService:
             unit = localizer.map.info.unit if localizer.map is not None else "metre"
             return answer(name, unit, found, begin - accepted, done - begin)
         finally:
+            self._memory.trim()
             with self._lock:
                 self._inside -= 1
                 self._working -= 1

@@ -17,6 +17,7 @@ from reloc_core.types import (
     Camera,
     Evidence,
     Float64Array,
+    FloatArray,
     Localization,
     RelativePoses,
     Status,
@@ -56,7 +57,7 @@ class SingleReferenceSolver(Solver):
         return Localization(
             Status.LOCALIZED,
             world_from_cam=pose,
-            covariance=None if given.covariances is None else given.covariances[index],
+            covariance=None if given.covariances is None else _symmetric(given.covariances[index]),
             num_inliers=1,
             inliers=inliers,
             score=float(np.clip(confidence, 0, 1)),
@@ -153,7 +154,7 @@ class AveragingSolver(Solver):
         distance = np.linalg.norm(given.ref_from_cam[usable, :3, 3], axis=-1)
         if given.covariances is not None:
             floor = np.diag([1e-10] * 3 + [1e-12] * 3)
-            found = np.asarray(given.covariances[usable] + floor, np.float64)
+            found = _symmetric(given.covariances[usable] + floor)
         else:
             position = max(self.config.position_scale * float(np.median(distance)), 1e-6)
             angle = np.radians(self.config.rotation_scale_deg)
@@ -266,6 +267,12 @@ def _moved(pose: Float64Array, step: Float64Array) -> Float64Array:
     result[:3, 3] = pose[:3, 3] + pose[:3, :3] @ step[3:]
     result[:3, :3] = nearest_rotation(pose[:3, :3] @ so3_exp(step[:3]))
     return result
+
+
+def _symmetric(covariances: FloatArray) -> Float64Array:
+    """(..., 6, 6) without what rounding (networks work in float32) adds to one side only."""
+    exact = np.asarray(covariances, np.float64)
+    return np.asarray((exact + exact.swapaxes(-1, -2)) / 2, np.float64)
 
 
 def _direction_covariance(

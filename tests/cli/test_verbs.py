@@ -147,9 +147,10 @@ def test_multirun_sweeps_and_records_failures(toy_plugin, ace_scene, tmp_path, m
 @pytest.mark.parametrize("arguments", [["--help"], ["plugin", "list"]])
 def test_start_up_is_quick_and_imports_no_torch(arguments):
     script = (
-        "import sys, time; t = time.perf_counter(); from reloc_core.cli.main import main;"
-        f"code = main({arguments!r}); spent = time.perf_counter() - t;"
-        "assert 'torch' not in sys.modules and 'hydra' not in sys.modules;"
+        "import sys, time; t = time.process_time(); from reloc_core.cli.main import main;"
+        f"code = main({arguments!r}); spent = time.process_time() - t;"
+        "heavy = {'torch', 'hydra', 'cv2', 'matplotlib', 'rerun', 'tensorboard'} & set(sys.modules);"
+        "assert not heavy, heavy;"
         "print(spent, file=sys.stderr); sys.exit(code)"
     )
     seconds = []
@@ -157,6 +158,7 @@ def test_start_up_is_quick_and_imports_no_torch(arguments):
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         seconds.append(float(done.stderr.split()[-1]))
+    # Of CPU time: on a machine that is busy with other things the clock on the wall says nothing.
     assert min(seconds) < 0.5
 
 

@@ -1,38 +1,13 @@
 """Sweeps: finished, failed and killed jobs; tables; resuming; launchers and optimisers."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from sweep_tools import SMALL, reloc
 
 from reloc_core.cli.main import main
 from reloc_core.evaluation.sweeps import average, read_sweep
-
-SMALL = ["dataset=synthetic", "dataset.width=64", "dataset.height=48", "dataset.train_frames=5",
-         "dataset.test_frames=2", "report=false", "threads=1"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """Variables under which the toy plugin is installed, for the processes of sweeps."""
-    site = tmp_path_factory.mktemp("site")
-    info = site / "toy_plugin-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[reloc.plugins.v1]\ntoy = toy\n")
-    shutil.copy(Path(__file__).parent.parent / "toy.py", site)
-    return {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
-
-
-def reloc(environment, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "reloc_core.cli", *arguments],
-        capture_output=True, text=True, timeout=300, env=environment,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from reloc_core import (
     Query,
     Run,
     Runtime,
+    ScenePoints,
 )
 from reloc_core.features.keypoints import KeypointDetector, Keypoints
 from reloc_core.features.vlad import visual_words, vlad
@@ -169,6 +170,10 @@ class MatchingEstimator(Estimator):
         self.words, self.looks = tensors["words"], tensors["looks"].float()
         self.descriptors = list(tensors["descriptors"].float().split(counts))
         self.points = [p.numpy() for p in tensors["points"].split(counts)]
+
+    def scene_points(self) -> ScenePoints | None:
+        """See `Estimator.scene_points`: the triangulated key points."""
+        return ScenePoints(np.concatenate(self.points)) if self.detector is not None else None
 
     # -------------------------------------------------------------------------- localization
 

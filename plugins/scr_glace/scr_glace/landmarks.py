@@ -21,7 +21,7 @@ from reloc_core.features.vlad import visual_words, vlad
 from reloc_core.geometry import unproject
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
-from reloc_core.types import Correspondences, Float64Array, Query
+from reloc_core.types import Correspondences, Float64Array, Query, ScenePoints
 from scr_glace.decoder import PositionDecoder, train_keys
 from scr_glace.landmark_config import LandmarkConfig, check
 from scr_glace.pairs import choose_pairs, farthest_points, pose_features
@@ -242,6 +242,12 @@ class LandmarkEstimator(Estimator):
             raise MapError(f"{scene_map.path} lacks {error}. Train it again.") from error
         self.detector = KeypointDetector(self.config.keypoints.resolution).to(runtime.device)
         self._use(keys, positions, radii, runtime)
+
+    def scene_points(self) -> ScenePoints | None:
+        """See `Estimator.scene_points`: the landmarks."""
+        if self.decoder is None:
+            return None
+        return ScenePoints(self.decoder.positions.cpu().numpy() + self.origin)
 
     # -------------------------------------------------------------------------- localization
 

@@ -1,0 +1,231 @@
+"""`reloc view`: a map and what is localized in it, in the viewer rerun or as a recording for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from omegaconf import DictConfig
+
+from reloc_core.cli.evaluate import load_pipeline, mapped_poses
+from reloc_core.cli.localize import camera_config, select_images
+from reloc_core.config import TARGET, build, plain
+from reloc_core.datasets.images import ImageFolder
+from reloc_core.datasets.stream import VideoStream, is_stream
+from reloc_core.errors import ConfigError, RelocError
+from reloc_core.evaluation import QueryResult, query_result, read_localizations
+from reloc_core.evaluation.results import LOCALIZATIONS_FILE
+from reloc_core.interfaces import Dataset
+from reloc_core.maps import Map, explain_os_errors
+from reloc_core.pipeline import Pipeline
+from reloc_core.runs import console, show_progress
+from reloc_core.types import Evidence, Float64Array, Frame, Localization, Query, ScenePoints
+
+if TYPE_CHECKING:
+    from reloc_core.viewing.recording import SceneRecording
+
+
+def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
+    """Run the verb."""
+    _check(cfg)
+    queries = _queries(cfg)
+    dataset = _frames_of_results(cfg)
+    results = _results(cfg)
+    pipeline, points, cameras = _map(cfg, results)
+    recording = _open(cfg)
+    live = isinstance(queries, VideoStream) and queries.live
+    try:
+        recording.show_map(points, cameras)
+        if results is not None:
+            _show_results(recording, results, dataset)
+        elif queries is not None and pipeline is not None:
+            _show_queries(recording, pipeline, queries, _chosen(cfg, queries))
+    except KeyboardInterrupt:
+        if not live:
+            raise
+    finally:
+        recording.close()
+    if cfg.output is not None:
+        size = Path(cfg.output).stat().st_size / 1e6
+        console.print(f"{cfg.output} ({size:.1f} MB). Look at it: rerun {cfg.output}", markup=False)
+    return 0
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuse combinations that make no sense before anything is loaded."""
+    with_dataset = bool(cfg.get("dataset"))
+    if cfg.map_dir is None and cfg.results is None:
+        raise ConfigError("Nothing to show: give map_dir=MAP, results=OUT, or both.")
+    if cfg.results is not None and cfg.images is not None:
+        raise ConfigError("Give either results=OUT, which are shown as they are, or images=...")
+    if cfg.images is not None and with_dataset:
+        raise ConfigError("Give either images=... or dataset=NAME, not both.")
+    if cfg.output is not None and cfg.connect is not None:
+        raise ConfigError("Give either output=NAME.rrd or connect=ADDRESS, not both.")
+    if cfg.output is not None and not str(cfg.output).endswith(".rrd"):
+        raise ConfigError(f"output={cfg.output}: recordings end in .rrd, as output=view.rrd.")
+    if not (cfg.magnify > 0 and cfg.image_width >= 16 and cfg.max_points >= 0):
+        raise ConfigError(
+            "magnify must be positive, image_width at least 16, max_points not negative."
+        )
+    if cfg.frame_step < 1 or (cfg.max_frames is not None and cfg.max_frames < 1):
+        raise ConfigError("frame_step and max_frames must be at least 1.")
+    if cfg.output is None and cfg.connect is None and not _has_display():
+        raise ConfigError(
+            "There is no display to open the viewer on. Write a recording with output=view.rrd, or "
+            "send it to a viewer elsewhere with connect=rerun+http://HOST:9876/proxy."
+        )
+
+
+def _has_display() -> bool:
+    if not sys.platform.startswith("linux"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _queries(cfg: DictConfig) -> Dataset | VideoStream | None:
+    """What is localized while it is shown; None for the map or results alone."""
+    if cfg.results is not None:
+        return None
+    if cfg.images is not None:
+        images, camera = plain(cfg.images), camera_config(cfg)
+        if is_stream(images):
+            return VideoStream(images, camera, cfg.frame_step, cfg.max_frames)
+        return select_images(ImageFolder(images, camera), cfg)
+    return _dataset(cfg)
+
+
+def _dataset(cfg: DictConfig) -> Dataset | None:
+    if not cfg.get("dataset") or TARGET not in cfg.dataset:
+        return None
+    dataset: Dataset = build(cfg.dataset, "dataset")
+    return dataset
+
+
+def _frames_of_results(cfg: DictConfig) -> Dataset | None:
+    """Where the images of results are."""
+    return _dataset(cfg) if cfg.results is not None else None
+
+
+def _results(cfg: DictConfig) -> list[QueryResult] | None:
+    if cfg.results is None:
+        return None
+    path = Path(str(cfg.results)).expanduser()
+    results = read_localizations(path / LOCALIZATIONS_FILE if path.is_dir() else path)
+    return list(results)[:: cfg.frame_step][: cfg.max_frames]
+
+
+def _map(
+    cfg: DictConfig, results: Sequence[QueryResult] | None
+) -> tuple[Pipeline | None, ScenePoints | None, list[Float64Array]]:
+    """The pipeline, the points and the mapped cameras, as far as there are any."""
+    if cfg.map_dir is None:
+        return None, None, []
+    info = Map.open(cfg.map_dir)
+    if info.info.interface != "estimator":
+        return None, None, mapped_poses(info)
+    pipeline, scene_map, _ = load_pipeline(cfg)
+    return (
+        pipeline,
+        _thinned(pipeline.estimator.scene_points(), cfg.max_points),
+        mapped_poses(scene_map),
+    )
+
+
+def _thinned(points: ScenePoints | None, count: int) -> ScenePoints | None:
+    """An even choice of at most `count` points."""
+    if points is None or len(points.points) <= count:
+        return points
+    chosen = np.linspace(0, len(points.points) - 1, count).astype(int)
+    colors = points.colors[chosen] if points.colors is not None else None
+    return ScenePoints(points.points[chosen], colors)
+
+
+def _open(cfg: DictConfig) -> SceneRecording:
+    try:
+        from reloc_core.viewing.recording import SceneRecording
+    except ImportError as error:
+        raise ConfigError("'reloc view' needs rerun-sdk: pip install 'reloc[view]'") from error
+    file = Path(str(cfg.output)).expanduser() if cfg.output is not None else None
+    if file is None:
+        return SceneRecording(None, cfg.connect, cfg.image_width, cfg.magnify)
+    with explain_os_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return SceneRecording(file, None, cfg.image_width, cfg.magnify)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"{file} cannot be written: {error}") from error
+
+
+def _show_results(
+    recording: SceneRecording, results: Sequence[QueryResult], dataset: Dataset | None
+) -> None:
+    """Results as they are, with the images of a dataset where it has them."""
+    index = {frame.name: i for i, frame in enumerate(dataset.frames)} if dataset else {}
+    with show_progress("Recording", len(results)) as progress:
+        for number, result in enumerate(results):
+            query = None
+            if dataset is not None and result.name in index and result.readable:
+                query = dataset[index[result.name]]
+            recording.show(number, result, query)
+            progress.advance()
+
+
+def _chosen(cfg: DictConfig, queries: Dataset | VideoStream) -> range:
+    """Indices of a dataset to show; videos and images have been thinned out already."""
+    every = range(len(queries))
+    return every if cfg.images is not None else every[:: cfg.frame_step][: cfg.max_frames]
+
+
+def _show_queries(
+    recording: SceneRecording, pipeline: Pipeline, queries: Dataset | VideoStream, chosen: range
+) -> None:
+    """Localize and show one query after the other."""
+    done = 0
+    with show_progress("Localizing", len(chosen)) as progress:
+        shown = _localized(pipeline, _read(queries, chosen))
+        for number, (query, found, evidence, result) in enumerate(shown):
+            recording.show(number, result, query, evidence, found)
+            done += found.localized
+            progress.advance(1, localized=str(done))
+
+
+def _localized(
+    pipeline: Pipeline, frames: Iterable[tuple[Frame, Query | None, str]]
+) -> Iterator[tuple[Query | None, Localization, Evidence | None, QueryResult]]:
+    """Queries with what became of them; a new sequence is a new start for methods with a memory."""
+    sequence: object = object()
+    for frame, query, problem in frames:
+        if frame.sequence is None or frame.sequence != sequence:
+            pipeline.start_sequence()
+        sequence = frame.sequence
+        begin = time.perf_counter()
+        evidence, found = None, Localization.failure(problem or "unreadable")
+        if query is not None:
+            try:
+                evidence, found = pipeline.localize_with_evidence(query)
+            except RelocError as error:
+                found = Localization.failure(f"refused: {error}")
+        seconds = time.perf_counter() - begin
+        yield query, found, evidence, query_result(frame, found, seconds)
+
+
+def _read(
+    queries: Dataset | VideoStream, chosen: range
+) -> Iterator[tuple[Frame, Query | None, str]]:
+    """Frames with their images, or why these cannot be read."""
+    if isinstance(queries, VideoStream):
+        for query in queries:
+            yield query, query, ""
+        return
+    for index in chosen:
+        frame = queries.frames[index]
+        try:
+            yield frame, queries[index], ""
+        except (RelocError, OSError) as error:
+            yield frame, None, f"unreadable: {error}"
