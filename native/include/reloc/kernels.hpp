@@ -50,6 +50,29 @@ struct NormalEquations {
     double h[21], g[6], cost, weight;
 };
 
+/// A lens in units of its mean focal length: distortion of the plane z = 1 (see camera.hpp), then a
+/// scale per axis. `kind`: 0 none, 1 radial and tangential, 2 fisheye.
+struct LensF {
+    float k[6], p1, p2, sx, sy;
+    int kind;
+};
+
+/// NormalEquations of the pose and of the logarithm of the focal length: seven parameters, 28
+/// entries.
+struct LensEquations {
+    double h[28], g[7], cost, weight;
+};
+
+/// Reprojection through a lens: (a, b) of the points are distorted coordinates relative to the
+/// principal point, in mean focal lengths. The projection and its derivatives are exact.
+struct LensKernels {
+    void (*equations)(const FitView&, const PoseF&, const LensF&, float c2, LensEquations*);
+    void (*gradient)(const FitView&, const PoseF&, const LensF&, float c2, LensEquations*);
+    void (*errors2)(const FitView&, const PoseF&, const LensF&, float* out);
+    /// Coordinates on the plane z = 1 through the lens, in place.
+    void (*project)(const LensF&, int n, float* x, float* y);
+};
+
 /// Minimal problems in lanes: kP3PBatch samples of three bearings and three points,
 /// component-major.
 constexpr int kP3PBatch = 8;
@@ -128,6 +151,7 @@ struct Kernels {
     void (*directions)(const float* X, const float* Y, const float* Z, int n, float* x, float* y);
     /// Unit bearings from coordinates on the plane z = 1, in place for the first two components.
     void (*bearings)(float* x, float* y, float* z, int n);
+    LensKernels lens;
 };
 
 /// The best kernels this processor runs, or those asked for by name ("avx512", "avx2", "baseline",
