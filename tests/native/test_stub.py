@@ -35,7 +35,7 @@ def test_a_changed_surface_shows(generator):
     changed = generator.render(SimpleNamespace(**members | {"kernel_name": kernel_name}))
     assert "def kernel_name(name: str = 'auto', more: int = 3) -> str: ..." in changed
     del members["p3p"]
-    assert "p3p" not in generator.render(SimpleNamespace(**members))
+    assert "def p3p(" not in generator.render(SimpleNamespace(**members))
     del members["generalized_pose"]
     with pytest.raises(SystemExit, match="generalized_pose"):
         generator.render(SimpleNamespace(**members))
