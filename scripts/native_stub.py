@@ -91,8 +91,15 @@ class _Renderer:
             return _PLAIN[native]
         if match := re.fullmatch(r"reloc_core\._native\.(\w+)", native):
             return match[1]
-        kinds = {"float64": "_Doubles", "float32": "_Singles", "int64": "_Integers", "bool": "_Bools"}
-        if match := re.search(r"^(?:numpy\.ndarray|numpy\.typing|typing\.Annotated)\S*.*numpy\.(\w+)\]", native):
+        kinds = {
+            "float64": "_Doubles",
+            "float32": "_Singles",
+            "int64": "_Integers",
+            "bool": "_Bools",
+        }
+        if match := re.search(
+            r"^(?:numpy\.ndarray|numpy\.typing|typing\.Annotated)\S*.*numpy\.(\w+)\]", native
+        ):
             return kinds.get(match[1].rstrip("_"), "_Floats")
         if "Sequence[typing.Supports" in native:
             return "list[int]" if "SupportsInt" in native else "list[float]"

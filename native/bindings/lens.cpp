@@ -40,8 +40,8 @@ py::tuple lens_equations(const Doubles& points2d, const Doubles& points_cam,
     const reloc::PoseF pose = reloc::Pose().to_float();
     const reloc::LensF lens = camera.lens();
     reloc::LensEquations eq;
-    k->lens.errors2(view, pose, lens, rows.row(kE2));
-    k->lens.equations(view, pose, lens, 1e30f, &eq);
+    reloc::lens_kernels(*k).errors2(view, pose, lens, rows.row(kE2));
+    reloc::lens_kernels(*k).equations(view, pose, lens, 1e30f, &eq);
     py::array_t<double> errors2(n), hessian({7, 7}), gradient(7);
     for (py::ssize_t i = 0; i < n; ++i) errors2.mutable_at(i) = area * rows.row(kE2)[i];
     int at = 0;

@@ -131,7 +131,7 @@ void Search::consider(Hypothesis candidate) {
     ++optimised_;
     const bool few = candidate.value.wide < kFewShare * problem_.total;
     const FitView view = plane_view(few ? problem_.view() : problem_.sample(), ones());
-    const FocalKernel kernel{kernels_.lens, kPlane};
+    const FocalKernel kernel{lens_kernels(kernels_), kPlane};
     const auto evaluate = [&](const FocalPoseF& p, LensEquations* out) {
         kernel.equations(view, p, 0.25f * wide2_, out);
     };
@@ -190,7 +190,7 @@ FitResult fit(const Kernels& kernels, const Problem& problem, const Camera& came
     FocalPose state = search.best().state;
     double radius = 2 * search.wide();
     {
-        const FocalKernel kernel{kernels.lens, kPlane};
+        const FocalKernel kernel{lens_kernels(kernels), kPlane};
         const FitView view = plane_view(problem.view(), search.ones());
         const float c2 = static_cast<float>(options.threshold * options.threshold);
         const auto evaluate = [&](const FocalPoseF& p, LensEquations* out) {
@@ -219,7 +219,7 @@ FitResult fit(const Kernels& kernels, const Problem& problem, const Camera& came
                                            options.pixel_noise, base);
     const LensF lens = camera.lens();
     set.through(kernels, lens);
-    robust_fit(kernels, &set, FocalKernel{kernels.lens, lens}, base, e2, floor2, 2, false, 1.0,
+    robust_fit(kernels, &set, FocalKernel{lens_kernels(kernels), lens}, base, e2, floor2, 2, false, 1.0,
                problem.n, state, &result);
     return result;
 }

@@ -407,7 +407,7 @@ struct RigKernel {
         else if (v.camera->plain())
             run(kernels.reprojection);
         else
-            run(LensKernel{kernels.lens, v.camera->lens()});
+            run(LensKernel{lens_kernels(kernels), v.camera->lens()});
     }
     void errors2(const RigView& view, const RigPoseF& pose, float* out) const {
         view.set->each(view, [&](const View& v, const FitView& points, int slot) {

@@ -1,4 +1,4 @@
-// Reprojection through a lens; included inside an anonymous namespace after kernels_points.inl.
+// Reprojection through a lens; included inside an anonymous namespace after kernels_lanes.inl.
 
 enum LensKind { kNoLens, kPolynomial, kFisheye };
 
@@ -66,6 +66,9 @@ struct PlaneRows {
     }
 };
 
+/// Scale from which the weight is 1 for all that matters: plain least squares.
+constexpr float kPlain2 = 1e29f;
+
 template <int kKind, bool kHessian, bool kRobust>
 void lens_impl(const FitView& p, const PoseF& pose, const LensF& lens, float c2,
                LensEquations* out) {
@@ -89,8 +92,14 @@ void lens_impl(const FitView& p, const PoseF& pose, const LensF& lens, float c2,
         const vi ok = front & (e2 < kAbsurd2) & (info > zero());
         u = ok ? u : zero();
         v = ok ? v : zero();
-        vf w = info * geman_mcclure<kRobust>(cost, (ok ? e2 : zero()) * (info * inv_c2),
-                                             load(p.w + i), ok);
+        const vf prior = ok ? load(p.w + i) : zero();
+        vf w = info * prior;
+        if (kRobust) {
+            // Geman-McClure: loss q / (1 + q), weight 1 / (1 + q)^2.
+            const vf q = (ok ? e2 : zero()) * (info * inv_c2), inlying = 1.0f / (1.0f + q);
+            cost += prior * q * inlying;
+            w *= inlying * inlying;
+        }
         w = ok ? w : zero();
         J.x = ok ? J.x : zero();
         J.y = ok ? J.y : zero();

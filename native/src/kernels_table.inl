@@ -13,7 +13,6 @@ namespace {
 #include "kernels_p3p.inl"
 #include "kernels_points.inl"
 #include "kernels_pairs.inl"
-#include "kernels_lens.inl"
 // clang-format on
 
 void p3p(P3PBatch* io) {
@@ -44,6 +43,5 @@ const Kernels RELOC_KERNEL_TABLE = {
     assign_cells,
     directions,
     bearings,
-    {lens_equations, lens_gradient, lens_errors2, lens_project},
 };
 }  // namespace reloc

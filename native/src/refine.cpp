@@ -61,7 +61,7 @@ void FitSet::build(const Kernels& kernels, const PointsView& v, int n, Residual 
 }
 
 void FitSet::through(const Kernels& kernels, const LensF& lens) {
-    kernels.lens.project(lens, slots(), rows_.row(kA), rows_.row(kB));
+    lens_kernels(kernels).project(lens, slots(), rows_.row(kA), rows_.row(kB));
 }
 
 FitView FitSet::slice(int from, int to) const {
@@ -209,7 +209,7 @@ FitResult fit_pose(const Kernels& kernels, const Problem& problem, const Pose& s
     const double floor2 = base_information(set, problem, pose, options, base);
     if (options.lens && !ray) {
         set.through(kernels, options.lens->lens());
-        robust_fit(kernels, &set, LensKernel{kernels.lens, options.lens->lens()}, base, e2, floor2,
+        robust_fit(kernels, &set, LensKernel{lens_kernels(kernels), options.lens->lens()}, base, e2, floor2,
                    kDof, local, options.level_scale, problem.n, pose, &result);
         return result;
     }

@@ -117,9 +117,7 @@ def check_focal(camera: object, options: AbsolutePoseOptions) -> None:
         )
 
 
-def arrays(
-    points2d: Any, points3d: Any, weights: Any, variances: Any
-) -> tuple[Any, Any, Any, Any]:
+def arrays(points2d: Any, points3d: Any, weights: Any, variances: Any) -> tuple[Any, Any, Any, Any]:
     """The arrays of one problem, checked."""
     p3 = floats("points3d", points3d, (None, 3))
     n = len(p3)

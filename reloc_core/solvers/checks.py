@@ -6,17 +6,22 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from reloc_core.errors import ConfigError, did_you_mean
 
 OptionsT = TypeVar("OptionsT")
 
 
-def require(condition: bool, name: str, value: object, rule: str) -> None:
+def refuse(name: str, value: object, rule: str) -> NoReturn:
     """Raise a `ConfigError` that names the option and the rule it breaks."""
+    raise ConfigError(f"{name} must be {rule}, got {value!r}.")
+
+
+def require(condition: bool, name: str, value: object, rule: str) -> None:
+    """Refuse the value unless the condition holds."""
     if not condition:
-        raise ConfigError(f"{name} must be {rule}, got {value!r}.")
+        refuse(name, value, rule)
 
 
 def is_integer(value: object) -> bool:
@@ -34,35 +39,38 @@ def check_positive(
 ) -> None:
     """Field `name` must be a finite number above zero, up to `most`."""
     value = getattr(options, name)
-    rule = f"a positive {unit}" + (f" up to {most:g}" if math.isfinite(most) else "")
-    require(is_number(value) and 0 < value <= most, name, value, rule)
+    if not (is_number(value) and 0 < value <= most):
+        refuse(name, value, f"a positive {unit}" + (f" up to {most:g}" if most < 1e300 else ""))
 
 
 def check_not_negative(options: object, name: str, unit: str = "number") -> None:
     """Field `name` must be a finite number of at least zero."""
     value = getattr(options, name)
-    require(is_number(value) and value >= 0, name, value, f"zero or a positive {unit}")
+    if not (is_number(value) and value >= 0):
+        refuse(name, value, f"zero or a positive {unit}")
 
 
 def check_share(options: object, name: str, ends: bool = True) -> None:
     """Field `name` must be a number from 0 to 1; `ends`: including these."""
     value = getattr(options, name)
-    ok = is_number(value) and (0 <= value <= 1 if ends else 0 < value < 1)
-    require(ok, name, value, "from 0 to 1" if ends else "between 0 and 1")
+    if not (is_number(value) and (0 <= value <= 1 if ends else 0 < value < 1)):
+        refuse(name, value, "from 0 to 1" if ends else "between 0 and 1")
 
 
 def check_integer(options: object, name: str, least: int, most: int | None = None) -> None:
     """Field `name` must be an integer from `least` to `most`."""
     value = getattr(options, name)
-    ok = is_integer(value) and least <= value and (most is None or value <= most)
-    rule = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
-    require(ok, name, value, rule)
+    if is_integer(value) and least <= value and (most is None or value <= most):
+        return
+    above = f"an integer of at least {least}"
+    refuse(name, value, above if most is None else f"an integer from {least} to {most}")
 
 
 def check_flag(options: object, name: str) -> None:
     """Field `name` must be true or false."""
     value = getattr(options, name)
-    require(isinstance(value, bool), name, value, "true or false")
+    if not isinstance(value, bool):
+        refuse(name, value, "true or false")
 
 
 def check_choice(options: object, name: str, known: tuple[str, ...]) -> None:
@@ -75,8 +83,8 @@ def check_choice(options: object, name: str, known: tuple[str, ...]) -> None:
 def check_seed(options: object) -> None:
     """Field `seed` must be a 64-bit unsigned integer."""
     value = getattr(options, "seed", None)
-    ok = is_integer(value) and 0 <= value < 2**64  # type: ignore[operator]
-    require(ok, "seed", value, "an integer from 0 to 2^64 - 1")
+    if not (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64):
+        refuse("seed", value, "an integer from 0 to 2^64 - 1")
 
 
 def make_options(cls: type[OptionsT], options: OptionsT | Mapping[str, Any] | None) -> OptionsT:

@@ -31,9 +31,7 @@ class DsacSolver(Solver):
 
     def _options(self, seed: int, threads: int) -> DsacOptions:
         c = self.config
-        return options_of(
-            DsacOptions, c, seed=seed if c.seed is None else c.seed, threads=threads
-        )
+        return options_of(DsacOptions, c, seed=seed if c.seed is None else c.seed, threads=threads)
 
     def solve(self, evidence: Evidence, camera: Camera, runtime: Runtime) -> Localization:
         """See `Solver.solve`."""

@@ -14,6 +14,7 @@ from reloc_core.solvers.checks import (
     check_seed,
     check_share,
     is_number,
+    refuse,
     require,
 )
 
@@ -196,9 +197,7 @@ def _check_search(options: AbsolutePoseOptions | RgbdPoseOptions) -> None:
     check_choice(options, "kernels", KERNELS)
     _check_sampling(options)
     radius, least = options.search_radius, options.threshold
-    require(
-        radius is None or (is_number(radius) and least <= radius <= 1e9),
-        "search_radius", radius, f"None or at least the threshold ({least})",
-    )  # fmt: skip
+    if radius is not None and not (is_number(radius) and least <= radius <= 1e9):
+        refuse("search_radius", radius, f"None or at least the threshold ({least})")
     check_share(options, "min_score")
     check_flag(options, "local_noise")

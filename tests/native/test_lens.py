@@ -73,6 +73,8 @@ def test_derivatives_are_those_of_differences(model):
     J = np.column_stack(columns)
     _, normal, gradient = _native.lens_equations(seen, at, ours)
     scale = np.sqrt(np.diag(J.T @ J))
-    np.testing.assert_allclose(normal / np.outer(scale, scale), (J.T @ J) / np.outer(scale, scale), atol=2e-5)
+    np.testing.assert_allclose(
+        normal / np.outer(scale, scale), (J.T @ J) / np.outer(scale, scale), atol=2e-5
+    )
     r = residuals(np.zeros(7))
     np.testing.assert_allclose(gradient / scale, J.T @ r / scale, atol=2e-4 * np.linalg.norm(r))

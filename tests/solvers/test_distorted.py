@@ -90,9 +90,7 @@ def test_the_fit_is_the_least_squares_solution_in_pixels():
         moved = cam @ so3_exp(step[:3]).T + step[3:]
         return (np.asarray(theirs.img_from_cam(moved)) - 0.5 - pixels).ravel()
 
-    J = np.column_stack(
-        [(residuals(1e-6 * d) - residuals(-1e-6 * d)) / 2e-6 for d in np.eye(6)]
-    )
+    J = np.column_stack([(residuals(1e-6 * d) - residuals(-1e-6 * d)) / 2e-6 for d in np.eye(6)])
     step = np.linalg.lstsq(J, -residuals(np.zeros(6)), rcond=None)[0]
     # What is left to do is small against the standard error; the weights of the fit are not all one.
     assert step @ np.linalg.solve(e.covariance, step) < 0.1

@@ -151,11 +151,14 @@ struct Kernels {
     void (*directions)(const float* X, const float* Y, const float* Z, int n, float* x, float* y);
     /// Unit bearings from coordinates on the plane z = 1, in place for the first two components.
     void (*bearings)(float* x, float* y, float* z, int n);
-    LensKernels lens;
 };
 
 /// The best kernels this processor runs, or those asked for by name ("avx512", "avx2", "baseline",
 /// "auto"); null if the name is unknown or the processor cannot run them.
 const Kernels* select_kernels(const char* name);
+
+/// The lens kernels for the same instruction set. They are compiled apart: in one unit with the other
+/// kernels they would change what the compiler inlines there.
+const LensKernels& lens_kernels(const Kernels& kernels);
 
 }  // namespace reloc
