@@ -29,14 +29,13 @@ py::tuple lens_equations(const Doubles& points2d, const Doubles& points_cam,
     for (py::ssize_t i = 0; i < n; ++i) {
         rows.row(kA)[i] = static_cast<float>((points2d.at(i, 0) - camera.cx) / f);
         rows.row(kB)[i] = static_cast<float>((points2d.at(i, 1) - camera.cy) / f);
-        for (int c = 0; c < 3; ++c)
-            rows.row(kX + c)[i] = static_cast<float>(points_cam.at(i, c));
+        for (int c = 0; c < 3; ++c) rows.row(kX + c)[i] = static_cast<float>(points_cam.at(i, c));
         rows.row(kInfo)[i] = static_cast<float>(area);
         rows.row(kW)[i] = 1;
     }
-    const reloc::FitView view{rows.row(kA), rows.row(kB), nullptr,          rows.row(kX),
-                              rows.row(kY), rows.row(kZ), rows.row(kInfo),  rows.row(kW),
-                              rows.stride()};
+    const reloc::FitView view{rows.row(kA),    rows.row(kB), nullptr,
+                              rows.row(kX),    rows.row(kY), rows.row(kZ),
+                              rows.row(kInfo), rows.row(kW), rows.stride()};
     const reloc::PoseF pose = reloc::Pose().to_float();
     const reloc::LensF lens = camera.lens();
     reloc::LensEquations eq;
@@ -56,9 +55,10 @@ py::tuple lens_equations(const Doubles& points2d, const Doubles& points_cam,
 }  // namespace
 
 void bind_lens(py::module_& m) {
-    m.def("lens_equations", &lens_equations, "points2d"_a, "points_cam"_a, "camera"_a,
-          "kernels"_a = "auto",
-          "Squared reprojection errors (N,) in pixels^2, and the normal matrix (7, 7) and gradient "
-          "(7,) of half their sum by the pose (rotation, translation; camera axes) and the logarithm "
-          "of the focal length.");
+    m.def(
+        "lens_equations", &lens_equations, "points2d"_a, "points_cam"_a, "camera"_a,
+        "kernels"_a = "auto",
+        "Squared reprojection errors (N,) in pixels^2, and the normal matrix (7, 7) and gradient "
+        "(7,) of half their sum by the pose (rotation, translation; camera axes) and the logarithm "
+        "of the focal length.");
 }

@@ -11,15 +11,15 @@
 namespace reloc {
 namespace {
 
-constexpr int kTriples = 8;                  // minimal samples per chunk
-constexpr int kFocals = 2 * kP3PBatch;       // of the grid
-constexpr double kRatio = 1.2;               // between focal lengths of the grid
-constexpr double kShortest = 0.4;            // of the grid, in image sizes: 103 degrees
-constexpr int kLeaders = 3;                  // poses of a chunk that are scored on all points
+constexpr int kTriples = 8;             // minimal samples per chunk
+constexpr int kFocals = 2 * kP3PBatch;  // of the grid
+constexpr double kRatio = 1.2;          // between focal lengths of the grid
+constexpr double kShortest = 0.4;       // of the grid, in image sizes: 103 degrees
+constexpr int kLeaders = 3;             // poses of a chunk that are scored on all points
 constexpr int kLocalSteps = 10;
-constexpr double kSampleFactor = 2;          // a good triple may meet no good focal length
-constexpr double kFewShare = 0.1;            // below it local optimisation needs all points
-constexpr double kSearchRadius = 12;         // pixels
+constexpr double kSampleFactor = 2;   // a good triple may meet no good focal length
+constexpr double kFewShare = 0.1;     // below it local optimisation needs all points
+constexpr double kSearchRadius = 12;  // pixels
 constexpr double kSelectSigmas = 16, kMaxWiden = 4;
 constexpr double kMinPixelNoise = 0.01;
 
@@ -43,9 +43,8 @@ class Search {
         const int size = std::max(camera.width, camera.height);
         const double middle = std::pow(kRatio, -0.5 * (kFocals - 1));
         first_focal_ = std::log(size > 0 ? kShortest * size / camera.mean_focal() : middle);
-        const double wide = options.search_radius > 0
-                                ? options.search_radius
-                                : std::max(kSearchRadius, options.threshold);
+        const double wide = options.search_radius > 0 ? options.search_radius
+                                                      : std::max(kSearchRadius, options.threshold);
         wide2_ = static_cast<float>(wide * wide);
         narrow2_ = static_cast<float>(options.threshold * options.threshold);
         ones_.allocate(1, std::max(problem.n, problem.sample_n));
@@ -92,8 +91,7 @@ void Search::draw(Rng* rng, double bar, Hypothesis leaders[kLeaders]) {
             logs[lane] = first_focal_ + (from + lane + shift) * std::log(kRatio);
             const double inverse = std::exp(-logs[lane]);
             for (int k = 0; k < 3; ++k) {
-                const Vec3 ray =
-                    Vec3(p.x[idx[k]] * inverse, p.y[idx[k]] * inverse, 1).normalized();
+                const Vec3 ray = Vec3(p.x[idx[k]] * inverse, p.y[idx[k]] * inverse, 1).normalized();
                 batch.bx[k][lane] = ray.x();
                 batch.by[k][lane] = ray.y();
                 batch.bz[k][lane] = ray.z();
@@ -156,11 +154,10 @@ void Search::run() {
             if (h.preview >= 0) consider(h);
         }
         const double good = std::pow(std::min(1.0, best_.value.wide / problem_.total), 3);
-        const double needed = good > 1 - 1e-9 ? 1
-                              : good < 1e-12
-                                  ? 1e12
-                                  : kSampleFactor * std::log(1 - options_.confidence) /
-                                        std::log1p(-good);
+        const double needed =
+            good > 1 - 1e-9 ? 1
+            : good < 1e-12  ? 1e12
+                            : kSampleFactor * std::log(1 - options_.confidence) / std::log1p(-good);
         if (samples_ >= options_.min_iterations && samples_ >= needed) break;
     }
 }
@@ -177,8 +174,8 @@ double base_information(const FitSet& set, const Problem& problem, const FocalPo
     set.gather(problem.variance.data(), 1.0f, base);
     for (int k = 0; k < v.n; ++k) {
         const double z = state.pose.R.row(2).dot(Vec3(v.X[k], v.Y[k], v.Z[k])) + state.pose.t.z();
-        const double pixels2 = base[k] * scale2 * set.scale2()[k] / std::max(z * z, 1e-18) +
-                               pixel_noise * pixel_noise;
+        const double pixels2 =
+            base[k] * scale2 * set.scale2()[k] / std::max(z * z, 1e-18) + pixel_noise * pixel_noise;
         base[k] = static_cast<float>(area / std::max(pixels2, 1e-12));
     }
     return 1e-6;
@@ -198,14 +195,14 @@ FitResult fit(const Kernels& kernels, const Problem& problem, const Camera& came
         };
         if (!minimise(evaluate, 5, 0.1, &state)) return result;
         FitSet near;
-        near.build(kernels, problem.view(), problem.n, Residual::kReprojection,
-                   state.projection(), radius, 1, 1);
+        near.build(kernels, problem.view(), problem.n, Residual::kReprojection, state.projection(),
+                   radius, 1, 1);
         if (near.points() < 4) return result;
         FloatRows scratch;
         scratch.allocate(1, near.slots());
         kernel.errors2(near.view(), state.to_float(), scratch.row(0));
-        const double noise = std::sqrt(
-            initial_level(kernels, near, scratch.row(0), near.scale2(), near.prior(), 2));
+        const double noise =
+            std::sqrt(initial_level(kernels, near, scratch.row(0), near.scale2(), near.prior(), 2));
         radius = std::min(std::max(kSelectSigmas * noise, options.threshold), kMaxWiden * radius);
     }
     FitSet set;
@@ -215,12 +212,12 @@ FitResult fit(const Kernels& kernels, const Problem& problem, const Camera& came
     FloatRows scratch;
     scratch.allocate(2, set.slots());
     float *e2 = scratch.row(0), *base = scratch.row(1);
-    const double floor2 = base_information(set, problem, state, camera.fx * camera.fy,
-                                           options.pixel_noise, base);
+    const double floor2 =
+        base_information(set, problem, state, camera.fx * camera.fy, options.pixel_noise, base);
     const LensF lens = camera.lens();
     set.through(kernels, lens);
-    robust_fit(kernels, &set, FocalKernel{lens_kernels(kernels), lens}, base, e2, floor2, 2, false, 1.0,
-               problem.n, state, &result);
+    robust_fit(kernels, &set, FocalKernel{lens_kernels(kernels), lens}, base, e2, floor2, 2, false,
+               1.0, problem.n, state, &result);
     return result;
 }
 

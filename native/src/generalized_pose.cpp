@@ -180,8 +180,8 @@ int Search::sample(Rng* rng, Pose out[8]) const {
 double Search::preview(const Pose& pose) const {
     double sum = 0;
     for (const View& v : rig_.views) {
-        const double in = kernels_.preview(v.problem.preview(), rig_.cam_pose(v, pose).to_float(),
-                                           wide2_);
+        const double in =
+            kernels_.preview(v.problem.preview(), rig_.cam_pose(v, pose).to_float(), wide2_);
         sum += in / v.problem.preview_total * v.priority * v.problem.total;
     }
     return sum / rig_.total;
@@ -261,8 +261,9 @@ void Search::run() {
         }
         const double good = std::pow(std::min(1.0, best_.value.wide / rig_.total), 3);
         const double needed = good > 1 - 1e-9 ? 1
-                              : good < 1e-12  ? 1e12
-                                              : std::log(1 - options_.confidence) / std::log1p(-good);
+                              : good < 1e-12
+                                  ? 1e12
+                                  : std::log(1 - options_.confidence) / std::log1p(-good);
         if (samples_ >= options_.min_iterations && samples_ >= needed) break;
     }
 }
@@ -327,8 +328,7 @@ class RigSet : public CellLayout {
         for (const Part& part : parts_) {
             const int cells = part.set.cells();
             if (of.cell >= 0 && (of.cell < part.cell || of.cell >= part.cell + cells)) continue;
-            FitView v =
-                of.cell < 0 ? part.set.view() : part.set.cell(of.cell - part.cell);
+            FitView v = of.cell < 0 ? part.set.view() : part.set.cell(of.cell - part.cell);
             const int slot =
                 part.slot + (of.cell < 0 ? 0 : part.set.cell_begin(of.cell - part.cell));
             v.info = rows_.row(kInfo) + slot;
@@ -371,8 +371,8 @@ void RigSet::build(const Kernels& kernels, const Rig& rig, const Pose& pose, dou
         float* prior = rows_.row(kPrior) + part.slot;
         for (int i = 0; i < part.set.slots(); ++i)
             prior[i] = static_cast<float>(v.priority) * part.set.prior()[i];
-        const double floor2 = base_information(part.set, v.problem, rig.cam_pose(v, pose),
-                                               of_image, rows_.row(kBase) + part.slot);
+        const double floor2 = base_information(part.set, v.problem, rig.cam_pose(v, pose), of_image,
+                                               rows_.row(kBase) + part.slot);
         floor2_ += part.set.points() * floor2;
         weight += part.set.points();
         if (of_image.lens && options.residual != Residual::kRay)
@@ -387,8 +387,7 @@ void RigSet::measure_in_pixels(const Rig& rig, const Pose& pose) {
         const FitView v = part.set.view();
         float* base = rows_.row(kBase) + part.slot;
         for (int i = 0; i < v.n; ++i) {
-            const float z =
-                cam.r[6] * v.X[i] + cam.r[7] * v.Y[i] + cam.r[8] * v.Z[i] + cam.t[2];
+            const float z = cam.r[6] * v.X[i] + cam.r[7] * v.Y[i] + cam.r[8] * v.Z[i] + cam.t[2];
             base[i] = part.set.scale2()[i] / std::max(z * z, 1e-18f);
         }
     }
@@ -429,8 +428,7 @@ struct RigKernel {
             for (int j = i; j < 6; ++j) out->h[k++] = H(i, j);
         }
     }
-    void gradient(const RigView& view, const RigPoseF& pose, float c2,
-                  NormalEquations* out) const {
+    void gradient(const RigView& view, const RigPoseF& pose, float c2, NormalEquations* out) const {
         sum(view, pose, out, [&](const View& v, const FitView& points, const PoseF& cam) {
             NormalEquations eq;
             with(v, [&](const auto& kernel) { kernel.gradient(points, cam, c2, &eq); });
@@ -451,8 +449,7 @@ struct RigKernel {
         Vec6 g = Vec6::Zero();
         out->cost = out->weight = 0;
         view.set->each(view, [&](const View& v, const FitView& points, int) {
-            const NormalEquations eq =
-                part(v, points, rig.cam_pose(v, pose.exact).to_float());
+            const NormalEquations eq = part(v, points, rig.cam_pose(v, pose.exact).to_float());
             g += v.to_rig * reloc::gradient(eq);
             out->cost += eq.cost;
             out->weight += eq.weight;
@@ -474,8 +471,8 @@ FitResult fit(const Kernels& kernels, const Rig& rig, const AbsolutePoseOptions&
         const View& v = *std::max_element(
             rig.views.begin(), rig.views.end(),
             [](const View& a, const View& b) { return a.problem.n < b.problem.n; });
-        fit_options.residual = choose_residual(kernels, v.problem, rig.cam_pose(v, start),
-                                               options.search_radius);
+        fit_options.residual =
+            choose_residual(kernels, v.problem, rig.cam_pose(v, start), options.search_radius);
     }
     const bool ray = fit_options.residual == Residual::kRay;
     const bool local = ray && options.local_noise && rig.n >= kDensePoints;
@@ -498,8 +495,8 @@ FitResult fit(const Kernels& kernels, const Rig& rig, const AbsolutePoseOptions&
         FloatRows errors;
         errors.allocate(1, near.slots());
         kernel.errors2(near.view(), state.to_float(), errors.row(0));
-        const double noise = std::sqrt(
-            initial_level(kernels, near, errors.row(0), near.base(), near.prior(), 2));
+        const double noise =
+            std::sqrt(initial_level(kernels, near, errors.row(0), near.base(), near.prior(), 2));
         radius = std::min(std::max(kSelectSigmas * noise, options.threshold), kMaxWiden * radius);
     }
     RigSet set;
@@ -507,8 +504,8 @@ FitResult fit(const Kernels& kernels, const Rig& rig, const AbsolutePoseOptions&
     if (set.points() < 4) return result;
     FloatRows errors;
     errors.allocate(1, set.slots());
-    robust_fit(kernels, &set, kernel, set.base(), errors.row(0), set.floor2(), 2, local, 1.0,
-               rig.n, state, &result);
+    robust_fit(kernels, &set, kernel, set.base(), errors.row(0), set.floor2(), 2, local, 1.0, rig.n,
+               state, &result);
     return result;
 }
 

@@ -54,7 +54,8 @@ Poly operator*(const Poly& p, const Poly& q) {
     return out;
 }
 
-/// The root of p between a and b, where it changes its sign: Newton's iteration kept in the bracket.
+/// The root of p between a and b, where it changes its sign: Newton's iteration kept in the
+/// bracket.
 double bracketed_root(const Poly& p, const Poly& slope, double a, double b, double at_a) {
     double x = 0.5 * (a + b);
     for (int it = 0; it < 100; ++it) {
@@ -70,7 +71,8 @@ double bracketed_root(const Poly& p, const Poly& slope, double a, double b, doub
     return x;
 }
 
-/// Roots of p in (0, top), simple ones: between neighbouring roots of its derivative it is monotone.
+/// Roots of p in (0, top), simple ones: between neighbouring roots of its derivative it is
+/// monotone.
 int positive_roots(const Poly& p, double top, double roots[kDegree]) {
     Poly chain[kDegree + 1];
     chain[p.degree] = p;
@@ -159,12 +161,11 @@ int gp3p(const Vec3 origins[3], const Vec3 directions[3], const Vec3 points[3], 
                T = s * (P0 + Q0 + Poly{e01.k});
     // x^2 y = x (x y), x y^2 = y (x y), (x y)^2 = x^2 y^2, each as a x + b y + c = 0.
     const Poly RS = R * S, mixed = 2.0 * RS - P1 * Q1, PS = P1 - S, QR = Q1 - R;
-    const Poly row[3][3] = {
-        {-1.0 * (RS + T), PS * S + P0, PS * T - R * P0},
-        {QR * R + Q0, -1.0 * (RS + T), QR * T - S * Q0},
-        {R * R * P1 + 2.0 * (R * T) - P1 * Q0 + mixed * R,
-         S * S * Q1 + 2.0 * (S * T) - P0 * Q1 + mixed * S,
-         R * R * P0 + S * S * Q0 + T * T - P0 * Q0 + mixed * T}};
+    const Poly row[3][3] = {{-1.0 * (RS + T), PS * S + P0, PS * T - R * P0},
+                            {QR * R + Q0, -1.0 * (RS + T), QR * T - S * Q0},
+                            {R * R * P1 + 2.0 * (R * T) - P1 * Q0 + mixed * R,
+                             S * S * Q1 + 2.0 * (S * T) - P0 * Q1 + mixed * S,
+                             R * R * P0 + S * S * Q0 + T * T - P0 * Q0 + mixed * T}};
     const Poly det = row[2][0] * (row[0][1] * row[1][2] - row[0][2] * row[1][1]) -
                      row[2][1] * (row[0][0] * row[1][2] - row[0][2] * row[1][0]) +
                      row[2][2] * (row[0][0] * row[1][1] - row[0][1] * row[1][0]);

@@ -26,8 +26,8 @@ inline Distorted distorted(const LensF& lens, vf u, vf v) {
         const vf safe2 = near_axis ? splat(1.0f) : r2;
         const vf r = vsqrt(safe2), th = angle_of_tangent(r), q = th * th;
         const vf f = 1.0f + q * (k[0] + q * (k[1] + q * (k[2] + q * k[3])));
-        const vf df = 1.0f + q * (3.0f * k[0] +
-                                  q * (5.0f * k[1] + q * (7.0f * k[2] + q * (9.0f * k[3]))));
+        const vf df =
+            1.0f + q * (3.0f * k[0] + q * (5.0f * k[1] + q * (7.0f * k[2] + q * (9.0f * k[3]))));
         const float bend = k[0] - 1.0f / 3.0f;
         s = near_axis ? 1.0f + r2 * bend : th * f / r;
         ds = near_axis ? splat(2.0f * bend) : (df / (1.0f + safe2) - s) / safe2;
@@ -43,8 +43,7 @@ inline Distorted distorted(const LensF& lens, vf u, vf v) {
     const vf uu = u * u, vv = v * v, uv = u * v;
     return {u * s + 2.0f * p1 * uv + p2 * (r2 + 2.0f * uu),
             v * s + p1 * (r2 + 2.0f * vv) + 2.0f * p2 * uv,
-            s + ds * uu + 2.0f * p1 * v + 6.0f * p2 * u,
-            ds * uv + 2.0f * p1 * u + 2.0f * p2 * v,
+            s + ds * uu + 2.0f * p1 * v + 6.0f * p2 * u, ds * uv + 2.0f * p1 * u + 2.0f * p2 * v,
             s + ds * vv + 6.0f * p1 * v + 2.0f * p2 * u};
 }
 
@@ -136,8 +135,7 @@ void lens_impl(const FitView& p, const PoseF& pose, const LensF& lens, float c2,
 }
 
 template <bool kHessian>
-void lens_of(const FitView& p, const PoseF& pose, const LensF& lens, float c2,
-             LensEquations* out) {
+void lens_of(const FitView& p, const PoseF& pose, const LensF& lens, float c2, LensEquations* out) {
     const bool robust = c2 < kPlain2;
     switch (lens.kind) {
         case kNoLens:

@@ -129,7 +129,7 @@ double pixel_size2(const FitSet& set, const Pose& pose) {
 
 /// As base_information, on the plane z = 1.
 static double scene_information(const FitSet& set, const Problem& problem, const Pose& pose,
-                        const FitOptions& options, float* base) {
+                                const FitOptions& options, float* base) {
     const bool ray = options.residual == Residual::kRay;
     const double least2 = kMinPixelNoise * kMinPixelNoise;
     if (problem.variance.empty()) {
@@ -209,8 +209,8 @@ FitResult fit_pose(const Kernels& kernels, const Problem& problem, const Pose& s
     const double floor2 = base_information(set, problem, pose, options, base);
     if (options.lens && !ray) {
         set.through(kernels, options.lens->lens());
-        robust_fit(kernels, &set, LensKernel{lens_kernels(kernels), options.lens->lens()}, base, e2, floor2,
-                   kDof, local, options.level_scale, problem.n, pose, &result);
+        robust_fit(kernels, &set, LensKernel{lens_kernels(kernels), options.lens->lens()}, base, e2,
+                   floor2, kDof, local, options.level_scale, problem.n, pose, &result);
         return result;
     }
     robust_fit(kernels, &set, kernel, base, e2, floor2, kDof, local, options.level_scale, problem.n,

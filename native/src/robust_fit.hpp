@@ -68,9 +68,8 @@ Eigen::Matrix<double, 6, State::kParameters> pose_rows(const Hessian& bread) {
     constexpr int kRest = State::kParameters - 6;
     Eigen::Matrix<double, 6, State::kParameters> rows;
     rows.template leftCols<6>().setIdentity();
-    rows.template rightCols<kRest>() =
-        -bread.template topRightCorner<6, kRest>() *
-        bread.template bottomRightCorner<kRest, kRest>().inverse();
+    rows.template rightCols<kRest>() = -bread.template topRightCorner<6, kRest>() *
+                                       bread.template bottomRightCorner<kRest, kRest>().inverse();
     return rows;
 }
 

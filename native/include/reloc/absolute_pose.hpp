@@ -23,7 +23,7 @@ struct AbsolutePoseOptions {
     double pixel_noise = 1.0;  ///< pixels; image part of the noise when variances are given
     bool local_noise = true;
     bool estimate_focal = false;  ///< see focal_pose.hpp
-    bool refine = true;  ///< final robust fit; without it covariance is infinite
+    bool refine = true;           ///< final robust fit; without it covariance is infinite
     int min_inliers = 6;
     double min_score =
         0.01;  ///< poses less likely to be right than this are not returned as a success

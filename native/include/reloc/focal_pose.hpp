@@ -36,8 +36,8 @@ struct FocalPose {
 /// lengths by one factor. The reprojection residual is used.
 ///
 /// Every triple is solved for all focal lengths of a grid, a ratio of 1.2 apart, at once in vector
-/// lanes (in the spirit of Sattler, Sweeney, Pollefeys, "On Sampling Focal Length Values to Solve the
-/// Absolute Pose Problem", ECCV 2014): three points at sixteen focal lengths cost less than one
+/// lanes (in the spirit of Sattler, Sweeney, Pollefeys, "On Sampling Focal Length Values to Solve
+/// the Absolute Pose Problem", ECCV 2014): three points at sixteen focal lengths cost less than one
 /// four-point solver with unknown focal length and are free of outliers more often. Local
 /// optimisation and final fit are over pose and focal length; the covariance of the pose is
 /// marginalised over the focal length.

@@ -157,8 +157,8 @@ struct Kernels {
 /// "auto"); null if the name is unknown or the processor cannot run them.
 const Kernels* select_kernels(const char* name);
 
-/// The lens kernels for the same instruction set. They are compiled apart: in one unit with the other
-/// kernels they would change what the compiler inlines there.
+/// The lens kernels for the same instruction set. They are compiled apart: in one unit with the
+/// other kernels they would change what the compiler inlines there.
 const LensKernels& lens_kernels(const Kernels& kernels);
 
 }  // namespace reloc

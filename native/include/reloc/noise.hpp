@@ -36,7 +36,8 @@ class CellLayout {
     /// all of them span.
     void group(const Kernels& kernels, const float* x, const float* y, const float* e2, float limit,
                int n, int columns, int rows);
-    /// Puts the cells of another layout behind those of this, its points counted from `first_point`.
+    /// Puts the cells of another layout behind those of this, its points counted from
+    /// `first_point`.
     void append(const CellLayout& other, int first_point);
 
   private:

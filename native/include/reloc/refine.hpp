@@ -65,7 +65,7 @@ struct FitResult {
     double design_effect = 1;     ///< variance inflation by correlation between neighbours
     std::vector<unsigned char> inlier;  ///< per problem point
     int inliers = 0;
-    double depth = 0;  ///< mean depth of the inliers
+    double depth = 0;                         ///< mean depth of the inliers
     double log_focal = 0, log_focal_std = 0;  ///< relative to the nominal one, where it was fitted
 };
 
