@@ -101,11 +101,11 @@ def _with_focal_factor(camera: Camera, factor: float) -> Camera:
 
 def _to_estimate(values: tuple[Any, ...], camera: Camera, focal: bool) -> PoseEstimate:
     *common, scale, std = values
-    if not (focal and values[0]):
-        return PoseEstimate(*common, camera=camera)
-    return PoseEstimate(
-        *common, camera=_with_focal_factor(camera, scale), focal_std=std * camera.fx
-    )
+    found: tuple[Camera, float | None] = (camera, None)
+    if focal and values[0]:
+        found = (_with_focal_factor(camera, scale), std * camera.fx)
+    arguments: list[Any] = [*common, *found]
+    return PoseEstimate(*arguments)
 
 
 def check_focal(camera: object, options: AbsolutePoseOptions) -> None:

@@ -107,8 +107,10 @@ def estimate_generalized_absolute_pose(
         a2, a3, aw, av = arrays(p2, p3, w, v)
         cam_from_rig = np.ascontiguousarray(np.linalg.inv(poses[index]))
         images.append((a2, a3, check_camera(cam), cam_from_rig, aw, av))
-    values = _native.generalized_pose(images, native_options(checked))
-    ends = np.cumsum([len(p) for p in points3d])[:-1]
-    return GeneralizedPoseEstimate(
-        *values[:4], tuple(np.split(values[4], ends)) if count else (), *values[5:11]
+    success, message, pose, covariance, inliers, *rest = _native.generalized_pose(
+        images, native_options(checked)
     )
+    ends = np.cumsum([len(p) for p in points3d])[:-1]
+    of_images = tuple(np.split(inliers, ends)) if count else ()
+    numbers: list[Any] = rest[:6]
+    return GeneralizedPoseEstimate(success, message, pose, covariance, of_images, *numbers)
