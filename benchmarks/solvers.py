@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import solver_cameras
 import solver_peers
 import solver_problems as sp
 from solver_problems import Problem, pose_error
@@ -196,16 +197,23 @@ def main() -> None:
         if args.correspondences:
             problems, camera = saved_problems(args.correspondences)
         else:
-            problems = [sp.make(cls, frames, args.first + k) for k in range(args.problems)]
-        rgbd = cls.startswith("rgbd")
-        peers = solver_peers.rgbd_peers() if rgbd else solver_peers.absolute_peers(camera)
+            source = solver_cameras if cls.split("-")[0] in solver_cameras.KINDS else sp
+            problems = [source.make(cls, frames, args.first + k) for k in range(args.problems)]
+        rgbd, other = cls.startswith("rgbd"), cls.split("-")[0] in solver_cameras.KINDS
+        if other:
+            peers = solver_cameras.peers(cls)
+        else:
+            peers = solver_peers.rgbd_peers() if rgbd else solver_peers.absolute_peers(camera)
         if args.peers:
             peers = {k: v for k, v in peers.items() if k in args.peers}
         table = {
             name: summary(cache.run(cls, name, solve, args.first, problems))
             for name, solve in peers.items()
         }
-        methods = ours(args.kernels, camera, not cls.startswith("sparse"), rgbd)
+        if other:
+            methods = solver_cameras.ours(cls, args.kernels)
+        else:
+            methods = ours(args.kernels, camera, not cls.startswith("sparse"), rgbd)
         for name, solve in methods.items():
             table[name] = summary(run(solve, problems, repeats=5 if name == "reloc" else 1))
         s = compare(table)
@@ -215,7 +223,10 @@ def main() -> None:
         s["speedup"] = peer_ms / summary(run(methods["reloc"], short, repeats=20))["ms"]
         results[cls] = {"methods": table, "summary": s}
         report(cls, table, s)
-    for kind in ("dense", "sparse", "rgbd"):
+        if cls.startswith("focal"):
+            for name, error in solver_cameras.focal_errors(problems).items():
+                print(f"{cls:14s} {name:18s} focal length {error:.3f} %")
+    for kind in ("dense", "sparse", "rgbd", *solver_cameras.KINDS):
         chosen = [r["summary"] for c, r in results.items() if c.startswith(kind)]
         if chosen:
             print(

@@ -6,6 +6,8 @@
 
 #include "reloc/absolute_pose.hpp"
 #include "reloc/dsac.hpp"
+#include "reloc/generalized_pose.hpp"
+#include "reloc/gp3p.hpp"
 #include "reloc/hypotheses.hpp"
 #include "reloc/parallel.hpp"
 #include "reloc/relative_pose.hpp"
@@ -19,6 +21,7 @@ namespace py = pybind11;
 using namespace pybind11::literals;
 
 void bind_hashgrid(py::module_& m);  // hashgrid.cpp
+void bind_lens(py::module_& m);      // lens.cpp
 
 namespace {
 
@@ -104,6 +107,7 @@ reloc::AbsolutePoseOptions absolute_options(const py::dict& dict) {
     r.read("threads", &o.threads);
     r.read("pixel_noise", &o.pixel_noise);
     r.read("local_noise", &o.local_noise);
+    r.read("estimate_focal", &o.estimate_focal);
     r.read("min_inliers", &o.min_inliers);
     r.read("min_score", &o.min_score);
     r.read("residual", &residual);
@@ -191,7 +195,21 @@ py::tuple to_python(const reloc::PoseResult& result) {
               reinterpret_cast<unsigned char*>(inliers.mutable_data()));
     return py::make_tuple(result.status == reloc::Status::kOk, reloc::describe(result.status), pose,
                           covariance, inliers, result.inliers, result.score, result.iterations,
-                          result.sigma, result.effective_points, result.design_effect);
+                          result.sigma, result.effective_points, result.design_effect,
+                          result.focal_scale, result.focal_std);
+}
+
+/// (n, 4, 4) cam_from_world.
+py::array_t<double> poses_to_python(const reloc::Pose* poses, int n) {
+    py::array_t<double> out({n, 4, 4});
+    auto T = out.mutable_unchecked<3>();
+    for (int k = 0; k < n; ++k) {
+        for (int i = 0; i < 4; ++i) {
+            for (int j = 0; j < 4; ++j)
+                T(k, i, j) = i == 3 ? (j == 3) : (j == 3 ? poses[k].t[i] : poses[k].R(i, j));
+        }
+    }
+    return out;
 }
 
 reloc::Camera camera(const std::string& model, int width, int height,
@@ -311,6 +329,32 @@ PYBIND11_MODULE(_native, m) {
     m.def("cuda_device_count", &cuda_device_count);
 
     m.def(
+        "generalized_pose",
+        [](const py::list& images, const reloc::AbsolutePoseOptions& o) {
+            // Each image is (points2d, points3d, camera, cam_from_rig, weights, variances).
+            std::vector<reloc::RigImage> rig;
+            for (const auto& item : images) {
+                const auto t = item.cast<py::tuple>();
+                reloc::RigImage image;
+                image.points = correspondences(t[0], t[1], t[4], t[5], py::none());
+                image.camera = &t[2].cast<const reloc::Camera&>();
+                const ArrayRef T = view(t[3], 4, 4, "cam_from_rig");
+                for (int i = 0; i < 3; ++i) {
+                    for (int j = 0; j < 3; ++j) image.cam_from_rig.R(i, j) = T[4 * i + j];
+                    image.cam_from_rig.t[i] = T[4 * i + 3];
+                }
+                rig.push_back(image);
+            }
+            reloc::PoseResult result;
+            {
+                py::gil_scoped_release release;
+                result = reloc::estimate_generalized_pose(rig, o);
+            }
+            return to_python(result);
+        },
+        "images"_a, "options"_a);
+
+    m.def(
         "dsac_pose",
         [](const py::object& points2d, const py::object& points3d, const reloc::Camera& cam,
            const reloc::DsacOptions& o) {
@@ -391,21 +435,35 @@ PYBIND11_MODULE(_native, m) {
             }
             reloc::Pose poses[4];
             const int n = reloc::p3p(y, X, *reloc::select_kernels(name), poses);
-            py::array_t<double> out({n, 4, 4});
-            auto T = out.mutable_unchecked<3>();
-            for (int k = 0; k < n; ++k) {
-                for (int i = 0; i < 4; ++i) {
-                    for (int j = 0; j < 4; ++j) {
-                        T(k, i, j) =
-                            i == 3 ? (j == 3) : (j == 3 ? poses[k].t[i] : poses[k].R(i, j));
-                    }
-                }
-            }
-            return out;
+            return poses_to_python(poses, n);
         },
         "bearings"_a, "points"_a, "kernels"_a = "auto");
 
+    m.def(
+        "gp3p",
+        [](py::array_t<double, py::array::c_style | py::array::forcecast> origins,
+           py::array_t<double, py::array::c_style | py::array::forcecast> directions,
+           py::array_t<double, py::array::c_style | py::array::forcecast> points) {
+            reloc::Vec3 p[3], d[3], X[3];
+            for (const auto* a : {&origins, &directions, &points}) {
+                if (a->ndim() != 2 || a->shape(0) != 3 || a->shape(1) != 3)
+                    throw py::value_error("gp3p takes three origins, directions and points");
+            }
+            for (int i = 0; i < 3; ++i) {
+                for (int j = 0; j < 3; ++j) {
+                    p[i][j] = origins.at(i, j);
+                    d[i][j] = directions.at(i, j);
+                    X[i][j] = points.at(i, j);
+                }
+                d[i].normalize();
+            }
+            reloc::Pose poses[8];
+            return poses_to_python(poses, reloc::gp3p(p, d, X, poses));
+        },
+        "origins"_a, "directions"_a, "points"_a);
+
     bind_hashgrid(m);
+    bind_lens(m);
 
     m.def(
         "kernel_name", [](const std::string& name) { return std::string(kernel_name(name)); },

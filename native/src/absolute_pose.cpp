@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "reloc/confidence.hpp"
+#include "reloc/focal_pose.hpp"
 #include "reloc/hypotheses.hpp"
 #include "reloc/parallel.hpp"
 
@@ -255,6 +256,7 @@ AbsolutePoseOptions resolve_options(const AbsolutePoseOptions& options, bool has
 
 PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camera,
                                   const AbsolutePoseOptions& options) {
+    if (options.estimate_focal) return estimate_focal_pose(in, camera, options);
     const Kernels& kernels = *select_kernels(options.kernels);
     PoseResult result;
     result.covariance.setConstant(std::numeric_limits<double>::infinity());
@@ -285,6 +287,7 @@ PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camer
     fit_options.select_radius = 2 * resolved.search_radius;
     fit_options.pixel_noise = options.pixel_noise;
     fit_options.local_noise = options.local_noise;
+    if (!camera.plain()) fit_options.lens = &camera;
     // Patches of near outliers can widen the noise estimate until it takes them in. Support for the
     // fit then falls behind that for its start, and a fit that is held to less noise is tried.
     const auto support = [&](const Pose& pose) {

@@ -67,6 +67,18 @@ Camera Camera::create(const std::string& model, int width, int height,
     throw std::invalid_argument("unknown camera model '" + model + "'");
 }
 
+LensF Camera::lens() const {
+    LensF out;
+    for (int i = 0; i < 6; ++i) out.k[i] = static_cast<float>(k[i]);
+    out.p1 = static_cast<float>(p1);
+    out.p2 = static_cast<float>(p2);
+    const double aspect = std::sqrt(fx / fy);
+    out.sx = static_cast<float>(aspect);
+    out.sy = static_cast<float>(1 / aspect);
+    out.kind = fisheye ? 2 : distorted ? 1 : 0;
+    return out;
+}
+
 Vec2 Camera::distort(const Vec2& uv, Eigen::Matrix2d* jacobian) const {
     const double u = uv.x(), v = uv.y(), r2 = u * u + v * v;
     if (fisheye) {

@@ -5,9 +5,12 @@
 namespace reloc {
 
 extern const Kernels kernels_baseline;
+extern const LensKernels lens_kernels_baseline;
 #ifdef RELOC_X86_KERNELS
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
+extern const LensKernels lens_kernels_avx2;
+extern const LensKernels lens_kernels_avx512;
 
 namespace {
 bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -26,6 +29,15 @@ const Kernels* select_kernels(const char* name) {
 #endif
     if (any || std::strcmp(name, "baseline") == 0) return &kernels_baseline;
     return nullptr;
+}
+
+const LensKernels& lens_kernels(const Kernels& kernels) {
+#ifdef RELOC_X86_KERNELS
+    if (&kernels == &kernels_avx512) return lens_kernels_avx512;
+    if (&kernels == &kernels_avx2) return lens_kernels_avx2;
+#endif
+    (void)kernels;
+    return lens_kernels_baseline;
 }
 
 }  // namespace reloc

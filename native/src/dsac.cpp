@@ -78,7 +78,8 @@ Hypothesis draw(const Problem& problem, const DsacOptions& options, const Kernel
 bool least_squares(const Kernels& kernels, const Problem& problem, double radius, Pose* pose,
                    Mat6* covariance) {
     FitSet set;
-    set.build(kernels, problem.view(), problem.n, Residual::kReprojection, *pose, radius, 1, 1);
+    set.build(kernels, problem.view(), problem.n, Residual::kReprojection, pose->to_float(), radius,
+              1, 1);
     if (set.points() < 4) return false;
     const FitView view = set.view();
     std::copy(set.scale2(), set.scale2() + view.n, set.info());

@@ -89,6 +89,16 @@ void CellLayout::group(const Kernels& kernels, const float* x, const float* y, c
     for (Run& run : runs_) run.slot += start_[run.cell];
 }
 
+void CellLayout::append(const CellLayout& other, int first_point) {
+    const int cell = cells(), slot = slots();
+    for (const Run& run : other.runs_)
+        runs_.push_back({first_point + run.point, slot + run.slot, run.count, cell + run.cell});
+    for (int c = 1; c <= other.cells(); ++c) start_.push_back(slot + other.start_[c]);
+    count_.insert(count_.end(), other.count_.begin(), other.count_.begin() + other.cells());
+    points_ += other.points_;
+    columns_ = other.columns_;
+}
+
 void CellLayout::gather(const float* from, float padding, float* to) const {
     constexpr int kShort = 8;  // copied at once: a call would cost more
     for (const Run& run : runs_) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "lens_fit.hpp"
 #include "robust_fit.hpp"
 
 namespace reloc {
@@ -40,11 +41,11 @@ int optimise_locally(const Kernels& kernels, const PointsView& points, double ra
 }
 
 void FitSet::build(const Kernels& kernels, const PointsView& v, int n, Residual residual,
-                   const Pose& pose, double radius, int columns, int rows) {
+                   const PoseF& pose, double radius, int columns, int rows) {
     FloatRows scratch;
     scratch.allocate(1, n);
     float* e2 = scratch.row(0);
-    kernels.errors2(v, pose.to_float(), e2);
+    kernels.errors2(v, pose, e2);
     group(kernels, v.x, v.y, e2, static_cast<float>(radius * radius), n, columns, rows);
     rows_.allocate(kRows, slots());
     float *a = rows_.row(kA), *b = rows_.row(kB), *c = rows_.row(kC), *X = rows_.row(kX3),
@@ -57,6 +58,10 @@ void FitSet::build(const Kernels& kernels, const PointsView& v, int n, Residual 
     else
         mark(w);
     if (residual == Residual::kRay) kernels.bearings(a, b, c, slots());
+}
+
+void FitSet::through(const Kernels& kernels, const LensF& lens) {
+    lens_kernels(kernels).project(lens, slots(), rows_.row(kA), rows_.row(kB));
 }
 
 FitView FitSet::slice(int from, int to) const {
@@ -120,32 +125,42 @@ double pixel_size2(const FitSet& set, const Pose& pose) {
     return n > 0 ? sum / n : 1;
 }
 
-/// Known relative information of every slot; returns the least credible noise variance in its unit.
-double base_information(FitSet* set, const Problem& problem, const Pose& pose,
-                        const FitOptions& options, float* base) {
+}  // namespace
+
+/// As base_information, on the plane z = 1.
+static double scene_information(const FitSet& set, const Problem& problem, const Pose& pose,
+                                const FitOptions& options, float* base) {
     const bool ray = options.residual == Residual::kRay;
     const double least2 = kMinPixelNoise * kMinPixelNoise;
     if (problem.variance.empty()) {
         if (!ray) {
-            std::copy(set->scale2(), set->scale2() + set->slots(), base);
+            std::copy(set.scale2(), set.scale2() + set.slots(), base);
             return least2;
         }
-        std::fill(base, base + set->slots(), 1.0f);
-        return least2 * pixel_size2(*set, pose);
+        std::fill(base, base + set.slots(), 1.0f);
+        return least2 * pixel_size2(set, pose);
     }
     // The common factor of given variances is estimated, so they may be relative.
-    const FitView v = set->view();
+    const FitView v = set.view();
     const double px2 = options.pixel_noise * options.pixel_noise;
-    set->gather(problem.variance.data(), 1.0f, base);
+    set.gather(problem.variance.data(), 1.0f, base);
     for (int k = 0; k < v.n; ++k) {
         const double z = pose.R.row(2).dot(Vec3(v.X[k], v.Y[k], v.Z[k])) + pose.t.z();
-        const double scene2 = std::max(1e-14, base[k] + px2 * z * z / set->scale2()[k]);
+        const double scene2 = std::max(1e-14, base[k] + px2 * z * z / set.scale2()[k]);
         base[k] = static_cast<float>(ray ? 1 / scene2 : z * z / scene2);
     }
     return 1e-6;
 }
 
-}  // namespace
+double base_information(const FitSet& set, const Problem& problem, const Pose& pose,
+                        const FitOptions& options, float* base) {
+    const double floor2 = scene_information(set, problem, pose, options, base);
+    if (options.lens && options.residual != Residual::kRay) {
+        const float area = static_cast<float>(options.lens->fx * options.lens->fy);
+        for (int k = 0; k < set.slots(); ++k) base[k] *= area / set.scale2()[k];
+    }
+    return floor2;
+}
 
 FitResult fit_pose(const Kernels& kernels, const Problem& problem, const Pose& start,
                    const FitOptions& options) {
@@ -162,7 +177,7 @@ FitResult fit_pose(const Kernels& kernels, const Problem& problem, const Pose& s
         const bool few = options.support * problem.sample_n < kEnoughSupport;
         FitSet coarse;
         coarse.build(kernels, few ? problem.view() : problem.sample(),
-                     few ? problem.n : problem.sample_n, options.residual, pose,
+                     few ? problem.n : problem.sample_n, options.residual, pose.to_float(),
                      options.select_radius, 1, 1);
         if (coarse.points() < 4) return result;
         pixel_information(&coarse, pose, ray);
@@ -185,13 +200,19 @@ FitResult fit_pose(const Kernels& kernels, const Problem& problem, const Pose& s
     }
 
     FitSet set;
-    set.build(kernels, problem.view(), problem.n, options.residual, pose, radius, local ? 10 : 4,
-              local ? 8 : 3);
+    set.build(kernels, problem.view(), problem.n, options.residual, pose.to_float(), radius,
+              local ? 10 : 4, local ? 8 : 3);
     if (set.points() < 4) return result;
     FloatRows scratch;
     scratch.allocate(2, set.slots());
     float *e2 = scratch.row(0), *base = scratch.row(1);
-    const double floor2 = base_information(&set, problem, pose, options, base);
+    const double floor2 = base_information(set, problem, pose, options, base);
+    if (options.lens && !ray) {
+        set.through(kernels, options.lens->lens());
+        robust_fit(kernels, &set, LensKernel{lens_kernels(kernels), options.lens->lens()}, base, e2,
+                   floor2, kDof, local, options.level_scale, problem.n, pose, &result);
+        return result;
+    }
     robust_fit(kernels, &set, kernel, base, e2, floor2, kDof, local, options.level_scale, problem.n,
                pose, &result);
     return result;

@@ -11,29 +11,31 @@
 
 namespace reloc {
 
-inline bool solve_step(const NormalEquations& eq, double damping, Vec6* step) {
-    Mat6 H = hessian(eq);
+template <class Equations, class Step>
+bool solve_step(const Equations& eq, double damping, Step* step) {
+    auto H = hessian(eq);
     H.diagonal() *= 1.0 + damping;
-    const Eigen::LLT<Mat6> llt(H);
+    const Eigen::LLT<decltype(H)> llt(H);
     if (llt.info() != Eigen::Success) return false;
     *step = llt.solve(-gradient(eq));
     return step->allFinite();
 }
 
 /// Levenberg-Marquardt. Stops when the step predicts a decrease of the cost's quadratic model below
-/// `tolerance`, or after `evaluations`.
-template <class Evaluate>
-bool minimise(Evaluate evaluate, int evaluations, double tolerance, Pose* pose) {
-    NormalEquations eq, trial;
+/// `tolerance`, or after `evaluations`. `State` is what is fitted: a pose, or a pose with a focal
+/// length.
+template <class State, class Evaluate>
+bool minimise(Evaluate evaluate, int evaluations, double tolerance, State* pose) {
+    typename State::Equations eq, trial;
     evaluate(pose->to_float(), &eq);
     double damping = 0;
     for (int left = evaluations - 1;; --left) {
-        Vec6 step;
+        typename State::Step step;
         while (!solve_step(eq, damping, &step)) {
             damping = damping == 0 ? 1e-6 : damping * 10;
             if (damping > 1) return false;
         }
-        const Pose next = pose->perturbed(step);
+        const State next = pose->perturbed(step);
         if (-gradient(eq).dot(step) < tolerance) {
             *pose = next;
             break;
@@ -54,17 +56,39 @@ bool minimise(Evaluate evaluate, int evaluations, double tolerance, Pose* pose) 
     return pose->finite();
 }
 
+/// Depth of a point in its image. A kernel over several images has a `depth` of its own.
+template <class Kernel, class View>
+double depth_of(const Kernel&, const View& v, const PoseF& pose, int slot) {
+    return pose.r[6] * v.X[slot] + pose.r[7] * v.Y[slot] + pose.r[8] * v.Z[slot] + pose.t[2];
+}
+
+/// Takes the gradient of all parameters to that of the pose with the others at their optimum.
+template <class State, class Hessian>
+Eigen::Matrix<double, 6, State::kParameters> pose_rows(const Hessian& bread) {
+    constexpr int kRest = State::kParameters - 6;
+    Eigen::Matrix<double, 6, State::kParameters> rows;
+    rows.template leftCols<6>().setIdentity();
+    rows.template rightCols<kRest>() = -bread.template topRightCorner<6, kRest>() *
+                                       bread.template bottomRightCorner<kRest, kRest>().inverse();
+    return rows;
+}
+
+inline void keep(const Pose& pose, const Mat6& covariance, FitResult* result) {
+    result->pose = pose;
+    result->covariance = covariance;
+}
+
 /// Expectation-maximisation: posterior weights and noise levels from the residuals, then one
 /// Gauss-Newton step, until the step is small against the standard errors. Then the covariance and
 /// the inliers.
 ///
 /// `set` has the layout, view(), slice(cell), prior() and info(); `kernel` the equations, gradient
 /// and errors2 of its residual; `base` the known relative information of each slot.
-template <class Set, class Kernel>
+template <class Set, class Kernel, class State>
 void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const float* base,
                 float* e2, double floor2, int dof, bool local, double level_scale, int points,
-                const Pose& start, FitResult* result) {
-    constexpr int kParameters = 6, kMaxPasses = 6;
+                const State& start, FitResult* result) {
+    constexpr int kParameters = State::kParameters, kMaxPasses = 6;
     // Squared standard errors, of six in all. The step is still made, and what is left after it is
     // a few per cent of it; a little more with few points.
     const double settled = local ? 0.5 : 0.02;
@@ -73,11 +97,11 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     const double inlier2 = dof == 2 ? 11.8 : 14.2;  // 99.73 % of a Gaussian residual
     const auto view = set->view();
     float* info = set->info();
-    Pose pose = start;
+    State pose = start;
     kernel.errors2(view, pose.to_float(), e2);
     const double level = level_scale * initial_level(kernels, *set, e2, base, set->prior(), dof);
     NoiseField field(*set, set->prior(), level, floor2, dof, local);
-    NormalEquations eq;
+    typename State::Equations eq;
     for (int pass = 0; pass < kMaxPasses; ++pass) {
         if (pass > 0) kernel.errors2(view, pose.to_float(), e2);
         // The first weights rest on a guess of the shares.
@@ -88,7 +112,7 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
         field.weigh(kernels, e2, base, info);
         field.update(kParameters);
         kernel.equations(view, pose.to_float(), kPlain, &eq);
-        Vec6 step;
+        typename State::Step step;
         if (!solve_step(eq, 0, &step)) return;
         pose = pose.perturbed(step);
         if (-gradient(eq).dot(step) < settled) break;
@@ -98,31 +122,42 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     const PosteriorSums& total = field.total();
     if (!pose.finite()) return;
     if (!(total.curvature > 0.05 * total.weight) || !(total.weight > 3)) return;
+    // Noise differs within and between cells, so each cell speaks for its own residuals.
+    const double shared = total.meat / total.weight, curvature = total.curvature / total.weight;
+    const auto bread = (curvature * hessian(eq)).eval();
     std::vector<Vec6> gradients(set->cells());
     std::vector<double> counts(set->cells());
     for (int c = 0; c < set->cells(); ++c) {
-        NormalEquations part;
+        typename State::Equations part;
         kernel.gradient(set->cell(c), pose.to_float(), kPlain, &part);
-        gradients[c] = gradient(part);
+        if constexpr (kParameters == 6)
+            gradients[c] = gradient(part);
+        else
+            gradients[c] = pose_rows<State>(bread) * gradient(part);
         counts[c] = field.near(c);
     }
-    // Noise differs within and between cells, so each cell speaks for its own residuals.
-    const double shared = total.meat / total.weight, curvature = total.curvature / total.weight;
-    const Mat6 bread = curvature * hessian(eq);
     for (int c = 0; c < set->cells(); ++c) {
         const PosteriorSums& s = field.sums(c);
         const float ratio = static_cast<float>((s.meat + kPrior * shared) / (s.weight + kPrior));
         for (int k = set->cell_begin(c); k < set->cell_end(c); ++k) info[k] *= ratio;
     }
     kernel.equations(view, pose.to_float(), kPlain, &eq);
-    const Mat6 meat = hessian(eq);
-    const Eigen::LLT<Mat6> of_meat(meat), of_bread(bread);
+    const auto meat = hessian(eq);
+    Mat6 of_pose;
+    if constexpr (kParameters == 6) {
+        of_pose = meat;
+    } else {
+        const auto rows = pose_rows<State>(bread);
+        of_pose = rows * meat * rows.transpose();
+    }
+    const Eigen::LLT<Mat6> of_meat(of_pose);
+    const Eigen::LLT<std::decay_t<decltype(bread)>> of_bread(bread);
     if (of_meat.info() != Eigen::Success || of_bread.info() != Eigen::Success) return;
     result->design_effect =
         design_effect(gradients, counts, set->columns(), of_meat.solve(Mat6::Identity()));
-    const Mat6 half = of_bread.solve(meat);
-    const Mat6 covariance = of_bread.solve(half.transpose());
-    result->covariance = (0.5 * result->design_effect) * (covariance + covariance.transpose());
+    const auto half = of_bread.solve(meat).eval();
+    const auto covariance = of_bread.solve(half.transpose()).eval();
+    keep(pose, (0.5 * result->design_effect) * (covariance + covariance.transpose()), result);
     result->sigma = std::sqrt(field.level());
     result->effective_points = total.weight / result->design_effect;
 
@@ -130,7 +165,7 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     result->inlier.assign(points, 0);
     unsigned char* inlier = result->inlier.data();
     int inliers = 0;
-    const PoseF final_pose = pose.to_float();
+    const auto final_pose = pose.to_float();
     set->each_run([&](int point, int slot, int count, int cell) {
         const float limit = static_cast<float>(inlier2 * field.variance(cell));
         for (int k = 0; k < count; ++k) {
@@ -147,14 +182,11 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     set->each_run([&](int point, int slot, int count, int) {
         for (int k = (kStep - point % kStep) % kStep; k < count; k += kStep) {
             if (!inlier[point + k]) continue;
-            const int j = slot + k;
-            depth += final_pose.r[6] * view.X[j] + final_pose.r[7] * view.Y[j] +
-                     final_pose.r[8] * view.Z[j] + final_pose.t[2];
+            depth += depth_of(kernel, view, final_pose, slot + k);
             ++seen;
         }
     });
     result->depth = depth / std::max(1, seen);
-    result->pose = pose;
     result->ok = result->covariance.allFinite();
 }
 

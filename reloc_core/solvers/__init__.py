@@ -28,6 +28,10 @@ if TYPE_CHECKING:
         intersect_directions,
     )
     from reloc_core.solvers.device import cuda_devices
+    from reloc_core.solvers.generalized import (
+        GeneralizedPoseEstimate,
+        estimate_generalized_absolute_pose,
+    )
     from reloc_core.solvers.options import (
         AbsolutePoseOptions,
         DsacOptions,
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AbsolutePoseOptions",
     "DsacOptions",
+    "GeneralizedPoseEstimate",
     "PoseEstimate",
     "RelativePoseEstimate",
     "RelativePoseOptions",
@@ -54,6 +59,7 @@ __all__ = [
     "cuda_devices",
     "estimate_absolute_pose",
     "estimate_absolute_pose_batch",
+    "estimate_generalized_absolute_pose",
     "estimate_pose_dsac",
     "estimate_relative_pose",
     "estimate_rgbd_pose",
@@ -63,6 +69,7 @@ __all__ = [
 _HOME = {
     "AbsolutePoseOptions": "options",
     "DsacOptions": "options",
+    "GeneralizedPoseEstimate": "generalized",
     "PoseEstimate": "absolute",
     "RelativePoseEstimate": "relative",
     "RelativePoseOptions": "options",
@@ -72,6 +79,7 @@ _HOME = {
     "cuda_devices": "device",
     "estimate_absolute_pose": "absolute",
     "estimate_absolute_pose_batch": "absolute",
+    "estimate_generalized_absolute_pose": "generalized",
     "estimate_pose_dsac": "absolute",
     "estimate_relative_pose": "relative",
     "estimate_rgbd_pose": "rgbd",

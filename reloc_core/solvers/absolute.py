@@ -11,9 +11,10 @@ from typing import Any
 from reloc_core import _native
 from reloc_core.errors import ConfigError, DeviceError, InputError
 from reloc_core.solvers.arrays import floats
+from reloc_core.solvers.checks import is_integer, make_options
 from reloc_core.solvers.device import check_supported, device_index
-from reloc_core.solvers.options import AbsolutePoseOptions, DsacOptions, is_integer, make_options
-from reloc_core.types import BoolArray, Camera, Float64Array
+from reloc_core.solvers.options import AbsolutePoseOptions, DsacOptions
+from reloc_core.types import CAMERA_MODELS, BoolArray, Camera, Float64Array
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class PoseEstimate:
         noise: estimated noise: pixels for the reprojection residual, scene units for rays.
         effective_points: independent observations the covariance stands for.
         design_effect: how much correlated noise inflated the variance; 1 for independent noise.
+        camera: the camera of the pose: the given one, or that with the estimated focal length. None
+            for RGB-D.
+        focal_std: standard deviation of `camera.fx` in pixels where it was estimated, else None.
     """
 
     success: bool
@@ -46,6 +50,8 @@ class PoseEstimate:
     noise: float
     effective_points: float
     design_effect: float
+    camera: Camera | None = None
+    focal_std: float | None = None
 
 
 @functools.lru_cache(maxsize=256)
@@ -58,7 +64,8 @@ def native_camera(camera: Camera) -> _native.Camera:
 
 
 @functools.lru_cache(maxsize=64)
-def _native_options(options: AbsolutePoseOptions) -> _native.AbsolutePoseOptions:
+def native_options(options: AbsolutePoseOptions) -> _native.AbsolutePoseOptions:
+    """The native twin of options."""
     values = dataclasses.asdict(options)
     values["search_radius"] = options.search_radius or 0.0
     try:
@@ -86,9 +93,32 @@ def check_camera(camera: object) -> _native.Camera:
     return native_camera(camera)
 
 
-def _arrays(
-    points2d: Any, points3d: Any, weights: Any, variances: Any
-) -> tuple[Any, Any, Any, Any]:
+def _with_focal_factor(camera: Camera, factor: float) -> Camera:
+    focals = 1 if CAMERA_MODELS[camera.model][0] == "f" else 2
+    params = [p * factor for p in camera.params[:focals]]
+    return dataclasses.replace(camera, params=(*params, *camera.params[focals:]))
+
+
+def _to_estimate(values: tuple[Any, ...], camera: Camera, focal: bool) -> PoseEstimate:
+    *common, scale, std = values
+    found: tuple[Camera, float | None] = (camera, None)
+    if focal and values[0]:
+        found = (_with_focal_factor(camera, scale), std * camera.fx)
+    arguments: list[Any] = [*common, *found]
+    return PoseEstimate(*arguments)
+
+
+def check_focal(camera: object, options: AbsolutePoseOptions) -> None:
+    """Raise an `InputError` for a camera whose focal length cannot be estimated as asked."""
+    if options.estimate_focal and getattr(camera, "model", "").endswith("FISHEYE"):
+        raise InputError(
+            f"estimate_focal does not take camera model {getattr(camera, 'model', '')}: the rays of "
+            "fisheye lenses do not scale with the focal length. Calibrate the camera first."
+        )
+
+
+def arrays(points2d: Any, points3d: Any, weights: Any, variances: Any) -> tuple[Any, Any, Any, Any]:
+    """The arrays of one problem, checked."""
     p3 = floats("points3d", points3d, (None, 3))
     n = len(p3)
     return (
@@ -111,7 +141,9 @@ def estimate_absolute_pose(
     """Robust camera pose from pixels and scene points.
 
     Locally optimised RANSAC over P3P samples, then an iteratively reweighted fit at the noise found in
-    the residuals. Releases the GIL. No state is kept between calls.
+    the residuals; the reprojection residual is by the camera model's exact projection. With the option
+    `estimate_focal` the camera's focal length is left aside and estimated too, and the covariance of
+    the pose is marginalised over it. Releases the GIL. No state is kept between calls.
 
     Args:
         points2d: (N, 2) pixels, (0, 0) the centre of the top-left pixel; float32 or float64.
@@ -130,17 +162,22 @@ def estimate_absolute_pose(
         InputError: an array has the wrong shape or type.
         ConfigError: an option is unknown or out of range.
     """
-    native = _native_options(make_options(AbsolutePoseOptions, options))
-    cam = check_camera(camera)
-    p2, p3, w, v = _arrays(points2d, points3d, weights, variances)
-    return PoseEstimate(*_native.absolute_pose(p2, p3, cam, w, v, native))
+    checked = make_options(AbsolutePoseOptions, options)
+    native, cam = native_options(checked), check_camera(camera)
+    check_focal(camera, checked)
+    p2, p3, w, v = arrays(points2d, points3d, weights, variances)
+    values = _native.absolute_pose(p2, p3, cam, w, v, native)
+    return _to_estimate(values, camera, checked.estimate_focal)
 
 
-def _per_problem(name: str, values: Sequence[Any] | None, n: int) -> Sequence[Any]:
+def per_problem(
+    name: str, values: Sequence[Any] | None, n: int, of: str = "problems"
+) -> Sequence[Any]:
+    """One entry of `values` per problem; nothing for each where there are none."""
     if values is None:
         return [None] * n
     if len(values) != n:
-        raise InputError(f"{name} has {len(values)} entries for {n} problems.")
+        raise InputError(f"{name} has {len(values)} entries for {n} {of}.")
     return values
 
 
@@ -181,29 +218,32 @@ def estimate_absolute_pose_batch(
     index = device_index(device)
     if not is_integer(threads) or threads < 1:
         raise ConfigError(f"threads must be a positive integer, got {threads!r}.")
-    options = make_options(AbsolutePoseOptions, options)
-    native = _native_options(options)
+    checked = make_options(AbsolutePoseOptions, options)
+    native = native_options(checked)
     n = len(points3d)
-    points2d = _per_problem("points2d", points2d, n)
-    cams = [cameras] * n if isinstance(cameras, Camera) else _per_problem("cameras", cameras, n)
+    points2d = per_problem("points2d", points2d, n)
+    cams = [cameras] * n if isinstance(cameras, Camera) else per_problem("cameras", cameras, n)
     if index >= 0:
-        check_supported(options, cams)
+        check_supported(checked, cams)
     problems = []
     for p2, p3, cam, w, v in zip(
         points2d,
         points3d,
         cams,
-        _per_problem("weights", weights, n),
-        _per_problem("variances", variances, n),
+        per_problem("weights", weights, n),
+        per_problem("variances", variances, n),
         strict=True,
     ):
-        a2, a3, aw, av = _arrays(p2, p3, w, v)
+        check_focal(cam, checked)
+        a2, a3, aw, av = arrays(p2, p3, w, v)
         problems.append((a2, a3, check_camera(cam), aw, av))
     try:
         results = _native.absolute_pose_batch(problems, native, threads, index)
     except RuntimeError as error:
         raise DeviceError(f"{error}.") from None
-    return [PoseEstimate(*r) for r in results]
+    return [
+        _to_estimate(r, cam, checked.estimate_focal) for r, cam in zip(results, cams, strict=True)
+    ]
 
 
 def estimate_pose_dsac(
@@ -229,5 +269,5 @@ def estimate_pose_dsac(
     """
     native = _native_dsac_options(make_options(DsacOptions, options))
     cam = check_camera(camera)
-    p2, p3, _, _ = _arrays(points2d, points3d, None, None)
-    return PoseEstimate(*_native.dsac_pose(p2, p3, cam, native))
+    p2, p3, _, _ = arrays(points2d, points3d, None, None)
+    return _to_estimate(_native.dsac_pose(p2, p3, cam, native), camera, False)

@@ -1,4 +1,7 @@
-"""Configurations of the solver components. Imports no native code."""
+"""Configurations of the solver components. Imports no native code.
+
+Values are checked when a component is built, by the rules of `options.py` and `checks.py`.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ class PnpConfig:
             of the localized ones are right.
         local_noise: estimate the noise level per image region in place of once.
         pixel_noise: pixels; image part of the noise where evidence carries variances.
+        estimate_focal: estimate the focal length with the pose, for images without calibration; the
+            camera's own is left aside. Uses the reprojection residual.
         use_variances: whether variances of the evidence are used.
         use_depth: solve RGB-D evidence (with camera-frame points) by 3D-3D alignment.
         depth_threshold: metres; narrow radius for RGB-D evidence.
@@ -37,6 +42,7 @@ class PnpConfig:
     min_score: float = 0.3
     local_noise: bool = True
     pixel_noise: float = 1.0
+    estimate_focal: bool = False
     use_variances: bool = True
     use_depth: bool = True
     depth_threshold: float = 0.1

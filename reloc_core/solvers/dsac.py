@@ -6,8 +6,9 @@ from typing import ClassVar
 
 from reloc_core.interfaces import Runtime, Solver
 from reloc_core.solvers.absolute import estimate_pose_dsac
+from reloc_core.solvers.checks import as_solver_options, options_of
 from reloc_core.solvers.config import DsacConfig
-from reloc_core.solvers.options import DsacOptions, as_solver_options
+from reloc_core.solvers.options import DsacOptions
 from reloc_core.solvers.pnp import correspondences, to_localization
 from reloc_core.types import Camera, Correspondences, Evidence, Localization
 
@@ -30,16 +31,7 @@ class DsacSolver(Solver):
 
     def _options(self, seed: int, threads: int) -> DsacOptions:
         c = self.config
-        return DsacOptions(
-            hypotheses=c.hypotheses,
-            threshold=c.threshold,
-            alpha=c.alpha,
-            max_error=c.max_error,
-            max_tries=c.max_tries,
-            refine_steps=c.refine_steps,
-            seed=seed if c.seed is None else c.seed,
-            threads=threads,
-        )
+        return options_of(DsacOptions, c, seed=seed if c.seed is None else c.seed, threads=threads)
 
     def solve(self, evidence: Evidence, camera: Camera, runtime: Runtime) -> Localization:
         """See `Solver.solve`."""

@@ -1,85 +1,27 @@
-"""Typed options of the solver functions."""
+"""Typed options of the solver functions. Imports no native code."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-from reloc_core.errors import ConfigError, did_you_mean
+from reloc_core.errors import ConfigError
+from reloc_core.solvers.checks import (
+    check_choice,
+    check_flag,
+    check_integer,
+    check_not_negative,
+    check_positive,
+    check_seed,
+    check_share,
+    is_number,
+    refuse,
+    require,
+)
 
 RESIDUALS = ("auto", "reprojection", "ray")
 KERNELS = ("auto", "avx512", "avx2", "baseline")
-
-OptionsT = TypeVar("OptionsT")
-
-
-def require(condition: bool, name: str, value: object, rule: str) -> None:
-    """Raise a `ConfigError` that names the option and the rule it breaks."""
-    if not condition:
-        raise ConfigError(f"{name} must be {rule}, got {value!r}.")
-
-
-def is_integer(value: object) -> bool:
-    """Whether the value is an int and not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> bool:
-    """Whether the value is a finite int or float and not a bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def choice(name: str, value: object, known: tuple[str, ...]) -> None:
-    """Raise a `ConfigError` unless the value is one of the known names."""
-    if value not in known:
-        raise ConfigError(f"{name} is {value!r}.{did_you_mean(str(value), known)}")
-
-
-def check_seed(name: str, value: object) -> None:
-    """Raise a `ConfigError` unless the value is a 64-bit unsigned integer."""
-    ok = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64
-    require(ok, name, value, "an integer from 0 to 2^64 - 1")
-
-
-@contextmanager
-def as_solver_options(**renamed: str) -> Iterator[None]:
-    """Report a bad option under its name in a configuration, `solver.NAME`.
-
-    Args:
-        renamed: options that have another name there.
-    """
-    try:
-        yield
-    except ConfigError as error:
-        name, _, rest = str(error).partition(" ")
-        raise ConfigError(f"solver.{renamed.get(name, name)} {rest}") from None
-
-
-def make_options(cls: type[OptionsT], options: OptionsT | Mapping[str, Any] | None) -> OptionsT:
-    """Options of type `cls` from an instance, a mapping or None (the defaults).
-
-    Raises:
-        ConfigError: a name is unknown or a value makes no sense.
-    """
-    if options is None:
-        return cls()
-    if isinstance(options, cls):
-        return options
-    if not isinstance(options, Mapping):
-        raise ConfigError(
-            f"options must be {cls.__name__} or a mapping, got {type(options).__name__}."
-        )
-    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for name in options:
-        if name not in known:
-            raise ConfigError(
-                f"{cls.__name__} has no option '{name}'.{did_you_mean(str(name), known)}"
-            )
-    return cls(**options)
+_MAX_SAMPLES = 10**8
+_MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -103,6 +45,9 @@ class AbsolutePoseOptions:
         local_noise: estimate the noise level per image region in place of once; for the ray residual
             and 1,000 points or more.
         pixel_noise: pixels; image part of the noise where variances of the 3D points are given.
+        estimate_focal: the focal length is unknown and estimated with the pose, by the reprojection
+            residual. Of the camera, the principal point, the distortion coefficients and the ratio
+            of the focal lengths are kept; not for fisheye models.
         seed: random seed; the same input and seed give the same result.
         threads: threads for one problem (the batch call has its own). Does not change the result.
         kernels: instruction set; "auto" takes the widest one the processor has.
@@ -118,26 +63,23 @@ class AbsolutePoseOptions:
     min_score: float = 0.01
     local_noise: bool = True
     pixel_noise: float = 1.0
+    estimate_focal: bool = False
     seed: int = 0
     threads: int = 1
     kernels: str = "auto"
 
     def __post_init__(self) -> None:
-        choice("residual", self.residual, RESIDUALS)
-        choice("kernels", self.kernels, KERNELS)
-        require(
-            is_number(self.threshold) and 0 < self.threshold <= 1e5,
-            "threshold", self.threshold, "a positive number of pixels",
-        )  # fmt: skip
+        check_choice(self, "residual", RESIDUALS)
+        check_positive(self, "threshold", "number of pixels", 1e5)
         _check_search(self)
-        require(
-            is_number(self.pixel_noise) and self.pixel_noise >= 0,
-            "pixel_noise", self.pixel_noise, "zero or a positive number of pixels",
-        )  # fmt: skip
-        require(
-            is_integer(self.threads) and 1 <= self.threads <= 1024,
-            "threads", self.threads, "an integer from 1 to 1024",
-        )  # fmt: skip
+        check_not_negative(self, "pixel_noise", "number of pixels")
+        check_flag(self, "estimate_focal")
+        check_integer(self, "threads", 1, _MAX_THREADS)
+        if self.estimate_focal and self.residual == "ray":
+            raise ConfigError(
+                "residual must be 'reprojection' or 'auto' where estimate_focal is set: rays of an "
+                "unknown focal length are not known."
+            )
 
 
 @dataclass(frozen=True)
@@ -167,23 +109,17 @@ class DsacOptions:
     kernels: str = "auto"
 
     def __post_init__(self) -> None:
-        choice("kernels", self.kernels, KERNELS)
-        for name, top in (("hypotheses", 10**6), ("max_tries", 10**6), ("threads", 1024)):
-            value = getattr(self, name)
-            require(
-                is_integer(value) and 1 <= value <= top, name, value, f"an integer from 1 to {top}"
-            )
-        require(
-            is_integer(self.refine_steps) and 0 <= self.refine_steps <= 10_000,
-            "refine_steps", self.refine_steps, "an integer from 0 to 10000",
-        )  # fmt: skip
+        check_choice(self, "kernels", KERNELS)
+        check_integer(self, "hypotheses", 1, 10**6)
+        check_integer(self, "max_tries", 1, 10**6)
+        check_integer(self, "refine_steps", 0, 10_000)
+        check_integer(self, "threads", 1, _MAX_THREADS)
         for name in ("threshold", "alpha", "max_error"):
-            value = getattr(self, name)
-            require(is_number(value) and 0 < value <= 1e5, name, value, "a positive number")
+            check_positive(self, name, most=1e5)
         require(
             self.max_error >= self.threshold, "max_error", self.max_error, "at least the threshold"
         )
-        check_seed("seed", self.seed)
+        check_seed(self)
 
 
 @dataclass(frozen=True)
@@ -216,11 +152,7 @@ class RgbdPoseOptions:
     kernels: str = "auto"
 
     def __post_init__(self) -> None:
-        choice("kernels", self.kernels, KERNELS)
-        require(
-            is_number(self.threshold) and 0 < self.threshold <= 1e9,
-            "threshold", self.threshold, "a positive length",
-        )  # fmt: skip
+        check_positive(self, "threshold", "length", 1e9)
         _check_search(self)
 
 
@@ -245,10 +177,7 @@ class RelativePoseOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(
-            is_number(self.threshold) and 0 < self.threshold <= 1e5,
-            "threshold", self.threshold, "a positive number of pixels",
-        )  # fmt: skip
+        check_positive(self, "threshold", "number of pixels", 1e5)
         _check_sampling(self)
 
 
@@ -256,37 +185,19 @@ def _check_sampling(
     options: AbsolutePoseOptions | RgbdPoseOptions | RelativePoseOptions,
 ) -> None:
     """Checks of the fields that all searches share."""
-    o = options
-    require(
-        is_number(o.confidence) and 0 < o.confidence < 1,
-        "confidence", o.confidence, "between 0 and 1",
-    )  # fmt: skip
-    require(
-        is_integer(o.min_iterations) and 1 <= o.min_iterations <= 10**8,
-        "min_iterations", o.min_iterations, "a positive integer",
-    )  # fmt: skip
-    require(
-        is_integer(o.max_iterations) and o.min_iterations <= o.max_iterations <= 10**8,
-        "max_iterations", o.max_iterations, "an integer from min_iterations to 1e8",
-    )  # fmt: skip
-    require(
-        is_integer(o.min_inliers) and o.min_inliers >= 4,
-        "min_inliers", o.min_inliers, "an integer of at least 4",
-    )  # fmt: skip
-    check_seed("seed", o.seed)
+    check_share(options, "confidence", ends=False)
+    check_integer(options, "min_iterations", 1, _MAX_SAMPLES)
+    check_integer(options, "max_iterations", options.min_iterations, _MAX_SAMPLES)
+    check_integer(options, "min_inliers", 4)
+    check_seed(options)
 
 
 def _check_search(options: AbsolutePoseOptions | RgbdPoseOptions) -> None:
     """Checks of the fields that the absolute searches share."""
-    o = options
-    _check_sampling(o)
-    require(
-        o.search_radius is None
-        or (is_number(o.search_radius) and o.threshold <= o.search_radius <= 1e9),
-        "search_radius", o.search_radius, f"None or at least the threshold ({o.threshold})",
-    )  # fmt: skip
-    require(
-        is_number(o.min_score) and 0 <= o.min_score <= 1,
-        "min_score", o.min_score, "between 0 and 1",
-    )  # fmt: skip
-    require(isinstance(o.local_noise, bool), "local_noise", o.local_noise, "true or false")
+    check_choice(options, "kernels", KERNELS)
+    _check_sampling(options)
+    radius, least = options.search_radius, options.threshold
+    if radius is not None and not (is_number(radius) and least <= radius <= 1e9):
+        refuse("search_radius", radius, f"None or at least the threshold ({least})")
+    check_share(options, "min_score")
+    check_flag(options, "local_noise")

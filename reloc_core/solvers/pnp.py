@@ -12,8 +12,9 @@ from reloc_core.solvers.absolute import (
     estimate_absolute_pose,
     estimate_absolute_pose_batch,
 )
+from reloc_core.solvers.checks import as_solver_options, options_of
 from reloc_core.solvers.config import PnpConfig
-from reloc_core.solvers.options import AbsolutePoseOptions, RgbdPoseOptions, as_solver_options
+from reloc_core.solvers.options import AbsolutePoseOptions, RgbdPoseOptions
 from reloc_core.solvers.rgbd import estimate_rgbd_pose
 from reloc_core.types import Camera, Correspondences, Evidence, Localization, Status
 
@@ -57,32 +58,27 @@ class PnpSolver(Solver):
         self.config = config
         # A nonsense value is reported now, not at the first query.
         with as_solver_options():
-            self._options(config, "dense", 0)
+            self._options("dense", 0)
         with as_solver_options(threshold="depth_threshold"):
             self._rgbd_options(0)
 
-    @staticmethod
-    def _options(config: PnpConfig, kind: str, seed: int, threads: int = 1) -> AbsolutePoseOptions:
-        residual = config.residual
+    def _options(self, kind: str, seed: int, threads: int = 1) -> AbsolutePoseOptions:
+        c = self.config
+        residual = c.residual
         if residual == "auto":
-            residual = "ray" if kind == "dense" else "reprojection"
-        return AbsolutePoseOptions(
+            dense = kind == "dense" and not c.estimate_focal
+            residual = "ray" if dense else "reprojection"
+        return options_of(
+            AbsolutePoseOptions,
+            c,
             residual=residual,
-            threshold=config.threshold,
-            search_radius=config.search_radius,
-            confidence=config.confidence,
-            min_iterations=config.min_iterations,
-            max_iterations=config.max_iterations,
-            min_inliers=config.min_inliers,
-            min_score=config.min_score,
-            local_noise=config.local_noise,
-            pixel_noise=config.pixel_noise,
-            seed=seed if config.seed is None else config.seed,
+            seed=seed if c.seed is None else c.seed,
             threads=threads,
         )
 
     def _rgbd_options(self, seed: int) -> RgbdPoseOptions:
         c = self.config
+        # The search radius of the configuration is in pixels.
         return RgbdPoseOptions(
             threshold=c.depth_threshold,
             confidence=c.confidence,
@@ -95,7 +91,9 @@ class PnpSolver(Solver):
         )
 
     def _uses_depth(self, evidence: Correspondences) -> bool:
-        return self.config.use_depth and evidence.points_cam is not None
+        # Depth was lifted with the focal length that is to be estimated.
+        c = self.config
+        return c.use_depth and not c.estimate_focal and evidence.points_cam is not None
 
     def _variances(self, evidence: Correspondences) -> Any:
         return evidence.variances if self.config.use_variances else None
@@ -117,7 +115,7 @@ class PnpSolver(Solver):
             camera,
             weights=c.weights,
             variances=self._variances(c),
-            options=self._options(self.config, c.kind, runtime.seed, max(1, runtime.threads)),
+            options=self._options(c.kind, runtime.seed, max(1, runtime.threads)),
         )
         return to_localization(estimate, c.redundancy)
 
@@ -140,7 +138,7 @@ class PnpSolver(Solver):
                 [cameras[i] for i in chosen],
                 weights=[problems[i].weights for i in chosen],
                 variances=[self._variances(problems[i]) for i in chosen],
-                options=self._options(self.config, kind, runtime.seed),
+                options=self._options(kind, runtime.seed),
                 threads=runtime.threads,
             )
             for i, estimate in zip(chosen, estimates, strict=True):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reloc_core.errors import ConfigError, InputError
+from reloc_core.errors import InputError
 from reloc_core.geometry import check_pose
 from reloc_core.interfaces import Runtime, Solver
+from reloc_core.solvers.checks import as_solver_options, require
 from reloc_core.types import Camera, Evidence, Localization, PosePrior, Status
 
 
@@ -31,8 +32,9 @@ class PriorSolver(Solver):
     accepts = (PosePrior,)
 
     def __init__(self, config: PriorConfig) -> None:
-        if not config.max_translation_std > 0:
-            raise ConfigError("solver.max_translation_std must be positive.")
+        with as_solver_options():
+            std = config.max_translation_std
+            require(std > 0, "max_translation_std", std, "a positive number of metres")
         self.config = config
 
     def solve(self, evidence: Evidence, camera: Camera, runtime: Runtime) -> Localization:

@@ -12,7 +12,8 @@ from reloc_core import _native
 from reloc_core.errors import ConfigError
 from reloc_core.solvers.absolute import check_camera
 from reloc_core.solvers.arrays import floats
-from reloc_core.solvers.options import RelativePoseOptions, make_options
+from reloc_core.solvers.checks import make_options
+from reloc_core.solvers.options import RelativePoseOptions
 from reloc_core.types import BoolArray, Camera, Float64Array
 
 

@@ -12,6 +12,13 @@ from reloc_core.errors import ConfigError, InputError
 from reloc_core.geometry import nearest_rotation, so3_exp, so3_log
 from reloc_core.interfaces import Runtime, Solver
 from reloc_core.solvers.averaging import average_rotations, intersect_directions
+from reloc_core.solvers.checks import (
+    as_solver_options,
+    check_integer,
+    check_not_negative,
+    check_positive,
+    check_share,
+)
 from reloc_core.solvers.config import AveragingConfig, SingleReferenceConfig
 from reloc_core.types import (
     Camera,
@@ -34,8 +41,8 @@ class SingleReferenceSolver(Solver):
     accepts = (RelativePoses,)
 
     def __init__(self, config: SingleReferenceConfig) -> None:
-        if config.reference < 0:
-            raise ConfigError("solver.reference must not be negative.")
+        with as_solver_options():
+            check_integer(config, "reference", 0)
         self.config = config
 
     def solve(self, evidence: Evidence, camera: Camera, runtime: Runtime) -> Localization:
@@ -81,13 +88,13 @@ class AveragingSolver(Solver):
     accepts = (RelativePoses,)
 
     def __init__(self, config: AveragingConfig) -> None:
-        for name in ("rotation_scale_deg", "position_scale", "direction_scale_deg", "gate"):
-            if not getattr(config, name) > 0:
-                raise ConfigError(f"solver.{name} must be positive.")
-        if config.motion_exponent < 0:
-            raise ConfigError("solver.motion_exponent must not be negative.")
-        if config.min_inliers < 1:
-            raise ConfigError("solver.min_inliers must be at least 1.")
+        with as_solver_options():
+            for name in ("rotation_scale_deg", "position_scale", "direction_scale_deg", "gate"):
+                check_positive(config, name)
+            check_not_negative(config, "motion_exponent")
+            check_integer(config, "min_inliers", 1)
+            check_share(config, "min_confidence")
+            check_share(config, "min_score")
         self.config = config
 
     def solve(self, evidence: Evidence, camera: Camera, runtime: Runtime) -> Localization:

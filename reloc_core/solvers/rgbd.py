@@ -11,7 +11,8 @@ from reloc_core import _native
 from reloc_core.errors import ConfigError
 from reloc_core.solvers.absolute import PoseEstimate
 from reloc_core.solvers.arrays import floats
-from reloc_core.solvers.options import RgbdPoseOptions, make_options
+from reloc_core.solvers.checks import make_options
+from reloc_core.solvers.options import RgbdPoseOptions
 
 
 @functools.lru_cache(maxsize=64)
@@ -54,4 +55,4 @@ def estimate_rgbd_pose(
     p3 = floats("points3d", points3d, (None, 3))
     pc = floats("points_cam", points_cam, (len(p3), 3))
     w = None if weights is None else floats("weights", weights, (len(p3),))
-    return PoseEstimate(*_native.rgbd_pose(pc, p3, w, native))
+    return PoseEstimate(*_native.rgbd_pose(pc, p3, w, native)[:-2])

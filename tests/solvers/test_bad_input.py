@@ -76,6 +76,8 @@ def test_wrong_camera():
         {"threads": 0},
         {"pixel_noise": -1.0},
         {"local_noise": 1},
+        {"estimate_focal": 1},
+        {"estimate_focal": True, "residual": "ray"},
     ],
 )
 def test_nonsense_options(options):
@@ -146,6 +148,7 @@ def test_no_input_crashes_or_gives_a_non_finite_success(data):
     residual = data.draw(st.sampled_from(["auto", "ray", "reprojection"]))
     options = {
         "residual": residual,
+        "estimate_focal": residual != "ray" and data.draw(st.booleans()),
         "max_iterations": 64,
         "seed": data.draw(st.integers(0, 2**64 - 1)),
     }

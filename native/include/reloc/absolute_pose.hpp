@@ -22,7 +22,8 @@ struct AbsolutePoseOptions {
     Residual residual = Residual::kAuto;
     double pixel_noise = 1.0;  ///< pixels; image part of the noise when variances are given
     bool local_noise = true;
-    bool refine = true;  ///< final robust fit; without it covariance is infinite
+    bool estimate_focal = false;  ///< see focal_pose.hpp
+    bool refine = true;           ///< final robust fit; without it covariance is infinite
     int min_inliers = 6;
     double min_score =
         0.01;  ///< poses less likely to be right than this are not returned as a success
@@ -55,6 +56,7 @@ struct PoseResult {
     double sigma = 0;
     double effective_points = 0;
     double design_effect = 1;
+    double focal_scale = 1, focal_std = 0;  ///< focal length over that of the camera, if estimated
 };
 
 struct FitResult;
@@ -74,7 +76,7 @@ bool determined(const Correspondences& in, const PoseResult& result);
 /// pose that beats all earlier minimal poses is optimised locally (Chum, Matas, Kittler, "Locally
 /// Optimized RANSAC", DAGM 2003; Lebeda et al., BMVC 2012). The loop ends when an all-inlier sample
 /// has been drawn with the wanted confidence. The returned pose is the final robust fit
-/// (refine.hpp).
+/// (refine.hpp). With `estimate_focal` it is estimate_focal_pose.
 PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camera,
                                   const AbsolutePoseOptions& options);
 

@@ -2,6 +2,7 @@
 // top-left pixel.
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,12 @@ struct Camera {
                          const std::vector<double>& params);
 
     double mean_focal() const { return 0.5 * (fx + fy); }
+
+    /// Whether a residual on the plane z = 1 times one focal length is a residual in pixels.
+    bool plain() const { return !distorted && std::abs(fx / fy - 1) < 0.01; }
+
+    /// The lens for the kernels, in units of the geometric mean of the focal lengths.
+    LensF lens() const;
 
     /// Plane z = 1 to pixels. `jacobian`, if not null, receives d pixel / d (u, v).
     Vec2 to_pixel(const Vec2& uv, Eigen::Matrix2d* jacobian = nullptr) const;

@@ -50,6 +50,29 @@ struct NormalEquations {
     double h[21], g[6], cost, weight;
 };
 
+/// A lens in units of its mean focal length: distortion of the plane z = 1 (see camera.hpp), then a
+/// scale per axis. `kind`: 0 none, 1 radial and tangential, 2 fisheye.
+struct LensF {
+    float k[6], p1, p2, sx, sy;
+    int kind;
+};
+
+/// NormalEquations of the pose and of the logarithm of the focal length: seven parameters, 28
+/// entries.
+struct LensEquations {
+    double h[28], g[7], cost, weight;
+};
+
+/// Reprojection through a lens: (a, b) of the points are distorted coordinates relative to the
+/// principal point, in mean focal lengths. The projection and its derivatives are exact.
+struct LensKernels {
+    void (*equations)(const FitView&, const PoseF&, const LensF&, float c2, LensEquations*);
+    void (*gradient)(const FitView&, const PoseF&, const LensF&, float c2, LensEquations*);
+    void (*errors2)(const FitView&, const PoseF&, const LensF&, float* out);
+    /// Coordinates on the plane z = 1 through the lens, in place.
+    void (*project)(const LensF&, int n, float* x, float* y);
+};
+
 /// Minimal problems in lanes: kP3PBatch samples of three bearings and three points,
 /// component-major.
 constexpr int kP3PBatch = 8;
@@ -133,5 +156,9 @@ struct Kernels {
 /// The best kernels this processor runs, or those asked for by name ("avx512", "avx2", "baseline",
 /// "auto"); null if the name is unknown or the processor cannot run them.
 const Kernels* select_kernels(const char* name);
+
+/// The lens kernels for the same instruction set. They are compiled apart: in one unit with the
+/// other kernels they would change what the compiler inlines there.
+const LensKernels& lens_kernels(const Kernels& kernels);
 
 }  // namespace reloc

@@ -36,13 +36,16 @@ class CellLayout {
     /// all of them span.
     void group(const Kernels& kernels, const float* x, const float* y, const float* e2, float limit,
                int n, int columns, int rows);
+    /// Puts the cells of another layout behind those of this, its points counted from
+    /// `first_point`.
+    void append(const CellLayout& other, int first_point);
 
   private:
     /// `count` points from `point` on, placed from `slot` on.
     struct Run {
         int point, slot, count, cell;
     };
-    std::vector<int> start_, count_;
+    std::vector<int> start_{0}, count_;
     std::vector<Run> runs_;
     int points_ = 0, columns_ = 1;
 };

@@ -28,6 +28,10 @@ inline Mat3 exp_so3(const Vec3& w) {
 
 /// x_cam = R x_world + t.
 struct Pose {
+    static constexpr int kParameters = 6;
+    using Step = Vec6;
+    using Equations = NormalEquations;
+
     Mat3 R = Mat3::Identity();
     Vec3 t = Vec3::Zero();
 

@@ -25,7 +25,10 @@ class FitSet : public CellLayout {
   public:
     /// Takes the first `n` points of `points` that lie within `radius` pixels at `pose`.
     void build(const Kernels& kernels, const PointsView& points, int n, Residual residual,
-               const Pose& pose, double radius, int columns, int rows);
+               const PoseF& pose, double radius, int columns, int rows);
+
+    /// Replaces observations on the plane z = 1 by what the lens makes of them.
+    void through(const Kernels& kernels, const LensF& lens);
 
     FitView view() const { return slice(0, slots()); }
     FitView cell(int c) const { return slice(cell_begin(c), cell_end(c)); }
@@ -49,6 +52,8 @@ struct FitOptions {
     double pixel_noise = 0;     ///< pixels; added to given variances
     double level_scale = 1;     ///< of the first estimate of the noise variance, and of its bound
     bool local_noise = true;    ///< estimate the noise level per image cell
+    /// The reprojection residual of the last stage is by its exact projection; null: by one scale.
+    const Camera* lens = nullptr;
 };
 
 struct FitResult {
@@ -60,7 +65,8 @@ struct FitResult {
     double design_effect = 1;     ///< variance inflation by correlation between neighbours
     std::vector<unsigned char> inlier;  ///< per problem point
     int inliers = 0;
-    double depth = 0;  ///< mean depth of the inliers
+    double depth = 0;                         ///< mean depth of the inliers
+    double log_focal = 0, log_focal_std = 0;  ///< relative to the nominal one, where it was fitted
 };
 
 /// Decides where the noise sits: in the image (equal residuals in pixels at every depth) or in the
@@ -68,6 +74,11 @@ struct FitResult {
 /// `radius` pixels of `pose`.
 Residual choose_residual(const Kernels& kernels, const Problem& problem, const Pose& pose,
                          double radius);
+
+/// Known relative information of every slot of a set that is not yet seen through a lens, for the
+/// residual (and lens) of the options; returns the least credible noise variance in its unit.
+double base_information(const FitSet& set, const Problem& problem, const Pose& pose,
+                        const FitOptions& options, float* base);
 
 /// Robust fit: Geman-McClure at a fixed pixel scale on a sample of points, then on all points with
 /// the weights of a NoiseField.

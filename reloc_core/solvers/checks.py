@@ -1,0 +1,142 @@
+"""Checks of option values: what all solver functions and components share. Imports no native code."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+from reloc_core.errors import ConfigError, did_you_mean
+
+OptionsT = TypeVar("OptionsT")
+
+
+def refuse(name: str, value: object, rule: str) -> NoReturn:
+    """Raise a `ConfigError` that names the option and the rule it breaks."""
+    raise ConfigError(f"{name} must be {rule}, got {value!r}.")
+
+
+def require(condition: bool, name: str, value: object, rule: str) -> None:
+    """Refuse the value unless the condition holds."""
+    if not condition:
+        refuse(name, value, rule)
+
+
+def is_integer(value: object) -> bool:
+    """Whether the value is an int and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether the value is a finite int or float and not a bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_positive(
+    options: object, name: str, unit: str = "number", most: float = math.inf
+) -> None:
+    """Field `name` must be a finite number above zero, up to `most`."""
+    value = getattr(options, name)
+    if not (is_number(value) and 0 < value <= most):
+        refuse(name, value, f"a positive {unit}" + (f" up to {most:g}" if most < 1e300 else ""))
+
+
+def check_not_negative(options: object, name: str, unit: str = "number") -> None:
+    """Field `name` must be a finite number of at least zero."""
+    value = getattr(options, name)
+    if not (is_number(value) and value >= 0):
+        refuse(name, value, f"zero or a positive {unit}")
+
+
+def check_share(options: object, name: str, ends: bool = True) -> None:
+    """Field `name` must be a number from 0 to 1; `ends`: including these."""
+    value = getattr(options, name)
+    if not (is_number(value) and (0 <= value <= 1 if ends else 0 < value < 1)):
+        refuse(name, value, "from 0 to 1" if ends else "between 0 and 1")
+
+
+def check_integer(options: object, name: str, least: int, most: int | None = None) -> None:
+    """Field `name` must be an integer from `least` to `most`."""
+    value = getattr(options, name)
+    if is_integer(value) and least <= value and (most is None or value <= most):
+        return
+    above = f"an integer of at least {least}"
+    refuse(name, value, above if most is None else f"an integer from {least} to {most}")
+
+
+def check_flag(options: object, name: str) -> None:
+    """Field `name` must be true or false."""
+    value = getattr(options, name)
+    if not isinstance(value, bool):
+        refuse(name, value, "true or false")
+
+
+def check_choice(options: object, name: str, known: tuple[str, ...]) -> None:
+    """Field `name` must be one of the known names."""
+    value = getattr(options, name)
+    if value not in known:
+        raise ConfigError(f"{name} is {value!r}.{did_you_mean(str(value), known)}")
+
+
+def check_seed(options: object) -> None:
+    """Field `seed` must be a 64-bit unsigned integer."""
+    value = getattr(options, "seed", None)
+    if not (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64):
+        refuse("seed", value, "an integer from 0 to 2^64 - 1")
+
+
+def make_options(cls: type[OptionsT], options: OptionsT | Mapping[str, Any] | None) -> OptionsT:
+    """Options of type `cls` from an instance, a mapping or None (the defaults).
+
+    Raises:
+        ConfigError: a name is unknown or a value makes no sense.
+    """
+    if options is None:
+        return cls()
+    if isinstance(options, cls):
+        return options
+    if not isinstance(options, Mapping):
+        raise ConfigError(
+            f"options must be {cls.__name__} or a mapping, got {type(options).__name__}."
+        )
+    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in options:
+        if name not in known:
+            raise ConfigError(
+                f"{cls.__name__} has no option '{name}'.{did_you_mean(str(name), known)}"
+            )
+    return cls(**options)
+
+
+def options_of(cls: type[OptionsT], config: object, **changed: Any) -> OptionsT:
+    """Options of type `cls` from the fields of a component's configuration that have their names.
+
+    Args:
+        cls: type of the options.
+        config: the configuration; fields that `cls` does not have are left alone.
+        changed: values in place of the configuration's. A None leaves the configuration's.
+
+    Raises:
+        ConfigError: a value makes no sense.
+    """
+    values = {k: v for k, v in changed.items() if v is not None}
+    for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if f.name not in values and hasattr(config, f.name):
+            values[f.name] = getattr(config, f.name)
+    return cls(**values)
+
+
+@contextmanager
+def as_solver_options(**renamed: str) -> Iterator[None]:
+    """Report a bad option under its name in a configuration, `solver.NAME`.
+
+    Args:
+        renamed: options that have another name there.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        name, _, rest = str(error).partition(" ")
+        raise ConfigError(f"solver.{renamed.get(name, name)} {rest}") from None
