@@ -44,9 +44,9 @@ class Calibration:
         support: share of fitting matches at which a pose is as likely right as wrong.
     """
 
-    variance: float = 12.0
-    correlation: float = 0.5
-    support: float = 0.15
+    variance: float = 1.5
+    correlation: float = 0.25
+    support: float = 0.2
 
     def confidences(self, found: Agreement) -> Tensor:
         """(Q,) chances that the relative poses are right, by how many matches fit them."""
@@ -90,7 +90,9 @@ def calibrate(
     genuine = _some(np.flatnonzero(pairs.genuine & (pairs.candidates >= 0).any(1)))
     false = _some(np.flatnonzero(~pairs.genuine & (pairs.candidates >= 0).any(1)))
     rows = np.concatenate([genuine, false])
-    graphs = [training_graph(scene, pairs, int(r), _columns(pairs, int(r), neighbours)) for r in rows]
+    graphs = [
+        training_graph(scene, pairs, int(r), _columns(pairs, int(r), neighbours)) for r in rows
+    ]
     found: list[tuple[Graph, Agreement, slice]] = []
     squares: list[Float64Array] = []
     with run.progress("Calibrating", len(graphs)) as progress:

@@ -88,12 +88,14 @@ class GnnEstimator(Estimator):
         if training:
             trained = Trainer(self.config, network, scenes, seed).run(run)
             # The mapped scene where it was trained on, else the first of the others.
-            self.calibration = calibrate(
-                network, *scenes[0], self.config.graph.neighbours, run
-            )
+            self.calibration = calibrate(network, *scenes[0], self.config.graph.neighbours, run)
         run.map.save("scene", scene.tensors(), scene.metadata())
         run.map.save("vlad", dict(vlad.state_dict()), {})
-        run.map.save("network", dict(network.state_dict()), {"network": self._architecture(), "calibration": self.calibration.metadata()})
+        run.map.save(
+            "network",
+            dict(network.state_dict()),
+            {"network": self._architecture(), "calibration": self.calibration.metadata()},
+        )
         run.map.details.update(
             references=len(scene), scenes=len(scenes), depth=round(scene.depth, 4), **trained
         )
