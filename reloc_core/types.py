@@ -268,6 +268,7 @@ class RelativePoses(Evidence):
         names: names of the references.
         covariances: (N, 6, 6) of `ref_from_cam` in the tangent of the module docstring (which is that
             of the query's pose in the world too), or None if unknown.
+        correlation: of the errors of different references, 0 (independent) to 1 (shared, or unknown).
         reason: why there is nothing, in words, where N is 0; solvers pass it on.
     """
 
@@ -278,10 +279,13 @@ class RelativePoses(Evidence):
     scale_known: bool = True
     names: tuple[str, ...] = ()
     covariances: Float64Array | None = None
+    correlation: float = 1.0
     reason: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.world_from_ref)
+        if not 0 <= self.correlation <= 1:
+            raise InputError(f"correlation must be between 0 and 1, got {self.correlation}.")
         for label, array in (
             ("world_from_ref", self.world_from_ref),
             ("ref_from_cam", self.ref_from_cam),

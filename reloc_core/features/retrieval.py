@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from reloc_core.errors import ConfigError, InputError
 from reloc_core.features.vlad import visual_words
 
-INDEX_KINDS = ("exact", "flat", "ivf", "ivfpq", "hnsw")
+INDEX_KINDS = ("exact", "flat", "ivf", "pq", "ivfpq", "hnsw")
 _WINNER = 100.0  # times the weight of the runner-up, on average
+_TRAINING_ROWS = 100_000
 _BLOCK = 65_536  # rows that an exact search converts to float32 at a time
 
 
@@ -76,17 +77,24 @@ def _faiss() -> ModuleType:
         ) from None
 
 
+def _sample(vectors: np.ndarray) -> np.ndarray:
+    """Evenly chosen rows that quantisers are trained on."""
+    step = max(len(vectors) // _TRAINING_ROWS, 1)
+    return np.ascontiguousarray(vectors[::step])
+
+
 class RetrievalIndex:
     """Nearest images by cosine similarity.
 
     Args:
         descriptors: (N, D) unit vectors of the reference images, float32 or float16.
-        kind: "exact" (PyTorch), "flat" (faiss, exact), "ivf" (inverted lists), "ivfpq" (inverted lists
-            of product-quantised vectors) or "hnsw" (graph).
+        kind: "exact" (PyTorch), "flat" (faiss, exact), "ivf" (inverted lists), "pq" (product-quantised
+            vectors), "ivfpq" (inverted lists of those) or "hnsw" (graph).
         lists: inverted lists; 0 for the square root of N times 4, at most N / 39.
         probes: lists that are searched.
         code_bytes: of one product-quantised vector; divides D.
         links: per node of the HNSW graph.
+        breadth: candidates that a search in the HNSW graph keeps; at least as many as are wanted.
 
     Raises:
         ConfigError: an unknown kind, or faiss is missing.
@@ -102,6 +110,7 @@ class RetrievalIndex:
         probes: int = 16,
         code_bytes: int = 64,
         links: int = 32,
+        breadth: int = 64,
     ) -> None:
         if kind not in INDEX_KINDS:
             raise ConfigError(f"index kind '{kind}' is unknown: use {', '.join(INDEX_KINDS)}.")
@@ -124,6 +133,10 @@ class RetrievalIndex:
             self._index = faiss.IndexFlatIP(self.dimension)
         elif kind == "hnsw":
             self._index = faiss.IndexHNSWFlat(self.dimension, links, inner)
+            self._index.hnsw.efSearch = breadth
+        elif kind == "pq":
+            self._index = faiss.IndexPQ(self.dimension, code_bytes, 8, inner)
+            self._index.train(_sample(vectors))
         else:
             quantizer = faiss.IndexFlatIP(self.dimension)
             if kind == "ivf":
@@ -132,9 +145,24 @@ class RetrievalIndex:
                 self._index = faiss.IndexIVFPQ(
                     quantizer, self.dimension, lists, code_bytes, 8, inner
                 )
-            self._index.train(vectors[:: max(self.count // 100_000, 1)])
+            self._index.train(_sample(vectors))
             self._index.nprobe = probes
         self._index.add(vectors)
+
+    def memory(self) -> int:
+        """Bytes of the descriptors and of what finds them."""
+        if self._descriptors is not None:
+            return self._descriptors.numel() * self._descriptors.element_size()
+        sink = _faiss().VectorIOWriter()
+        _faiss().write_index(self._index, sink)
+        return int(sink.data.size())
+
+    def set_effort(self, effort: int) -> None:
+        """Trade time for recall: probes of "ivf" and "ivfpq", breadth of "hnsw"; others ignore it."""
+        if self.kind in ("ivf", "ivfpq"):
+            self._index.nprobe = effort
+        elif self.kind == "hnsw":
+            self._index.hnsw.efSearch = effort
 
     @torch.inference_mode()
     def search(self, queries: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -77,9 +77,9 @@ class AveragingSolver(Solver):
     With metric translations: poses are averaged by iteratively reweighted least squares on the tangent,
     with Geman-McClure weights of the Mahalanobis distance; nearer references count more.
     The start is the hypothesis that most others agree with; those that still disagree at the end are
-    left out. Errors of references are not independent, so information is averaged, not summed
-    (covariance intersection), and the covariance is widened where the references disagree more than
-    they say.
+    left out. Information counts as that of n / (1 + (n - 1) c) independent references where the evidence
+    says how errors are correlated; by default (c = 1) it is averaged, not summed (covariance
+    intersection). The covariance is widened where the references disagree more than they say.
 
     With unknown scale: rotations are averaged and the position is the intersection of the directions
     (`intersect_directions`).
@@ -148,10 +148,12 @@ class AveragingSolver(Solver):
         share = robust / robust.sum()
         mean_information = np.einsum("n,nij->ij", share, information[agree])
         disagreement = max(1.0, float(share @ squares[agree]) / 6)
+        counted = 1 / float(share @ share)  # references, by weight
+        independent = counted / (1 + (counted - 1) * given.correlation)
         return Localization(
             Status.LOCALIZED,
             world_from_cam=pose,
-            covariance=np.linalg.inv(mean_information) * disagreement,
+            covariance=np.linalg.inv(mean_information) * disagreement / independent,
             num_inliers=int(inliers.sum()),
             inliers=inliers,
             score=min(score, 1.0),

@@ -59,7 +59,7 @@ def test_exact_search_is_brute_force_and_keeps_order_of_equals():
 
 
 @pytest.mark.parametrize(
-    ("kind", "recall"), [("flat", 1.0), ("ivf", 0.9), ("hnsw", 0.9), ("ivfpq", 0.5)]
+    ("kind", "recall"), [("flat", 1.0), ("ivf", 0.9), ("hnsw", 0.9), ("pq", 0.5), ("ivfpq", 0.5)]
 )
 def test_faiss_finds_what_the_exact_index_finds(kind, recall):
     pytest.importorskip("faiss")

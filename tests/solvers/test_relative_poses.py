@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from reloc_core.errors import ConfigError
+from reloc_core.errors import ConfigError, InputError
 from reloc_core.geometry import inverse, rotation_angle_deg, so3_exp
 from reloc_core.interfaces import Runtime
 from reloc_core.solvers.config import AveragingConfig, SingleReferenceConfig
@@ -130,6 +132,32 @@ def test_covariance_covers_the_error():
         off = result.world_from_cam[:3, :3].T @ (truth[:3, 3] - result.world_from_cam[:3, 3])
         squares.append(off @ np.linalg.solve(result.covariance[3:, 3:], off))
     assert 2.3 < np.mean(squares) < 3.8  # three degrees of freedom
+
+
+def test_correlation_says_how_information_adds_up():
+    """Independent errors: the mean of five has a fifth of the variance, and the covariance says so."""
+    angle, away = 0.01, 0.03
+    covariance = np.diag([angle**2] * 3 + [away**2] * 3)
+    squares = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        truth = pose(rng)
+        references = np.stack([pose(rng) for _ in range(5)])
+        relative = inverse(references) @ np.stack(
+            [noisy(truth, rng, angle, away) for _ in range(5)]
+        )
+        given = RelativePoses(
+            references, relative, covariances=np.repeat(covariance[None], 5, 0), correlation=0.0
+        )
+        result = solve(given, motion_exponent=0)
+        off = result.world_from_cam[:3, :3].T @ (truth[:3, 3] - result.world_from_cam[:3, 3])
+        squares.append(off @ np.linalg.solve(result.covariance[3:, 3:], off))
+    shared = solve(replace(given, correlation=1.0), motion_exponent=0)
+    assert shared.covariance[5, 5] == pytest.approx(5 * result.covariance[5, 5], rel=0.25)
+    # Three numbers; the robust weights cost a little.
+    assert 2.3 < np.mean(squares) < 4.0
+    with pytest.raises(InputError, match="correlation"):
+        replace(given, correlation=1.5)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gnn_relpose.poses import Pose, difference, perturb
+from gnn_relpose.scatter import scatter_sum
 
 _NOISE = 0.008  # of ray coordinates, about half a cell: residuals of this size count as one
 _NEAREST = 0.05  # of the scene's depth; nearer points do not count
@@ -84,30 +85,97 @@ def align(
     Returns:
         the poses, and the information (Q, 6, 6) of the matches alone and with the prior.
     """
-    identity = torch.eye(6, dtype=weights.dtype, device=weights.device)
-    floor = _FLOOR * identity
+    floor = _FLOOR * _identity(weights)
     own = total = floor.expand(len(weights), 6, 6)
     for _ in range(steps):
-        error, front, local = residuals(pose, matches)
-        error = error / _NOISE
-        square = (error * error).sum(-1)
-        robust = weights * front / (1 + square / scale**2) ** 2
-        jacobian = _jacobian(local, front) / _NOISE
-        weighted = jacobian * robust[..., None, None]
-        own = torch.einsum("qkri,qkrj->qij", weighted, jacobian) + floor
-        gradient = torch.einsum("qkri,qkr->qi", weighted, error)
+        own, gradient = _normal_equations(pose, matches, weights, scale)
+        own = own + floor
         total = own
         if prior is not None:
             total = own + prior.information
             way = difference(pose, prior.pose)
             gradient = gradient - (prior.information @ way[..., None])[..., 0]
-        damped = (
-            total + _DAMPING * total.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None] * identity
-        )
-        step = -torch.linalg.solve(damped, gradient)
-        length = step.norm(dim=-1, keepdim=True)
-        pose = perturb(pose, step * (_MAX_STEP / length.clamp(min=_MAX_STEP)))
+        pose = perturb(pose, _step(total, gradient))
     return pose, own, total
+
+
+def align_together(
+    pose: Pose,
+    matches: Matches,
+    weights: Tensor,
+    graph: Tensor,
+    steps: int,
+    scale: Tensor,
+) -> Pose:
+    """Move the one pose of each graph's query to where the matches of all its edges agree.
+
+    Tangents of the query's pose are the same in every reference: normal equations add up.
+
+    Args:
+        pose: of the queries in the references of all edges; per graph one and the same pose.
+        matches: of each edge.
+        weights: (Q, K).
+        graph: (Q,) of each edge.
+        steps: Gauss-Newton steps.
+        scale: as in `align`.
+    """
+    graphs = int(graph.max()) + 1
+    for _ in range(steps):
+        information, gradient = _normal_equations(pose, matches, weights, scale)
+        together = scatter_sum(information.flatten(1), graph, graphs).unflatten(1, (6, 6))
+        together = together + _FLOOR * _identity(weights)
+        step = _step(together, scatter_sum(gradient, graph, graphs))
+        pose = perturb(pose, step[graph])
+    return pose
+
+
+def fits(pose: Pose, matches: Matches, limit: float) -> tuple[Tensor, Tensor]:
+    """Matches that poses explain.
+
+    Args:
+        pose: of the queries in their references.
+        matches: of each edge.
+        limit: largest residual in units of the usual error of a match.
+
+    Returns:
+        (Q, K) bool: matches within the limit, and those that the query would show, by the extent of all
+        its matches.
+    """
+    error, front, local = residuals(pose, matches)
+    inside = front > 0
+    border = matches.seen.flatten(0, 1)[matches.valid.flatten() > 0].abs()
+    if len(border):
+        projected = (local[..., :2] / local[..., 2:].clamp(min=_NEAREST)).abs()
+        inside &= (projected <= border.max(0).values).all(-1)
+    return inside & ((error / _NOISE).square().sum(-1) <= limit**2), inside
+
+
+def _normal_equations(
+    pose: Pose, matches: Matches, weights: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Information (Q, 6, 6) and gradient (Q, 6) of robust residuals by the tangent of the pose."""
+    error, front, local = residuals(pose, matches)
+    error = error / _NOISE
+    square = (error * error).sum(-1)
+    robust = weights * front / (1 + square / scale**2) ** 2
+    jacobian = _jacobian(local, front) / _NOISE
+    weighted = jacobian * robust[..., None, None]
+    return (
+        torch.einsum("qkri,qkrj->qij", weighted, jacobian),
+        torch.einsum("qkri,qkr->qi", weighted, error),
+    )
+
+
+def _step(information: Tensor, gradient: Tensor) -> Tensor:
+    """Damped Gauss-Newton steps (..., 6) of limited length."""
+    mean = information.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]
+    step = -torch.linalg.solve(information + _DAMPING * mean * _identity(gradient), gradient)
+    length = step.norm(dim=-1, keepdim=True)
+    return step * (_MAX_STEP / length.clamp(min=_MAX_STEP))
+
+
+def _identity(like: Tensor) -> Tensor:
+    return torch.eye(6, dtype=like.dtype, device=like.device)
 
 
 def _jacobian(local: Tensor, front: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from reloc_core.errors import ConfigError, did_you_mean
 
 REGIMES = ("joint", "leave_one_out", "single")
-INDEX_KINDS = ("exact", "flat", "ivf", "ivfpq", "hnsw")
+INDEX_KINDS = ("exact", "flat", "ivf", "pq", "ivfpq", "hnsw")
 SCATTER = ("auto", "native", "torch_scatter")
 
 
@@ -32,7 +32,7 @@ class RetrievalConfig:
 
     Attributes:
         clusters: of NetVLAD; a global descriptor has 64 times as many numbers.
-        index: "exact" (PyTorch), "flat", "ivf", "ivfpq" or "hnsw" (faiss).
+        index: "exact" (PyTorch), "flat", "ivf", "pq", "ivfpq" or "hnsw" (faiss).
         pool: best references that thinning chooses from.
     """
 
@@ -140,7 +140,7 @@ class TrainConfig:
 
     regime: str = "joint"
     warm_start: str = ""
-    iterations: int = 600
+    iterations: int = 300
     batch_size: int = 12
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnn_relpose.agreement import agreement
+from gnn_relpose.calibration import Calibration, calibrate, evidence
 from gnn_relpose.config import GnnConfig, as_dict, check
 from gnn_relpose.frames import Describer
 from gnn_relpose.graphs import make_batch, scene_graph
-from gnn_relpose.network import EdgePoses, GraphNetwork
+from gnn_relpose.network import GraphNetwork
 from gnn_relpose.randomness import Stream, numpy_rng
 from gnn_relpose.scene import Pairs, Scene, match_rays, pool, prepare
 from gnn_relpose.selection import Thinning, thin
@@ -21,7 +23,7 @@ from reloc_core.errors import DataError, MapError
 from reloc_core.features.retrieval import NetVlad, RetrievalIndex
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map, MapWriter, load_tensors, save_tensors
-from reloc_core.types import Float64Array, Query, RelativePoses
+from reloc_core.types import Query, RelativePoses
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class GnnEstimator(Estimator):
         self.network: GraphNetwork | None = None
         self.describer: Describer | None = None
         self.index: RetrievalIndex | None = None
+        self.calibration = Calibration()
         self.seed = 0
 
     # ------------------------------------------------------------------------------- mapping
@@ -72,7 +75,7 @@ class GnnEstimator(Estimator):
         torch.manual_seed(int(numpy_rng(seed, Stream.NETWORK).integers(1 << 62)))
         network = GraphNetwork(self.config.network)
         if options.warm_start:
-            load_network(network, Map.open(options.warm_start))
+            self.calibration = load_network(network, Map.open(options.warm_start))
         training = options.iterations > 0
         mapped = training and options.regime != "leave_one_out"
         scene, vlad, pairs = self._prepared("scene", dataset, run, mapped)
@@ -84,9 +87,15 @@ class GnnEstimator(Estimator):
         trained = {}
         if training:
             trained = Trainer(self.config, network, scenes, seed).run(run)
+            # The mapped scene where it was trained on, else the first of the others.
+            self.calibration = calibrate(network, *scenes[0], self.config.graph.neighbours, run)
         run.map.save("scene", scene.tensors(), scene.metadata())
         run.map.save("vlad", dict(vlad.state_dict()), {})
-        run.map.save("network", dict(network.state_dict()), {"network": self._architecture()})
+        run.map.save(
+            "network",
+            dict(network.state_dict()),
+            {"network": self._architecture(), "calibration": self.calibration.metadata()},
+        )
         run.map.details.update(
             references=len(scene), scenes=len(scenes), depth=round(scene.depth, 4), **trained
         )
@@ -114,7 +123,7 @@ class GnnEstimator(Estimator):
     def load(self, scene_map: Map, runtime: Runtime) -> None:
         """See `Estimator.load`."""
         network = GraphNetwork(self.config.network)
-        load_network(network, scene_map)
+        self.calibration = load_network(network, scene_map)
         scene = Scene.from_tensors(*scene_map.tensors("scene"))
         centers = scene_map.tensors("vlad")[0]
         vlad = NetVlad(centers["centroids"])
@@ -182,28 +191,9 @@ class GnnEstimator(Estimator):
         seen, stats = match_rays(scene.cell_descriptors(references), frame, query.camera)
         graph = scene_graph(scene, references, pool(frame), seen, stats)
         batch, _ = make_batch([graph])
-        last = network(batch)[-1]
-        return _evidence(scene, references, graph.depth, last)
-
-
-def _evidence(
-    scene: Scene, references: np.ndarray, depth: float, found: EdgePoses
-) -> RelativePoses:
-    poses = np.repeat(np.eye(4)[None], len(references), 0)
-    poses[:, :3, :3] = found.aligned[0].double().numpy()
-    poses[:, :3, 3] = found.aligned[1].double().numpy() * depth
-    unit = np.repeat([1.0, depth], 3)
-    covariances: Float64Array = found.covariance.double().numpy() * unit[:, None] * unit
-    finite = np.isfinite(poses).all((1, 2)) & np.isfinite(covariances).all((1, 2))
-    kept = references[finite]
-    return RelativePoses(
-        scene.poses[kept],
-        poses[finite],
-        confidences=torch.sigmoid(found.certainty).double().numpy()[finite],
-        scale_known=True,
-        names=tuple(scene.names[i] for i in kept),
-        covariances=covariances[finite],
-    )
+        found = agreement(batch, network(batch)[-1])
+        names = tuple(scene.names[i] for i in references)
+        return evidence(graph, found, slice(None), self.calibration, names)
 
 
 def _empty(reason: str) -> RelativePoses:
@@ -212,13 +202,13 @@ def _empty(reason: str) -> RelativePoses:
     )
 
 
-def load_network(network: GraphNetwork, scene_map: Map) -> None:
-    """Read the network of a map.
+def load_network(network: GraphNetwork, scene_map: Map) -> Calibration:
+    """Read the network of a map; returns how far its evidence is to be believed.
 
     Raises:
         MapError: the map is of another method, or its network of another shape.
     """
-    state, _ = scene_map.tensors("network")
+    state, metadata = scene_map.tensors("network")
     expected = network.state_dict()
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
         raise MapError(
@@ -226,6 +216,8 @@ def load_network(network: GraphNetwork, scene_map: Map) -> None:
             "options below estimator.network out, or train again."
         )
     network.load_state_dict(state)
+    calibration = metadata.get("calibration")
+    return Calibration(**calibration) if isinstance(calibration, dict) else Calibration()
 
 
 def _to_scratch(

@@ -144,3 +144,35 @@ def test_options_are_checked(config):
     config.network.channels, config.train.regime = 32, "all"
     with pytest.raises(ConfigError, match="regime"):
         GnnEstimator(config)
+
+
+def test_interrupted_training_resumes_to_the_same_network(
+    config, make_walls, tmp_path, start_run, monkeypatch
+):
+    from gnn_relpose.train import Trainer
+
+    config.train.iterations, config.train.checkpoint_seconds = 12, 0
+    walls = make_walls(8)
+    whole = GnnEstimator(config)
+    whole.fit(walls, start_run(tmp_path / "whole", config, walls))
+    iterate = Trainer.iterate
+
+    def stop(self):
+        if self.step == 6:
+            raise KeyboardInterrupt
+        return iterate(self)
+
+    monkeypatch.setattr(Trainer, "iterate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        GnnEstimator(config).fit(walls, start_run(tmp_path / "map", config, walls))
+    monkeypatch.setattr(Trainer, "iterate", iterate)
+    steps = []
+    monkeypatch.setattr(
+        Trainer, "iterate", lambda self: (steps.append(self.step), iterate(self))[1]
+    )
+    resumed = GnnEstimator(config)
+    resumed.fit(walls, start_run(tmp_path / "map", config, walls))
+    assert steps[0] == 6
+    for key, value in whole.network.state_dict().items():
+        assert torch.allclose(value, resumed.network.state_dict()[key], atol=1e-6), key
+    assert resumed.calibration == whole.calibration
