@@ -137,9 +137,10 @@ class RegressorConfig:
         vgg_weights: dfnet: path of torchvision's `vgg16-*.pth` (ImageNet); "" starts untrained.
         synthetic_views: random views rendered from the field per training image.
         refresh_every: dfnet: epochs after which the random views are drawn anew.
-        translation: random views: largest shift per axis, scene units.
+        translation: random views: largest shift per axis, scene units; None: 0.15 of the median depth.
         rotation_deg: random views: largest rotation about each axis.
-        box_margin: random views stay within the training positions' box grown by this, scene units.
+        box_margin: random views stay within the training positions' box grown by this, scene units;
+            None: 0.1 of the median depth.
         epochs: passes over the real and synthetic images.
         batch: images per step.
         learning_rate: of Adam.
@@ -152,9 +153,9 @@ class RegressorConfig:
     vgg_weights: str = ""
     synthetic_views: float = 4.0
     refresh_every: int = 20
-    translation: float = 0.3
+    translation: float | None = None
     rotation_deg: float = 15.0
-    box_margin: float = 0.2
+    box_margin: float | None = None
     epochs: int = 25
     batch: int = 32
     learning_rate: float = 1e-3
@@ -232,7 +233,9 @@ def check(config: NefesConfig) -> None:
     for key in ("colour_steps", "feature_steps", "fusion_steps", "depth_weight", "feature_weight"):
         at_least(f"estimator.training.{key}", getattr(config.training, key), 0)
     for key in ("synthetic_views", "translation", "rotation_deg", "box_margin", "epochs"):
-        at_least(f"estimator.regressor.{key}", getattr(config.regressor, key), 0)
+        value = getattr(config.regressor, key)
+        if value is not None:
+            at_least(f"estimator.regressor.{key}", value, 0)
     at_least("estimator.regressor.batch", config.regressor.batch, 1)
     if bool(config.scene.world_setup) != bool(config.scene.pose_average):
         raise ConfigError(

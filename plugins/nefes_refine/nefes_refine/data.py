@@ -91,6 +91,9 @@ def read_images(
         config: view, bins, masks.
         run: for progress.
         extract: image (H, W, 3) to unit features (C, rows, columns).
+
+    Raises:
+        DataError: an image cannot be read, a mask is missing, or the masks leave nothing.
     """
     size = working_size(dataset.frames[int(indices[0])].camera, config.view.resolution)
     cells, directions, colours, histograms, depths, features = [], [], [], [], [], []
@@ -105,12 +108,19 @@ def read_images(
             directions.append(cell_rays(view.cells).reshape(-1, 3).astype(np.float32))
             colours.append(colour.reshape(-1, 3))
             histograms.append(histogram(colour, config.field.histogram_bins))
+            static = None if masks is None else masks.read(query.name, view.cells)
+            if static is not None:
+                valid.append(static.ravel())
             if view.depth is not None and config.training.depth_weight > 0:
-                depths.append(view.depth.ravel())
-            if masks is not None:
-                valid.append(masks.read(query.name, view.cells).ravel())
+                depth = view.depth if static is None else np.where(static, view.depth, 0)
+                depths.append(depth.ravel())
             features.append(extract(view.image).flatten(1).T.half())
             progress.advance()
+    if masks is not None and not np.any(valid):
+        raise DataError(
+            f"The masks in {config.training.masks} leave nothing of any image: white (255) is static, "
+            "black is left out."
+        )
     poses: Float64Array = np.stack([dataset.frames[int(i)].world_from_cam for i in indices])  # type: ignore[misc]
     return Images(
         indices,

@@ -106,7 +106,6 @@ def refine_pose_mode(
     bundle: Bundle, target: Target, world_from_cam: Float64Array, config: RefineConfig
 ) -> Float64Array:
     """Pose mode: Adam on a rotation about the camera's centre and a shift of it."""
-    similarity = torch.eye(3, dtype=torch.float64)
     rotation = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     shift = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     start = torch.from_numpy(world_from_cam)
@@ -116,7 +115,7 @@ def refine_pose_mode(
     )  # fmt: skip
 
     def current() -> Tensor:
-        turned = similarity @ so3_exp_torch(rotation) @ start[:3, :3]
+        turned = so3_exp_torch(rotation) @ start[:3, :3]
         position = start[:3, 3] + left_jacobian(rotation) @ shift
         return torch.cat([turned, position[:, None]], 1)
 

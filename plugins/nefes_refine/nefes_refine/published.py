@@ -19,7 +19,7 @@ from nefes_refine.field_training import FieldTrainer, evaluate_field, render_map
 from nefes_refine.posenet import orthogonal
 from nefes_refine.rendering import Field
 from nefes_refine.scene import Scene, measure_scene
-from nefes_refine.synthetic_views import random_poses
+from nefes_refine.synthetic_views import median_depth, random_poses
 from nefes_refine.views import make_view, working_size
 from reloc_core.errors import DataError
 from reloc_core.geometry import OPENCV_FROM_OPENGL
@@ -147,12 +147,13 @@ def train_dfnet(
     targets = centred(field.scene, images.poses).float()
     size = working_size(dataset.frames[int(images.indices[0])].camera, config.view.resolution)
     rendered = _rendered(field, images, images.poses.numpy(), size)
+    depth = median_depth(field, images)
     extra: tuple[Tensor, Tensor] | None = None
     network.train()
     with run.progress("Training DFNet", options.epochs) as progress:
         for epoch in range(options.epochs):
             if options.synthetic_views > 0 and epoch % options.refresh_every == 0:
-                views = random_poses(images.poses.numpy(), options, rng)
+                views = random_poses(images.poses.numpy(), options, depth, rng)
                 extra = (
                     _rendered(field, images, views, size),
                     centred(field.scene, torch.from_numpy(views)).float(),

@@ -11,7 +11,7 @@ from nefes_refine.config import RegressorConfig
 from nefes_refine.data import Images
 from nefes_refine.posenet import INPUT, PoseNet, orthogonal, pose_loss
 from nefes_refine.rendering import Field
-from nefes_refine.synthetic_views import random_poses, render_features
+from nefes_refine.synthetic_views import median_depth, random_poses, render_features
 from reloc_core.interfaces import Run
 
 _NOISE = 0.05  # standard deviation of the noise on features in training
@@ -34,7 +34,9 @@ def train_posenet(
     poses = images.poses.numpy()
     count = round(options.synthetic_views * len(images))
     source = np.arange(count) % len(images)
-    synthetic = random_poses(poses[source], options, rng) if count else np.zeros((0, 4, 4))
+    synthetic = np.zeros((0, 4, 4))
+    if count:
+        synthetic = random_poses(poses[source], options, median_depth(field, images), rng)
     maps = [_resized(images.maps(slice(i, i + 32))) for i in range(0, len(images), 32)]
     with run.progress("Rendering random views", count) as progress:
         for number, pose in zip(source, synthetic, strict=True):
