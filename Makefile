@@ -37,7 +37,8 @@ demo: $(VENV)/.installed
 	$(BIN)/reloc demo
 
 test: $(VENV)/.installed $(VENV)/.view $(VENV)/.tensorboard
-	$(BIN)/python -m pytest -m "not real"
+	@# One process a core; threads within them would only stand in each other's way.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real" -n auto --dist loadfile
 
 RELOC_DATA ?= ../shared/data
 test-real: $(VENV)/.installed
