@@ -1,9 +1,13 @@
-// libFuzzer target: bytes become correspondences of every degenerate kind; no call may crash, hang
-// or return a non-finite success.
+// libFuzzer target: bytes become correspondences of every degenerate kind, which go through all
+// solvers; no call may crash, take longer than kMaxSeconds or return a non-finite success. Prints
+// the number of solver calls at the end.
+#include <time.h>
+
+#include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -13,6 +17,48 @@
 #include "reloc/rgbd_pose.hpp"
 
 namespace {
+
+/// CPU time that no call may exceed: a hundred times what the slowest takes under the sanitizers.
+constexpr double kMaxSeconds = 2.0;
+/// Points from which on noise levels differ over the image.
+constexpr std::size_t kManyPoints = 1100;
+
+enum Entry { kAbsolute, kRgbd, kRelative, kDsac, kEntries };
+constexpr const char* kNames[kEntries] = {"absolute", "rgbd", "relative", "dsac"};
+std::atomic<long> calls[kEntries], successes[kEntries];
+std::atomic<double> slowest[kEntries];
+
+void print_calls() {
+    long total = 0;
+    for (int e = 0; e < kEntries; ++e) {
+        std::fprintf(stderr, "%s: %ld calls, %ld successes, slowest %.4f s\n", kNames[e],
+                     calls[e].load(), successes[e].load(), slowest[e].load());
+        total += calls[e];
+    }
+    std::fprintf(stderr, "solver calls: %ld\n", total);
+}
+
+double cpu_seconds() {
+    timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+/// Makes the call within the time limit and counts it.
+template <class Call>
+auto timed(Entry entry, Call call) {
+    const double start = cpu_seconds();
+    auto result = call();
+    const double seconds = cpu_seconds() - start;
+    if (seconds > kMaxSeconds) {
+        std::fprintf(stderr, "%s took %.2f s\n", kNames[entry], seconds);
+        std::abort();
+    }
+    if (seconds > slowest[entry]) slowest[entry] = seconds;
+    ++calls[entry];
+    if (result.status == reloc::Status::kOk) ++successes[entry];
+    return result;
+}
 
 /// Small alphabet of coordinates, so that duplicates, lines and planes come up often.
 float value(std::uint8_t byte) {
@@ -33,17 +79,24 @@ void check(const reloc::PoseResult& r, std::size_t n) {
 
 }  // namespace
 
+extern "C" int LLVMFuzzerInitialize(int*, char***) {
+    std::atexit(print_calls);
+    return 0;
+}
+
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     if (size < 4) return 0;
     const std::uint8_t mode = data[0], flags = data[1], seed = data[2];
     data += 3;
     size -= 3;
-    const std::size_t n = size / 8;
+    // Now and then the points come again and again, a little moved, until there are many.
+    const std::size_t given = size / 8, n = given > 0 && seed % 64 == 1 ? kManyPoints : given;
     std::vector<float> p2(2 * n + 1), p3(3 * n + 1), w(n + 1), var(n + 1), pc(3 * n + 1);
     for (std::size_t i = 0; i < n; ++i) {
-        const std::uint8_t* b = data + 8 * i;
-        p2[2 * i] = 320 + 40 * value(b[0]);
-        p2[2 * i + 1] = 240 + 40 * value(b[1]);
+        const std::uint8_t* b = data + 8 * (i % given);
+        const float moved = static_cast<float>(i / given) / 64;
+        p2[2 * i] = 320 + 40 * value(b[0]) + moved;
+        p2[2 * i + 1] = 240 + 40 * value(b[1]) - moved;
         for (int k = 0; k < 3; ++k) {
             p3[3 * i + k] = value(b[2 + k]);
             pc[3 * i + k] = value(b[(5 + k + (flags >> 6)) % 8]);
@@ -74,7 +127,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     o.min_score = 0;
     o.min_inliers = 4;
     o.residual = static_cast<reloc::Residual>((flags >> 4) % 3);
-    const reloc::PoseResult pose = reloc::estimate_absolute_pose(c, camera, o);
+    const reloc::PoseResult pose =
+        timed(kAbsolute, [&] { return reloc::estimate_absolute_pose(c, camera, o); });
     check(pose, n);
     // Batches over threads, now and then: the same answer for every number of threads.
     if (seed % 16 == 0) {
@@ -82,7 +136,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         reloc::parallel_for(3, 2, [&](int i) {
             reloc::AbsolutePoseOptions more = o;
             more.threads = i + 1;
-            batch[i] = reloc::estimate_absolute_pose(c, camera, more);
+            batch[i] =
+                timed(kAbsolute, [&] { return reloc::estimate_absolute_pose(c, camera, more); });
         });
         for (const reloc::PoseResult& r : batch) {
             check(r, n);
@@ -100,10 +155,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     b.f32 = q2.data();
     reloc::RelativePoseOptions l;
     l.seed = seed;
-    l.max_iterations = 64;
+    l.max_iterations = 32;
     l.min_inliers = 5;
     const reloc::RelativePoseResult relative =
-        reloc::estimate_relative_pose(a, b, n, camera, camera, l);
+        timed(kRelative, [&] { return reloc::estimate_relative_pose(a, b, n, camera, camera, l); });
     if (relative.inlier.size() != n) std::abort();
     if (relative.status == reloc::Status::kOk && !relative.b_from_a.finite()) std::abort();
     reloc::DsacOptions d;
@@ -111,13 +166,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     d.hypotheses = 4;
     d.max_tries = 8;
     d.seed = seed;
-    check(reloc::estimate_pose_dsac(c, camera, d), n);
+    check(timed(kDsac, [&] { return reloc::estimate_pose_dsac(c, camera, d); }), n);
     reloc::RgbdPoseOptions r;
     r.kernels = kernels;
     r.seed = seed;
     r.max_iterations = 64;
     r.min_score = 0;
     r.min_inliers = 4;
-    check(reloc::estimate_rgbd_pose(c, r), n);
+    check(timed(kRgbd, [&] { return reloc::estimate_rgbd_pose(c, r); }), n);
     return 0;
 }
