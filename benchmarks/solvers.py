@@ -5,10 +5,10 @@
 
 Problems come from the depth and poses of DIR (`depth/`, `poses/` as ACE has them) or from saved
 correspondences of an estimator (`save_correspondences.py`): npz files with `points2d`, `points3d`,
-`world_from_cam`, the camera's `model`, `size` (width, height) and `params`, the `kind` of evidence and, where
-there are any, `weights` and `variances`; all files from one camera and of one kind. One thread, CPU time per
-solve, the same problems for all. A failed solve counts as an infinite error; an exception in one of our
-solvers is a crash, which is counted and makes the run fail.
+`world_from_cam`, the camera's `model`, `size` (width, height) and `params`, the `kind` of evidence and,
+where there are any, `weights` and `variances`; all files from one camera and of one kind. One thread, CPU
+time per solve, the same problems for all. A failed solve counts as an infinite error; an exception in one
+of our solvers is a crash, which is counted and makes the run fail.
 
 Ours are called as the framework calls them by default: with the residual that the component `pnp` takes for
 the kind of evidence, and with the estimator's weights and variances. The peers' functions take none.
@@ -189,7 +189,8 @@ def saved_problems(paths: list[Path]) -> tuple[list[Problem], Camera, str]:
         kinds.add(str(z["kind"]))
     if len(cameras) != 1 or len(kinds) != 1:
         raise SystemExit(
-            f"The files have {len(cameras)} different cameras and kinds {sorted(kinds)}, one of each is needed."
+            f"The files have {len(cameras)} different cameras and are of the kinds {sorted(kinds)}; "
+            "one of each is needed."
         )
     return problems, cameras.pop(), kinds.pop()
 
