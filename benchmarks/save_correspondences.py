@@ -2,7 +2,8 @@
 
     python benchmarks/save_correspondences.py --map MAP --data ACE_FOLDER --out FOLDER [--step 2]
 
-One npz per frame of the split: `points2d`, `points3d`, `world_from_cam` and the camera.
+One npz per frame of the split: `points2d`, `points3d`, `world_from_cam`, the camera, the `kind` of evidence
+and, where the estimator gives them, `weights` and `variances`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ def main() -> None:
         if not isinstance(evidence, Correspondences):
             raise SystemExit(f"{args.map} gives {evidence.kind_name}, not Correspondences.")
         camera = query.camera
+        optional = {
+            name: np.asarray(value, np.float32)
+            for name in ("weights", "variances")
+            if (value := getattr(evidence, name)) is not None
+        }
         np.savez(
             args.out / f"{index:05d}.npz",
             points2d=np.asarray(evidence.points2d, np.float32),
@@ -44,6 +50,8 @@ def main() -> None:
             model=camera.model,
             size=(camera.width, camera.height),
             params=camera.params,
+            kind=evidence.kind,
+            **optional,
         )
 
 

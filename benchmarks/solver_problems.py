@@ -29,7 +29,10 @@ CORRELATED = ["corr-s2-o0", "corr-s2-o30"]
 
 @dataclass
 class Problem:
-    """One problem; `points_cam` only for RGB-D. `world_from_cam` is the exact truth."""
+    """One problem; `points_cam` only for RGB-D. `world_from_cam` is the exact truth.
+
+    `sigma` is the true noise, for analysis; `weights` and `variances` are what an estimator says.
+    """
 
     points2d: np.ndarray
     points3d: np.ndarray
@@ -37,6 +40,8 @@ class Problem:
     is_inlier: np.ndarray
     points_cam: np.ndarray | None = None
     sigma: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    variances: np.ndarray | None = None
 
 
 class Frames:

@@ -4,9 +4,15 @@
     python benchmarks/solvers.py --correspondences FILES.npz ...
 
 Problems come from the depth and poses of DIR (`depth/`, `poses/` as ACE has them) or from saved
-correspondences of an estimator: npz files with `points2d`, `points3d`, `world_from_cam` and the camera's
-`model`, `size` (width, height) and `params`; all files from one camera. One thread, CPU time per solve, the
-same problems for all. A failed solve counts as an infinite error.
+correspondences of an estimator (`save_correspondences.py`): npz files with `points2d`, `points3d`,
+`world_from_cam`, the camera's `model`, `size` (width, height) and `params`, the `kind` of evidence and,
+where there are any, `weights` and `variances`; all files from one camera and of one kind. One thread, CPU
+time per solve, the same problems for all. A failed solve counts as an infinite error; an exception in one
+of our solvers is a crash, which is counted and makes the run fail.
+
+Ours are called as the framework calls them by default: with the residual that the component `pnp` takes for
+the kind of evidence, and with the estimator's weights and variances. The peers' functions take none.
+Intervals are paired bootstrap intervals (95 %) of the ratio of median errors over the problems.
 
 Peers take most of the time: `--peer-cache FILE` keeps their results per problem. The fastest one is timed
 again on the first problems in every run, and the speedup taken over the same problems, so that the ratio
@@ -38,21 +44,29 @@ from reloc_core.solvers import (
 from reloc_core.types import Camera
 
 
-def ours(kernels: str, camera: Camera, dense: bool, rgbd: bool) -> dict[str, solver_peers.Solve]:
-    """The methods of this project for one kind of problem, as the framework calls them by default."""
-    absolute = AbsolutePoseOptions(residual="ray" if dense else "reprojection", kernels=kernels)
+def ours(kernels: str, camera: Camera, kind: str) -> dict[str, solver_peers.Solve]:
+    """The methods of this project for "dense", "sparse" or "rgbd" problems."""
+    residual = "reprojection" if kind == "sparse" else "ray"
+    absolute = AbsolutePoseOptions(residual=residual, kernels=kernels)
     dsac, depth = DsacOptions(kernels=kernels), RgbdPoseOptions(kernels=kernels)
 
     def pose(e):
         return e.world_from_cam if e.success else None
 
-    if rgbd:
+    if kind == "rgbd":
         return {
             "reloc": lambda p: pose(estimate_rgbd_pose(p.points_cam, p.points3d, options=depth))
         }
     return {
         "reloc": lambda p: pose(
-            estimate_absolute_pose(p.points2d, p.points3d, camera, options=absolute)
+            estimate_absolute_pose(
+                p.points2d,
+                p.points3d,
+                camera,
+                weights=p.weights,
+                variances=p.variances,
+                options=absolute,
+            )
         ),
         "reloc-dsac": lambda p: pose(
             estimate_pose_dsac(p.points2d, p.points3d, camera, options=dsac)
@@ -60,26 +74,43 @@ def ours(kernels: str, camera: Camera, dense: bool, rgbd: bool) -> dict[str, sol
     }
 
 
-def attempt(solve: solver_peers.Solve, problem: Problem) -> np.ndarray | None:
-    """A peer that throws has not localized."""
-    try:
-        return solve(problem)
-    except Exception:
-        return None
+def run(
+    solve: solver_peers.Solve,
+    problems: list[Problem],
+    repeats: int = 1,
+    crashes: list[str] | None = None,
+) -> list[list[float]]:
+    """Per problem: errors in cm and degrees (infinite without a pose) and CPU time in ms.
 
+    Exceptions are appended to `crashes`.
+    """
 
-def run(solve: solver_peers.Solve, problems: list[Problem], repeats: int = 1) -> list[list[float]]:
-    """Per problem: errors in cm and degrees (infinite without a pose) and CPU time in ms."""
+    def attempt(problem: Problem) -> np.ndarray | None:
+        try:
+            return solve(problem)
+        except Exception as error:
+            if crashes is not None:
+                crashes.append(repr(error))
+            return None
+
     rows = []
-    attempt(solve, problems[0])  # first-call costs are nobody's solve time
+    attempt(problems[0])  # first-call costs are nobody's solve time
     for p in problems:
         start = time.process_time()
         for _ in range(repeats):
-            result = attempt(solve, p)
+            result = attempt(p)
         ms = 1e3 * (time.process_time() - start) / repeats
         error = (np.inf, np.inf) if result is None else pose_error(result, p.world_from_cam)
         rows.append([*error, ms])
     return rows
+
+
+def ratio_interval(a: list[list[float]], b: list[list[float]]) -> list[float]:
+    """Paired bootstrap interval (95 %) of the ratio of the median translation errors."""
+    ours_cm, peer_cm = np.array(a)[:, 0], np.array(b)[:, 0]
+    chosen = np.random.default_rng(0).integers(0, len(a), (2000, len(a)))
+    ratios = np.median(ours_cm[chosen], 1) / np.median(peer_cm[chosen], 1)
+    return [float(v) for v in np.quantile(ratios, (0.025, 0.975))]
 
 
 def summary(rows: list[list[float]]) -> dict[str, float]:
@@ -134,9 +165,13 @@ def compare(table: dict[str, dict[str, float]]) -> dict[str, float | str]:
     }
 
 
-def saved_problems(paths: list[Path]) -> tuple[list[Problem], Camera]:
-    """Problems from correspondences that an estimator saved, and their camera."""
-    problems, cameras = [], set()
+def saved_problems(paths: list[Path]) -> tuple[list[Problem], Camera, str]:
+    """Problems from correspondences that an estimator saved, their camera and kind."""
+    problems, cameras, kinds = [], set(), set()
+
+    def optional(z: dict, name: str) -> np.ndarray | None:
+        return z[name].astype(np.float64) if name in z else None
+
     for path in paths:
         z = np.load(path)
         model, (width, height) = str(z["model"]), z["size"]
@@ -147,11 +182,17 @@ def saved_problems(paths: list[Path]) -> tuple[list[Problem], Camera]:
                 z["points3d"].astype(np.float64),
                 z["world_from_cam"],
                 np.ones(len(z["points2d"]), bool),
+                weights=optional(z, "weights"),
+                variances=optional(z, "variances"),
             )
         )
-    if len(cameras) != 1:
-        raise SystemExit(f"The files have {len(cameras)} different cameras, one is needed.")
-    return problems, cameras.pop()
+        kinds.add(str(z["kind"]))
+    if len(cameras) != 1 or len(kinds) != 1:
+        raise SystemExit(
+            f"The files have {len(cameras)} different cameras and are of the kinds {sorted(kinds)}; "
+            "one of each is needed."
+        )
+    return problems, cameras.pop(), kinds.pop()
 
 
 def report(cls: str, table: dict[str, dict[str, float]], s: dict[str, float | str]) -> None:
@@ -162,7 +203,8 @@ def report(cls: str, table: dict[str, dict[str, float]], s: dict[str, float | st
             f"{row['recall']:5.1f} % {row['ms']:9.3f} ms"
         )
     print(
-        f"{cls:14s} => error x{s['error_ratio']:.2f} of {s['best_peer']}, {s['speedup']:.1f} times "
+        f"{cls:14s} => error x{s['error_ratio']:.2f} ({s['error_interval'][0]:.2f}-"
+        f"{s['error_interval'][1]:.2f}) of {s['best_peer']}, {s['speedup']:.1f} times "
         f"faster than {s['fastest_peer']}, recall {s['recall']:.1f} % (peers {s['peer_recall']:.1f} %)",
         flush=True,
     )
@@ -192,31 +234,37 @@ def main() -> None:
     frames = sp.Frames(args.data, offset=args.offset) if args.data else None
     cache = PeerCache(args.peer_cache, f"{args.data or args.correspondences[0]} {args.offset}")
     camera = Camera.pinhole(sp.FOCAL, sp.WIDTH, sp.HEIGHT)
-    results = {}
+    results, all_crashes = {}, []
     for cls in ["saved"] if args.correspondences else args.classes:
         if args.correspondences:
-            problems, camera = saved_problems(args.correspondences)
+            problems, camera, kind = saved_problems(args.correspondences)
         else:
-            source = solver_cameras if cls.split("-")[0] in solver_cameras.KINDS else sp
+            kind = cls.split("-")[0]
+            source = solver_cameras if kind in solver_cameras.KINDS else sp
             problems = [source.make(cls, frames, args.first + k) for k in range(args.problems)]
-        rgbd, other = cls.startswith("rgbd"), cls.split("-")[0] in solver_cameras.KINDS
+        other = kind in solver_cameras.KINDS
         if other:
             peers = solver_cameras.peers(cls)
+        elif kind == "rgbd":
+            peers = solver_peers.rgbd_peers()
         else:
-            peers = solver_peers.rgbd_peers() if rgbd else solver_peers.absolute_peers(camera)
+            peers = solver_peers.absolute_peers(camera)
         if args.peers:
             peers = {k: v for k, v in peers.items() if k in args.peers}
-        table = {
-            name: summary(cache.run(cls, name, solve, args.first, problems))
-            for name, solve in peers.items()
+        rows = {
+            name: cache.run(cls, name, solve, args.first, problems) for name, solve in peers.items()
         }
-        if other:
-            methods = solver_cameras.ours(cls, args.kernels)
-        else:
-            methods = ours(args.kernels, camera, not cls.startswith("sparse"), rgbd)
+        methods = (
+            solver_cameras.ours(cls, args.kernels) if other else ours(args.kernels, camera, kind)
+        )
+        crashes: list[str] = []
         for name, solve in methods.items():
-            table[name] = summary(run(solve, problems, repeats=5 if name == "reloc" else 1))
+            rows[name] = run(solve, problems, 5 if name == "reloc" else 1, crashes)
+        table = {name: summary(r) for name, r in rows.items()}
         s = compare(table)
+        s["error_interval"] = ratio_interval(rows["reloc"], rows[str(s["best_peer"])])
+        s["crashes"] = len(crashes)
+        all_crashes += crashes
         # Both sides again, in turn, under the same load.
         short, fastest = problems[: args.retime], peers[str(s["fastest_peer"])]
         peer_ms = summary(run(fastest, short))["ms"]
@@ -237,6 +285,8 @@ def main() -> None:
     if args.out:
         head = {"kernels": kernels, "problems": len(problems), "first": args.first}
         args.out.write_text(json.dumps({**head, "classes": results}, indent=1) + "\n")
+    if all_crashes:
+        raise SystemExit(f"{len(all_crashes)} crashes of our solvers, the first: {all_crashes[0]}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from reloc_core.types import Float64Array
 
 _STEPS = 50
 _TOLERANCE = 1e-10
+_ORTHONORMAL = 1e-3  # largest entry of R R' - I
+# Squares and cubes of coordinates stay finite.
+_MAX_COORDINATE = 1e60
 
 
 def _weights(weights: Any, n: int) -> Float64Array:
@@ -22,6 +25,13 @@ def _weights(weights: Any, n: int) -> Float64Array:
     if not np.all(np.isfinite(w)) or w.min() < 0 or w.sum() <= 0:
         raise InputError("weights must be finite, not negative and not all zero.")
     return np.asarray(w / w.sum(), np.float64)
+
+
+def _finite(name: str, value: Any, shape: tuple[int | None, ...]) -> Float64Array:
+    array = floats(name, value, shape).astype(np.float64)
+    if not (np.abs(array) < _MAX_COORDINATE).all():
+        raise InputError(f"{name} must be finite and below {_MAX_COORDINATE:g}.")
+    return array
 
 
 def average_rotations(
@@ -42,15 +52,20 @@ def average_rotations(
         (3, 3) float64.
 
     Raises:
-        InputError: no rotations, a wrong shape, or unusable weights.
+        InputError: no rotations, a wrong shape, matrices that are no rotations, or unusable weights.
     """
-    R = floats("rotations", rotations, (None, 3, 3)).astype(np.float64)
+    R = _finite("rotations", rotations, (None, 3, 3))
+    skew = np.abs(R @ R.transpose(0, 2, 1) - np.eye(3))
+    if skew.size and (skew.max() > _ORTHONORMAL or np.linalg.det(R).min() < 0):
+        raise InputError("rotations must be rotation matrices.")
     w = _weights(weights, len(R))
     cosine = (np.einsum("aij,bij->ab", R, R) - 1) / 2
     mean = R[np.argmin(np.arccos(np.clip(cosine, -1, 1)) @ w)]
     for _ in range(_STEPS):
         residuals = np.stack([so3_log(mean.T @ r) for r in R])
         robust = w / (1 + (residuals**2).sum(1) / scale**2) ** 2
+        if not robust.sum() > 0:
+            break
         step = robust @ residuals / robust.sum()
         mean = mean @ so3_exp(step)
         if np.linalg.norm(step) < _TOLERANCE:
@@ -67,13 +82,15 @@ def average_positions(positions: Any, weights: Any = None, scale: float = 0.1) -
         scale: scene units; a residual of this size keeps a quarter of its weight.
 
     Raises:
-        InputError: no positions, a wrong shape, or unusable weights.
+        InputError: no positions, a wrong shape, values that are not finite, or unusable weights.
     """
-    p = floats("positions", positions, (None, 3)).astype(np.float64)
+    p = _finite("positions", positions, (None, 3))
     w = _weights(weights, len(p))
     mean = p[np.argmin(np.linalg.norm(p[:, None] - p[None], axis=2) @ w)]
     for _ in range(_STEPS):
         robust = w / (1 + ((p - mean) ** 2).sum(1) / scale**2) ** 2
+        if not robust.sum() > 0:
+            break  # far from all: the weights have underflown
         step = robust @ (p - mean) / robust.sum()
         mean = mean + step
         if np.linalg.norm(step) < _TOLERANCE * scale:
@@ -97,10 +114,11 @@ def intersect_directions(
         scale: radians; an angle of this size keeps a quarter of its weight.
 
     Raises:
-        InputError: a wrong shape, unusable weights, or lines that do not determine a point.
+        InputError: a wrong shape, values that are not finite, unusable weights, or lines that do not
+            determine a point.
     """
-    o = floats("origins", origins, (None, 3)).astype(np.float64)
-    d = floats("directions", directions, (len(o), 3)).astype(np.float64)
+    o = _finite("origins", origins, (None, 3))
+    d = _finite("directions", directions, (len(o), 3))
     w = _weights(weights, len(o))
     norm = np.linalg.norm(d, axis=1, keepdims=True)
     if not np.all(norm > 0):

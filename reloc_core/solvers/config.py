@@ -45,7 +45,7 @@ class PnpConfig:
     estimate_focal: bool = False
     use_variances: bool = True
     use_depth: bool = True
-    depth_threshold: float = 0.1
+    depth_threshold: float = 0.05
     seed: int | None = None
 
 

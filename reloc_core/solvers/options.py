@@ -140,7 +140,7 @@ class RgbdPoseOptions:
         kernels: instruction set; "auto" takes the widest one the processor has.
     """
 
-    threshold: float = 0.1
+    threshold: float = 0.05
     search_radius: float | None = None
     confidence: float = 0.99
     min_iterations: int = 16

@@ -117,3 +117,26 @@ def test_directions_meet_in_the_true_position():
         intersect_directions(origins, np.tile([0.0, 0, 1], (12, 1)))
     with pytest.raises(InputError):
         average_rotations(np.zeros((0, 3, 3)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200])
+def test_averaging_refuses_values_without_a_mean(bad):
+    positions = np.eye(3)
+    positions[1, 2] = bad
+    with pytest.raises(InputError, match="positions must be finite"):
+        average_positions(positions)
+    with pytest.raises(InputError, match="origins must be finite"):
+        intersect_directions(positions, np.eye(3))
+    with pytest.raises(InputError, match="directions must be finite"):
+        intersect_directions(np.eye(3), positions)
+    rotations = np.tile(np.eye(3), (4, 1, 1))
+    rotations[2, 0, 1] = bad
+    with pytest.raises(InputError, match="rotations must be finite"):
+        average_rotations(rotations)
+
+
+def test_averaging_refuses_matrices_that_are_no_rotations():
+    reflected = np.stack([np.eye(3), np.diag([1.0, 1.0, -1.0])])
+    for wrong in (reflected, 1.1 * np.eye(3)[None]):
+        with pytest.raises(InputError, match="rotation matrices"):
+            average_rotations(wrong)

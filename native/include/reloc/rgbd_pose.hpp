@@ -6,7 +6,8 @@
 namespace reloc {
 
 struct RgbdPoseOptions {
-    double threshold = 0.1;  ///< scene units; narrow radius and first robust scale of the final fit
+    double threshold =
+        0.05;  ///< scene units; narrow radius and first robust scale of the final fit
     double search_radius = 0;  ///< scene units; 0: 2.5 times the threshold
     double confidence = 0.99;
     int min_iterations = 16;
