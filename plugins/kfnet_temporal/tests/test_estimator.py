@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from kfnet_temporal.config import MeasurementConfig, TemporalConfig, check_temporal
-from kfnet_temporal.estimator import TemporalEstimator, choose_stretches
+from kfnet_temporal.estimator import TemporalEstimator
 from kfnet_temporal.measurement import measured_state
+from kfnet_temporal.sequences import choose_stretches
 
 from reloc_core.errors import ConfigError, DataError, InputError
 from reloc_core.interfaces import Runtime
@@ -151,9 +152,6 @@ def test_data_that_cannot_be_learned_from(tmp_path, film, start_run):
     still._frames = [replace(f, sequence=None) for f in still._frames]
     with pytest.raises(DataError, match="no consecutive frames"):
         TemporalEstimator(small_config()).fit(still, start_run(tmp_path / "a", still))
-    flat = film(12, depth=False)
-    with pytest.raises(DataError, match="no depth"):
-        TemporalEstimator(small_config()).fit(flat, start_run(tmp_path / "b", flat))
 
 
 def test_stretches_never_cross_a_gap(film):
