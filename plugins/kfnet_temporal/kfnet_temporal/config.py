@@ -246,12 +246,16 @@ class PoseConfig:
         redundancy: factor on the covariance of the measured pose.
         floor: metres; and `floor_rotation`: radians; standard deviation of the map's own errors.
         threshold: of the normalised innovation squared with six degrees of freedom (12.6: 5 %).
-        patience: frames of contradiction before the filter starts anew.
+        confirm: measured poses that must contradict the belief and agree with each other before the
+            filter follows them.
+        sure_score: score of a measured pose that is followed at once when the view has changed.
+        coast: frames that the camera is assumed to keep its velocity when no motion can be seen.
+        coast_drift: metres; and `coast_rotation`: radians; error of that per frame.
     """
 
     enabled: bool = True
     tracks: int = 400
-    max_age: int = 16
+    max_age: int = 20
     min_share: float = 0.5
     track_noise: float = 1.0
     drift: float = 5e-4
@@ -261,7 +265,11 @@ class PoseConfig:
     floor: float = 3e-3
     floor_rotation: float = 2e-3
     threshold: float = 12.6
-    patience: int = 8
+    confirm: int = 5
+    sure_score: float = 0.7
+    coast: int = 15
+    coast_drift: float = 4e-3
+    coast_rotation: float = 5e-3
 
 
 @dataclass
@@ -345,7 +353,8 @@ def check_temporal(config: TemporalConfig) -> None:
     )
     _at_least("estimator.pose", config.pose, {
         "tracks": 40, "max_age": 1, "min_share": 0, "track_noise": 0, "drift": 0,
-        "drift_rotation": 0, "shared": 1, "redundancy": 1, "patience": 0,
+        "drift_rotation": 0, "shared": 1, "redundancy": 1, "confirm": 1, "coast": 0,
+        "coast_drift": 0, "coast_rotation": 0,
     })  # fmt: skip
     _positive("estimator.pose", config.pose, ("floor", "floor_rotation", "threshold"))
     check_labels("estimator.labels", config.labels)

@@ -16,6 +16,8 @@ from kfnet_temporal.tracks import Relative
 from reloc_core.geometry import skew, so3_exp, so3_log
 from reloc_core.types import Float64Array
 
+_SMOOTHING = 0.3
+
 
 @dataclass(frozen=True)
 class Belief:
@@ -25,67 +27,115 @@ class Belief:
     covariance: Float64Array
 
 
-@dataclass
 class PoseFilter:
     """The filter between frames.
 
     Args:
         config: options.
-        belief: of the last frame; None before the first and after a loss.
-        contradicted: frames in a row whose measurement failed the test.
     """
 
-    config: PoseConfig
-    belief: Belief | None = None
-    contradicted: int = 0
+    def __init__(self, config: PoseConfig) -> None:
+        self.config = config
+        self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
-        self.belief, self.contradicted = None, 0
+        self.belief: Belief | None = None
+        self._rival: Belief | None = None
+        self._agreeing = self._coasted = 0
+        self._velocity = np.eye(4)
 
     def predict(self, relative: Relative | None) -> None:
-        """Move the belief along with the camera; without a motion it is lost."""
-        if self.belief is None or relative is None:
-            self.belief = None
-            return
-        options = self.config
-        motion = relative.last_from_cam
-        jacobian = adjoint(motion)
-        noise = np.diag([options.drift_rotation**2] * 3 + [options.drift**2] * 3)
-        self.belief = Belief(
-            self.belief.world_from_cam @ motion,
-            jacobian @ self.belief.covariance @ jacobian.T
-            + noise
-            + options.track_noise * relative.covariance,
-        )
+        """Move the belief along with the camera.
 
-    def update(self, measured: Belief) -> None:
+        Without a motion the camera keeps its velocity for some frames, ever less certain; then the
+        belief is lost.
+        """
+        options = self.config
+        if relative is None:
+            self._coasted += 1
+            if self._coasted > options.coast:
+                self.reset()
+            motion = self._velocity
+            noise = _diagonal(options.coast_rotation, options.coast_drift)
+        else:
+            # Smoothed over a few frames: single ones are noisy.
+            self._velocity = plus(
+                self._velocity, _SMOOTHING * minus(relative.last_from_cam, self._velocity)
+            )
+            self._coasted = 0
+            motion = relative.last_from_cam
+            noise = _diagonal(options.drift_rotation, options.drift)
+            noise = noise + options.track_noise * relative.covariance
+        self.belief = _moved(self.belief, motion, noise)
+        self._rival = _moved(self._rival, motion, noise)
+
+    def update(self, measured: Belief, sure: bool = False) -> None:
         """Correct the belief by a measured pose, whose errors last for several frames.
 
         As the filter takes errors of different frames for independent, the covariance of a
-        measurement is multiplied by `shared`. One that fails the test counts less the more it fails;
-        too many of these in a row start anew.
+        measurement is multiplied by `shared`. One that contradicts the belief counts less the more it
+        does; when several do and agree with each other, the filter follows them.
+
+        Args:
+            measured: pose of the frame.
+            sure: whether a single contradiction is enough.
         """
         options = self.config
-        floor = np.diag([options.floor_rotation**2] * 3 + [options.floor**2] * 3)
-        noise = measured.covariance * options.redundancy + floor
+        floor = _diagonal(options.floor_rotation, options.floor)
+        fresh = Belief(measured.world_from_cam, measured.covariance * options.redundancy + floor)
         if self.belief is None:
-            self.belief, self.contradicted = Belief(measured.world_from_cam, noise), 0
+            self._follow(fresh)
             return
-        error = minus(measured.world_from_cam, self.belief.world_from_cam)
-        consistency = float(error @ np.linalg.solve(self.belief.covariance + noise, error))
-        self.contradicted = self.contradicted + 1 if consistency > options.threshold else 0
-        if self.contradicted > options.patience:
-            self.belief, self.contradicted = Belief(measured.world_from_cam, noise), 0
+        if consistency(self.belief, fresh) <= options.threshold:
+            self._rival, self._agreeing = None, 0
+        elif sure:
+            self._follow(fresh)
             return
-        noise = noise * options.shared * max(1.0, consistency / options.threshold)
-        gain = self.belief.covariance @ np.linalg.inv(self.belief.covariance + noise)
+        else:
+            if self._rival is None or consistency(self._rival, fresh) > options.threshold:
+                self._rival, self._agreeing = fresh, 0
+            else:
+                self._rival = self._fused(self._rival, fresh)
+            self._agreeing += 1
+            if self._agreeing >= options.confirm:
+                self._follow(self._rival)
+                return
+        self.belief = self._fused(self.belief, fresh)
+
+    def _follow(self, belief: Belief) -> None:
+        self.belief, self._rival, self._agreeing = belief, None, 0
+
+    def _fused(self, belief: Belief, fresh: Belief) -> Belief:
+        excess = max(1.0, consistency(belief, fresh) / self.config.threshold)
+        noise = fresh.covariance * self.config.shared * excess
+        error = minus(fresh.world_from_cam, belief.world_from_cam)
+        gain = belief.covariance @ np.linalg.inv(belief.covariance + noise)
         rest = np.eye(6) - gain
         # Joseph's form stays symmetric and positive.
-        self.belief = Belief(
-            plus(self.belief.world_from_cam, gain @ error),
-            rest @ self.belief.covariance @ rest.T + gain @ noise @ gain.T,
+        return Belief(
+            plus(belief.world_from_cam, gain @ error),
+            rest @ belief.covariance @ rest.T + gain @ noise @ gain.T,
         )
+
+
+def consistency(belief: Belief, measured: Belief) -> float:
+    """Normalised innovation squared: chi-square with 6 degrees of freedom when all is right."""
+    error = minus(measured.world_from_cam, belief.world_from_cam)
+    return float(error @ np.linalg.solve(belief.covariance + measured.covariance, error))
+
+
+def _moved(belief: Belief | None, motion: Float64Array, noise: Float64Array) -> Belief | None:
+    if belief is None:
+        return None
+    jacobian = adjoint(motion)
+    return Belief(
+        belief.world_from_cam @ motion, jacobian @ belief.covariance @ jacobian.T + noise
+    )
+
+
+def _diagonal(rotation: float, translation: float) -> Float64Array:
+    return np.diag([rotation**2] * 3 + [translation**2] * 3)
 
 
 def plus(world_from_cam: Float64Array, tangent: Float64Array) -> Float64Array:

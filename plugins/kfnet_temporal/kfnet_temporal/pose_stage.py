@@ -15,7 +15,7 @@ from reloc_core.interfaces import Runtime
 from reloc_core.solvers.pnp import PnpConfig, PnpSolver
 from reloc_core.types import Camera, Correspondences, Float64Array, Localization
 
-NEW_SEQUENCE = ("start", "cut", "gap", "size")
+NEW_SEQUENCE = ("start", "gap", "size")
 
 
 class PoseStage:
@@ -70,7 +70,8 @@ class PoseStage:
             assert solved.covariance is not None
             covariance = solved.covariance / evidence.redundancy
             self.measured = Belief(solved.world_from_cam, covariance)
-            self.filter.update(self.measured)
+            sure = event == "cut" and solved.score >= self.config.sure_score
+            self.filter.update(self.measured, sure)
             self._renew(evidence, grid, camera, solved)
         return self._evidence(evidence, solved, relative)
 
