@@ -312,6 +312,8 @@ class TemporalEstimator(Estimator):
         event = self.break_before(query, grid)
         if event:
             step = self.tracker.start(measured, event)
+        elif self.last is not None and np.array_equal(self.last[1].grey, grid.grey):
+            step = self.tracker.hold(measured)
         else:
             assert self.last is not None
             assert self.tracker.state is not None

@@ -70,6 +70,14 @@ class PoseFilter:
         self.belief = _moved(self.belief, motion, noise)
         self._rival = _moved(self._rival, motion, noise)
 
+    def ahead(self, frames: int) -> Belief | None:
+        """The belief some frames later at constant velocity, which it does not change."""
+        belief = self.belief
+        noise = _diagonal(self.config.coast_rotation, self.config.coast_drift)
+        for _ in range(min(frames, self.config.coast)):
+            belief = _moved(belief, self._velocity, noise)
+        return belief
+
     def update(self, measured: Belief, sure: bool = False) -> None:
         """Correct the belief by a measured pose, whose errors last for several frames.
 
@@ -129,9 +137,7 @@ def _moved(belief: Belief | None, motion: Float64Array, noise: Float64Array) -> 
     if belief is None:
         return None
     jacobian = adjoint(motion)
-    return Belief(
-        belief.world_from_cam @ motion, jacobian @ belief.covariance @ jacobian.T + noise
-    )
+    return Belief(belief.world_from_cam @ motion, jacobian @ belief.covariance @ jacobian.T + noise)
 
 
 def _diagonal(rotation: float, translation: float) -> Float64Array:

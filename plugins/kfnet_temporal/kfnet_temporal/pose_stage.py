@@ -39,9 +39,11 @@ class PoseStage:
         self.filter = PoseFilter(config)
         self.solver = PnpSolver(PnpConfig())
         self.measured: Belief | None = None
+        self.repeated = 0
 
     def reset(self) -> None:
         """Forget everything."""
+        self.repeated = 0
         self.measured = None
         self.tracks.reset()
         self.filter.reset()
@@ -61,6 +63,12 @@ class PoseStage:
         """
         if event in NEW_SEQUENCE:
             self.reset()
+        if event == "frozen":
+            # Nothing was seen: the camera is assumed to go on, from where it was seen last.
+            self.repeated += 1
+            solved = self.solver.solve(evidence, camera, runtime)
+            return self._evidence(evidence, solved, None, self.filter.ahead(self.repeated))
+        self.repeated = 0
         relative = self.tracks.follow(grid, camera, runtime)
         self.filter.predict(relative)
         solved = self.solver.solve(evidence, camera, runtime)
@@ -73,7 +81,7 @@ class PoseStage:
             sure = event == "cut" and solved.score >= self.config.sure_score
             self.filter.update(self.measured, sure)
             self._renew(evidence, grid, camera, solved)
-        return self._evidence(evidence, solved, relative)
+        return self._evidence(evidence, solved, relative, self.filter.belief)
 
     def _renew(
         self, evidence: Correspondences, grid: FeatureGrid, camera: Camera, solved: Localization
@@ -90,9 +98,9 @@ class PoseStage:
         tracks.start(grid, camera, solved.world_from_cam, points, known)
 
     def _evidence(
-        self, evidence: Correspondences, solved: Localization, relative: Relative | None
-    ) -> Correspondences:
-        belief = self.filter.belief
+        self, evidence: Correspondences, solved: Localization, relative: Relative | None,
+        belief: Belief | None,
+    ) -> Correspondences:  # fmt: skip
         if belief is None:
             return evidence
         covariance = belief.covariance * self.output

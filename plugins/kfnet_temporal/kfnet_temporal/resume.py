@@ -67,7 +67,7 @@ class Checkpoints:
     """
 
     map: MapWriter
-    seconds: float = _SECONDS
+    seconds: float = field(default_factory=lambda: _SECONDS)
     saved_at: float = field(default_factory=time.monotonic)
 
     def start(
