@@ -162,14 +162,14 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--blur", type=float, help="px, in place of the settings' own")
-    parser.add_argument("--every", type=int, default=1, help="keep every n-th frame")
+    parser.add_argument("--frames", default="", help="slice of the split's frames, as 0:100")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pipeline = Pipeline.from_map(arguments.map, runtime=Runtime(threads=arguments.threads))
     dataset = AceDataset(
-        AceConfig(str(arguments.root), split=arguments.split, frame_step=arguments.every)
+        AceConfig(str(arguments.root), split=arguments.split, frames=arguments.frames)
     )
     rows = {}
     for setting in arguments.setting:

@@ -27,7 +27,7 @@ def test_plane_sweep_finds_the_wall(film):
         known.append(np.isfinite(found).mean())
         errors.append(np.abs(found / truth - 1)[np.isfinite(found)])
     assert np.mean(known) > 0.3
-    assert np.median(np.concatenate(errors)) < 0.1
+    assert np.median(np.concatenate(errors)) < 0.15
 
 
 def test_a_still_camera_puts_everything_at_the_assumed_distance(film, run):

@@ -47,7 +47,9 @@ def test_another_view_loses_the_points(followed, film):
     from dataclasses import replace
 
     noise = np.random.default_rng(0).integers(0, 256, queries[1].image.shape).astype(np.uint8)
-    assert tracks.follow(grid_of(replace(queries[1], image=noise)), queries[1].camera, RUNTIME) is None
+    assert (
+        tracks.follow(grid_of(replace(queries[1], image=noise)), queries[1].camera, RUNTIME) is None
+    )
     assert tracks.share == 0
 
 
@@ -59,7 +61,9 @@ def test_nothing_to_follow_on_a_blank_wall(film):
     grid = grid_of(blank)
     count = len(grid.pixels)
     tracks = PointTracks(100)
-    assert not tracks.start(grid, query.camera, np.eye(4), np.ones((count, 3)), np.ones(count, bool))
+    assert not tracks.start(
+        grid, query.camera, np.eye(4), np.ones((count, 3)), np.ones(count, bool)
+    )
 
 
 def test_smoothed_is_the_median_of_what_is_known():
