@@ -257,7 +257,7 @@ class PoseConfig:
     tracks: int = 400
     max_age: int = 20
     min_share: float = 0.5
-    track_noise: float = 1.0
+    track_noise: float = 4.0
     drift: float = 5e-4
     drift_rotation: float = 2e-4
     shared: float = 2.0

@@ -366,6 +366,8 @@ def without_pixels(query: Query) -> Frame:
 def build_process(config: TemporalConfig) -> Process:
     """The process that a config names."""
     options = config.process
-    if options.name == "oflownet":
-        return OflowProcess(options.resolution, options.min_std, options.weights)
-    return FlowProcess(options.radius, options.min_std, options.refine)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if options.name == "oflownet":
+            return OflowProcess(options.resolution, options.min_std, options.weights)
+        return FlowProcess(options.radius, options.min_std, options.refine)

@@ -191,3 +191,43 @@ def test_nonsense_options_are_named(part, name, value):
     setattr(getattr(config, part), name, value)
     with pytest.raises(ConfigError, match=name):
         check_temporal(config)
+
+
+def test_a_repeated_picture_says_nothing_new(loaded, film):
+    data = film(20, phase=0.33)
+    frames = [data[i] for i in range(8)]
+    frozen = [replace(data[i], image=frames[7].image) for i in range(8, 11)]
+    assert events(loaded, [*frames, *frozen])[-3:] == ["frozen"] * 3
+    loaded.start_sequence()
+    solver, found = PnpSolver(PnpConfig()), []
+    for query in [*frames, *frozen]:
+        evidence = loaded.estimate(query.without_ground_truth())
+        found.append(solver.solve(evidence, query.camera, Runtime(threads=1)))
+    # The camera is assumed to go on: nearer to where it is than where it was last seen.
+    truth, last = data[10].world_from_cam[:3, 3], data[7].world_from_cam[:3, 3]
+    assert np.linalg.norm(found[-1].world_from_cam[:3, 3] - truth) < np.linalg.norm(last - truth)
+    sizes = [np.trace(f.covariance[3:, 3:]) for f in found[-4:]]
+    assert sizes == sorted(sizes)
+
+
+def test_a_sequence_of_one_frame_is_the_measurement(loaded, film):
+    query = film(20, phase=0.33)[5]
+    found = follow(loaded, [query])[0]
+    measured = loaded.measurement.estimate(query)
+    solver = PnpSolver(PnpConfig())
+    a, b = (solver.solve(e, query.camera, Runtime(threads=1)) for e in (found, measured))
+    assert np.linalg.norm(a.world_from_cam[:3, 3] - b.world_from_cam[:3, 3]) < 0.03
+
+
+def test_images_and_poses_suffice(tmp_path, film, start_run):
+    data = film(40, depth=False)
+    config = small_config()
+    config.labels.resolution = 144
+    run = start_run(tmp_path / "map", data)
+    estimator = TemporalEstimator(config)
+    estimator.fit(data, run)
+    solver, errors = PnpSolver(PnpConfig()), []
+    for query, evidence in zip(data, follow(estimator, list(data)), strict=True):
+        found = solver.solve(evidence, query.camera, Runtime(threads=1))
+        errors.append(np.linalg.norm(found.world_from_cam[:3, 3] - query.world_from_cam[:3, 3]))
+    assert np.median(errors) < 0.1
