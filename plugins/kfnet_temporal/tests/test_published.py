@@ -73,7 +73,7 @@ def descend(parameters, loss_of, steps, rate):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return first, float(loss_of())
+    return first, float(loss_of().detach())
 
 
 def test_every_stage_lowers_its_loss(narrow, film):
