@@ -3,12 +3,15 @@
     python benchmarks/temporal.py --map MAP --root DIR [--setting clean blur ...] [--json FILE]
 
 MAP is a map of kfnet_temporal. Both sides see the same pictures; the measurement's pose comes from its
-own evidence through the same solver. Stress settings, all reproducible:
+own evidence through the same solver. Stress settings, all reproducible; frames 20 to 29 of every 50 are
+degraded:
 
-  blur       10 frames in 50 blurred by a Gaussian of 8 px
-  occlusion  10 frames in 50 with a third of the width covered by a texture that does not move
-  frozen     10 frames in 50 show the first of them again
-  cut        the picture jumps to another part of the video every 50 frames, without a time gap
+  blur       by a Gaussian of 24 px
+  occlusion  a third of the width is covered by a texture that does not move
+  both       a third is covered and the rest blurred by a Gaussian of 12 px
+  frozen     the camera delivers frame 20 again and again while it moves on
+  cut        no degradation; the picture jumps to another part of the video every 50 frames, without a
+             time gap
 """
 
 from __future__ import annotations
@@ -34,11 +37,18 @@ from reloc_core.interfaces import Dataset, Runtime
 from reloc_core.pipeline import Pipeline
 from reloc_core.types import Localization, Query
 
-SETTINGS = ("clean", "blur", "occlusion", "frozen", "cut")
+SETTINGS = ("clean", "blur", "occlusion", "both", "frozen", "cut")
+BLUR, BLUR_COVERED = 24.0, 12.0  # px
 PERIOD, FIRST, LAST = 50, 20, 30
 
 
-def frames(dataset: Dataset, setting: str) -> Iterator[tuple[Query, bool, bool]]:
+def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma))
+
+
+def frames(
+    dataset: Dataset, setting: str, blur: float | None
+) -> Iterator[tuple[Query, bool, bool]]:
     """Queries as shown, whether they are degraded, and whether a cut lies right before."""
     order = list(range(len(dataset)))
     if setting == "cut":
@@ -51,16 +61,19 @@ def frames(dataset: Dataset, setting: str) -> Iterator[tuple[Query, bool, bool]]
         query = dataset[index]
         degraded = FIRST <= place % PERIOD < LAST and setting not in ("clean", "cut")
         if degraded and setting == "blur":
-            query = replace(query, image=cv2.GaussianBlur(query.image, (0, 0), 8))
-        elif degraded and setting == "occlusion":
+            query = replace(query, image=blurred(query.image, blur or BLUR))
+        elif degraded and setting in ("occlusion", "both"):
             image = query.image.copy()
+            if setting == "both":
+                image = blurred(image, blur or BLUR_COVERED)
             width = image.shape[1] // 3
             size = (width, image.shape[0])
             image[:, width : 2 * width] = cv2.resize(cover, size, interpolation=cv2.INTER_CUBIC)
             query = replace(query, image=image)
         elif degraded and setting == "frozen":
             held = query if place % PERIOD == FIRST else held
-            query = held if held is not None else query
+            if held is not None:
+                query = replace(query, image=held.image)
         if setting != "clean":
             query = replace(query, timestamp=place / 30, sequence="stress")
         yield query, degraded, setting == "cut" and place % PERIOD == 0 and place > 0
@@ -80,7 +93,9 @@ def coordinate_errors(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return error[np.isfinite(error)]
 
 
-def measure(pipeline: Pipeline, dataset: Dataset, setting: str) -> dict[str, float]:
+def measure(
+    pipeline: Pipeline, dataset: Dataset, setting: str, blur: float | None = None
+) -> dict[str, float]:
     """One row of the table."""
     estimator = pipeline.estimator
     assert isinstance(estimator, TemporalEstimator)
@@ -88,7 +103,7 @@ def measure(pipeline: Pipeline, dataset: Dataset, setting: str) -> dict[str, flo
     errors: dict[str, list[np.ndarray]] = {"measured": [], "filtered": []}
     nis, seconds, bad, cuts, memory = [], [], [], [], []
     previous = None
-    for query, degraded, cut in frames(dataset, setting):
+    for query, degraded, cut in frames(dataset, setting, blur):
         if previous is None or query.sequence != previous:
             estimator.start_sequence()
         previous = query.sequence
@@ -146,16 +161,19 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--split", default="test")
     parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-
+    parser.add_argument("--blur", type=float, help="px, in place of the settings' own")
+    parser.add_argument("--frames", default="", help="slice of the split's frames, as 0:100")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pipeline = Pipeline.from_map(arguments.map, runtime=Runtime(threads=arguments.threads))
-    dataset = AceDataset(AceConfig(str(arguments.root), split=arguments.split))
+    dataset = AceDataset(
+        AceConfig(str(arguments.root), split=arguments.split, frames=arguments.frames)
+    )
     rows = {}
     for setting in arguments.setting:
-        rows[setting] = measure(pipeline, dataset, setting)
+        rows[setting] = measure(pipeline, dataset, setting, arguments.blur)
         print(setting, flush=True)
         for name, value in rows[setting].items():
             print(f"  {name:45s}{value:10.2f}", flush=True)

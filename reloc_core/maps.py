@@ -339,6 +339,18 @@ class MapWriter:
         if self.primary:
             save_tensors(self.partial / f"{self._prefix}{name}.safetensors", tensors, metadata)
 
+    def so_far(self) -> Map:
+        """What has been saved, to be read back after an interruption or by the run itself."""
+        return Map(self.partial, self.info, self._files(), self._prefix)
+
+    def _files(self) -> dict[str, dict[str, Any]]:
+        """Size and hash of every finished file of the map."""
+        return {
+            p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)}
+            for p in sorted(self.partial.glob("*.safetensors"))
+            if not p.name.endswith(_CHECKPOINT)
+        }
+
     def discard_without_checkpoint(self) -> None:
         """Remove the unfinished directory when there is nothing in it to resume from."""
         if self.primary and not any(self.partial.glob(f"*{_CHECKPOINT}")):
@@ -347,11 +359,7 @@ class MapWriter:
     def finish(self) -> Map:
         """Write `map.yaml` and move the directory to its final place (called after `fit`)."""
         with explain_os_errors(self.partial):
-            files = {
-                p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)}
-                for p in sorted(self.partial.glob("*.safetensors"))
-                if not p.name.endswith(_CHECKPOINT)
-            }
+            files = self._files()
             content = {"format_version": FORMAT_VERSION, **vars(self.info), "files": files}
             content["details"] = self.details
             plain = json.loads(json.dumps(content))

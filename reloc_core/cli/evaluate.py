@@ -64,8 +64,12 @@ def localize_dataset(
     run: RunDirectory,
     title: str,
     show: Callable[[QueryResult], None] | None = None,
+    watch: Callable[[Query, Localization], None] | None = None,
 ) -> list[QueryResult]:
-    """Localize all queries with progress and observer hooks; `show` gets every result at once."""
+    """Localize all queries with progress and observer hooks.
+
+    `show` gets every result at once, `watch` every query that could be read.
+    """
     hook = default_registry().manager.hook.reloc_query_localized
     done = 0
     with run.progress(title, len(dataset)) as progress:
@@ -77,10 +81,24 @@ def localize_dataset(
             if show is not None:
                 show(result)
             if query is not None:
+                if watch is not None:
+                    watch(query, found)
                 hook(query=query, localization=found)
 
         queries = dataset if pipeline.reads_depth else dataset.without_depth()
         return evaluate(pipeline, queries, on_result)
+
+
+def localize_on_video(pipeline: Pipeline, dataset: Dataset, run: RunDirectory) -> list[QueryResult]:
+    """Localize all queries and write a video of it."""
+    from reloc_core.evaluation.video import VIDEO_FILE, RunVideo
+
+    with RunVideo(run.path / VIDEO_FILE, dataset.frames) as video:
+
+        def watch(query: Query, found: Localization) -> None:
+            video.add(query, found, pipeline.pictures(query, found))
+
+        return localize_dataset(pipeline, dataset, run, "Localizing", watch=watch)
 
 
 def report_results(
@@ -161,6 +179,9 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     record.create()
     for note in dataset.notes:
         record.note(f"{dataset.name}: {note}")
-    results = localize_dataset(pipeline, dataset, record, "Localizing")
+    if cfg.video:
+        results = localize_on_video(pipeline, dataset, record)
+    else:
+        results = localize_dataset(pipeline, dataset, record, "Localizing")
     result = report_results(results, dataset, pipeline, scene_map, method, record, bool(cfg.report))
     return finish(record, results, result)

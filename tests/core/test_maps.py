@@ -207,3 +207,15 @@ def test_map_yaml_is_plain(tmp_path):
     finished(tmp_path / "map")
     content = yaml.safe_load((tmp_path / "map" / "map.yaml").read_text())
     assert json.loads(json.dumps(content)) == content
+
+
+def test_what_was_saved_can_be_read_before_the_map_is_finished(tmp_path):
+    writer = MapWriter(tmp_path / "map", MapInfo("estimator", "x", "p", "0", {}, {}))
+    inner = writer.part("inner")
+    inner.save("values", {"a": np.arange(3.0)}, {"n": 3})
+    inner.save_checkpoint({"a": np.zeros(1)}, {})
+    tensors, metadata = inner.so_far().tensors("values", "np")
+    assert tensors["a"].tolist() == [0, 1, 2]
+    assert metadata["n"] == 3
+    with pytest.raises(MapError, match="holds no"):
+        writer.so_far().tensors("values", "np")

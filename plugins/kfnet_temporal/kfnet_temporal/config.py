@@ -8,7 +8,27 @@ from typing import Any
 from reloc_core.errors import ConfigError, did_you_mean
 
 POLICIES = ("likelier", "keep_prior", "use_measurement", "invalidate", "off")
-PROCESSES = ("xfeat",)
+PROCESSES = ("xfeat", "oflownet")
+SOURCES = ("auto", "depth", "stereo", "files")
+
+
+@dataclass
+class LabelConfig:
+    """Where the scene coordinates come from that everything is learned from.
+
+    Attributes:
+        source: "auto" (depth where there is some, else "stereo"), "depth", "stereo" (the mapping
+            images and their poses alone) or "files" (`label_list.txt`).
+        folder: holds `image_list.txt` and `label_list.txt` ("files").
+        resolution: shorter side in pixels of the images that are compared ("stereo").
+        assumed_distance: metres; where everything is put when the camera moves too little to tell
+            ("stereo").
+    """
+
+    source: str = "auto"
+    folder: str = ""
+    resolution: int = 360
+    assumed_distance: float = 3.0
 
 
 @dataclass
@@ -30,6 +50,7 @@ class MemoryConfig:
             image, so that it learns from errors as they are on unseen images.
         min_std: metres; smallest standard deviation.
         redundancy: cells that are worth one independent one in the pose's covariance.
+        labels: where the key frames' scene coordinates come from.
     """
 
     resolution: int = 360
@@ -45,6 +66,37 @@ class MemoryConfig:
     exclusion: int = 40
     min_std: float = 0.01
     redundancy: float = 10.0
+    labels: LabelConfig = field(default_factory=LabelConfig)
+
+
+@dataclass
+class ScoordnetConfig:
+    """Options of `ScoordnetEstimator`, the published measurement; stage 1 of the training.
+
+    Attributes:
+        resolution: length of the images' shorter side in pixels.
+        weights: prefix of a TensorFlow checkpoint to start from; "" for random ones.
+        transform: `transform.txt` of the normalised scene frame; "" for the principal axes of the
+            labels. Needed with published weights.
+        iterations: training steps.
+        batch: images per step.
+        learning_rate: of Adam.
+        halve_every: steps after which the learning rate is halved, continuously.
+        weight_decay: of all parameters.
+        augment: turn, zoom and recolour the images.
+        labels: where the scene coordinates come from.
+    """
+
+    resolution: int = 480
+    weights: str = ""
+    transform: str = ""
+    iterations: int = 500_000
+    batch: int = 4
+    learning_rate: float = 1e-4
+    halve_every: int = 100_000
+    weight_decay: float = 1e-4
+    augment: bool = True
+    labels: LabelConfig = field(default_factory=LabelConfig)
 
 
 @dataclass
@@ -67,7 +119,7 @@ class ProcessConfig:
     """How scene coordinates move from one frame to the next.
 
     Attributes:
-        name: "xfeat", a cost volume on frozen XFeat features.
+        name: "xfeat", a cost volume on frozen XFeat features, or "oflownet", the published network.
         resolution: length of the images' shorter side in pixels when they are described.
         radius: cells that the flow can reach along an axis ("xfeat").
         refine: refine the flow on the images by dense inverse search ("xfeat").
@@ -78,6 +130,10 @@ class ProcessConfig:
         smooth_weight: of the edge-aware smoothness of the prior.
         loss_clamp: largest loss of a cell; larger ones give no gradient.
         noise: noise added to the true state in training: standard deviations from this interval.
+        photometric_weight: of the difference of the images along the flow ("oflownet").
+        weight_decay: of all parameters ("oflownet").
+        augment: turn and recolour the images ("oflownet").
+        weights: prefix of a TensorFlow checkpoint to start from ("oflownet"); "" for random ones.
     """
 
     name: str = "xfeat"
@@ -91,6 +147,10 @@ class ProcessConfig:
     smooth_weight: float = 0.0
     loss_clamp: float = -1.0
     noise: list[float] = field(default_factory=lambda: [0.005, 0.01])
+    photometric_weight: float = 0.0
+    weight_decay: float = 0.0
+    augment: bool = False
+    weights: str = ""
 
 
 @dataclass
@@ -104,7 +164,10 @@ class JointConfig:
         stretches: number of stretches.
         weights: of the losses of measurement, prior and posterior.
         loss_clamp: largest loss of a cell.
-        learning_rate: of Adam, falling to zero.
+        learning_rate: of Adam.
+        halve_every: steps after which it is halved, continuously; 0 lets it fall to zero instead.
+        smooth_weight: of the edge-aware smoothness of each of the three (published networks).
+        fix_process: train the measurement alone (published networks).
         held_out: share of the mapping images kept from a measurement that cannot leave images out
             by itself, for calibration.
     """
@@ -116,6 +179,9 @@ class JointConfig:
     weights: list[float] = field(default_factory=lambda: [0.2, 0.2, 0.6])
     loss_clamp: float = -4.0
     learning_rate: float = 0.01
+    halve_every: int = 0
+    smooth_weight: float = 0.0
+    fix_process: bool = False
     held_out: float = 0.15
 
 
@@ -166,6 +232,47 @@ class FilterConfig:
 
 
 @dataclass
+class PoseConfig:
+    """The filter on the pose, which removes what the errors of all cells have in common.
+
+    Attributes:
+        enabled: False for the cells' filter alone.
+        tracks: points that are followed from frame to frame.
+        max_age: frames after which new points are chosen.
+        min_share: of the points that must still be followed; with less new ones are chosen.
+        track_noise: covariance of the camera's motion, as a factor on that of the followed points.
+        drift: metres; and `drift_rotation`: radians; error of the motion per frame at least.
+        shared: how many frames' errors of the measured pose are worth one independent one.
+        redundancy: factor on the covariance of the measured pose.
+        floor: metres; and `floor_rotation`: radians; standard deviation of the map's own errors.
+        threshold: of the normalised innovation squared with six degrees of freedom (12.6: 5 %).
+        confirm: measured poses that must contradict the belief and agree with each other before the
+            filter follows them.
+        sure_score: score of a measured pose that is followed at once when the view has changed.
+        coast: frames that the camera is assumed to keep its velocity when no motion can be seen.
+        coast_drift: metres; and `coast_rotation`: radians; error of that per frame.
+    """
+
+    enabled: bool = True
+    tracks: int = 400
+    max_age: int = 20
+    min_share: float = 0.5
+    track_noise: float = 4.0
+    drift: float = 5e-4
+    drift_rotation: float = 2e-4
+    shared: float = 2.0
+    redundancy: float = 10.0
+    floor: float = 3e-3
+    floor_rotation: float = 2e-3
+    threshold: float = 12.6
+    confirm: int = 5
+    sure_score: float = 0.7
+    coast: int = 15
+    coast_drift: float = 4e-3
+    coast_rotation: float = 5e-3
+
+
+@dataclass
 class TemporalConfig:
     """Options of `TemporalEstimator`."""
 
@@ -173,6 +280,8 @@ class TemporalConfig:
     process: ProcessConfig = field(default_factory=ProcessConfig)
     joint: JointConfig = field(default_factory=JointConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    labels: LabelConfig = field(default_factory=LabelConfig)
 
 
 def check_memory(config: MemoryConfig) -> None:
@@ -186,6 +295,33 @@ def check_memory(config: MemoryConfig) -> None:
         "train_frames": 1, "exclusion": 0, "redundancy": 1,
     })  # fmt: skip
     _positive("estimator", config, ("sharpness", "mode_radius", "learning_rate", "min_std"))
+    check_labels("estimator.labels", config.labels)
+
+
+def check_scoordnet(config: ScoordnetConfig) -> None:
+    """Refuse values that make no sense.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    _at_least("estimator", config, {
+        "resolution": 32, "iterations": 0, "batch": 1, "halve_every": 1, "weight_decay": 0,
+    })  # fmt: skip
+    _positive("estimator", config, ("learning_rate",))
+    check_labels("estimator.labels", config.labels)
+
+
+def check_labels(where: str, config: LabelConfig) -> None:
+    """Refuse values that make no sense.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    _choice(f"{where}.source", config.source, SOURCES)
+    _at_least(where, config, {"resolution": 64})
+    _positive(where, config, ("assumed_distance",))
+    if config.source == "files" and not config.folder:
+        raise ConfigError(f"{where}.source=files needs {where}.folder.")
 
 
 def check_temporal(config: TemporalConfig) -> None:
@@ -197,11 +333,12 @@ def check_temporal(config: TemporalConfig) -> None:
     _choice("estimator.process.name", config.process.name, PROCESSES)
     _choice("estimator.filter.policy", config.filter.policy, POLICIES)
     _at_least("estimator.process", config.process, {
-        "resolution": 64, "radius": 1, "iterations": 0, "halve_every": 1,
-        "smooth_weight": 0,
+        "resolution": 32, "radius": 1, "iterations": 0, "halve_every": 1, "smooth_weight": 0,
+        "photometric_weight": 0, "weight_decay": 0,
     })  # fmt: skip
     _at_least("estimator.joint", config.joint, {
-        "iterations": 0, "window": 2, "frames": 4, "stretches": 1,
+        "iterations": 0, "window": 2, "frames": 4, "stretches": 1, "halve_every": 0,
+        "smooth_weight": 0,
     })  # fmt: skip
     _at_least("estimator.filter", config.filter, {
         "rejected_growth": 1, "fading": 1, "floor": 0, "min_overlap": 0, "patience": 0,
@@ -214,6 +351,13 @@ def check_temporal(config: TemporalConfig) -> None:
         config.filter,
         ("threshold", "lost_share", "max_gap", "process_factor", "target_nis"),
     )
+    _at_least("estimator.pose", config.pose, {
+        "tracks": 40, "max_age": 1, "min_share": 0, "track_noise": 0, "drift": 0,
+        "drift_rotation": 0, "shared": 1, "redundancy": 1, "confirm": 1, "coast": 0,
+        "coast_drift": 0, "coast_rotation": 0,
+    })  # fmt: skip
+    _positive("estimator.pose", config.pose, ("floor", "floor_rotation", "threshold"))
+    check_labels("estimator.labels", config.labels)
     if not 0 < config.joint.held_out < 0.9:
         raise ConfigError("estimator.joint.held_out must be between 0 and 0.9.")
     if len(config.joint.weights) != 3 or min(config.joint.weights) < 0:

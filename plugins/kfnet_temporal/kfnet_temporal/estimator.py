@@ -8,30 +8,34 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from kfnet_temporal.calibration import Calibration, calibrate, correspondences, inflate
+from kfnet_temporal.clips import Clip, add_motions, load_clip, save_clip
 from kfnet_temporal.config import TemporalConfig, check_temporal
 from kfnet_temporal.grid import FeatureExtractor, FeatureGrid
 from kfnet_temporal.kalman import State
-from kfnet_temporal.labels import labels_at
+from kfnet_temporal.labels import Labels, make_labels
 from kfnet_temporal.measurement import InnerRun, Subset, build_measurement, measured_state
-from kfnet_temporal.process import FlowProcess
+from kfnet_temporal.oflow_process import OflowExtractor, OflowProcess
+from kfnet_temporal.pose_stage import PoseStage
+from kfnet_temporal.process import FlowProcess, Process
+from kfnet_temporal.published_training import Scene, train_both, train_oflow
+from kfnet_temporal.resume import Checkpoints, part
+from kfnet_temporal.scoordnet_estimator import ScoordnetEstimator
+from kfnet_temporal.sequences import beginnings, choose_stretches
 from kfnet_temporal.tracker import Step, Tracker
-from kfnet_temporal.training import (
-    Calibration,
-    Clip,
-    NoiseScale,
-    add_motions,
-    calibrate,
-    inflate,
-    process_std,
-    train_flow,
-    train_joint,
-)
+from kfnet_temporal.training import NoiseScale, process_std, train_flow, train_joint
 from reloc_core.errors import DataError, InputError, MapError
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
-from reloc_core.types import Correspondences, Evidence, Frame, ImageArray, Localization, Query
+from reloc_core.types import (
+    Correspondences,
+    Evidence,
+    Frame,
+    ImageArray,
+    Localization,
+    Query,
+)
 
 _PART = "measurement"
 
@@ -44,21 +48,20 @@ class TemporalEstimator(Estimator):
     """
 
     produces = Correspondences
-    history: ClassVar[int] = 16
+    history: ClassVar[int] = 40
 
     def __init__(self, config: TemporalConfig) -> None:
         check_temporal(config)
         self.config = config
         self.measurement = build_measurement(config.measurement)
-        self.process = FlowProcess(
-            config.process.radius, config.process.min_std, config.process.refine
-        )
+        self.process = build_process(config)
         self.scale = NoiseScale()
         self.calibration = Calibration()
-        self.redundancy = 10.0
         self.origin = np.zeros(3)
-        self.extractor: FeatureExtractor | None = None
+        self.runtime = Runtime(threads=1)
+        self.extractor: FeatureExtractor | OflowExtractor | None = None
         self.tracker = Tracker(config.filter)
+        self.pose = PoseStage(config.pose)
         self.last: tuple[Frame, FeatureGrid] | None = None
         self.shown: tuple[ImageArray, Step] | None = None
 
@@ -68,9 +71,8 @@ class TemporalEstimator(Estimator):
         """See `Estimator.fit`: the measurement, the flow, all noises together, the calibration.
 
         Raises:
-            DataError: no depth, or no two consecutive frames.
+            DataError: no scene coordinates to learn from, or no two consecutive frames.
         """
-        self._prepare(run.runtime)
         stretches = choose_stretches(
             dataset,
             self.config.joint.frames,
@@ -78,52 +80,126 @@ class TemporalEstimator(Estimator):
             self.config.filter.max_gap,
         )
         poses = [f.world_from_cam for f in dataset.frames if f.world_from_cam is not None]
+        labels = make_labels(dataset, self.config.labels, run)
         self.origin = np.stack(poses)[:, :3, 3].mean(0)
-        self._fit_measurement(dataset, stretches, run)
-        clips = [self._clip(dataset, s, run) for s in stretches]
+        checkpoints = Checkpoints(run.map)
+        stretches = self._fit_measurement(dataset, labels, stretches, run, checkpoints)
+        self._prepare(run.runtime)
+        if self._published:
+            self._fit_published(dataset, labels, run, checkpoints)
+        else:
+            self._fit_clips(dataset, labels, stretches, run, checkpoints)
+        self._freeze()
+        self._save(run)
+
+    @property
+    def _published(self) -> bool:
+        """Whether both networks are the published ones, which learn from images together."""
+        return isinstance(self.process, OflowProcess) and getattr(
+            self.measurement, "trains_jointly", False
+        )
+
+    def _fit_measurement(
+        self, dataset: Dataset, labels: Labels, stretches: list[range], run: Run,
+        checkpoints: Checkpoints,
+    ) -> list[range]:  # fmt: skip
+        """Fit the measurement; returns the stretches that it has not learned from."""
+        inner = self._inner(run, labels)
+        whole = hasattr(self.measurement, "estimate_held_out") or self._published
+        if not whole:
+            stretches = beginnings(stretches, dataset, self.config.joint.held_out)
+            left_out = {i for s in stretches for i in s}
+            kept = [i for i in range(len(dataset)) if i not in left_out]
+            inner.labels = None  # they are numbered as the whole dataset is
+        if checkpoints.finished("measurement", {}):
+            self.measurement.load(inner.map.so_far(), run.runtime)
+        else:
+            self.measurement.fit(dataset if whole else Subset(dataset, kept), inner)
+            checkpoints.mark("measurement")
+        run.map.details[_PART] = inner.map.details
+        return stretches
+
+    def _fit_clips(
+        self, dataset: Dataset, labels: Labels, stretches: list[range], run: Run,
+        checkpoints: Checkpoints,
+    ) -> None:  # fmt: skip
+        clips = [self._clip(dataset, labels, s, i, run) for i, s in enumerate(stretches)]
         if not any(bool(torch.isfinite(c.labels).any()) for c in clips):
             raise DataError(
-                f"{dataset.name} has no depth images, from which the noises are learned. Add depth/."
+                f"{dataset.name} has no scene coordinates to learn the noises from: its depth images "
+                "are empty, or its images do not overlap."
             )
-        train_flow(self.process, clips, self.config, run)
+        if isinstance(self.process, OflowProcess):
+            scenes = self._scenes(dataset, labels, run)
+            train_oflow(self.process, scenes, self.config, run, checkpoints)
+            with torch.no_grad():
+                self._describe_again(dataset, stretches, clips)
+        else:
+            train_flow(self.process, clips, self.config, run, checkpoints)
         self.process.requires_grad_(False)
         add_motions(self.process, clips, run)
         self.process.noise.requires_grad_(True)
-        train_joint(self.process, self.scale, clips, self.config, run)
+        train_joint(self.process, self.scale, clips, self.config, run, checkpoints)
         self._freeze()
-        self.calibration = calibrate(self.process, self.scale, clips, self.config)
-        self._save(run)
+        with run.progress("Calibration", 1) as progress:
+            self.calibration = calibrate(self.process, self.scale, clips, self.config, self.origin)
+            progress.advance()
 
-    def _fit_measurement(self, dataset: Dataset, stretches: list[range], run: Run) -> None:
-        inner = InnerRun(run.runtime, run.map.part(_PART), run.extra_datasets, run)
-        if hasattr(self.measurement, "estimate_held_out"):
-            self.measurement.fit(dataset, inner)
-        else:
-            held_out = {
-                i for s in stretches for i in _share(s, dataset, self.config.joint.held_out)
-            }
-            kept = [i for i in range(len(dataset)) if i not in held_out]
-            stretches[:] = [
-                r for s in stretches if len(r := _share(s, dataset, self.config.joint.held_out)) > 1
-            ]
-            self.measurement.fit(Subset(dataset, kept), inner)
-        run.map.details[_PART] = inner.map.details
+    def _fit_published(
+        self, dataset: Dataset, labels: Labels, run: Run, checkpoints: Checkpoints
+    ) -> None:
+        assert isinstance(self.process, OflowProcess)
+        assert isinstance(self.measurement, ScoordnetEstimator)
+        self.scale.set_identity()
+        scenes = self._scenes(dataset, labels, run)
+        train_oflow(self.process, scenes, self.config, run, checkpoints)
+        own = Scene(dataset, labels, self.measurement.normalised_from_world)
+        train_both(self.measurement, self.process, own, self.config, run, checkpoints)
+        self.measurement.freeze()
+        self.measurement.save(self._inner(run, labels))
 
-    def _clip(self, dataset: Dataset, frames: range, run: Run) -> Clip:
-        features, labels, measured, images = [], [], [], []
+    def _inner(self, run: Run, labels: Labels) -> InnerRun:
+        return InnerRun(run.runtime, run.map.part(_PART), run.extra_datasets, run, labels)
+
+    def _scenes(self, dataset: Dataset, labels: Labels, run: Run) -> list[Scene]:
+        """The mapped scene and the further ones that the flow may learn from, in world frames."""
+        others = [
+            Scene(d, make_labels(d, self.config.labels, run), np.eye(4)) for d in run.extra_datasets
+        ]
+        return [Scene(dataset, labels, np.eye(4)), *others]
+
+    def _clip(self, dataset: Dataset, labels: Labels, frames: range, number: int, run: Run) -> Clip:
+        path = run.map.scratch / f"clip{number}.safetensors"
+        metadata = [dataset.frames[i] for i in frames]
+        if path.is_file():
+            return load_clip(path, metadata)
+        features, targets, measured, images = [], [], [], []
         held_out = getattr(self.measurement, "estimate_held_out", None)
+        grid: FeatureGrid | None = None
         with run.progress("Held-out measurements", len(frames)) as progress:
             for i in frames:
                 query = dataset[i]
                 grid = self._grid(query)
                 evidence = held_out(query, i) if held_out else self.measurement.estimate(query)
-                target = torch.from_numpy(labels_at(query, grid.pixels) - self.origin).float()
+                target = labels.at(i, query, grid.pixels) - self.origin
                 features.append(grid.features.half())
-                labels.append(target.T.reshape(3, *grid.shape))
+                targets.append(torch.from_numpy(target).float().T.reshape(3, *grid.shape))
                 measured.append(self._state(evidence, grid))
                 images.append(grid.grey)
                 progress.advance()
-        return Clip(torch.stack(features), torch.stack(labels), measured, images, [], [])
+        assert grid is not None
+        clip = Clip(
+            torch.stack(features), torch.stack(targets), measured, images, grid.pixels, grid.scale,
+            metadata,
+        )  # fmt: skip
+        save_clip(path, clip)
+        return clip
+
+    def _describe_again(self, dataset: Dataset, stretches: list[range], clips: list[Clip]) -> None:
+        """Features of a network that has changed since the clips were made."""
+        self._prepare(self.runtime)
+        for frames, clip in zip(stretches, clips, strict=True):
+            clip.features = torch.stack([self._grid(dataset[i]).features.half() for i in frames])
 
     # ---------------------------------------------------------------------------------- maps
 
@@ -137,7 +213,6 @@ class TemporalEstimator(Estimator):
             "resolution": self.config.process.resolution,
             "measurement": self.config.measurement.name,
             "calibration": asdict(self.calibration),
-            "redundancy": self.redundancy,
         }
         run.map.save("filter", tensors, metadata)
         run.map.details["calibration"] = asdict(self.calibration)
@@ -163,10 +238,9 @@ class TemporalEstimator(Estimator):
         self.measurement.load(scene_map.part(_PART), runtime)
         try:
             self.origin = tensors["origin"].double().numpy()
-            self.process.load_state_dict(_part(tensors, "process."))
-            self.scale.load_state_dict(_part(tensors, "scale."))
+            self.process.load_state_dict(part(tensors, "process."))
+            self.scale.load_state_dict(part(tensors, "scale."))
             self.calibration = Calibration(**metadata["calibration"])
-            self.redundancy = float(metadata["redundancy"])
         except (KeyError, TypeError, RuntimeError) as error:
             raise MapError(
                 f"{scene_map.path} holds no filter of this version ({error}). Train again."
@@ -175,6 +249,11 @@ class TemporalEstimator(Estimator):
         self._freeze()
 
     def _prepare(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        if isinstance(self.process, OflowProcess):
+            self.process.to(runtime.device)
+            self.extractor = OflowExtractor(self.process)
+            return
         inner = getattr(self.measurement, "extractor", None)
         if (
             isinstance(inner, FeatureExtractor)
@@ -188,12 +267,14 @@ class TemporalEstimator(Estimator):
         self.process.eval().requires_grad_(False)
         self.scale.eval().requires_grad_(False)
         self.tracker = Tracker(self.config.filter, self.calibration.min_similarity)
+        self.pose = PoseStage(self.config.pose, self.calibration.pose)
 
     # -------------------------------------------------------------------------- localization
 
     def start_sequence(self) -> None:
         """See `Estimator.start_sequence`."""
         self.tracker.reset()
+        self.pose.reset()
         self.last = None
 
     def _grid(self, query: Query) -> FeatureGrid:
@@ -231,6 +312,8 @@ class TemporalEstimator(Estimator):
         event = self.break_before(query, grid)
         if event:
             step = self.tracker.start(measured, event)
+        elif self.last is not None and np.array_equal(self.last[1].grey, grid.grey):
+            step = self.tracker.hold(measured)
         else:
             assert self.last is not None
             assert self.tracker.state is not None
@@ -258,19 +341,13 @@ class TemporalEstimator(Estimator):
     def filtered(self, query: Query, evidence: Evidence) -> Correspondences:
         """The posterior after one more frame, of which the measurement gave the evidence."""
         step, grid = self.advance(query, evidence)
-        posterior = step.posterior
-        known = posterior.known.flatten().cpu().numpy()
-        points = posterior.mean.flatten(1).T.cpu().double().numpy() + self.origin
-        factor = self.calibration.output
-        variances = posterior.variance.flatten().cpu().double().numpy() * factor
-        whole = bool(known.all())
-        return Correspondences(
-            points2d=grid.pixels[known],
-            points3d=points[known],
-            variances=variances[known],
-            grid_shape=grid.shape if whole else None,
-            redundancy=self.redundancy,
-        )
+        found = correspondences(
+            step.posterior, grid.pixels, self.origin, self.calibration.output,
+            self.calibration.redundancy,
+        )  # fmt: skip
+        if not self.config.pose.enabled:
+            return found
+        return self.pose.step(found, grid, query.camera, step.event, self.runtime)
 
     def pictures(self, query: Query, localization: Localization) -> Mapping[str, ImageArray]:
         """See `Estimator.pictures`."""
@@ -286,57 +363,11 @@ def without_pixels(query: Query) -> Frame:
     return Frame(query.name, query.camera, None, query.timestamp, query.sequence)
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def continuous_runs(dataset: Dataset, max_gap: float) -> list[range]:
-    """Ranges of at least two frames that follow each other in one sequence without a gap."""
-    frames = dataset.frames
-    runs, first = [], 0
-    for i in range(1, len(frames) + 1):
-        if i < len(frames) and follows(frames[i - 1], frames[i], max_gap):
-            continue
-        if i - first > 1:
-            runs.append(range(first, i))
-        first = i
-    return runs
-
-
-def follows(before: Frame, frame: Frame, max_gap: float) -> bool:
-    """Whether a frame continues the sequence of the one before."""
-    if frame.sequence is None or frame.sequence != before.sequence:
-        return False
-    if frame.timestamp is None or before.timestamp is None:
-        return True
-    return 0 < frame.timestamp - before.timestamp <= max_gap
-
-
-def choose_stretches(dataset: Dataset, frames: int, count: int, max_gap: float) -> list[range]:
-    """Stretches of consecutive frames, spread over the dataset.
-
-    Raises:
-        DataError: there are no consecutive frames.
-    """
-    runs = continuous_runs(dataset, max_gap)
-    if not runs:
-        raise DataError(
-            f"{dataset.name} has no consecutive frames: no two images belong to one sequence within "
-            f"{max_gap} s. kfnet_temporal learns from video; name frames SEQUENCE-frame-NUMBER."
-        )
-    length = max(2, frames // count)
-    pieces = [
-        range(start, min(start + length, run.stop))
-        for run in runs
-        for start in range(run.start, run.stop - 1, length)
-    ]
-    pieces = [p for p in pieces if len(p) >= min(length, 8)] or pieces
-    keep = np.unique(np.linspace(0, len(pieces) - 1, min(count, len(pieces))).round().astype(int))
-    return [pieces[i] for i in keep]
-
-
-def _share(stretch: range, dataset: Dataset, share: float) -> range:
-    """The first part of a stretch, so that all stretches together are a share of the dataset."""
-    return range(
-        stretch.start, stretch.start + min(len(stretch), max(2, int(share * len(dataset) / 4)))
-    )
+def build_process(config: TemporalConfig) -> Process:
+    """The process that a config names."""
+    options = config.process
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if options.name == "oflownet":
+            return OflowProcess(options.resolution, options.min_std, options.weights)
+        return FlowProcess(options.radius, options.min_std, options.refine)

@@ -23,12 +23,23 @@ class FeatureGrid:
         pixels: (h * w, 2) float64 centres of the cells in pixels of the original image.
         grey: (H, W) uint8, the scaled image that was described.
         contrast: standard deviation of the grey levels (0..255).
+        scale: (2,) pixels of the original image per pixel of the scaled one, x first.
     """
 
     features: Tensor
     pixels: Float64Array
     grey: ImageArray
     contrast: float
+    scale: Float64Array
+
+    def cells(self, pixels: Float64Array) -> np.ndarray:
+        """The nearest cells (N, 2) int64, x first, of pixels (N, 2) of the original image."""
+        rows, columns = self.shape
+        centres = self.pixels.reshape(rows, columns, 2)
+        last = np.array([columns - 1, rows - 1])
+        step = (centres[-1, -1] - centres[0, 0]) / np.maximum(last, 1)
+        place = np.nan_to_num((pixels - centres[0, 0]) / np.maximum(step, 1e-9))
+        return np.asarray(np.rint(place).astype(np.int64).clip(0, last))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -57,8 +68,10 @@ class FeatureExtractor:
             return self._last[1]
         grey, pixels = prepare(query.image, self.resolution)
         maps = self.network(torch.from_numpy(grey).float()[None, None].to(self.device) / 255)
-        features = F.normalize(maps[0], dim=0)
-        grid = FeatureGrid(features, pixels, grey, float(grey.std()))
+        features = F.normalize(maps[0], dim=0).cpu()
+        full = np.array(query.image.shape[1::-1], np.float64)
+        scale = full / np.array(grey.shape[1::-1])
+        grid = FeatureGrid(features, pixels, grey, float(grey.std()), scale)
         self._last = (query.image, grid)
         return grid
 

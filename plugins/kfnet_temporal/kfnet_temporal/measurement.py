@@ -11,6 +11,7 @@ import torch
 
 from kfnet_temporal.config import MeasurementConfig
 from kfnet_temporal.kalman import State
+from kfnet_temporal.labels import Labels
 from reloc_core.config import typed_config
 from reloc_core.errors import ConfigError, InputError
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
@@ -21,12 +22,17 @@ from reloc_core.types import Correspondences, Evidence, Float64Array, Frame, Que
 
 @dataclass
 class InnerRun:
-    """A run for a component within a component: its own part of the map."""
+    """A run for a component within a component: its own part of the map.
+
+    Attributes:
+        labels: of the outer component, for inner ones that learn from the same; None for none.
+    """
 
     runtime: Runtime
     map: MapWriter
     extra_datasets: Sequence[Dataset]
     outer: Run
+    labels: Labels | None = None
 
     def progress(self, title: str, total: int) -> Any:
         """See `Run.progress`."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from kfnet_temporal.config import MemoryConfig, check_memory
 from kfnet_temporal.decoder import CUES, Memory, StdHead, decode, look
 from kfnet_temporal.grid import FeatureExtractor, FeatureGrid
-from kfnet_temporal.labels import labels_at
+from kfnet_temporal.labels import Labels, make_labels
 from kfnet_temporal.losses import likelihood, masked_mean
 from reloc_core.errors import DataError, MapError
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
@@ -23,8 +23,6 @@ _MIN_FRAMES = 8
 
 class MemoryEstimator(Estimator):
     """Scene coordinates by attention to key frames, with a learned standard deviation per cell.
-
-    Needs depth images for mapping, RGB alone afterwards.
 
     Args:
         config: options; see `MemoryConfig`.
@@ -46,25 +44,20 @@ class MemoryEstimator(Estimator):
         """See `Estimator.fit`.
 
         Raises:
-            DataError: too few images, or no depth.
+            DataError: too few images, or no scene coordinates to learn from.
         """
         if len(dataset) < _MIN_FRAMES:
             raise DataError(
                 f"{dataset.name} has {len(dataset)} images; a map needs at least {_MIN_FRAMES}."
             )
-        if not dataset.has_depth:
-            raise DataError(
-                f"{dataset.name} has no depth images, from which kfnet_memory takes its labels. "
-                "Add depth/, or choose another estimator.measurement.name."
-            )
-        self._build_memory(dataset, run)
-        saved = run.map.checkpoint
-        if saved is None:
+        labels = make_labels(dataset, self.config.labels, run)
+        self._build_memory(dataset, labels, run)
+        if run.map.checkpoint is None:
             self._save_memory(run.map.save_checkpoint)
-        self._train_head(dataset, run)
+        self._train_head(dataset, labels, run)
         self._save(run)
 
-    def _build_memory(self, dataset: Dataset, run: Run) -> None:
+    def _build_memory(self, dataset: Dataset, labels: Labels, run: Run) -> None:
         self.extractor = FeatureExtractor(self.config.resolution, run.runtime.device)
         if run.map.checkpoint is not None:
             self._load_memory(run.map.checkpoint[0], run.runtime.device)
@@ -79,8 +72,8 @@ class MemoryEstimator(Estimator):
             for i in frames:
                 query = dataset[int(i)]
                 grid = self.extractor(query)
-                labels = labels_at(query, grid.pixels) - self.origin
-                k, p = self._choose_keys(grid, labels, rng)
+                found = labels.at(int(i), query, grid.pixels) - self.origin
+                k, p = self._choose_keys(grid, found, rng)
                 keys.append(k)
                 positions.append(p)
                 pooled.append(grid.features)
@@ -105,11 +98,11 @@ class MemoryEstimator(Estimator):
         features = grid.features.flatten(1).T[torch.from_numpy(kept).to(grid.features.device)]
         return features.cpu(), torch.from_numpy(labels[kept]).float()
 
-    def _train_head(self, dataset: Dataset, run: Run) -> None:
+    def _train_head(self, dataset: Dataset, labels: Labels, run: Run) -> None:
         options = self.config
         count = min(options.train_frames, len(dataset))
         chosen = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)
-        cues, points, labels = [], [], []
+        cues, points, targets = [], [], []
         with run.progress("Held-out coordinates", len(chosen)) as progress:
             for i in chosen:
                 query = dataset[int(i)]
@@ -120,8 +113,8 @@ class MemoryEstimator(Estimator):
                 points.append(found[0])
                 cues.append(found[1])
                 grid = self._grid(query)
-                target = labels_at(query, grid.pixels) - self.origin
-                labels.append(torch.from_numpy(target).float().T.reshape(3, *grid.shape))
+                target = labels.at(int(i), query, grid.pixels) - self.origin
+                targets.append(torch.from_numpy(target).float().T.reshape(3, *grid.shape))
         if not cues:
             raise DataError(
                 f"{dataset.name} is too short to learn the coordinates' uncertainty: every image is "
@@ -130,10 +123,10 @@ class MemoryEstimator(Estimator):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.runtime.seed)
             self.head = train_head(
-                torch.stack(cues), torch.stack(points), torch.stack(labels), options, run
+                torch.stack(cues), torch.stack(points), torch.stack(targets), options, run
             )
         run.map.details["held_out_median_error_m"] = float(
-            (torch.stack(points) - torch.stack(labels)).norm(dim=1).nanmedian()
+            (torch.stack(points) - torch.stack(targets)).norm(dim=1).nanmedian()
         )
 
     def near(self, index: int) -> Tensor:
@@ -211,11 +204,12 @@ class MemoryEstimator(Estimator):
         """Coordinates (3, h, w) relative to the origin, and cues; None without key frames."""
         grid = self._grid(query)
         assert self.memory is not None
-        chosen = self.memory.retrieve(grid.features, self.config.retrieve, exclude)
+        features = grid.features.to(self.memory.keys.device)
+        chosen = self.memory.retrieve(features, self.config.retrieve, exclude)
         if not len(chosen):
             return None
         return decode(
-            grid.features,
+            features,
             self.memory.keys[chosen],
             self.memory.positions[chosen],
             self.config.sharpness,

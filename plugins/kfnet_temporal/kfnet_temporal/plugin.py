@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kfnet_temporal.config import MemoryConfig, TemporalConfig
+from kfnet_temporal.config import MemoryConfig, ScoordnetConfig, TemporalConfig
 from kfnet_temporal.weights import KFNET
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
@@ -50,6 +50,20 @@ def reloc_register_components(registry: Registry) -> None:
             summary="dense scene coordinates with variances by attention to RGB-D key frames",
             paper="per-frame measurement for the filter, on features of Potje et al., XFeat, CVPR 2024",
             licence="Apache-2.0",
+        )
+    )
+    registry.add(
+        Component(
+            interface="estimator",
+            name="kfnet_scoordnet",
+            target="kfnet_temporal.scoordnet_estimator:ScoordnetEstimator",
+            config=ScoordnetConfig,
+            produces="Correspondences",
+            solver="pnp",
+            needs_map=True,
+            summary="SCoordNet: dense scene coordinates with variances by a convolutional network",
+            paper=_PAPER,
+            licence="Apache-2.0 (published weights: MIT)",
         )
     )
 

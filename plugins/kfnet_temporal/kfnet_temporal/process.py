@@ -36,7 +36,43 @@ class Motion:
     similarity: Tensor
 
 
-class FlowProcess(nn.Module):
+class Process(nn.Module):
+    """What moves scene coordinates from one frame to the next.
+
+    Attributes:
+        noise: maps what `motion` saw to the logarithm of the noise.
+        refine: whether `motion` wants the images.
+    """
+
+    noise: nn.Module
+    refine: bool
+
+    def motion(
+        self,
+        previous: Tensor,
+        current: Tensor,
+        images: tuple[ImageArray, ImageArray] | None = None,
+    ) -> Motion:
+        """Backward flow from the current frame to the previous one.
+
+        Args:
+            previous: (C, h, w) features.
+            current: (C, h, w) features.
+            images: (H, W) uint8 grey, previous and current, where `refine` is set.
+        """
+        raise NotImplementedError
+
+    def noise_std(self, motion: Motion, slope: Tensor) -> Tensor:
+        """Process noise (h, w) in metres.
+
+        Args:
+            motion: of the frame.
+            slope: (h, w) metres that the moved coordinates change per cell.
+        """
+        raise NotImplementedError
+
+
+class FlowProcess(Process):
     """Flow between two feature grids, and the noise of coordinates moved along it.
 
     Args:
@@ -47,7 +83,8 @@ class FlowProcess(nn.Module):
 
     def __init__(self, radius: int, min_std: float, refine: bool = True) -> None:
         super().__init__()
-        self.radius, self.min_std, self.refine = radius, min_std, refine
+        self.radius, self.min_std = radius, min_std
+        self.refine = refine
         self.log_sharpness = nn.Parameter(torch.tensor(3.0))
         self.pool_weights = nn.Parameter(torch.tensor([1.0, 0.0, -1.0]))
         self.noise = nn.Sequential(

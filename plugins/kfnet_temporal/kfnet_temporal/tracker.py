@@ -25,7 +25,8 @@ class Step:
         rejected: (h, w) bool, cells whose innovation failed the test; None without a prior.
         process_std: (h, w) metres; None without a prior.
         motion: flow from the previous frame; None without one.
-        event: "start", "cut", "gap", "size", "recovered", "doubted" or "" in a normal frame.
+        event: "start", "cut", "gap", "size", "recovered", "doubted", "frozen" or ""
+            in a normal frame.
     """
 
     posterior: State
@@ -67,6 +68,11 @@ class Tracker:
         """Begin with a measurement alone."""
         self.state, self.doubted = measured, 0
         return Step(measured, measured, event=event)
+
+    def hold(self, measured: State) -> Step:
+        """Keep what is believed: the picture is the last one again and says nothing new."""
+        assert self.state is not None
+        return Step(self.state, measured, event="frozen")
 
     def lost_view(self, motion: Motion) -> bool:
         """Whether too little of the frame was found again in the previous one."""

@@ -1,21 +1,22 @@
-"""Stages 2 and 3: the flow and its noise, then all noises through the unrolled filter; calibration."""
+"""Stages 2 and 3 of the compact preset: the flow and its noise, then all noises through the filter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kfnet_temporal.clips import Clip
 from kfnet_temporal.config import TemporalConfig
 from kfnet_temporal.kalman import State, predict, update, warp
 from kfnet_temporal.losses import smoothness, truncated
-from kfnet_temporal.process import FlowProcess, Motion, coordinate_slope
-from kfnet_temporal.tracker import Tracker
+from kfnet_temporal.process import Motion, Process, coordinate_slope
+from kfnet_temporal.published_training import joint_rate
+from kfnet_temporal.resume import Checkpoints, step_rng, train_steps
 from reloc_core.interfaces import Run
-from reloc_core.types import ImageArray
 
 _ROOM = 8.0  # m^3
 
@@ -34,6 +35,12 @@ class NoiseScale(nn.Module):
         self.power = nn.Parameter(torch.tensor(0.4))
         self.log_odds = nn.Parameter(torch.tensor(0.7))
         self.odds_slope = nn.Parameter(torch.tensor(1.0))
+
+    @torch.no_grad()
+    def set_identity(self) -> None:
+        """Take variances as they are."""
+        self.log_factor.fill_(float(np.log(0.1 / 0.03)))
+        self.power.fill_(1.0)
 
     def forward(self, state: State) -> State:
         """The state of right cells with its support; unknown cells stay unknown."""
@@ -76,48 +83,7 @@ class NoiseScale(nn.Module):
             optimizer.step()
 
 
-@dataclass
-class Clip:
-    """Consecutive mapping frames, ready for training.
-
-    Attributes:
-        features: (T, C, h, w) float16.
-        labels: (T, 3, h, w) metres relative to the origin, NaN where unknown.
-        measured: per frame, from an estimator that has not seen it.
-        images: T grey images (H, W) uint8 that the features describe.
-        forward: motions from frame t to t - 1, for t = 1 .. T - 1; filled by `add_motions`.
-        backward: motions from frame t to t + 1, for t = 0 .. T - 2.
-    """
-
-    features: Tensor
-    labels: Tensor
-    measured: list[State]
-    images: list[ImageArray]
-    forward: list[Motion]
-    backward: list[Motion]
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def motion(self, process: FlowProcess, before: int, now: int) -> Motion:
-        """The flow from one frame to a neighbour of it."""
-        return process.motion(
-            self.features[before].float(),
-            self.features[now].float(),
-            (self.images[before], self.images[now]) if process.refine else None,
-        )
-
-    def cell_image(self, t: int) -> Tensor:
-        """(1, h, w) grey levels at the cells."""
-        height, width = self.features.shape[-2:]
-        return torch.from_numpy(self.images[t][::8, ::8][:height, :width].copy()).float()[None]
-
-    def known(self, t: int) -> Tensor:
-        """(h, w) bool: where frame t has labels."""
-        return torch.isfinite(self.labels[t]).all(0)
-
-
-def process_std(process: FlowProcess, motion: Motion, state: State) -> Tensor:
+def process_std(process: Process, motion: Motion, state: State) -> Tensor:
     """Process noise (h, w) in metres for moving a state."""
     with torch.no_grad():
         slope = coordinate_slope(warp(state, motion.flow).mean)
@@ -125,40 +91,38 @@ def process_std(process: FlowProcess, motion: Motion, state: State) -> Tensor:
 
 
 def train_flow(
-    process: FlowProcess, clips: Sequence[Clip], config: TemporalConfig, run: Run
-) -> None:
+    process: Process, clips: Sequence[Clip], config: TemporalConfig, run: Run,
+    checkpoints: Checkpoints,
+) -> None:  # fmt: skip
     """Stage 2: the prior from the true previous coordinates must explain the true current ones."""
     options = config.process
-    rng = np.random.default_rng(run.runtime.seed)
-    generator = torch.Generator().manual_seed(run.runtime.seed)
     optimizer = torch.optim.Adam(process.parameters(), options.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 ** (step / options.halve_every)
-    )
+
+    def step_loss(step: int) -> Tensor:
+        rng, generator = step_rng(run.runtime.seed, 2, step)
+        clip = clips[int(rng.integers(len(clips)))]
+        t = int(rng.integers(1, len(clip)))
+        losses = [
+            _flow_loss(process, clip, a, b, rng, generator, config)
+            for a, b in ((t - 1, t), (t, t - 1))
+        ]
+        return torch.stack(losses).sum()
+
     with run.progress("Flow", options.iterations) as progress:
-        for _ in range(options.iterations):
-            clip = clips[rng.integers(len(clips))]
-            t = int(rng.integers(1, len(clip)))
-            loss = sum(
-                _flow_loss(process, clip, a, b, rng, generator, config)
-                for a, b in ((t - 1, t), (t, t - 1))
-            )
-            assert isinstance(loss, Tensor)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(process.parameters(), 5.0)
-            optimizer.step()
-            schedule.step()
-            progress.advance(1, loss=float(loss.detach()))
+        train_steps(
+            checkpoints, "flow", options.iterations, {"process": process}, optimizer, step_loss,
+            lambda step: options.learning_rate * 0.5 ** (step / options.halve_every), progress,
+            max_norm=5.0,
+        )  # fmt: skip
 
 
 def _flow_loss(
-    process: FlowProcess, clip: Clip, before: int, now: int, rng: np.random.Generator,
+    process: Process, clip: Clip, before: int, now: int, rng: np.random.Generator,
     generator: torch.Generator, config: TemporalConfig,
 ) -> Tensor:  # fmt: skip
     options = config.process
     motion = clip.motion(process, before, now)
-    std = float(rng.uniform(*options.noise))
+    std = float(rng.uniform(options.noise[0], options.noise[1]))
     truth = clip.labels[before]
     known = clip.known(before)
     noisy = truth + std * torch.randn(truth.shape, generator=generator)
@@ -177,48 +141,37 @@ def _flow_loss(
     return loss
 
 
-@torch.no_grad()
-def add_motions(process: FlowProcess, clips: Sequence[Clip], run: Run) -> None:
-    """Flow between all neighbours, both ways; it stays as it is from here on."""
-    with run.progress("Motions", sum(len(c) - 1 for c in clips)) as progress:
-        for clip in clips:
-            clip.forward, clip.backward = [], []
-            for t in range(len(clip) - 1):
-                clip.forward.append(clip.motion(process, t, t + 1))
-                clip.backward.append(clip.motion(process, t + 1, t))
-                progress.advance()
-
-
 def train_joint(
-    process: FlowProcess, scale: NoiseScale, clips: Sequence[Clip], config: TemporalConfig, run: Run
-) -> None:
+    process: Process, scale: NoiseScale, clips: Sequence[Clip], config: TemporalConfig, run: Run,
+    checkpoints: Checkpoints,
+) -> None:  # fmt: skip
     """Stage 3: windows of the video, forwards and backwards, through the unrolled filter."""
     options = config.joint
-    rng = np.random.default_rng(run.runtime.seed + 1)
     scale.fit(clips)
-    parameters = [*process.noise.parameters(), *scale.parameters()]
-    optimizer = torch.optim.Adam(parameters, options.learning_rate)
-    steps = max(options.iterations, 1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1 - s / steps)
+    optimizer = torch.optim.Adam(
+        [*process.noise.parameters(), *scale.parameters()], options.learning_rate
+    )
     usable = [c for c in clips if len(c) >= options.window] or list(clips)
+
+    def step_loss(step: int) -> Tensor:
+        rng, _ = step_rng(run.runtime.seed, 3, step)
+        clip = usable[int(rng.integers(len(usable)))]
+        window = min(options.window, len(clip))
+        first = int(rng.integers(0, len(clip) - window + 1))
+        backwards = bool(rng.integers(2))
+        return _window_loss(
+            process, scale, clip, list(range(first, first + window)), backwards, config
+        )
+
     with run.progress("Joint", options.iterations) as progress:
-        for _ in range(options.iterations):
-            clip = usable[rng.integers(len(usable))]
-            window = min(options.window, len(clip))
-            first = int(rng.integers(0, len(clip) - window + 1))
-            frames = list(range(first, first + window))
-            backwards = bool(rng.integers(2))
-            loss = _window_loss(process, scale, clip, frames, backwards, config)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 5.0)
-            optimizer.step()
-            schedule.step()
-            progress.advance(1, loss=float(loss.detach()))
+        train_steps(
+            checkpoints, "joint", options.iterations, {"process": process, "scale": scale},
+            optimizer, step_loss, lambda step: joint_rate(config, step), progress, max_norm=5.0,
+        )  # fmt: skip
 
 
 def _window_loss(
-    process: FlowProcess, scale: NoiseScale, clip: Clip, frames: Sequence[int], backwards: bool,
+    process: Process, scale: NoiseScale, clip: Clip, frames: Sequence[int], backwards: bool,
     config: TemporalConfig,
 ) -> Tensor:  # fmt: skip
     order = list(frames)[::-1] if backwards else list(frames)
@@ -241,85 +194,3 @@ def _window_loss(
             )
         state = posterior
     return total / len(order)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What the filter needs to be told beside its networks.
-
-    Attributes:
-        noise: factor on all variances within the filter, so that innovations are as large as it says.
-        output: factor on the posterior variance, so that its errors are as large as it says; above
-            `noise` when neighbouring frames share errors.
-        min_similarity: cosine from which a cell counts as found again.
-    """
-
-    noise: float = 1.0
-    output: float = 1.0
-    min_similarity: float = 0.7
-
-
-def run_filter(
-    process: FlowProcess, scale: NoiseScale, clip: Clip, config: TemporalConfig, found: Calibration
-) -> tuple[Tensor, Tensor]:
-    """Filter a clip.
-
-    Returns:
-        accepted normalised innovations (n,), and normalised squared posterior errors (m,).
-    """
-    tracker = Tracker(config.filter, found.min_similarity)
-    innovations, errors = [], []
-    for t in range(len(clip)):
-        measured = inflate(scale(clip.measured[t]), found.noise)
-        if tracker.state is None:
-            step = tracker.start(measured, "start")
-        else:
-            motion = clip.forward[t - 1]
-            std = process_std(process, motion, tracker.state)
-            std = std * config.filter.process_factor * found.noise**0.5
-            step = tracker.step(measured, motion, std)
-        innovations.append(step.accepted_nis())
-        mask = step.posterior.known & clip.known(t)
-        error = (step.posterior.mean - clip.labels[t]).square().sum(0)[mask]
-        errors.append(error / step.posterior.variance[mask])
-    return torch.cat(innovations), torch.cat(errors)
-
-
-def inflate(state: State, factor: float) -> State:
-    """A state with its variance multiplied."""
-    return replace(state, variance=state.variance * factor)
-
-
-@torch.no_grad()
-def calibrate(
-    process: FlowProcess, scale: NoiseScale, clips: Sequence[Clip], config: TemporalConfig
-) -> Calibration:
-    """Choose the scalars by running the filter over held-out measurements."""
-    found = Calibration(min_similarity=_separating_similarity(process, clips))
-    low, high = -6.0, 2.0
-    for _ in range(9):
-        middle = (low + high) / 2
-        found = replace(found, noise=float(np.exp(middle)))
-        nis = torch.cat([run_filter(process, scale, c, config, found)[0] for c in clips])
-        if len(nis) == 0:
-            return replace(found, noise=1.0)
-        if float(nis.mean()) > config.filter.target_nis:
-            low = middle
-        else:
-            high = middle
-    errors = torch.cat([run_filter(process, scale, c, config, found)[1] for c in clips])
-    # The median is not moved by cells that are wrong altogether; 2.366 is that of chi-square(3).
-    return replace(found, output=max(float(errors.median()) / 2.366, 0.1))
-
-
-def _separating_similarity(process: FlowProcess, clips: Sequence[Clip]) -> float:
-    """Cosine halfway between cells of neighbouring frames and cells of frames far apart."""
-    near = torch.cat([m.similarity.flatten() for c in clips for m in c.forward])
-    far = []
-    count = len(clips)
-    for i, clip in enumerate(clips):
-        other = clips[(i + count // 2) % count]
-        a, b = clip.features[0].float(), other.features[-1].float()
-        images = (clip.images[0], other.images[-1]) if process.refine else None
-        far.append(process.motion(a, b, images).similarity.flatten())
-    return float((near.median() + torch.cat(far).median()) / 2)

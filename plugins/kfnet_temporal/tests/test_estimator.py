@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from kfnet_temporal.config import MeasurementConfig, TemporalConfig, check_temporal
-from kfnet_temporal.estimator import TemporalEstimator, choose_stretches
+from kfnet_temporal.estimator import TemporalEstimator
 from kfnet_temporal.measurement import measured_state
+from kfnet_temporal.sequences import choose_stretches
 
 from reloc_core.errors import ConfigError, DataError, InputError
 from reloc_core.interfaces import Runtime
@@ -151,9 +152,6 @@ def test_data_that_cannot_be_learned_from(tmp_path, film, start_run):
     still._frames = [replace(f, sequence=None) for f in still._frames]
     with pytest.raises(DataError, match="no consecutive frames"):
         TemporalEstimator(small_config()).fit(still, start_run(tmp_path / "a", still))
-    flat = film(12, depth=False)
-    with pytest.raises(DataError, match="no depth"):
-        TemporalEstimator(small_config()).fit(flat, start_run(tmp_path / "b", flat))
 
 
 def test_stretches_never_cross_a_gap(film):
@@ -193,3 +191,43 @@ def test_nonsense_options_are_named(part, name, value):
     setattr(getattr(config, part), name, value)
     with pytest.raises(ConfigError, match=name):
         check_temporal(config)
+
+
+def test_a_repeated_picture_says_nothing_new(loaded, film):
+    data = film(20, phase=0.33)
+    frames = [data[i] for i in range(8)]
+    frozen = [replace(data[i], image=frames[7].image) for i in range(8, 11)]
+    assert events(loaded, [*frames, *frozen])[-3:] == ["frozen"] * 3
+    loaded.start_sequence()
+    solver, found = PnpSolver(PnpConfig()), []
+    for query in [*frames, *frozen]:
+        evidence = loaded.estimate(query.without_ground_truth())
+        found.append(solver.solve(evidence, query.camera, Runtime(threads=1)))
+    # The camera is assumed to go on: nearer to where it is than where it was last seen.
+    truth, last = data[10].world_from_cam[:3, 3], data[7].world_from_cam[:3, 3]
+    assert np.linalg.norm(found[-1].world_from_cam[:3, 3] - truth) < np.linalg.norm(last - truth)
+    sizes = [np.trace(f.covariance[3:, 3:]) for f in found[-4:]]
+    assert sizes == sorted(sizes)
+
+
+def test_a_sequence_of_one_frame_is_the_measurement(loaded, film):
+    query = film(20, phase=0.33)[5]
+    found = follow(loaded, [query])[0]
+    measured = loaded.measurement.estimate(query)
+    solver = PnpSolver(PnpConfig())
+    a, b = (solver.solve(e, query.camera, Runtime(threads=1)) for e in (found, measured))
+    assert np.linalg.norm(a.world_from_cam[:3, 3] - b.world_from_cam[:3, 3]) < 0.03
+
+
+def test_images_and_poses_suffice(tmp_path, film, start_run):
+    data = film(40, depth=False)
+    config = small_config()
+    config.labels.resolution = 144
+    run = start_run(tmp_path / "map", data)
+    estimator = TemporalEstimator(config)
+    estimator.fit(data, run)
+    solver, errors = PnpSolver(PnpConfig()), []
+    for query, evidence in zip(data, follow(estimator, list(data)), strict=True):
+        found = solver.solve(evidence, query.camera, Runtime(threads=1))
+        errors.append(np.linalg.norm(found.world_from_cam[:3, 3] - query.world_from_cam[:3, 3]))
+    assert np.median(errors) < 0.1
