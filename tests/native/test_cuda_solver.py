@@ -56,7 +56,7 @@ def solve(request: pytest.FixtureRequest) -> Solve:
         if cuda_devices() == 0:
             pytest.skip("no CUDA device, or a build without RELOC_CUDA=ON")
         return functools.partial(estimate_absolute_pose_batch, device="cuda")
-    from emulation import Emulation
+    from cuda_emulation_tools import Emulation
 
     return Emulation(request.getfixturevalue("emulation_build") / "libcuda_emulation.so").solve
 
@@ -196,7 +196,7 @@ def test_a_long_search_is_the_serial_one(solve: Solve):
 
 
 def test_an_emulated_block_gives_the_same_with_any_number_of_threads(emulation_build: Path):
-    from emulation import Emulation
+    from cuda_emulation_tools import Emulation
 
     emulation = Emulation(emulation_build / "libcuda_emulation.so")
     problems = [make_problem(s, 330, pixel_noise=1.0, outliers=0.4) for s in range(3)]
