@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nefes_refine.compact_field import CompactField
 from nefes_refine.config import FieldConfig, NefesConfig, ViewConfig
 from nefes_refine.features import FeatureNetwork, XFeatFeatures
+from nefes_refine.mapped_views import MappedViews
 from nefes_refine.posenet import PoseNet
 from nefes_refine.rendering import Field
 from nefes_refine.scene import Scene
@@ -31,6 +32,7 @@ class Bundle:
         features: network whose features the field renders.
         regressor: the pose regressor.
         covariance: (6, 6) of the regressor's errors.
+        views: the training images in short.
         device: where they are.
     """
 
@@ -39,6 +41,7 @@ class Bundle:
     features: FeatureNetwork
     regressor: nn.Module
     covariance: Tensor
+    views: MappedViews
     device: torch.device
 
     @property
@@ -61,6 +64,8 @@ def save_bundle(run: Run, bundle: Bundle) -> None:
     tensors = {f"field.{k}": v for k, v in bundle.field.state_dict().items()}
     tensors |= {f"regressor.{k}": v for k, v in bundle.regressor.state_dict().items()}
     tensors["covariance"] = bundle.covariance
+    tensors["views.descriptors"] = bundle.views.descriptors
+    tensors["views.poses"] = bundle.views.poses
     tensors |= {k: tensors[k].half() for k in _FP16 if k in tensors}
     run.map.save(
         "nefes",
@@ -70,6 +75,7 @@ def save_bundle(run: Run, bundle: Bundle) -> None:
             "field": asdict(bundle.config.field),
             "view": asdict(bundle.config.view),
             "regressor": bundle.config.regressor.name,
+            "views": {"cost": bundle.views.cost, "spread": bundle.views.spread},
             "features": {
                 "name": bundle.features.name, "channels": bundle.features.channels,
                 "identity": bundle.features.identity,
@@ -96,6 +102,10 @@ def load_bundle(scene_map: Map, runtime: Runtime) -> Bundle:
         field.load_state_dict(_part(tensors, "field."))
         regressor, features = _networks(config, _part(tensors, "regressor."), metadata, runtime)
         covariance = tensors["covariance"].double()
+        views = MappedViews(
+            tensors["views.descriptors"], tensors["views.poses"].double(),
+            float(metadata["views"]["cost"]), float(metadata["views"]["spread"]),
+        )  # fmt: skip
     except (KeyError, TypeError, RuntimeError) as error:
         raise MapError(
             f"{scene_map.path} holds no feature field of this version ({str(error)[:200]}). "
@@ -108,7 +118,7 @@ def load_bundle(scene_map: Map, runtime: Runtime) -> Bundle:
             "again."
         )
     field = field.to(device).eval().requires_grad_(False)
-    return Bundle(config, field, features, regressor.to(device), covariance, device)
+    return Bundle(config, field, features, regressor.to(device), covariance, views, device)
 
 
 def _networks(

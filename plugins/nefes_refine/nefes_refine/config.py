@@ -189,6 +189,8 @@ class RefineConfig:
             of the regressor's weights).
         iterations: renderings at most.
         match: align: start with matches between rendered and query features.
+        starts: align: where the given pose leads to no cost that true poses have, begin from up to so
+            many mapped images as well, those most like the query that the pose's covariance admits.
         min_gain: align: a pose is taken only if it lowers the cost by more than this share.
         learning_rate: weights: of Adam.
         learning_rate_rotation: pose: of Adam, radians.
@@ -200,6 +202,7 @@ class RefineConfig:
     mode: str = "align"
     iterations: int = 6
     match: bool = True
+    starts: int = 4
     min_gain: float = 0.01
     learning_rate: float = 1e-5
     learning_rate_rotation: float = 0.0087
@@ -252,6 +255,7 @@ def check_refiner(config: RefineConfig) -> None:
     one_of("mode", config.mode, MODES)
     at_least("iterations", config.iterations, 1)
     at_least("min_gain", config.min_gain, 0)
+    at_least("starts", config.starts, 0)
     for key in ("learning_rate", "learning_rate_rotation", "learning_rate_translation"):
         at_least(key, getattr(config, key), 0, strict=True)
 

@@ -13,6 +13,7 @@ from nefes_refine.config import NefesConfig, check
 from nefes_refine.data import Images, mapped_frames, read_images
 from nefes_refine.features import FeatureNetwork, XFeatFeatures
 from nefes_refine.field_training import FieldTrainer, evaluate_field
+from nefes_refine.mapped_views import MappedViews, describe
 from nefes_refine.posenet import PoseNet
 from nefes_refine.refiner import Target
 from nefes_refine.regressor_training import regress, residual_covariance, train_posenet
@@ -81,7 +82,10 @@ class NefesEstimator(Estimator):
         run.log("field", **quality, **seconds)
         regressor = train_posenet(self.config.regressor, field, images, run, run.runtime.seed)
         covariance = torch.from_numpy(residual_covariance(regressor, unseen))
-        self.bundle = Bundle(self.config, field, network, regressor.to(device), covariance, device)
+        views = mapped_views(images, quality)
+        self.bundle = Bundle(
+            self.config, field, network, regressor.to(device), covariance, views, device
+        )
         save_bundle(run, self.bundle)
         run.map.details.update(
             images=len(images), parameters=sum(p.numel() for p in field.parameters()),
@@ -136,6 +140,14 @@ def regress_image(bundle: Bundle, target: Target) -> Float64Array:
     from nefes_refine.published import regress_dfnet
 
     return regress_dfnet(bundle, target.view.image)
+
+
+def mapped_views(images: Images, quality: dict[str, float]) -> MappedViews:
+    """The training images in short, with what `evaluate_field` found on unseen ones."""
+    descriptors = torch.stack([describe(images.maps([i])[0]) for i in range(len(images))])
+    return MappedViews(
+        descriptors.half(), images.poses, 1 - quality["fused"], quality["fused_spread"]
+    )
 
 
 def held_out(count: int, every: int) -> np.ndarray:

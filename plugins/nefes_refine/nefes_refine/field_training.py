@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -256,7 +257,7 @@ def depth_loss(rendering: Rendering, depth: Tensor, margin: float) -> Tensor:
 def evaluate_field(
     field: Field, images: Images, numbers: Iterator[int] | range
 ) -> dict[str, float]:
-    """PSNR (dB) of colours and mean cosine of raw and fused features over whole images."""
+    """PSNR (dB) of colours, mean cosine of raw and fused features and spread of the last, over images."""
     psnr, raw, fused = [], [], []
     device = next(field.parameters()).device
     for number in numbers:
@@ -271,8 +272,11 @@ def evaluate_field(
         mixed = field.fuse(colour[None], features[None])
         fused.append(float(F.cosine_similarity(mixed, wanted).mean()))
     return {
-        name: round(sum(values) / max(len(values), 1), 4)
-        for name, values in (("psnr", psnr), ("features", raw), ("fused", fused))
+        **{
+            name: round(sum(values) / max(len(values), 1), 4)
+            for name, values in (("psnr", psnr), ("features", raw), ("fused", fused))
+        },
+        "fused_spread": round(float(np.std(fused or [0.0])), 4),
     }
 
 

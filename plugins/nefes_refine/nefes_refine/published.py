@@ -71,7 +71,7 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
     Raises:
         DataError: too few images, or the scene's size is unknown.
     """
-    from nefes_refine.estimator import depth_points, held_out
+    from nefes_refine.estimator import depth_points, held_out, mapped_views
     from nefes_refine.sparse import triangulated_points
 
     device = torch.device(run.runtime.device)
@@ -118,11 +118,11 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
     field.eval().requires_grad_(False)
     unseen = read_images(dataset, frames[held], config, run, features)
     covariance = _covariance(network, scene, dataset, unseen, config)
-    bundle = Bundle(config, field, features, network, covariance, device)
+    quality = evaluate_field(field, unseen, range(len(unseen)))
+    views = mapped_views(images, quality)
+    bundle = Bundle(config, field, features, network, covariance, views, device)
     save_bundle(run, bundle)
-    run.map.details.update(
-        images=len(images), validation=evaluate_field(field, unseen, range(len(unseen)))
-    )
+    run.map.details.update(images=len(images), validation=quality)
     return bundle
 
 

@@ -98,10 +98,7 @@ class NefesRefiner(Refiner):
             _LOG.warning("%s: not refined. %s", query.name, error)
             return localization
         if self.config.mode == "align":
-            found, covariance = self.refine_align(Target(bundle, query), pose)
-            if found is pose:
-                return localization
-            return replace(localization, world_from_cam=found, covariance=covariance)
+            return self._aligned(Target(bundle, query), localization)
         refine = refine_pose_mode if self.config.mode == "pose" else refine_weights_mode
         target = Target(bundle, query)
         found = refine(bundle, target, pose, self.config)
@@ -110,10 +107,30 @@ class NefesRefiner(Refiner):
         return replace(localization, world_from_cam=found)
 
     @torch.inference_mode()
-    def refine_align(
-        self, target: Target, pose: Float64Array
-    ) -> tuple[Float64Array, Float64Array | None]:
-        """The best pose found by rendering at most `iterations` times, and its covariance.
+    def _aligned(self, target: Target, localization: Localization) -> Localization:
+        """Refine from the given pose and, where that does not arrive, from mapped images.
+
+        A pose whose cost is none of a true pose keeps the covariance that came with it.
+        """
+        pose, views = localization.world_from_cam, self._bundle().views
+        assert pose is not None
+        best, cost = self.refine_align(target, pose)
+        starts = views.starts(target.features, pose, localization.covariance, self.config.starts)
+        for start in filter(self._plausible, starts):
+            if cost <= views.cost:
+                break
+            other, other_cost = self.refine_align(target, start)
+            if other_cost < cost * (1 - self.config.min_gain):
+                best, cost = other, other_cost
+        if best.world_from_cam is pose:
+            return localization
+        covariance = localization.covariance
+        if views.arrived(cost):
+            covariance = covariance_at(best, target.features, target.view.cells)
+        return replace(localization, world_from_cam=best.world_from_cam, covariance=covariance)
+
+    def refine_align(self, target: Target, pose: Float64Array) -> tuple[Template, float]:
+        """The best rendering found in at most `iterations` of them, and its cost.
 
         Matching repeats while it helps, then alignment does: matches reach far, alignment needs a
         start within a cell or two. Every candidate is judged by the feature cost of its own
@@ -121,11 +138,10 @@ class NefesRefiner(Refiner):
         better than what the field can tell.
 
         Returns:
-            `pose` itself and None when nothing was better.
+            the rendering at `pose` itself when nothing was better.
         """
         cells, camera = target.view.cells, target.view.camera
         best, best_cost = target.render(pose)
-        improved = False
         methods = ["match", "align"] if self.config.match else ["align"]
         for _ in range(self.config.iterations - 1):
             if methods[0] == "match":
@@ -137,14 +153,12 @@ class NefesRefiner(Refiner):
                 template, cost = target.render(found)
                 gain = (best_cost - cost) / max(best_cost, 1e-9)
             if gain > self.config.min_gain:
-                best, best_cost, improved = template, cost, True
+                best, best_cost = template, cost
             else:
                 methods.pop(0)
                 if not methods:
                     break
-        if not improved:
-            return pose, None
-        return best.world_from_cam, covariance_at(best, target.features, cells)
+        return best, best_cost
 
     def _plausible(self, pose: Float64Array) -> bool:
         try:

@@ -82,8 +82,10 @@ def test_refinement_never_raises_its_own_cost(refiner, wall):
         found = refiner.refine(query, Localization(Status.LOCALIZED, world_from_cam=start))
         target = Target(refiner.bundle, query)
         assert target.render(found.world_from_cam)[1] <= target.render(start)[1]
-        # A pose comes back as it is unless the cost clearly falls, and then with a covariance.
-        assert (found.covariance is None) == (found.world_from_cam is start)
+        # A covariance comes with a pose that moved and that has the cost of a true one.
+        moved = found.world_from_cam is not start
+        arrived = refiner.bundle.views.arrived(target.render(found.world_from_cam)[1])
+        assert (found.covariance is not None) == (moved and arrived)
 
 
 def test_a_pose_without_anything_to_gain_is_returned_as_it_is(refiner, wall):
@@ -92,6 +94,50 @@ def test_a_pose_without_anything_to_gain_is_returned_as_it_is(refiner, wall):
     found = refiner.refine(query, start)
     target = Target(refiner.bundle, query)
     assert target.render(found.world_from_cam)[1] <= target.render(start.world_from_cam)[1]
+
+
+def test_a_pose_far_from_the_truth_is_replaced_from_a_mapped_view(refiner, wall, wall_map):
+    """Oracle: the true pose. The start sees another part of the wall, upside down."""
+    alone = NefesRefiner(RefineConfig(starts=0))
+    alone.load(wall_map, Runtime(threads=1))
+    far = 0
+    for index in (2, 7, 11):
+        query = wall[index]
+        start = query.world_from_cam.copy()
+        start[:3, :3] = start[:3, :3] @ so3_exp(np.array([0, 0, np.pi]))
+        given = Localization(Status.LOCALIZED, world_from_cam=start, covariance=np.eye(6) * 10.0)
+        with_starts = refiner.refine(query, given)
+        assert errors(with_starts.world_from_cam, query.world_from_cam)[1] < 20
+        far += errors(alone.refine(query, given).world_from_cam, query.world_from_cam)[1] > 90
+    assert far == 3
+
+
+def test_starts_respect_a_sure_pose_and_are_spread(refiner, wall):
+    views = refiner.bundle.views
+    features = Target(refiner.bundle, wall[4]).features
+    pose = wall[4].world_from_cam
+    assert len(views.starts(features, pose, None, 3)) == 3
+    nearest = views.starts(features, pose, None, 1)[0]
+    position = np.linalg.norm(views.poses.numpy()[:, :3, 3] - pose[:3, 3], axis=1)
+    assert np.linalg.norm(nearest[:3, 3] - pose[:3, 3]) < np.median(position)
+    sure = np.diag([1e-8] * 3 + [1e-6] * 3)
+    away = pose.copy()
+    away[:3, 3] += 5.0
+    assert views.starts(features, away, sure, 4) == []
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_only_a_pose_that_arrived_gets_a_new_covariance(wall_map, wall, spread):
+    made = NefesRefiner(RefineConfig())
+    made.load(wall_map, Runtime(threads=1))
+    made.bundle.views.cost = 0.0
+    made.bundle.views.spread = spread
+    start = wall[2].world_from_cam.copy()
+    start[:3, :3] = start[:3, :3] @ so3_exp(np.array([0, 0, np.pi]))
+    given = Localization(Status.LOCALIZED, world_from_cam=start, covariance=np.eye(6) * 10.0)
+    found = made.refine(wall[2], given)
+    assert found.world_from_cam is not start
+    assert np.array_equal(found.covariance, given.covariance) == (spread == 0)
 
 
 def test_a_pose_outside_the_field_is_not_refined_and_says_so(refiner, wall, caplog):
