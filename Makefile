@@ -6,7 +6,7 @@ PLUGINS := $(sort $(wildcard plugins/*)) examples/sfm_matching
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := $(shell find native CMakeLists.txt -type f \( -name '*.hpp' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' -o -name 'CMakeLists.txt' \) 2>/dev/null)
 
-.PHONY: demo test test-real test-lowest bench lint docs clean help
+.PHONY: demo test test-real test-real-short test-lowest bench lint docs clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test       all tests that need no data (about ten minutes on two cores)"
 	@echo "make test-real  map and localize the real scenes in RELOC_DATA (default ../shared/data)"
 	@echo "make test-lowest  the core's tests on Python 3.10 with the lowest versions of all dependencies"
+	@echo "make test-real-short  the quicker of these"
 	@echo "make bench      benchmarks on the real scene and of the solvers"
 	@echo "make lint       ruff, mypy, import-linter, clang-format"
 	@echo "make docs       HTML documentation in docs/_build/html"
@@ -43,6 +44,9 @@ test: $(VENV)/.installed $(VENV)/.view $(VENV)/.tensorboard
 RELOC_DATA ?= ../shared/data
 test-real: $(VENV)/.installed
 	RELOC_DATA=$(RELOC_DATA) $(BIN)/python -m pytest -m real -s
+
+test-real-short: $(VENV)/.installed
+	RELOC_DATA=$(RELOC_DATA) $(BIN)/python -m pytest -m "real and not long" -s
 
 test-lowest:
 	scripts/test_lowest.sh tests

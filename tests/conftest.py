@@ -32,6 +32,12 @@ def toy_plugin():
     yield from _with_toy()
 
 
+@pytest.fixture(scope="module")
+def toy_plugin_of_module():
+    """The same for all tests of a module."""
+    yield from _with_toy()
+
+
 @pytest.fixture(scope="class")
 def toy_plugin_of_class():
     """The same for all tests of a class."""

@@ -187,12 +187,25 @@ def test_hopeless_queries_do_not_disturb_others(solve: Solve):
 
 
 def test_a_long_search_is_the_serial_one(solve: Solve):
-    problems = [make_problem(s, 1000, pixel_noise=1.0, outliers=0.93) for s in range(3)]
+    problems = [make_problem(s, 1000, pixel_noise=1.0, outliers=0.87) for s in range(3)]
     options = AbsolutePoseOptions(residual="reprojection")
     arrays = [p[0] for p in problems], [p[1] for p in problems], CAMERA
     cpu = estimate_absolute_pose_batch(*arrays, options=options)
-    assert min(e.iterations for e in cpu) > 2000
+    assert min(e.iterations for e in cpu) > 1500
     assert_agree(cpu, solve(*arrays, options=options))
+
+
+def test_a_search_among_few_inliers_finds_the_same_pose(solve: Solve):
+    """Under 12 % of inliers several bounds on the noise are tried, and rounding may decide a tie."""
+    problems = [make_problem(s, 1000, pixel_noise=1.0, outliers=0.93) for s in range(4)]
+    options = AbsolutePoseOptions(residual="reprojection")
+    arrays = [p[0] for p in problems], [p[1] for p in problems], CAMERA
+    cpu = estimate_absolute_pose_batch(*arrays, options=options)
+    for a, b in zip(cpu, solve(*arrays, options=options), strict=True):
+        assert a.success
+        assert b.success
+        assert a.iterations == b.iterations
+        assert sigmas(a, b) < 0.1
 
 
 def test_an_emulated_block_gives_the_same_with_any_number_of_threads(emulation_build: Path):

@@ -13,6 +13,7 @@ ROOM, OTHER = DATA / "redkitchen_seq01", DATA / "shelf_seq"
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.long,
     pytest.mark.skipif(not ROOM.is_dir(), reason=f"no scene in {ROOM}; set RELOC_DATA"),
 ]
 

@@ -16,6 +16,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "temporal.py"
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.long,
     pytest.mark.skipif(not ROOM.is_dir(), reason=f"no scene in {ROOM}; set RELOC_DATA"),
 ]
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import zlib
+from pathlib import Path
 
 import pytest
 from serving_tools import FakeLocalizer, encoded
@@ -288,7 +289,7 @@ def test_the_command_ends_in_order(toy_map, ace_scene, tmp_path):
         "toy.ToyEstimator.estimate = lambda self, q: (time.sleep(1.5), estimate(self, q))[1]\n"
         "from reloc_core.cli.main import main; sys.exit(main(sys.argv[2:]))\n"
     )
-    tests = next(p for p in sys.path if p.endswith("tests"))
+    tests = str(Path(__file__).parents[1])
     command = [sys.executable, "-c", code, tests, "serve", f"map_dir={toy_map}", "port=0"]
     child = subprocess.Popen([*command, "camera.focal=130"], stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, text=True, cwd=tmp_path)  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent))
 from kfnet_temporal.oflownet import OFlowNet
 from kfnet_temporal.weights import KFNET, check_bundle
 from test_tf_checkpoint import variables, write_bundle
