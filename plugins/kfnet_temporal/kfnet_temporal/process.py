@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import cv2
@@ -36,7 +37,7 @@ class Motion:
     similarity: Tensor
 
 
-class Process(nn.Module):
+class Process(nn.Module, ABC):
     """What moves scene coordinates from one frame to the next.
 
     Attributes:
@@ -47,6 +48,7 @@ class Process(nn.Module):
     noise: nn.Module
     refine: bool
 
+    @abstractmethod
     def motion(
         self,
         previous: Tensor,
@@ -60,8 +62,8 @@ class Process(nn.Module):
             current: (C, h, w) features.
             images: (H, W) uint8 grey, previous and current, where `refine` is set.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def noise_std(self, motion: Motion, slope: Tensor) -> Tensor:
         """Process noise (h, w) in metres.
 
@@ -69,7 +71,6 @@ class Process(nn.Module):
             motion: of the frame.
             slope: (h, w) metres that the moved coordinates change per cell.
         """
-        raise NotImplementedError
 
 
 class FlowProcess(Process):

@@ -115,13 +115,16 @@ class NefesRefiner(Refiner):
         pose, views = localization.world_from_cam, self._bundle().views
         assert pose is not None
         best, cost = self.refine_align(target, pose)
-        starts = views.starts(target.features, pose, localization.covariance, self.config.starts)
+        starts: list[Float64Array] = []
+        if cost > views.cost:
+            count = self.config.starts
+            starts = views.starts(target.features, pose, localization.covariance, count)
         for start in filter(self._plausible, starts):
-            if cost <= views.cost:
-                break
             other, other_cost = self.refine_align(target, start)
             if other_cost < cost * (1 - self.config.min_gain):
                 best, cost = other, other_cost
+            if cost <= views.cost:
+                break
         if best.world_from_cam is pose:
             return localization
         covariance = localization.covariance
