@@ -6,6 +6,7 @@ Images come as the plain body of a POST. Clients name maps and numbers, never fi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -183,8 +184,10 @@ async def _body(request: Request, megabytes: float, seconds: float) -> bytes:
     Raises:
         RequestError: of another type, too large, too slow, or empty.
     """
+    stream = request.stream()
     kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0]
     if kind.strip().lower() not in _TYPES:
+        await _discard(stream)
         raise RequestError(
             415, f"Content-Type {kind[:60]} is not taken: send the image itself as image/jpeg or "
             "image/png.",
@@ -193,14 +196,15 @@ async def _body(request: Request, megabytes: float, seconds: float) -> bytes:
     too_large = RequestError(413, f"The body is larger than {megabytes:g} MB.")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:
+        await _discard(stream)
         raise too_large
     data = bytearray()
 
     async def read() -> None:
-        async for chunk in request.stream():
+        async for chunk in stream:
             data.extend(chunk)
             if len(data) > limit:
-                raise too_large
+                return
 
     try:
         await asyncio.wait_for(read(), seconds)
@@ -208,6 +212,27 @@ async def _body(request: Request, megabytes: float, seconds: float) -> bytes:
         raise RequestError(408, f"The body did not arrive within {seconds:g} s.") from error
     except ClientDisconnect as error:
         raise RequestError(400, "The client went away.") from error
+    if len(data) > limit:
+        await _discard(stream)
+        raise too_large
     if not data:
         raise RequestError(422, "The body is empty: POST the image itself.")
     return bytes(data)
+
+
+async def _discard(stream: AsyncIterator[bytes]) -> None:
+    """Reads on without keeping anything, up to 16 MB and for 2 s, before a body is refused.
+
+    A connection closed over unread bytes is reset, and most clients would then report a broken
+    pipe instead of the answer that says what was wrong.
+    """
+
+    async def read() -> None:
+        remaining = 16_000_000
+        async for chunk in stream:
+            remaining -= len(chunk)
+            if remaining < 0:
+                return
+
+    with contextlib.suppress(asyncio.TimeoutError, ClientDisconnect):
+        await asyncio.wait_for(read(), 2.0)

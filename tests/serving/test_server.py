@@ -119,6 +119,8 @@ def bomb():
         ("/localize", b"\xff\xd8" + b"x" * 1_100_000, JPEG, 413, "larger than 1 MB"),
         ("/localize", encoded(), {"Content-Type": "multipart/form-data"}, 415, "multipart"),
         ("/localize", encoded(), {"Content-Type": "text/html"}, 415, "text/html"),
+        ("/localize", b"x" * 5_000_000, {"Content-Type": "text/html"}, 415, "text/html"),
+        ("/localize", b"\xff\xd8" + b"x" * 9_000_000, JPEG, 413, "larger than 1 MB"),
         ("/localize?map=kitchen", encoded(), JPEG, 404, "no map 'kitchen'"),
         ("/localize?map=../../etc/passwd", encoded(), JPEG, 404, "no map"),
         ("/localize?focal=-3", encoded(), JPEG, 422, "focal"),
