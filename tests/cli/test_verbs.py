@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -196,3 +197,22 @@ def test_completion(toy_plugin, capsys):
         code, out, _ = cli(capsys, "completion", shell)
         assert code == 0
         assert "reloc" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "4000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_waiting_threads_sleep_soon_unless_told_otherwise(given, expected):
+    """In a process of its own: PyTorch must not be loaded before the variable is set."""
+    script = (
+        "import os, sys\n"
+        "from reloc_core.cli.main import main\n"
+        "main(['--version'])\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
+    known = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**known, **given}
+    )
+    assert done.stdout.split()[-2:] == [expected, "False"], done.stderr
