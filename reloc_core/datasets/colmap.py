@@ -12,7 +12,7 @@ from pathlib import Path
 from reloc_core.datasets.base import FileDataset, select_frames
 from reloc_core.datasets.config import ColmapConfig
 from reloc_core.errors import ConfigError, DataError
-from reloc_core.io.colmap import find_model, read_model
+from reloc_core.io.colmap import find_models, read_model
 from reloc_core.io.files import read_text
 from reloc_core.types import Frame
 
@@ -40,8 +40,14 @@ class ColmapDataset(FileDataset):
         root = Path(config.root).expanduser()
         if not root.is_dir():
             raise DataError(f"The dataset folder {root} does not exist. Check dataset.root.")
-        model = read_model(root / config.model if config.model else find_model(root))
+        models = [root / config.model] if config.model else find_models(root)
+        model = read_model(models[0])
         notes: list[str] = []
+        if len(models) > 1:
+            notes.append(
+                f"{models[0].relative_to(root)} has {len(model.names)} images and is read; "
+                f"{len(models) - 1} smaller models beside it are not (dataset.model)"
+            )
         keep = _split(config, root, model.names, notes)
         if not keep:
             raise DataError(f"{root} leaves no images for split '{config.split}'.")

@@ -66,7 +66,8 @@ class ColmapConfig:
     Attributes:
         root: COLMAP workspace: images and a sparse model.
         split: "train", "test" or "all".
-        model: folder of the sparse model below `root`; "" looks in `sparse/0`, `sparse` and `root`.
+        model: folder of the sparse model below `root`; "" looks in `root`, `sparse/0`, `sparse/1`
+            and so on (the largest), and `sparse`.
         images: folder of the images below `root`.
         test_list: text file below `root` that names the images of the test split, one a line; ""
             takes `list_test.txt` where it exists.

@@ -53,19 +53,37 @@ class ColmapModel:
     path: Path
 
 
-def find_model(root: Path) -> Path:
-    """The folder of the sparse model in a COLMAP workspace: itself, `sparse/0` or `sparse`.
+def find_models(root: Path) -> list[Path]:
+    """The folders of the sparse models in a COLMAP workspace, the one with most images first.
+
+    A model lies in the workspace itself, in `sparse`, or in `sparse/0`, `sparse/1`, ...: the mapper starts
+    anew where images do not connect, and its first model is often a small failure.
 
     Raises:
         DataError: there is none.
     """
-    for folder in (root, root / "sparse" / "0", root / "sparse", root / "dense" / "sparse"):
-        if any((folder / f"images{ending}").is_file() for ending in (".bin", ".txt")):
-            return folder
+    numbered = sorted((root / "sparse").glob("[0-9]*"), key=lambda folder: folder.name)
+    for folders in ([root], numbered, [root / "sparse"], [root / "dense" / "sparse"]):
+        sizes = {folder: _registered_images(folder) for folder in folders}
+        found = [folder for folder in folders if sizes[folder] is not None]
+        if found:
+            return sorted(found, key=lambda folder: -(sizes[folder] or 0))
     raise DataError(
         f"{root} holds no COLMAP model: expected cameras and images (.bin or .txt) in it, in sparse/0/ "
         "or in sparse/."
     )
+
+
+def _registered_images(folder: Path) -> int | None:
+    """How many images a model has, None where there is no model."""
+    binary, text = folder / "images.bin", folder / "images.txt"
+    if binary.is_file():
+        with binary.open("rb") as file:
+            header = file.read(8)
+        return int(struct.unpack("<Q", header)[0]) if len(header) == 8 else 0
+    if text.is_file():
+        return sum(not line.startswith("#") for line in read_text(text).splitlines()) // 2
+    return None
 
 
 def read_model(path: Path | str) -> ColmapModel:

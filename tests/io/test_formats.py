@@ -4,6 +4,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pycolmap
 import pytest
@@ -23,12 +24,13 @@ from formats import (
 )
 
 from reloc_core.datasets.ace import AceDataset
-from reloc_core.datasets.config import AceConfig, TransformsConfig
+from reloc_core.datasets.colmap import ColmapDataset
+from reloc_core.datasets.config import AceConfig, ColmapConfig, TransformsConfig
 from reloc_core.datasets.transforms import TransformsDataset
 from reloc_core.errors import DataError, InputError
 from reloc_core.geometry import inverse, project
 from reloc_core.io.ace import write_ace
-from reloc_core.io.colmap import find_model, read_model, read_points, write_model
+from reloc_core.io.colmap import find_models, read_model, read_points, write_model
 from reloc_core.io.kapture import read_kapture, write_kapture
 from reloc_core.io.kfnet import LabelLists, read_label_lists, write_label_lists
 from reloc_core.io.nvm import read_nvm
@@ -62,11 +64,31 @@ def frame():
 def test_colmap_round_trip(frames, text):
     with tempfile.TemporaryDirectory() as folder:
         write_model(folder, frames, text)
-        model = read_model(find_model(Path(folder)))
+        model = read_model(find_models(Path(folder))[0])
     found = [
         Frame(*row) for row in zip(model.names, model.cameras, model.world_from_cam, strict=True)
     ]
     assert_same_frames(found, sorted(frames, key=lambda f: f.name))
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_the_largest_of_several_colmap_models_is_read(tmp_path, text):
+    """The mapper starts anew where images do not connect; its first model is often a failure."""
+    for number, count in enumerate((1, 3, 2)):
+        names = [f"{number}{i}.png" for i in range(count)]
+        frames = [Frame(name, CAMERA, np.eye(4)) for name in names]
+        folder = tmp_path / "sparse" / str(number)
+        folder.mkdir(parents=True)
+        write_model(folder, frames, text)
+        for name in names:
+            (tmp_path / "images").mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / "images" / name), np.zeros((48, 64, 3), np.uint8))
+    assert [folder.name for folder in find_models(tmp_path)] == ["1", "2", "0"]
+    dataset = ColmapDataset(ColmapConfig(str(tmp_path), holdout=0))
+    assert [frame.name for frame in dataset.frames] == ["10.png", "11.png", "12.png"]
+    assert "sparse/1 has 3 images and is read; 2 smaller" in dataset.notes[0]
+    chosen = ColmapDataset(ColmapConfig(str(tmp_path), model="sparse/0", holdout=0))
+    assert [frame.name for frame in chosen.frames] == ["00.png"]
 
 
 @FEW
@@ -397,7 +419,7 @@ def test_colmap_refusals(tmp_path, frame):
     with pytest.raises(InputError, match="blanks in the name 'a b"):
         write_model(tmp_path, [Frame("a b.png", CAMERA, np.eye(4))], text=True)
     with pytest.raises(DataError, match="holds no COLMAP model"):
-        find_model(tmp_path)
+        find_models(tmp_path)
     write_model(tmp_path, [frame])
     whole = (tmp_path / "images.bin").read_bytes()
     for end in range(0, len(whole), 7):
