@@ -17,6 +17,7 @@ from reloc_core.types import Float64Array
 
 _STEPS = 6
 _BEHIND_PX = 1e3
+_TOGETHER = 20_000  # keypoints; each costs about 20 kB of memory at 40 matches
 
 
 @dataclass(frozen=True)
@@ -137,14 +138,36 @@ def triangulate(
     Returns:
         numbers (K,) of the keypoints that have a point, and the points (K, 3).
     """
-    own = np.unique(np.concatenate([first, second]))
-    label_of = np.full(len(rays.directions), -1)
-    label_of[own] = np.arange(len(own))
-    member = np.concatenate([own, second, first])
-    label = label_of[np.concatenate([own, first, second])]
-    count = len(own)
-    if not count:
-        return own, np.zeros((0, 3))
+    keypoint, partner = np.concatenate([first, second]), np.concatenate([second, first])
+    order = np.argsort(keypoint, kind="stable")
+    keypoint, partner = keypoint[order], partner[order]
+    own = np.unique(keypoint)
+    numbers, points = [np.zeros(0, np.int64)], [np.zeros((0, 3))]
+    for start in range(0, len(own), _TOGETHER):
+        chosen = own[start : start + _TOGETHER]
+        rows = slice(*np.searchsorted(keypoint, [chosen[0], chosen[-1] + 1]))
+        member = np.concatenate([chosen, partner[rows]])
+        label = np.concatenate([np.arange(len(chosen)), np.searchsorted(chosen, keypoint[rows])])
+        found, good = _intersect(rays, member, label, len(chosen), max_error_px, min_views,
+                                 min_parallax_deg)  # fmt: skip
+        numbers.append(chosen[good])
+        points.append(found[good])
+    return np.concatenate(numbers), np.concatenate(points)
+
+
+def _intersect(
+    rays: Rays,
+    member: np.ndarray,
+    label: np.ndarray,
+    count: int,
+    max_error_px: float,
+    min_views: int,
+    min_parallax_deg: float,
+) -> tuple[Float64Array, np.ndarray]:
+    """Points (count, 3) nearest to the rays `member` (N,) of each `label` (N,), and which are good.
+
+    The first `count` members are the keypoints themselves.
+    """
     direction = rays.directions[member]
     center = rays.centers[member // rays.count]
     projector = np.eye(3) - direction[:, :, None] * direction[:, None, :]
@@ -171,7 +194,7 @@ def triangulate(
     np.minimum.at(widest, label, cosine)
     parallax = 2 * np.degrees(np.arccos(np.clip(widest, -1, 1)))
     good = (views >= min_views) & (parallax > min_parallax_deg) & agrees[:count]
-    return own[good], points[good]
+    return points, good
 
 
 def _sums(label: np.ndarray, values: np.ndarray, count: int) -> Float64Array:
