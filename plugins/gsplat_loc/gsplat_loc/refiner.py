@@ -28,6 +28,7 @@ _LEAST_MATCHES = 12
 _SAMPLED = 4000  # pixels that tell what the map's error does
 _ERROR_SIDE = 480  # pixels, shorter side of the image that `map_error` is given for
 _LARGEST_STDEV = 1.0  # of a prior; weaker ones are as good as none
+_EXTRAPOLATION = 1.5  # power of the mapped share of a view by which the map's error falls
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class GsplatRefiner(Refiner):
             after = levels[-1].term(inverse(pose) @ improved, self.config.redundancy, _LEAST)
             if after is None or after.cost > now.cost:
                 break
-            pose, covariance = improved, self._covariance(levels[-1], found)
+            pose, covariance = improved, self._covariance(levels[-1], found, float(good.mean()))
         if covariance is None:
             covariance = localization.covariance
         return replace(localization, world_from_cam=pose, covariance=covariance)
@@ -205,12 +206,17 @@ class GsplatRefiner(Refiner):
                 return localization
         return replace(localization, world_from_cam=pose)
 
-    def _covariance(self, level: ColorLevel, information: Float64Array) -> Float64Array | None:
-        """What the observations leave open, and what the map's own error adds."""
+    def _covariance(
+        self, level: ColorLevel, information: Float64Array, share: float
+    ) -> Float64Array | None:
+        """What the observations leave open, and what the map's own error adds.
+
+        A view that shows the map in a share of its pixels only looks at it from beyond the mapping
+        images: surfaces there were seen by few of them, from one side, and are displaced together.
+        """
         points = level.points[:: max(len(level.points) // _SAMPLED, 1)].astype(np.float64)
-        error_px = (
-            self.config.map_error * min(level.camera.width, level.camera.height) / _ERROR_SIDE
-        )
+        side = min(level.camera.width, level.camera.height) / _ERROR_SIDE
+        error_px = self.config.map_error * side / share**_EXTRAPOLATION
         try:
             found = np.linalg.inv(information) + map_covariance(level.camera, points, error_px)
         except np.linalg.LinAlgError:

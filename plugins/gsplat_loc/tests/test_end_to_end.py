@@ -157,6 +157,23 @@ def test_poses_that_show_nothing_come_back_unchanged(trained, queries):
     assert refiner.refine(query, given) is given
 
 
+def test_a_view_with_less_of_the_map_is_less_certain(trained, queries):
+    """More than the missing pixels alone would say: there, the map itself is extrapolated."""
+    field, query = load_field(trained[1], "cpu"), queries[0]
+    refiner = GsplatRefiner(RefineConfig(resolution=120))
+    given = Localization(Status.LOCALIZED, world_from_cam=query.world_from_cam)
+    world = field.gaussians.means.numpy() + field.origin
+    half = torch.from_numpy(transform(inverse(query.world_from_cam), world)[:, 0] < 0)
+    variances = []
+    for gaussians in (field.gaussians, field.gaussians.rows(half)):
+        refiner.use(replace(field, gaussians=gaussians), RUNTIME)
+        covariance = refiner.refine(query, given).covariance
+        assert covariance is not None
+        variances.append(np.trace(covariance[3:, 3:]))
+    # Half of the pixels double the variance; their share of one half cubed is another 8.
+    assert variances[1] > 8 * variances[0]
+
+
 def test_blank_queries_are_no_exception(trained, queries):
     query = queries[0]
     blank = Query(query.name, query.camera, image=np.full_like(query.image, 90))
