@@ -3,13 +3,13 @@
     python benchmarks/matrix.py --data DIR --work WORK [--scenes room redkitchen_seq01 fox]
                                 [--size compact|small|tiny] [--train 100] [--test 40] [--out PREFIX]
 
-Each estimator with a preset `NAME/compact` is mapped once per scene; then its map is measured with every
-solver that takes its evidence, alone and followed by every refiner that has a map of the scene. All
+Each estimator with a preset `NAME/compact` (or `NAME/default`, a third party's) is mapped once per scene; then
+its map is measured with every solver that takes its evidence, alone and followed by every refiner that has a map of the scene. All
 combinations of a scene see the same mapping images and the same queries. What is finished in WORK is not
 done again, so the same command goes on after an interruption; what fails is a row that says so.
 
 Writes PREFIX.json, PREFIX.md and PREFIX.png: accuracy with 95 % bootstrap intervals (over runs of ten
-consecutive images in videos), time per stage, mapping time, map size; published rows beside them.
+consecutive images in videos), time per stage, memory, mapping time, map size; published rows beside them.
 """
 
 from __future__ import annotations
@@ -228,10 +228,10 @@ class Matrix:
                   f"threads={self.threads}")  # fmt: skip
         row = {"scene": name, "estimator": component.name, "solver": solver, "refiner": refiner}
         row |= {"own_map": owner in ("", component.name)}
-        if not finished.is_file():
-            self.rows.append({**row, "status": "failed"})
+        result = json.loads(finished.read_text()) if finished.is_file() else {"status": "failed"}
+        if "metrics" not in result:
+            self.rows.append({**row, "status": result["status"]})
             return
-        result = json.loads(finished.read_text())
         seconds, metrics = result["seconds"], result["metrics"]
         stages = {k: 1000 * v["median"] for k, v in seconds["stages"].items()}
         self.rows.append({
@@ -242,6 +242,7 @@ class Matrix:
             "estimate_ms": round(stages.get("estimate", 0.0), 1),
             "solve_ms": round(stages.get("solve", 0.0), 1),
             "refine_ms": round(sum(v for k, v in stages.items() if k.startswith("refine")), 1),
+            "query_peak_mb": result["peak_memory_mb"],
             **json.loads((folder / "fit.json").read_text()),
         })  # fmt: skip
 
@@ -262,9 +263,11 @@ class Matrix:
 def methods(chosen: Sequence[str]) -> Iterator[tuple[str, Component]]:
     """Presets for small machines, and their estimators."""
     for experiment in experiments():
-        if not experiment.endswith("/compact"):
+        if not experiment.endswith(("/compact", "/default")):
             continue
         cfg = compose("train", [f"experiment={experiment}", "dataset=synthetic", "map_dir=x"])
+        if not cfg.get("estimator"):  # a refiner's
+            continue
         component = default_registry().get("estimator", cfg.estimator["_target_"])
         if not chosen or component.name in chosen:
             yield experiment, component
@@ -272,12 +275,9 @@ def methods(chosen: Sequence[str]) -> Iterator[tuple[str, Component]]:
 
 def unfit(component: Component, scene: Scene) -> str:
     """Why an estimator cannot map a scene, "" where it can."""
-    needs = set(component.requires)
-    if component.name == "kfnet_temporal":
-        needs.add("depth")  # its default measurement
-    if "depth" in needs and not scene.depth:
+    if "depth" in component.requires and not scene.depth:
         return "needs depth"
-    return "needs video" if "sequence" in needs and not scene.video else ""
+    return "needs video" if "sequence" in component.requires and not scene.video else ""
 
 
 def reloc(*arguments: str) -> bool:
@@ -305,7 +305,7 @@ def rounded(value: float) -> float | None:
 
 _HEADINGS = ("estimator", "solver", "refiner", "median position", "median rotation", "5 cm, 5°",
              "localized", "estimate ms", "solve ms", "refine ms", "query p95 ms", "mapping s (CPU s)",
-             "map MB", "peak MB")  # fmt: skip
+             "map MB", "peak MB, mapping", "peak MB, queries")  # fmt: skip
 
 
 def table(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
@@ -342,7 +342,7 @@ def _published(name: str, scene: str) -> list[str]:
         angle = f"{v['median_rotation_deg']:.2f}°" if "median_rotation_deg" in v else ""
         recall = f"{100 * v['recall_5cm_5deg']:.1f} %" if "recall_5cm_5deg" in v else ""
         found.append(
-            f"| *{row.label}* | *published* | | {median} | {angle} | {recall} |" + " |" * 8
+            f"| *{row.label}* | *published* | | {median} | {angle} | {recall} |" + " |" * (len(_HEADINGS) - 6)
         )
     return [*found, "", f"Published rows are those of `{name}`, {scene}: the whole test split, mapped from "
             "all training images. They are orientation, not a comparison."]  # fmt: skip
@@ -370,7 +370,7 @@ def _cells(row: Mapping[str, Any], unit: str) -> list[str]:
         f"{row['localized']}/{row['queries']}", f"{row['estimate_ms']:.0f}", f"{row['solve_ms']:.1f}",
         f"{row['refine_ms']:.0f}" if row["refiner"] else "", f"{row['query_p95_ms']:.0f}",
         f"{row['mapping_s']:.0f} ({row['mapping_cpu_s']:.0f})", f"{row['map_mb']:.1f}",
-        f"{row['peak_mb']:.0f}",
+        f"{row['peak_mb']:.0f}", f"{row['query_peak_mb']:.0f}",
     ]  # fmt: skip
 
 
