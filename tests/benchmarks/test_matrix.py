@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -19,8 +20,8 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "matrix.py"
 
 
 @pytest.fixture(scope="module")
-def matrix():
-    """The script as a module, which runs the verbs in this process."""
+def matrix(toy_plugin_of_module):
+    """The script as a module, with two toy estimators installed."""
     spec = importlib.util.spec_from_file_location("reloc_matrix", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
@@ -34,40 +35,45 @@ def matrix():
     registry.default_registry.cache_clear()
 
 
-@pytest.fixture
-def run(matrix, monkeypatch, toy_plugin, tmp_path):
-    """Run the script; returns its rows and the verbs that it ran."""
-    verbs = []
+class Script:
+    """The script over a folder of work; its verbs run on tiny images, and are remembered."""
 
-    def reloc(*arguments):
-        verbs.append(arguments[0])
+    def __init__(self, module, work):
+        self.module, self.work, self.verbs = module, work, []
+
+    def reloc(self, *arguments):
+        self.verbs.append(arguments[0])
         small = ["dataset.width=80", "dataset.height=60"]
         return main([*arguments, *(small if "dataset=synthetic" in arguments else [])]) == 0
 
-    monkeypatch.setattr(matrix, "reloc", reloc)
-
-    def script(*arguments):
-        verbs.clear()
-        command = ["matrix.py", "--work", str(tmp_path / "work"), "--train", "10", "--test", "5",
+    def __call__(self, *arguments):
+        """Returns the rows."""
+        self.verbs.clear()
+        command = ["matrix.py", "--work", str(self.work), "--train", "10", "--test", "5",
                    "--threads", "1", "--estimators", "toy", "toy_points"]  # fmt: skip
-        monkeypatch.setattr(sys, "argv", [*command, *arguments])
-        matrix.main()
-        rows = json.loads((tmp_path / "work/matrix.json").read_text())["rows"]
-        return rows, list(verbs)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.module, "reloc", self.reloc)
+            patch.setattr(sys, "argv", [*command, *arguments])
+            self.module.main()
+        return json.loads((self.work / "matrix.json").read_text())["rows"]
 
-    return script
+
+@pytest.fixture(scope="module")
+def finished(matrix, tmp_path_factory):
+    """The whole script, run once: the script and its rows."""
+    script = Script(matrix, tmp_path_factory.mktemp("matrix") / "work")
+    return script, script()
 
 
-def test_every_combination_that_fits_is_measured_once(run, tmp_path):
-    rows, verbs = run()
+def test_every_combination_that_fits_is_measured_once(finished):
+    script, rows = finished
     assert {(r["estimator"], r["solver"], r["refiner"]) for r in rows} == {
         ("toy", "prior", ""), ("toy", "prior", "toy_push"),
         *(("toy_points", solver, refiner) for solver in ("pnp", "dsac") for refiner in ("", "toy_push")),
     }  # fmt: skip
-    assert verbs == ["train"] * 2 + ["evaluate"] * 6
+    assert script.verbs == ["train"] * 2 + ["evaluate"] * 6
     # All are the pose of the most similar image, whatever says it.
-    work = tmp_path / "work/room"
-    pipeline = Pipeline.from_map(work / "toy/map", refiners=[])
+    pipeline = Pipeline.from_map(script.work / "room/toy/map", refiners=[])
     options = {"train_frames": 10, "test_frames": 5, "width": 80, "height": 60, "split": "test"}
     queries = build({"_target_": "synthetic", **options}, "dataset")
     errors = [
@@ -87,42 +93,36 @@ def test_every_combination_that_fits_is_measured_once(run, tmp_path):
         assert row["query_ms"] >= row["estimate_ms"] > 0
         assert row["query_peak_mb"] > 0
         assert row["map_mb"] > 0
-    text = (tmp_path / "work/matrix.md").read_text()
+    text = (script.work / "matrix.md").read_text()
     assert text.count("| toy_points |") == 4
     assert "| toy_push * |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
-    assert (tmp_path / "work/matrix.png").stat().st_size > 5000
+    assert (script.work / "matrix.png").stat().st_size > 5000
 
 
-def test_it_goes_on_where_it_was_stopped(run, tmp_path):
-    first, _ = run()
-    again, verbs = run()
-    assert verbs == []
-    assert again == first
-    (tmp_path / "work/room/toy/prior/result.json").unlink()
-    again, verbs = run()
-    assert verbs == ["evaluate"]
+def test_it_goes_on_where_it_was_stopped(finished, tmp_path):
+    before, rows = finished
+    script = Script(before.module, shutil.copytree(before.work, tmp_path / "work"))
+    (script.work / "room/toy/prior/result.json").unlink()
+    again = script()
+    assert script.verbs == ["evaluate"]
+    for row, same in zip(rows, again, strict=True):
+        assert row["values"] == same["values"]
     with pytest.raises(SystemExit, match="other settings"):
-        run("--train", "11")
+        script("--train", "11")
 
 
-def test_what_fails_is_a_row_that_says_so(run, matrix, monkeypatch, tmp_path):
-    working = matrix.reloc
-
-    def reloc(*arguments):
-        if "solver=dsac" in arguments:
-            return False
-        if arguments[0] == "train" and "experiment=toy/compact" in arguments:
-            return False
-        return working(*arguments)
-
-    monkeypatch.setattr(matrix, "reloc", reloc)
-    rows, _ = run()
-    status = {(r["estimator"], r.get("solver", "")): r["status"] for r in rows}
+def test_what_fails_is_a_row_that_says_so(finished, tmp_path, monkeypatch):
+    before, _ = finished
+    script = Script(before.module, shutil.copytree(before.work, tmp_path / "work"))
+    (script.work / "room/toy/fit.json").unlink()
+    (script.work / "room/toy_points/dsac/result.json").write_text('{"status": "failed"}')
+    monkeypatch.setattr(script, "reloc", lambda *arguments: False)
+    status = {(r["estimator"], r.get("solver", "")): r["status"] for r in script()}
     assert status == {
         ("toy", ""): "mapping failed", ("toy_points", "pnp"): "ok", ("toy_points", "dsac"): "failed",
     }  # fmt: skip
-    text = (tmp_path / "work/matrix.md").read_text()
+    text = (script.work / "matrix.md").read_text()
     assert "| toy |  |  | mapping failed |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
@@ -135,12 +135,5 @@ def test_published_rows_have_the_columns_of_the_others(matrix):
 
 
 def test_a_verb_that_fails_says_why(matrix, capsys):
-    spec = importlib.util.spec_from_file_location("reloc_matrix_alone", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-        assert not module.reloc("evaluate", "map_dir=nowhere", "dataset=synthetic")
-    finally:
-        del sys.modules[spec.name]
+    assert not matrix.reloc("evaluate", "map_dir=nowhere", "dataset=synthetic")
     assert "nowhere" in capsys.readouterr().out
