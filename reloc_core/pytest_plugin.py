@@ -29,6 +29,6 @@ def reloc_trained_estimator(
 def reloc_trained_refiner(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> TrainedRefiner:
-    """The refiner of a `RefinerConformance` class, ready to refine."""
+    """The refiner of a `RefinerContract` class, ready to refine."""
     trained: TrainedRefiner = request.cls.train(tmp_path_factory.mktemp("refiner"))
     return trained

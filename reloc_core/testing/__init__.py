@@ -13,7 +13,7 @@ come with an installed reloc by themselves (a pytest plugin).
 
 from reloc_core.testing.dataset import DatasetConformance
 from reloc_core.testing.estimator import EstimatorConformance
-from reloc_core.testing.refiner import RefinerConformance
+from reloc_core.testing.refiner import RefinerConformance, RefinerContract
 from reloc_core.testing.solver import SolverConformance
 from reloc_core.testing.tools import Subset, room, write_ace
 
@@ -21,6 +21,7 @@ __all__ = [
     "DatasetConformance",
     "EstimatorConformance",
     "RefinerConformance",
+    "RefinerContract",
     "SolverConformance",
     "Subset",
     "room",

@@ -1,5 +1,6 @@
 """`reloc plugin new` writes plugins that work as they are."""
 
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,14 @@ import pytest
 from reloc_core.cli.main import main
 from reloc_core.cli.plugin_new import write_plugin
 from reloc_core.interfaces import INTERFACES
+
+
+# What is known beforehand of the results that `reloc plugin check` shows beside those of estimators.
+ON_THE_ROOM = {
+    "solver": r"Correspondences with noise, 30 % of it wrong: 20 of 20, median error 0\.\d+ cm",
+    "refiner": r"before: 20 of 20, median error 4 cm, 1\.5°\n +after:  20 of 20, median error 0\.",
+    "dataset": r"poses:  40 of 40, median error 0 cm, \S+e-1\d°\n +pixels: 0 of 255 off\n +depth:  none",
+}
 
 
 @pytest.mark.parametrize("kind", sorted(INTERFACES))
@@ -19,6 +28,11 @@ def test_a_new_plugin_passes_its_own_tests(kind, environment, tmp_path):
     tests = environment.run("pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=folder)
     assert tests.returncode == 0, tests.stdout
     assert " passed" in tests.stdout
+    if kind in ON_THE_ROOM:
+        suite = str(folder / "tests/test_conformance.py")
+        shown = environment.run("reloc_core.testing.room_result", kind, "my_plugin", suite)
+        assert shown.returncode == 0, shown.stderr
+        assert re.search(ON_THE_ROOM[kind], shown.stdout), shown.stdout
 
 
 @pytest.mark.parametrize("kind", sorted(INTERFACES))
@@ -40,8 +54,9 @@ def test_a_new_plugin_is_tidy(kind, tmp_path):
 def test_check_runs_everything(environment, tmp_path):
     folder = write_plugin("my_plugin", "solver", tmp_path)
     environment.install_folder(folder)
-    child = environment.reloc("plugin", "check", "my_plugin", "--quick")
+    child = environment.reloc("plugin", "check", "my_plugin")
     assert child.returncode == 0, child.stdout + child.stderr
+    assert "my_plugin on the embedded room:\n  Correspondences" in child.stdout
     assert "my_plugin: all checks passed" in child.stdout
     # A defect in the method is found.
     solver = folder / "my_plugin" / "solver.py"

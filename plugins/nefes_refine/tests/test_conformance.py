@@ -1,26 +1,46 @@
-"""`nefes_regressor` passes the suite that third parties' estimators are held to.
+"""`nefes_regressor` and `nefes_refine` pass the suites that third parties' components are held to.
 
-The refiner needs a field that is trained for minutes before it improves a pose; the other tests of this
-folder hold it to that on an exact scene.
+The refiner needs a field that is trained for minutes before it improves a pose; here it is held to the
+contract of refiners and to its own cost, and by the other tests of this folder to the poses of an exact
+scene.
 """
 
-from reloc_core.testing import EstimatorConformance
+from nefes_refine.refiner import Target
+
+from reloc_core.testing import EstimatorConformance, RefinerContract
+
+SMALL = {
+    "field": {
+        "levels": 6, "log2_entries": 14, "finest_resolution": 128, "occupancy": 24,
+        "samples": 16, "coarse_samples": 32,
+    },
+    "training": {
+        "colour_steps": 80, "feature_steps": 150, "fusion_steps": 10, "rays": 512,
+        "patches": 2, "patch_size": 8,
+    },
+    "regressor": {"synthetic_views": 1.0, "epochs": 30, "batch": 16},
+}  # fmt: skip
 
 
 class TestNefesRegressor(EstimatorConformance):
     component = "nefes_regressor"
-    options = {  # noqa: RUF012
-        "field": {
-            "levels": 6, "log2_entries": 14, "finest_resolution": 128, "occupancy": 24,
-            "samples": 16, "coarse_samples": 32,
-        },
-        "training": {
-            "colour_steps": 80, "feature_steps": 150, "fusion_steps": 10, "rays": 512,
-            "patches": 2, "patch_size": 8,
-        },
-        "regressor": {"synthetic_views": 1.0, "epochs": 30, "batch": 16},
-    }  # fmt: skip
+    options = SMALL
     # A regressor trained for seconds knows the part of the room; the suite is about everything else.
     max_median_cm = 120.0
     max_median_deg = 45.0
     tolerance = 1e-4
+
+
+class TestNefesRefine(RefinerContract):
+    component = "nefes_refine"
+    map_from = "nefes_regressor"
+    estimator_options = {  # noqa: RUF012
+        "field": SMALL["field"],
+        "training": {**SMALL["training"], "colour_steps": 40, "feature_steps": 60},
+        "regressor": {"synthetic_views": 1.0, "epochs": 1, "batch": 16},
+    }
+    train_frames = 20
+    query_frames = 2
+
+    def cost(self, refiner, query, localization):
+        return Target(refiner.bundle, query).render(localization.world_from_cam)[1]
