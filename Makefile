@@ -49,7 +49,7 @@ test-real-short: $(VENV)/.installed
 	RELOC_DATA=$(RELOC_DATA) $(BIN)/python -m pytest -m "real and not long" -s
 
 test-lowest:
-	scripts/test_lowest.sh tests
+	scripts/test_lowest.sh
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/real_scene.py --data $(RELOC_DATA)

@@ -22,6 +22,7 @@ import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -330,9 +331,13 @@ class MapWriter:
 
     @property
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """The last checkpoint as (torch tensors, metadata), or None."""
+        """The last checkpoint as (tensors, metadata), or None.
+
+        The tensors are PyTorch's, or NumPy arrays where PyTorch is not installed.
+        """
         path = self._checkpoint_file
-        return load_tensors(path) if path.is_file() else None
+        framework = "pt" if find_spec("torch") is not None else "np"
+        return load_tensors(path, framework) if path.is_file() else None
 
     def save(self, name: str, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Write `NAME.safetensors` of the map."""

@@ -45,7 +45,7 @@ class ToyEstimator(Estimator):
     def fit(self, dataset: Dataset, run: Run) -> None:
         kept: list[np.ndarray] = []
         if run.map.checkpoint is not None:
-            kept = list(run.map.checkpoint[0]["kept"].numpy())
+            kept = list(np.asarray(run.map.checkpoint[0]["kept"]))
         with run.progress("Looking at images", len(dataset)) as progress:
             for index in range(len(kept), len(dataset)):
                 if index == self.config.stop_at:

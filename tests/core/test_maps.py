@@ -76,6 +76,13 @@ def test_checkpoint_survives_and_is_discarded_at_the_end(tmp_path):
     assert sorted(os.listdir(tmp_path / "map")) == ["head.safetensors", "map.yaml"]
 
 
+def test_checkpoints_are_read_where_pytorch_is_not_installed(tmp_path, monkeypatch):
+    MapWriter(tmp_path / "map", INFO).save_checkpoint({"w": np.ones(3)}, {"step": 7})
+    monkeypatch.setitem(sys.modules, "torch", None)
+    tensors, _ = MapWriter(tmp_path / "map", INFO).checkpoint
+    assert isinstance(tensors["w"], np.ndarray)
+
+
 def test_checkpoint_of_another_run_is_refused(tmp_path):
     MapWriter(tmp_path / "map", INFO).save_checkpoint({"w": np.ones(3)}, {})
     other = MapInfo("estimator", "toy", "toy_plugin", "1.0", {"size": 4}, dict(INFO.dataset))
