@@ -3,10 +3,11 @@
     python benchmarks/matrix.py --data DIR --work WORK [--scenes room redkitchen_seq01 fox]
                                 [--size compact|small|tiny] [--train 100] [--test 40] [--out PREFIX]
 
-Each estimator with a preset `NAME/compact` (or `NAME/default`, a third party's) is mapped once per scene; then
-its map is measured with every solver that takes its evidence, alone and followed by every refiner that has a map of the scene. All
-combinations of a scene see the same mapping images and the same queries. What is finished in WORK is not
-done again, so the same command goes on after an interruption; what fails is a row that says so.
+Each estimator with a preset `NAME/compact` (or `NAME/default`, a third party's) is mapped once per scene;
+then its map is measured with every solver that takes its evidence, alone and followed by every refiner that
+has a map of the scene. All combinations of a scene see the same mapping images and the same queries. What
+is finished in WORK is not done again, so the same command goes on after an interruption; what fails is a
+row that says so.
 
 Writes PREFIX.json, PREFIX.md and PREFIX.png: accuracy with 95 % bootstrap intervals (over runs of ten
 consecutive images in videos), time per stage, memory, mapping time, map size; published rows beside them.
@@ -335,15 +336,13 @@ def table(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str
 
 
 def _published(name: str, scene: str) -> list[str]:
-    found = []
+    found, empty = [], " |" * (len(_HEADINGS) - 6)
     for row, _ in published_rows(read_published(name), scene):
         v = row.values
         median = f"{100 * v['median_translation_m']:.2f} cm" if "median_translation_m" in v else ""
         angle = f"{v['median_rotation_deg']:.2f}°" if "median_rotation_deg" in v else ""
         recall = f"{100 * v['recall_5cm_5deg']:.1f} %" if "recall_5cm_5deg" in v else ""
-        found.append(
-            f"| *{row.label}* | *published* | | {median} | {angle} | {recall} |" + " |" * (len(_HEADINGS) - 6)
-        )
+        found.append(f"| *{row.label}* | *published* | | {median} | {angle} | {recall} |" + empty)
     return [*found, "", f"Published rows are those of `{name}`, {scene}: the whole test split, mapped from "
             "all training images. They are orientation, not a comparison."]  # fmt: skip
 

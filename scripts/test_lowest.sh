@@ -32,7 +32,8 @@ extras=test,serve,colmap
 
 # The build's own lower bounds; cmake and ninja for systems without them.
 "${pip[@]}" install 'scikit-build-core==0.11.0' 'pybind11==2.13.0' 'cmeel-eigen==3.4.0' cmake ninja
-PATH="$(cd "$venv" && pwd)/bin:$PATH" "${pip[@]}" install -c "$lowest" --no-build-isolation -e ".[$extras]"
+PATH="$(cd "$venv" && pwd)/bin:$PATH" "${pip[@]}" install -c "$lowest" --no-build-isolation \
+    -C build-dir="$venv/build" -e ".[$extras]"
 echo "$("$venv/bin/python" --version), PyTorch: $torch; all else as in $lowest"
 [ $# -gt 0 ] || set -- tests/core tests/io tests/datasets tests/evaluation tests/solvers tests/native tests/testing
 OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest -m "not real" "$@"

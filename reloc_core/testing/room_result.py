@@ -29,7 +29,6 @@ from reloc_core.testing.tools import perturbed, pose_error, room
 from reloc_core.types import (
     Correspondences,
     Evidence,
-    Float64Array,
     PosePrior,
     Query,
     RelativePoses,

@@ -222,7 +222,9 @@ def its_submission(names):
 def its_head(names):
     import torch
 
-    first, second = (torch.load(f"{n}.pt", weights_only=True) for n in ("7scenes_chess", "chess_again"))
+    first, second = (
+        torch.load(f"{n}.pt", weights_only=True) for n in ("7scenes_chess", "chess_again")
+    )
     assert all(torch.equal(first[key], second[key]) for key in first.keys() | second.keys())
 
 
@@ -283,6 +285,8 @@ def test_the_plugin_of_the_docs_passes_its_own_test(orb_map, tmp_path):
         f"import sys; sys.path[:0] = {[str(tmp_path), str(orb_map)]!r}; import pytest; "
         f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', {str(orb_map / 'tests')!r}]))"
     )
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=orb_map)
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=orb_map
+    )
     assert child.returncode == 0, child.stdout + child.stderr
     assert "1 passed" in child.stdout

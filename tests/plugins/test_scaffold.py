@@ -10,7 +10,6 @@ from reloc_core.cli.main import main
 from reloc_core.cli.plugin_new import write_plugin
 from reloc_core.interfaces import INTERFACES
 
-
 # What is known beforehand of the results that `reloc plugin check` shows beside those of estimators.
 ON_THE_ROOM = {
     "solver": r"Correspondences with noise, 30 % of it wrong: 20 of 20, median error 0\.\d+ cm",

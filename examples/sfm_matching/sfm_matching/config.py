@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reloc_core.errors import ConfigError
+from reloc_core.checks import Checks
 
 
 @dataclass
@@ -46,23 +46,12 @@ def check(config: MatchingConfig) -> None:
     Raises:
         ConfigError: names the option.
     """
-    for name, least in (
-        ("resolution", 64),
-        ("images", 3),
-        ("keypoints", 16),
-        ("query_keypoints", 16),
-        ("partners", 2),
-        ("min_views", 2),
-        ("retrieved", 1),
-    ):
-        if getattr(config, name) < least:
-            raise ConfigError(
-                f"estimator.{name} must be at least {least}, got {getattr(config, name)}."
-            )
-    for name in ("max_angle_deg", "max_epipolar_px", "max_error_px", "min_parallax_deg"):
-        if not getattr(config, name) > 0:
-            raise ConfigError(f"estimator.{name} must be positive, got {getattr(config, name)}.")
-    if not -1 <= config.min_similarity < 1:
-        raise ConfigError(
-            f"estimator.min_similarity must be a cosine, got {config.min_similarity}."
-        )
+    options = Checks(config)
+    options.at_least(64, "resolution")
+    options.at_least(16, "keypoints", "query_keypoints")
+    options.at_least(3, "images")
+    options.at_least(2, "partners", "min_views")
+    options.at_least(1, "retrieved")
+    options.positive("max_angle_deg", "max_epipolar_px", "max_error_px", "min_parallax_deg")
+    similarity = config.min_similarity
+    options.require(-1 <= similarity < 1, "min_similarity", "be a cosine")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from reloc_core.errors import ConfigError, did_you_mean
+from reloc_core.checks import Checks
+from reloc_core.errors import ConfigError
 
 REGIMES = ("joint", "leave_one_out", "single")
 INDEX_KINDS = ("exact", "flat", "ivf", "pq", "ivfpq", "hnsw")
@@ -176,58 +176,34 @@ def check(config: GnnConfig) -> None:
     Raises:
         ConfigError: names the option and what it may be.
     """
-    one_of("train.regime", config.train.regime, REGIMES)
-    one_of("retrieval.index", config.retrieval.index, INDEX_KINDS)
-    one_of("network.scatter", config.network.scatter, SCATTER)
-    at_least(config, 1, "image.cells", "retrieval.clusters", "retrieval.pool", "graph.neighbours",
-             "graph.period", "depth.views", "depth.pool", "network.recursions", "train.batch_size",
-             "train.candidates", "train.log_every")  # fmt: skip
-    at_least(config, 64, "image.resolution")
-    at_least(config, 0, "graph.spacing", "network.alignment_steps", "augment.roll_deg",
-             "augment.tilt_deg", "train.iterations", "train.weight_decay",
-             "train.checkpoint_seconds", "min_similarity")  # fmt: skip
-    share(config, "graph.dropout", "network.dropout", "augment.cell_dropout",
-          "augment.edge_dropout", "augment.negatives")  # fmt: skip
-    if config.network.channels < 8 or config.network.channels % 8:
-        raise ConfigError("estimator.network.channels must be a multiple of 8.")
-    if not config.train.learning_rate > 0:
-        raise ConfigError("estimator.train.learning_rate must be positive.")
+    options = Checks(config)
+    options.one_of("train.regime", REGIMES)
+    options.one_of("retrieval.index", INDEX_KINDS)
+    options.one_of("network.scatter", SCATTER)
+    options.at_least(
+        1, "image.cells", "retrieval.clusters", "retrieval.pool", "graph.neighbours", "graph.period",
+        "depth.views", "depth.pool", "network.recursions", "train.batch_size", "train.candidates",
+        "train.log_every",
+    )  # fmt: skip
+    options.at_least(64, "image.resolution")
+    options.at_least(
+        0, "graph.spacing", "network.alignment_steps", "augment.roll_deg", "augment.tilt_deg",
+        "train.iterations", "train.weight_decay", "train.checkpoint_seconds", "min_similarity",
+    )  # fmt: skip
+    options.share("graph.dropout", "network.dropout", "augment.cell_dropout",
+                  "augment.edge_dropout", "augment.negatives", whole=False)  # fmt: skip
+    options.positive("train.learning_rate")
+    check_channels(config.network.channels)
     if config.train.iterations == 0 and not config.train.warm_start:
         raise ConfigError(
             "estimator.train.iterations=0 trains nothing: give estimator.train.warm_start=MAP too."
         )
 
 
-def _value(config: object, path: str) -> float:
-    node = config
-    for key in path.split("."):
-        node = getattr(node, key)
-    assert isinstance(node, (int, float)), path
-    return node
-
-
-def one_of(path: str, value: str, known: Iterable[str]) -> None:
-    """Refuse a value that is not among the known ones."""
-    if value not in tuple(known):
-        raise ConfigError(f"estimator.{path} is '{value}'.{did_you_mean(value, known)}")
-
-
-def at_least(config: object, bound: float, *paths: str) -> None:
-    """Refuse values below a bound."""
-    for path in paths:
-        if not _value(config, path) >= bound:
-            raise ConfigError(
-                f"estimator.{path} must be at least {bound}, got {_value(config, path)}."
-            )
-
-
-def share(config: object, *paths: str) -> None:
-    """Refuse values outside 0 .. 1 (1 excluded)."""
-    for path in paths:
-        if not 0 <= _value(config, path) < 1:
-            raise ConfigError(
-                f"estimator.{path} must be at least 0 and below 1, got {_value(config, path)}."
-            )
+def check_channels(channels: int) -> None:
+    """Refuse a width that the attention heads do not divide."""
+    if channels < 8 or channels % 8:
+        raise ConfigError("estimator.network.channels must be a multiple of 8.")
 
 
 def as_dict(config: object) -> dict[str, object]:

@@ -13,10 +13,9 @@ from gnn_relpose.config import (
     SCATTER,
     GraphConfig,
     RetrievalConfig,
-    at_least,
-    one_of,
-    share,
+    check_channels,
 )
+from reloc_core.checks import Checks
 from reloc_core.errors import ConfigError
 
 
@@ -111,18 +110,19 @@ def check(config: PublishedConfig) -> None:
     Raises:
         ConfigError: names the option and what it may be.
     """
-    one_of("train.regime", config.train.regime, REGIMES)
-    one_of("retrieval.index", config.retrieval.index, INDEX_KINDS)
-    one_of("network.scatter", config.network.scatter, SCATTER)
-    at_least(config, 1, "network.recursions", "graph.neighbours", "graph.period",
-             "train.batch_size", "train.decay_step", "train.log_every", "retrieval.pool",
-             "retrieval.clusters")  # fmt: skip
-    at_least(config, 0, "network.neighbours", "train.epochs", "train.color_jitter",
-             "train.weight_decay", "train.checkpoint_seconds")  # fmt: skip
-    at_least(config, 32, "height", "resolution")
-    share(config, "network.dropout", "train.edge_dropout", "graph.dropout")
-    if config.network.channels < 8 or config.network.channels % 8:
-        raise ConfigError("estimator.network.channels must be a multiple of 8.")
+    options = Checks(config)
+    options.one_of("train.regime", REGIMES)
+    options.one_of("retrieval.index", INDEX_KINDS)
+    options.one_of("network.scatter", SCATTER)
+    options.at_least(
+        1, "network.recursions", "graph.neighbours", "graph.period", "train.batch_size",
+        "train.decay_step", "train.log_every", "retrieval.pool", "retrieval.clusters",
+    )  # fmt: skip
+    options.at_least(0, "network.neighbours", "train.epochs", "train.color_jitter",
+                     "train.weight_decay", "train.checkpoint_seconds")  # fmt: skip
+    options.at_least(32, "height", "resolution")
+    options.share("network.dropout", "train.edge_dropout", "graph.dropout", whole=False)
+    check_channels(config.network.channels)
     if config.train.epochs == 0 and not config.network.weights:
         raise ConfigError(
             "estimator.train.epochs=0 trains nothing: give estimator.network.weights=FILE too."

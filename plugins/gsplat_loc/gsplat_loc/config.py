@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reloc_core.errors import ConfigError, did_you_mean
+from reloc_core.checks import Checks
+from reloc_core.errors import ConfigError
 
 SOURCES = ("auto", "depth", "points", "triangulate", "random", "ply")
 FEATURES = ("average", "blend", "none")
@@ -304,39 +305,19 @@ _SHARES = (
 )  # fmt: skip
 
 
-def _value(config: object, path: str) -> float:
-    node = config
-    for key in path.split("."):
-        node = getattr(node, key)
-    assert isinstance(node, (int, float)), path
-    return node
-
-
-def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"{key} is '{value}'.{did_you_mean(value, known)}")
-
-
 def check(config: GsplatConfig) -> None:
     """Refuse values that make no sense.
 
     Raises:
         ConfigError: names the option and what it may be.
     """
-    _one_of("estimator.init.source", config.init.source, SOURCES)
-    _one_of("estimator.features.mode", config.features.mode, FEATURES)
-    _one_of("estimator.match.target", config.match.target, TARGETS)
-    for path in _POSITIVE:
-        if not _value(config, path) > 0:
-            raise ConfigError(f"estimator.{path} must be positive, got {_value(config, path)}.")
-    for path in _NOT_NEGATIVE:
-        if not _value(config, path) >= 0:
-            raise ConfigError(f"estimator.{path} must not be negative, got {_value(config, path)}.")
-    for path in _SHARES:
-        if not 0 <= _value(config, path) <= 1:
-            raise ConfigError(
-                f"estimator.{path} must lie between 0 and 1, got {_value(config, path)}."
-            )
+    options = Checks(config)
+    options.one_of("init.source", SOURCES)
+    options.one_of("features.mode", FEATURES)
+    options.one_of("match.target", TARGETS)
+    options.positive(*_POSITIVE)
+    options.not_negative(*_NOT_NEGATIVE)
+    options.share(*_SHARES)
     if not 0 < config.init.opacity < 1:
         raise ConfigError("estimator.init.opacity must lie strictly between 0 and 1.")
     if not 0 <= config.gaussians.sh_degree <= 3:
@@ -345,11 +326,8 @@ def check(config: GsplatConfig) -> None:
         )
     if 0 < config.image.resolution < 32:
         raise ConfigError("estimator.image.resolution must be 0 (unchanged) or at least 32.")
-    for path in ("features.min_views", "anchors.min_views"):
-        if _value(config, path) < 2:
-            raise ConfigError(f"estimator.{path} must be at least 2.")
-    if config.match.redundancy < 1:
-        raise ConfigError("estimator.match.redundancy must be at least 1.")
+    options.at_least(2, "features.min_views", "anchors.min_views")
+    options.at_least(1, "match.redundancy")
     if config.features.mode == "none" and config.match.target != "anchors":
         raise ConfigError(
             "estimator.features.mode=none leaves Gaussians without descriptors: match "
@@ -370,17 +348,10 @@ def check_refine(config: RefineConfig) -> None:
     Raises:
         ConfigError: names the option.
     """
-    _one_of("refiner mode", config.mode, REFINEMENTS)
-    for name in ("levels", "renderings", "steps", "keypoints", "keypoint_px", "warp_lr"):
-        if not getattr(config, name) > 0:
-            raise ConfigError(f"Refiner option {name} must be positive.")
-    if config.resolution < 32:
-        raise ConfigError("Refiner option resolution must be at least 32.")
-    if config.redundancy < 1:
-        raise ConfigError("Refiner option redundancy must be at least 1.")
-    for name in ("warp_iters", "map_error"):
-        if getattr(config, name) < 0:
-            raise ConfigError(f"Refiner option {name} must not be negative.")
-    for name in ("min_alpha", "min_pixels"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(f"Refiner option {name} must lie in 0..1.")
+    options = Checks(config, "gsplat_loc.")
+    options.one_of("mode", REFINEMENTS)
+    options.positive("levels", "renderings", "steps", "keypoints", "keypoint_px", "warp_lr")
+    options.at_least(32, "resolution")
+    options.at_least(1, "redundancy")
+    options.not_negative("warp_iters", "map_error")
+    options.share("min_alpha", "min_pixels", whole=False)

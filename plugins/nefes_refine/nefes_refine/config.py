@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from reloc_core.errors import ConfigError, did_you_mean
+from reloc_core.checks import Checks
+from reloc_core.errors import ConfigError
 
 FIELDS = ("hashgrid", "mlp")
 FEATURES = ("xfeat", "dfnet")
@@ -216,30 +216,28 @@ def check(config: NefesConfig) -> None:
     Raises:
         ConfigError: names the option.
     """
-    one_of("estimator.features", config.features, FEATURES)
-    one_of("estimator.field.name", config.field.name, FIELDS)
-    one_of("estimator.regressor.name", config.regressor.name, REGRESSORS)
+    options = Checks(config)
+    options.one_of("features", FEATURES)
+    options.one_of("field.name", FIELDS)
+    options.one_of("regressor.name", REGRESSORS)
     if (config.features == "dfnet") != (config.regressor.name == "dfnet"):
         raise ConfigError(
             "estimator.features=dfnet and estimator.regressor.name=dfnet are one network: choose both "
             "or neither."
         )
-    stride = config.view.stride
-    if config.features == "xfeat" and stride != 8:
+    if config.features == "xfeat" and config.view.stride != 8:
         raise ConfigError("estimator.view.stride must be 8 with XFeat's features.")
-    for key in ("resolution", "stride"):
-        at_least(f"estimator.view.{key}", getattr(config.view, key), 1)
-    for key in ("levels", "channels", "log2_entries", "samples", "coarse_samples", "occupancy"):
-        at_least(f"estimator.field.{key}", getattr(config.field, key), 1)
-    for key in ("max_images", "rays", "patches", "patch_size", "learning_rate", "decay"):
-        at_least(f"estimator.training.{key}", getattr(config.training, key), 0, strict=True)
-    for key in ("colour_steps", "feature_steps", "fusion_steps", "depth_weight", "feature_weight"):
-        at_least(f"estimator.training.{key}", getattr(config.training, key), 0)
-    for key in ("synthetic_views", "translation", "rotation_deg", "box_margin", "epochs"):
-        value = getattr(config.regressor, key)
-        if value is not None:
-            at_least(f"estimator.regressor.{key}", value, 0)
-    at_least("estimator.regressor.batch", config.regressor.batch, 1)
+    options.at_least(
+        1, "view.resolution", "view.stride", "field.levels", "field.channels", "field.log2_entries",
+        "field.samples", "field.coarse_samples", "field.occupancy", "regressor.batch",
+    )  # fmt: skip
+    options.positive("training.max_images", "training.rays", "training.patches",
+                     "training.patch_size", "training.learning_rate", "training.decay")  # fmt: skip
+    options.at_least(
+        0, "training.colour_steps", "training.feature_steps", "training.fusion_steps",
+        "training.depth_weight", "training.feature_weight", "regressor.synthetic_views",
+        "regressor.translation", "regressor.rotation_deg", "regressor.box_margin", "regressor.epochs",
+    )  # fmt: skip
     if bool(config.scene.world_setup) != bool(config.scene.pose_average):
         raise ConfigError(
             "estimator.scene.world_setup and estimator.scene.pose_average belong together: give both."
@@ -252,22 +250,8 @@ def check_refiner(config: RefineConfig) -> None:
     Raises:
         ConfigError: names the option.
     """
-    one_of("mode", config.mode, MODES)
-    at_least("iterations", config.iterations, 1)
-    at_least("min_gain", config.min_gain, 0)
-    at_least("starts", config.starts, 0)
-    for key in ("learning_rate", "learning_rate_rotation", "learning_rate_translation"):
-        at_least(key, getattr(config, key), 0, strict=True)
-
-
-def one_of(path: str, value: str, known: Iterable[str]) -> None:
-    """Refuse a word that is not among the known ones."""
-    if value not in tuple(known):
-        raise ConfigError(f"{path} is '{value}'.{did_you_mean(value, known)}")
-
-
-def at_least(path: str, value: float, bound: float, strict: bool = False) -> None:
-    """Refuse a number below a bound."""
-    if not (value > bound if strict else value >= bound):
-        word = "greater than" if strict else "at least"
-        raise ConfigError(f"{path} must be {word} {bound}, got {value}.")
+    options = Checks(config, "nefes_refine.")
+    options.one_of("mode", MODES)
+    options.at_least(1, "iterations")
+    options.at_least(0, "min_gain", "starts")
+    options.positive("learning_rate", "learning_rate_rotation", "learning_rate_translation")

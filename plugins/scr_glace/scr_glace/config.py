@@ -7,11 +7,11 @@ that work without separately downloaded weights (XFeat encoder, VLAD global desc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reloc_core.errors import ConfigError, did_you_mean
+from reloc_core.checks import Checks
+from reloc_core.errors import ConfigError
 
 ENCODERS = ("xfeat", "ace")
 GLOBAL_DESCRIPTORS = ("none", "vlad", "r2former", "file")
@@ -235,25 +235,30 @@ def check(config: GlaceConfig) -> None:
     Raises:
         ConfigError: names the option and what it may be.
     """
-    _one_of("encoder.name", config.encoder.name, ENCODERS)
-    _one_of("global_descriptor.name", config.global_descriptor.name, GLOBAL_DESCRIPTORS)
+    options = Checks(config)
+    options.one_of("encoder.name", ENCODERS)
+    options.one_of("global_descriptor.name", GLOBAL_DESCRIPTORS)
     check_encoder(config.encoder)
     check_descriptor(config.global_descriptor)
-    _one_of("loss.type", config.loss.type, LOSSES)
-    _one_of("loss.schedule", config.loss.schedule, SCHEDULES)
-    _one_of("train.precision", config.train.precision, PRECISIONS)
-    _at_least(config, 1, "head.channels", "head.decoder_clusters", "buffer.size",
-              "buffer.samples_per_image", "train.iterations", "train.batch_size",
-              "train.log_every", "ensemble.clusters", "global_descriptor.clusters",
-              "global_descriptor.dimension", "augment.scale")  # fmt: skip
-    _at_least(config, 0, "head.blocks", "augment.rotation_deg", "augment.brightness",
-              "augment.contrast", "global_descriptor.noise_std", "optimizer.weight_decay",
-              "train.checkpoint_seconds", "ensemble.index")  # fmt: skip
-    _at_least(config, 32, "image.resolution")
-    _positive(config, "head.mlp_ratio", "head.min_scale", "optimizer.learning_rate_max",
-              "optimizer.learning_rate_min", "loss.soft_clamp", "loss.soft_clamp_min",
-              "loss.hard_clamp", "loss.depth_min", "loss.depth_target",
-              "buffer.memory_fraction")  # fmt: skip
+    options.one_of("loss.type", LOSSES)
+    options.one_of("loss.schedule", SCHEDULES)
+    options.one_of("train.precision", PRECISIONS)
+    options.at_least(
+        1, "head.channels", "head.decoder_clusters", "buffer.size", "buffer.samples_per_image",
+        "train.iterations", "train.batch_size", "train.log_every", "ensemble.clusters",
+        "global_descriptor.clusters", "global_descriptor.dimension", "augment.scale",
+    )  # fmt: skip
+    options.at_least(
+        0, "head.blocks", "augment.rotation_deg", "augment.brightness", "augment.contrast",
+        "global_descriptor.noise_std", "optimizer.weight_decay", "train.checkpoint_seconds",
+        "ensemble.index",
+    )  # fmt: skip
+    options.at_least(32, "image.resolution")
+    options.positive(
+        "head.mlp_ratio", "head.min_scale", "optimizer.learning_rate_max",
+        "optimizer.learning_rate_min", "loss.soft_clamp", "loss.soft_clamp_min", "loss.hard_clamp",
+        "loss.depth_min", "loss.depth_target", "buffer.memory_fraction",
+    )  # fmt: skip
     if config.head.max_scale <= 1:
         raise ConfigError("estimator.head.max_scale must exceed 1.")
     if config.head.min_scale >= 1:
@@ -313,33 +318,6 @@ def _file(key: str, path: str, advice: str) -> None:
         raise ConfigError(advice)
     if not Path(path).is_file():
         raise ConfigError(f"estimator.{key}: there is no file {path}.")
-
-
-def _value(config: GlaceConfig, path: str) -> float:
-    node: object = config
-    for key in path.split("."):
-        node = getattr(node, key)
-    assert isinstance(node, (int, float)), path
-    return node
-
-
-def _one_of(path: str, value: str, known: Iterable[str]) -> None:
-    if value not in tuple(known):
-        raise ConfigError(f"estimator.{path} is '{value}'.{did_you_mean(value, known)}")
-
-
-def _at_least(config: GlaceConfig, bound: float, *paths: str) -> None:
-    for path in paths:
-        if not _value(config, path) >= bound:
-            raise ConfigError(
-                f"estimator.{path} must be at least {bound}, got {_value(config, path)}."
-            )
-
-
-def _positive(config: GlaceConfig, *paths: str) -> None:
-    for path in paths:
-        if not _value(config, path) > 0:
-            raise ConfigError(f"estimator.{path} must be positive, got {_value(config, path)}.")
 
 
 def as_dict(config: object) -> dict[str, object]:
