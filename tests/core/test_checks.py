@@ -29,7 +29,7 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("train", "check", "message"),
     [
-        ({"loss": "l3"}, lambda c: c.one_of("train.loss", ("l1", "l2")), "estimator.train.loss is 'l3'. Did you mean"),
+        ({"loss": "l3"}, lambda c: c.one_of("train.loss", ("l1", "l2")), "estimator.train.loss is 'l3'. Known: l1, l2."),
         ({"steps": 0}, lambda c: c.at_least(1, "train.steps"), "estimator.train.steps must be at least 1, got 0."),
         ({"rate": NAN}, lambda c: c.at_least(1, "train.rate"), "at least 1, got nan"),
         ({"rate": 0.0}, lambda c: c.positive("train.rate"), "must be positive, got 0.0."),

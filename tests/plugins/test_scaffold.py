@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,13 @@ def test_a_new_plugin_is_tidy(kind, tmp_path):
             capture_output=True, text=True,
         )  # fmt: skip
         assert ruff.returncode == 0, ruff.stdout
+
+
+def test_templates_are_packaged_whole():
+    """Excluded are folders at the top; `tests` without a slash would leave out those of templates."""
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    excluded = re.search(r"^sdist\.exclude = \[(.*)\]$", text, re.M).group(1)
+    assert all(pattern.startswith('"/') for pattern in excluded.split(", "))
 
 
 def test_check_runs_everything(environment, tmp_path):
