@@ -148,9 +148,17 @@ def _tiles(results: Sequence[QueryResult], metrics: Metrics, info: ReportInfo) -
     if info.map_bytes is not None:
         tiles.append((f"{info.map_bytes / 1e6:.1f} MB", "map size"))
     return "".join(
-        f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
+        f'<div class="tile"><b>{_with_small_unit(value)}</b><span>{escape(label)}</span></div>'
         for value, label in tiles
     )
+
+
+def _with_small_unit(value: str) -> str:
+    """Such as "0.34 cm" with the unit in small letters, so that long ones fit into their box."""
+    number, blank, unit = value.rpartition(" ")
+    if not blank or not unit.isalpha():
+        return escape(value)
+    return f"{escape(number)} <small>{escape(unit)}</small>"
 
 
 def _queries(results: Sequence[QueryResult], info: ReportInfo, explain: Explain | None) -> str:

@@ -15,15 +15,17 @@ from reloc_core.testing.dataset import DatasetConformance
 from reloc_core.testing.estimator import EstimatorConformance
 from reloc_core.testing.refiner import RefinerConformance, RefinerContract
 from reloc_core.testing.solver import SolverConformance
-from reloc_core.testing.tools import Subset, room, write_ace
+from reloc_core.testing.tools import RecordedRun, Subset, room, start_run, write_ace
 
 __all__ = [
     "DatasetConformance",
     "EstimatorConformance",
+    "RecordedRun",
     "RefinerConformance",
     "RefinerContract",
     "SolverConformance",
     "Subset",
     "room",
+    "start_run",
     "write_ace",
 ]

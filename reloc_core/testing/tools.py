@@ -105,17 +105,29 @@ def write_ace(dataset: Dataset, folder: Path) -> None:
 
 
 class RecordedRun:
-    """A `reloc_core.interfaces.Run` that counts progress and can stop as if Ctrl-C was pressed.
+    """A `reloc_core.interfaces.Run` that remembers what it is told and can stop as if by Ctrl-C.
 
     Args:
         writer: of the map.
         runtime: device, threads and seed.
         stop_after: steps of progress after which `KeyboardInterrupt` is raised; None for never.
+        extra_datasets: as `reloc train extra_datasets=...` gives them.
+
+    Attributes:
+        steps: of progress so far.
+        events: what was logged: (event, values).
     """
 
-    def __init__(self, writer: MapWriter, runtime: Runtime, stop_after: int | None = None) -> None:
+    def __init__(
+        self,
+        writer: MapWriter,
+        runtime: Runtime,
+        stop_after: int | None = None,
+        extra_datasets: Sequence[Dataset] = (),
+    ) -> None:
         self.map, self.runtime, self.steps = writer, runtime, 0
-        self.extra_datasets: Sequence[Dataset] = ()
+        self.extra_datasets = extra_datasets
+        self.events: list[tuple[str, dict[str, Any]]] = []
         self._stop_after = stop_after
 
     @contextmanager
@@ -130,7 +142,43 @@ class RecordedRun:
             raise KeyboardInterrupt
 
     def log(self, event: str, **values: Any) -> None:
-        """Keep nothing."""
+        """Remember the event."""
+        self.events.append((event, values))
+
+
+def start_run(
+    map_dir: Path,
+    component: str,
+    dataset: Dataset | None = None,
+    config: Any = None,
+    *,
+    plugin: str = "",
+    seed: int = 1,
+    resume: bool = True,
+    primary: bool = True,
+    extra_datasets: Sequence[Dataset] = (),
+) -> RecordedRun:
+    """What `Estimator.fit` gets from `reloc train`, for tests of its parts.
+
+    Args:
+        map_dir: where the map will be; a checkpoint there is gone on from.
+        component: name of the estimator.
+        dataset: what is mapped; part of the map's identity.
+        config: dataclass of options; part of the map's identity.
+        plugin: its name.
+        seed: of the runtime, which has one thread of the CPU.
+        resume: False to begin anew.
+        primary: False in the helper processes of a distributed run.
+        extra_datasets: see `RecordedRun`.
+
+    Returns:
+        the run; `run.map.finish()` completes the map.
+    """
+    options = plain(config) if config is not None else {}
+    identity = dataset_identity(dataset) if dataset is not None else {}
+    info = MapInfo("estimator", component, plugin, "0", options, identity)
+    writer = MapWriter(map_dir, info, resume=resume, primary=primary)
+    return RecordedRun(writer, Runtime(threads=1, seed=seed), extra_datasets=extra_datasets)
 
 
 def train_map(

@@ -154,20 +154,17 @@ def field_map():
     from gsplat_loc.fieldmap import Anchors, Descriptors, FieldMap
     from gsplat_loc.gaussians import Gaussians
 
-    from reloc_core.maps import MapInfo, MapWriter
-    from reloc_core.testing.tools import RecordedRun, Runtime
+    from reloc_core.testing import start_run
 
     Path("MAP").unlink()
     gaussians = Gaussians(torch.rand(20, 3), torch.rand(20, 4, 3), torch.rand(20),
                           torch.rand(20, 3) - 3, torch.ones(20, 4))  # fmt: skip
-    info = MapInfo(interface="estimator", component="gsplat_loc", plugin="gsplat_loc",
-                   plugin_version="", config={}, dataset={}, unit="metre")  # fmt: skip
-    writer = MapWriter(Path("MAP"), info)
+    run = start_run(Path("MAP"), "gsplat_loc", plugin="gsplat_loc")
     many = Descriptors(torch.zeros(20, 64).half(), torch.zeros(20).half(), torch.zeros(20).int())
     few = Anchors(torch.zeros(4, 3), torch.zeros(4, 64), torch.zeros(4).int(), torch.zeros(4))
     field = FieldMap(gaussians, np.zeros(3), torch.zeros(3), many, few, 1.0)
-    field.save(RecordedRun(writer, Runtime()))
-    writer.finish()
+    field.save(run)
+    run.map.finish()
     return {}
 
 

@@ -129,6 +129,7 @@ def test_scene_units_are_not_called_metres(room, scripted):
     data = room(4, unit="scene unit")
     text = text_of(report(data, scripted(data, [0.01] * 4)))
     assert "0.0100 units" in text
+    assert "<b>0.0100 <small>units</small></b>" in report(data, scripted(data, [0.01] * 4))
     assert not re.search(r"\d c?m\b", text)
 
 

@@ -1,17 +1,14 @@
 """A tiny analytic scene: a bumpy textured wall, cast by plane homographies of its two depths."""
 
-import contextlib
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import pytest
 import torch
-from gnn_relpose.config import GnnConfig, as_dict
+from gnn_relpose.config import GnnConfig
 
 from reloc_core.geometry import so3_exp
-from reloc_core.interfaces import Dataset, Runtime
-from reloc_core.maps import MapInfo, MapWriter, dataset_identity
+from reloc_core.interfaces import Dataset
+from reloc_core.testing import start_run
 from reloc_core.types import Camera, Frame, Query
 
 WIDTH, HEIGHT, FOCAL = 160, 128, 150.0
@@ -69,38 +66,15 @@ class Walls(Dataset):
         return Query(frame.name, frame.camera, frame.world_from_cam, image=image)
 
 
-class _Progress:
-    def advance(self, steps=1, **values):
-        pass
+def _start_run(path, config, dataset, extra=(), component="gnn_relpose"):
+    return start_run(
+        path, component, dataset, config, plugin="gnn_relpose", extra_datasets=tuple(extra)
+    )
 
 
-@dataclass
-class FakeRun:
-    """The least a plugin gets from the core: a runtime, a map writer and a log."""
-
-    map: MapWriter
-    runtime: Runtime
-    extra_datasets: tuple = ()
-
-    def __post_init__(self):
-        self.events = []
-
-    @contextlib.contextmanager
-    def progress(self, title, total):
-        yield _Progress()
-
-    def log(self, event, **values):
-        self.events.append((event, values))
-
-
-@pytest.fixture(scope="session")
-def start_run():
-    def start(path, config, dataset, extra=(), component="gnn_relpose"):
-        identity = dataset_identity(dataset)
-        info = MapInfo("estimator", component, "gnn_relpose", "0", as_dict(config), identity)
-        return FakeRun(MapWriter(path, info), Runtime(threads=1, seed=1), tuple(extra))
-
-    return start
+@pytest.fixture(scope="session", name="start_run")
+def _start_run_fixture():
+    return _start_run
 
 
 @pytest.fixture(scope="session", autouse=True)

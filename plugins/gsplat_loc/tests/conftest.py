@@ -1,14 +1,11 @@
 """Small fields and runs for the tests."""
 
-import contextlib
-
 import numpy as np
 import pytest
 import torch
 from gsplat_loc.gaussians import Gaussians
 
-from reloc_core.interfaces import Runtime
-from reloc_core.maps import MapInfo, MapWriter
+from reloc_core.testing import start_run
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,28 +13,8 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-class Silent:
-    def advance(self, steps=1, **values):
-        pass
-
-
-class FakeRun:
-    """The least a plugin gets from the core."""
-
-    def __init__(self, path, seed=1, resume=True):
-        identity = {"name": "test", "frames": 1, "fingerprint": ""}
-        info = MapInfo("estimator", "gsplat_loc", "gsplat_loc", "0", {}, identity)
-        self.map = MapWriter(path, info, resume=resume)
-        self.runtime = Runtime(threads=1, seed=seed)
-        self.extra_datasets = ()
-        self.events = []
-
-    @contextlib.contextmanager
-    def progress(self, title, total):
-        yield Silent()
-
-    def log(self, event, **values):
-        self.events.append((event, values))
+def _start_run(path, **keywords):
+    return start_run(path, "gsplat_loc", plugin="gsplat_loc", **keywords)
 
 
 def random_field(count=50, degree=1, seed=0):
@@ -67,9 +44,9 @@ def make_field():
 
 @pytest.fixture
 def make_run():
-    return FakeRun
+    return _start_run
 
 
 @pytest.fixture(scope="session")
 def make_run_class():
-    return FakeRun
+    return _start_run

@@ -1,16 +1,13 @@
 """A textured wall filmed by a camera that moves along it, with exact depth."""
 
-import contextlib
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from reloc_core.geometry import so3_exp
-from reloc_core.interfaces import Dataset, Runtime
-from reloc_core.maps import MapInfo, MapWriter, dataset_identity
+from reloc_core.interfaces import Dataset
+from reloc_core.testing import start_run
 from reloc_core.types import Camera, Frame, Query
 
 WIDTH, HEIGHT, FOCAL, DEPTH = 192, 144, 170.0, 2.0
@@ -66,32 +63,13 @@ class Film(Dataset):
         )  # fmt: skip
 
 
-class _Progress:
-    def advance(self, steps=1, **values):
-        pass
+def _start_run(path, dataset, component="kfnet_temporal"):
+    return start_run(path, component, dataset, plugin="kfnet_temporal")
 
 
-@dataclass
-class FakeRun:
-    map: MapWriter
-    runtime: Runtime
-    extra_datasets: tuple = ()
-
-    @contextlib.contextmanager
-    def progress(self, title, total):
-        yield _Progress()
-
-    def log(self, event, **values):
-        pass
-
-
-@pytest.fixture(scope="session")
-def start_run():
-    def start(path, dataset, component="kfnet_temporal"):
-        info = MapInfo("estimator", component, "kfnet_temporal", "0", {}, dataset_identity(dataset))
-        return FakeRun(MapWriter(path, info), Runtime(threads=1, seed=1))
-
-    return start
+@pytest.fixture(scope="session", name="start_run")
+def _start_run_fixture():
+    return _start_run
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,5 @@
 """A textured room corner with exact depth, and the least a plugin gets from the core."""
 
-import contextlib
-from dataclasses import asdict, dataclass
-
 import cv2
 import numpy as np
 import pytest
@@ -10,8 +7,8 @@ import torch
 from nefes_refine.config import NefesConfig
 
 from reloc_core.geometry import so3_exp
-from reloc_core.interfaces import Dataset, Runtime
-from reloc_core.maps import MapInfo, MapWriter, dataset_identity
+from reloc_core.interfaces import Dataset
+from reloc_core.testing import start_run
 from reloc_core.types import Camera, Frame, Query
 
 WIDTH, HEIGHT, FOCAL, DEPTH = 256, 192, 210.0, 2.0
@@ -72,34 +69,12 @@ class Wall(Dataset):
         )  # fmt: skip
 
 
-class _Progress:
-    def advance(self, steps=1, **values):
-        pass
+def _start_run(path, config, dataset, **keywords):
+    return start_run(path, "nefes_regressor", dataset, config, plugin="nefes_refine", **keywords)
 
 
-@dataclass
-class FakeRun:
-    map: MapWriter
-    runtime: Runtime
-
-    @contextlib.contextmanager
-    def progress(self, title, total):
-        yield _Progress()
-
-    def log(self, event, **values):
-        pass
-
-
-def _start_run(path, config, dataset, seed=1):
-    info = MapInfo(
-        "estimator", "nefes_regressor", "nefes_refine", "0", asdict(config),
-        dataset_identity(dataset),
-    )  # fmt: skip
-    return FakeRun(MapWriter(path, info), Runtime(threads=1, seed=seed))
-
-
-@pytest.fixture(scope="session")
-def start_run():
+@pytest.fixture(scope="session", name="start_run")
+def _start_run_fixture():
     return _start_run
 
 

@@ -219,23 +219,14 @@ def test_regressor_beats_the_mean_pose(wall_map, wall):
     assert found[0].covariance.shape == (6, 6)
 
 
-def test_scene_without_depth_is_measured_by_triangulation(make_wall, config):
+def test_scene_without_depth_is_measured_by_triangulation(make_wall, config, start_run, tmp_path):
     from nefes_refine.data import mapped_frames
     from nefes_refine.sparse import triangulated_points
 
     wall = make_wall(depth=False)
-    import contextlib
-
-    class Run:
-        @contextlib.contextmanager
-        def progress(self, title, total):
-            class P:
-                def advance(self, *a, **k):
-                    pass
-
-            yield P()
-
-    points = triangulated_points(wall, mapped_frames(wall, 24), config.view, Run())
+    points = triangulated_points(
+        wall, mapped_frames(wall, 24), config.view, start_run(tmp_path / "map", config, wall)
+    )
     assert len(points) > 100
     assert np.median(np.abs(points[:, 2] - 2.0)) < 0.1  # a pixel is 6 cm over this baseline
 

@@ -1,17 +1,14 @@
 """A tiny analytic scene: a textured wall seen by a moving pinhole camera."""
 
-import contextlib
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import pytest
 import torch
-from scr_glace.config import GlaceConfig, as_dict
+from scr_glace.config import GlaceConfig
 
 from reloc_core.geometry import so3_exp
-from reloc_core.interfaces import Dataset, Runtime
-from reloc_core.maps import MapInfo, MapWriter, dataset_identity
+from reloc_core.interfaces import Dataset
+from reloc_core.testing import start_run
 from reloc_core.types import Camera, Frame, Query
 
 WIDTH, HEIGHT, FOCAL = 160, 128, 150.0
@@ -75,40 +72,13 @@ class Wall(Dataset):
         return rays * depth[:, None] + pose[:3, 3]
 
 
-class _Progress:
-    def advance(self, steps=1, **values):
-        pass
-
-
-@dataclass
-class FakeRun:
-    """The least a plugin gets from the core: a runtime, a map writer and a log."""
-
-    map: MapWriter
-    runtime: Runtime
-
-    def __post_init__(self):
-        self.events = []
-
-    @contextlib.contextmanager
-    def progress(self, title, total):
-        yield _Progress()
-
-    def log(self, event, **values):
-        self.events.append((event, values))
-
-
-def _start_run(path, config, dataset, seed=1, resume=True, primary=True):
+def _start_run(path, config, dataset, **keywords):
     """A run that writes its map to `path`."""
-    info = MapInfo(
-        "estimator", "scr_glace", "scr_glace", "0", as_dict(config), dataset_identity(dataset)
-    )
-    writer = MapWriter(path, info, resume=resume, primary=primary)
-    return FakeRun(writer, Runtime(threads=1, seed=seed))
+    return start_run(path, "scr_glace", dataset, config, plugin="scr_glace", **keywords)
 
 
-@pytest.fixture(scope="session")
-def start_run():
+@pytest.fixture(scope="session", name="start_run")
+def _start_run_fixture():
     return _start_run
 
 

@@ -24,13 +24,8 @@ from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.geometry import lift, transform
 from reloc_core.interfaces import Runtime
-from reloc_core.maps import Map, MapInfo, MapWriter
-
-
-class Silent:
-    def advance(self, steps=1, **values):
-        pass
-
+from reloc_core.maps import Map
+from reloc_core.testing import start_run
 
 # ------------------------------------------------------------------------------------- detector
 
@@ -242,24 +237,10 @@ def small_config(**decoder):
     return config
 
 
-class FitRun:
-    def __init__(self, path):
-        self.runtime = Runtime(seed=1)
-        self.map = MapWriter(path, MapInfo("estimator", "scr_landmarks", "scr_glace", "", {}, {}))
-
-    def progress(self, title, total):
-        from contextlib import nullcontext
-
-        return nullcontext(Silent())
-
-    def log(self, event, **values):
-        pass
-
-
 @pytest.fixture(scope="module")
 def fitted(room, tmp_path_factory):
     path = tmp_path_factory.mktemp("maps") / "map"
-    run = FitRun(path)
+    run = start_run(path, "scr_landmarks")
     estimator = LandmarkEstimator(small_config())
     estimator.fit(room, run)
     run.map.finish()
@@ -314,7 +295,7 @@ def test_bad_queries_raise_nothing(fitted, room):
 def test_useless_data_is_explained(tmp_path):
     few = SyntheticDataset(SyntheticConfig(width=160, height=120, train_frames=2, test_frames=1))
     with pytest.raises(DataError, match="at least 3"):
-        LandmarkEstimator(small_config()).fit(few, FitRun(tmp_path / "few"))
+        LandmarkEstimator(small_config()).fit(few, start_run(tmp_path / "few", "scr_landmarks"))
 
 
 @pytest.mark.parametrize(
