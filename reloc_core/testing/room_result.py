@@ -129,7 +129,8 @@ def refiner_lines(suite: RefinerContract) -> list[str]:
     cls.query_frames = _QUERIES
     with tempfile.TemporaryDirectory() as folder:
         trained = cls.train(Path(folder))
-        before, after = [], []
+        before: list[tuple[float, float]] = []
+        after: list[tuple[float, float]] = []
         for seed, query in enumerate(trained.queries):
             start = suite.start(query, seed)
             found = trained.refiner.refine(suite.query(query), start)

@@ -51,7 +51,8 @@ class Checker(HTMLParser):
 
 
 def text_of(page: str) -> str:
-    return re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.S))
+    text = re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.S))
+    return re.sub(r" +", " ", text)
 
 
 def report(room_, localizer, **info):
