@@ -25,9 +25,10 @@ SMALL = {
 class TestNefesRegressor(EstimatorConformance):
     component = "nefes_regressor"
     options = SMALL
-    # A regressor trained for seconds knows the part of the room; the suite is about everything else.
-    max_median_cm = 120.0
-    max_median_deg = 45.0
+    # A regressor trained for seconds knows the part of the room, with 81 cm and 21 degrees; the best answer
+    # that looks at no image has 100 cm and 70 degrees.
+    max_median_cm = 95.0
+    max_median_deg = 40.0
     tolerance = 1e-4
 
 
