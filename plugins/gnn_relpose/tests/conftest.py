@@ -77,8 +77,9 @@ def _start_run_fixture():
     return _start_run
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread():
+    """Again for each module: a verb that a test runs may have chosen more."""
     torch.set_num_threads(1)
 
 

@@ -8,8 +8,9 @@ from gsplat_loc.gaussians import Gaussians
 from reloc_core.testing import start_run
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread():
+    """Again for each module: a verb that a test runs may have chosen more."""
     torch.set_num_threads(1)
 
 

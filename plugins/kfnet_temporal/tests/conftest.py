@@ -77,6 +77,7 @@ def film():
     return Film
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread():
+    """Again for each module: a verb that a test runs may have chosen more."""
     torch.set_num_threads(1)
