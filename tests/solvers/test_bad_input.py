@@ -133,7 +133,7 @@ def test_copies_of_three_points_do_not_determine_a_pose():
 
 
 WILD = st.floats(allow_nan=True, allow_infinity=True, width=32) | st.sampled_from(
-    [0.0, 1.0, 1e-30, 1e30, -1.0]
+    [0.0, 1.0, float(np.float32(1e-30)), float(np.float32(1e30)), -1.0]
 )
 
 
