@@ -117,9 +117,7 @@ def test_depth_of_the_wrong_kind(tmp_path, picture):
 
 def save_with_exif(path, size=(400, 300), **tags):
     exif = PIL.Exif()
-    ifd = exif.get_ifd(0x8769)
-    for tag, value in tags.items():
-        ifd[int(tag[1:], 16)] = value
+    exif[0x8769] = {int(name[1:], 16): value for name, value in tags.items()}
     PIL.new("RGB", size).save(path, exif=exif)
 
 
