@@ -134,7 +134,7 @@ def test_two_processes_train_as_one(tmp_path):
         )  # fmt: skip
 
     processes = [start(0, 2, "two"), start(1, 2, "two"), start(0, 1, "one")]
-    results = [process.communicate(timeout=120) for process in processes]
+    results = [process.communicate(timeout=600) for process in processes]
     assert all(p.returncode == 0 for p in processes), "\n".join(error for _, error in results)
 
     def losses(out):
