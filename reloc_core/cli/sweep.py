@@ -154,7 +154,7 @@ def plot(sweep: Sweep, over: str, value: str) -> Path:
 
     bars = [
         (
-            ", ".join(f"{k}={v}" for k, v in key) or "all",
+            ", ".join(str(v) for _, v in key) or "all",
             average([j.value(value) for j in jobs if j.finished]),
         )
         for key, jobs in groups(sweep, over).items()
@@ -175,7 +175,8 @@ def plot(sweep: Sweep, over: str, value: str) -> Path:
             capsize=3,
         )
     axes.set_yticks(range(len(bars)), [label for label, _ in reversed(bars)])
-    axes.set_xlabel(f"{value} (mean and 95 % interval over {over})")
+    axes.set_ylabel(", ".join(k for k in sweep.varied if k != over))
+    axes.set_xlabel(f"{value}\nmean and 95 % interval over {over}")
     axes.set_xlim(left=0)
     axes.grid(axis="x", alpha=0.3)
     path = sweep.path / "sweep.png"
