@@ -13,7 +13,7 @@ help:
 	@echo "make demo       set up, map the embedded room, localize its test path, write a report"
 	@echo "make test       all tests that need no data (about ten minutes on two cores)"
 	@echo "make test-real  map and localize the real scenes in RELOC_DATA (default ../shared/data)"
-	@echo "make test-lowest  the core's tests on Python 3.10 with the lowest versions of all dependencies"
+	@echo "make test-lowest  the core's tests with the lowest versions of all dependencies, on Python 3.10 if there is one"
 	@echo "make test-real-short  the quicker of these"
 	@echo "make bench      benchmarks on the real scene and of the solvers"
 	@echo "make lint       ruff, mypy, import-linter, clang-format"

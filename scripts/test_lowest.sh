@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
 # Run the core's tests with the lowest declared versions of all dependencies, on the oldest Python.
 #   scripts/test_lowest.sh [pytest arguments]
-#     PYTHON=python3.10   the interpreter; any that reloc supports
+#     PYTHON=PATH         the interpreter; python3.10 where there is one, else python3
 #     TORCH_INDEX=URL     where CPU builds of PyTorch are, beside pip's own sources
 # PyTorch is the lowest version of which there is a CPU build for this Python, else that of constraints.txt; the
 # builds with CUDA bring gigabytes. Where there is neither, the tests that need PyTorch are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python3.10}
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-    echo "skipped: no Python 3.10 or newer called $python (PYTHON=PATH names it)"
+python=""
+for candidate in ${PYTHON:-python3.10 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "skipped: no Python 3.10 or newer (PYTHON=PATH names one)"
     exit 0
 fi
 venv=${VENV:-.venv-lowest}
