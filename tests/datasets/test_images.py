@@ -81,7 +81,7 @@ def test_without_focal_length_the_error_helps(folder):
 def test_exif_is_used_per_image(folder, tmp_path):
     for name, focal in (("x.jpg", 36), ("y.jpg", 72)):
         exif = PIL.Exif()
-        exif.get_ifd(0x8769)[0xA405] = focal
+        exif[0x8769] = {0xA405: focal}
         PIL.new("RGB", (360, 240)).save(tmp_path / name, exif=exif)
     dataset = ImageFolder(f"{tmp_path}/*.jpg")
     np.testing.assert_allclose([f.camera.fx for f in dataset.frames], [360, 720])
