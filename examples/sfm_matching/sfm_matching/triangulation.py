@@ -17,7 +17,7 @@ from reloc_core.types import Float64Array
 
 _STEPS = 6
 _BEHIND_PX = 1e3
-_TOGETHER = 20_000  # keypoints; each costs about 20 kB of memory at 40 matches
+_TOGETHER = 20_000  # keypoints
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,25 @@ def choose_partners(
 
 
 @torch.inference_mode()
-def match(a: Tensor, b: Tensor, min_similarity: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def match(
+    a: Tensor, b: Tensor, min_similarity: float, buffer: Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mutual nearest neighbours of unit descriptors (N, C) and (M, C).
+
+    Args:
+        a: unit descriptors.
+        b: the others.
+        min_similarity: least cosine.
+        buffer: (N * M) or more numbers to work in.
 
     Returns:
         their indices (K,) in `a` and in `b`, and cosines (K,).
     """
     if not len(a) or not len(b):
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
-    similarity = (a @ b.T).numpy()
+    shape = len(a), len(b)
+    out = torch.empty(shape) if buffer is None else buffer[: len(a) * len(b)].view(shape)
+    similarity = torch.mm(a, b.T, out=out).numpy()
     best_b = similarity.argmax(1)
     value = similarity[np.arange(len(a)), best_b]
     mutual = (value >= similarity.max(0)[best_b]) & (value > min_similarity)
@@ -101,8 +111,11 @@ def match_images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers (M,) of matched keypoints that agree with the known poses, and of their partners."""
     first, second = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    # One for all pairs: matches that are kept between large blocks that come and go would leave the
+    # heap full of holes, by gigabytes.
+    buffer = torch.empty(rays.count**2)
     for i, j in pairs:
-        in_i, in_j, _ = match(descriptors[i], descriptors[j], min_similarity)
+        in_i, in_j, _ = match(descriptors[i], descriptors[j], min_similarity, buffer)
         a, b = i * rays.count + in_i, j * rays.count + in_j
         normal = np.cross(rays.directions[a], rays.centers[j] - rays.centers[i])
         length = np.maximum(np.linalg.norm(normal, axis=1), 1e-12)
