@@ -16,7 +16,8 @@ _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     if len(shape) != len(wanted):
         return False
-    for have, want in zip(shape, wanted, strict=True):
+    # A generator would take longer than all the other checks.
+    for have, want in zip(shape, wanted, strict=True):  # noqa: SIM110
         if want is not None and have != want:
             return False
     return True
