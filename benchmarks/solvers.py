@@ -14,6 +14,7 @@ Ours are called as the framework calls them by default: with the residual that t
 the kind of evidence, and with the estimator's weights and variances. The peers' functions take none.
 Intervals are paired bootstrap intervals (95 %) of the ratio of median errors over the problems.
 
+A class may be followed by its own number of problems (`dense-s5-o90:10`), where peers take seconds for one.
 Peers take most of the time: `--peer-cache FILE` keeps their results per problem. The fastest one is timed
 again on the first problems in every run, and the speedup taken over the same problems, so that the ratio
 holds on a busy machine too.
@@ -235,13 +236,16 @@ def main() -> None:
     cache = PeerCache(args.peer_cache, f"{args.data or args.correspondences[0]} {args.offset}")
     camera = Camera.pinhole(sp.FOCAL, sp.WIDTH, sp.HEIGHT)
     results, all_crashes = {}, []
-    for cls in ["saved"] if args.correspondences else args.classes:
+    for entry in ["saved"] if args.correspondences else args.classes:
+        cls, _, count = entry.partition(":")
         if args.correspondences:
             problems, camera, kind = saved_problems(args.correspondences)
         else:
             kind = cls.split("-")[0]
             source = solver_cameras if kind in solver_cameras.KINDS else sp
-            problems = [source.make(cls, frames, args.first + k) for k in range(args.problems)]
+            problems = [
+                source.make(cls, frames, args.first + k) for k in range(int(count or args.problems))
+            ]
         other = kind in solver_cameras.KINDS
         if other:
             peers = solver_cameras.peers(cls)
@@ -263,7 +267,7 @@ def main() -> None:
         table = {name: summary(r) for name, r in rows.items()}
         s = compare(table)
         s["error_interval"] = ratio_interval(rows["reloc"], rows[str(s["best_peer"])])
-        s["crashes"] = len(crashes)
+        s["crashes"], s["problems"] = len(crashes), len(problems)
         all_crashes += crashes
         # Both sides again, in turn, under the same load.
         short, fastest = problems[: args.retime], peers[str(s["fastest_peer"])]
@@ -271,6 +275,9 @@ def main() -> None:
         s["speedup"] = peer_ms / summary(run(methods["reloc"], short, repeats=20))["ms"]
         results[cls] = {"methods": table, "summary": s}
         report(cls, table, s)
+        if args.out:
+            head = {"kernels": kernels, "first": args.first, "offset": args.offset}
+            args.out.write_text(json.dumps({**head, "classes": results}, indent=1) + "\n")
         if cls.startswith("focal"):
             for name, error in solver_cameras.focal_errors(problems).items():
                 print(f"{cls:14s} {name:18s} focal length {error:.3f} %")
@@ -282,9 +289,6 @@ def main() -> None:
                 f"mean time ratio 1/{1 / np.mean([1 / s['speedup'] for s in chosen]):.1f}, "
                 f"worst 1/{min(s['speedup'] for s in chosen):.1f}"
             )
-    if args.out:
-        head = {"kernels": kernels, "problems": len(problems), "first": args.first}
-        args.out.write_text(json.dumps({**head, "classes": results}, indent=1) + "\n")
     if all_crashes:
         raise SystemExit(f"{len(all_crashes)} crashes of our solvers, the first: {all_crashes[0]}")
 

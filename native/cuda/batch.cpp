@@ -195,7 +195,7 @@ void solve_part(Backend* backend, const std::vector<BatchProblem>& problems, int
         if (in.n >= 4)
             build_problem(in, *problems[from + i].camera, kernels, options.seed,
                           &prepared[i].problem);
-        prepared[i].options = resolve_options(options, static_cast<bool>(in.variances));
+        prepared[i].options = resolve_options(options, in);
     });
     std::vector<Query> queries;
     std::vector<int> index;  // of the query's problem

@@ -5,14 +5,12 @@
 #include <cstdint>
 
 #include "algebra.hpp"
+#include "reloc/constants.hpp"
 #include "residuals.hpp"
 
 namespace reloc::device {
 
-constexpr int kChunk = 16;               // minimal samples per chunk, each with up to four poses
-constexpr int kChunkPoses = 4 * kChunk;  // of which up to
-constexpr int kLeaders = 3;              // are scored on all points
-constexpr int kSerialChunks = 32, kRound = 32;  // as in the search on the CPU
+constexpr int kChunkPoses = 4 * kChunk;  // a minimal sample has up to four
 constexpr int kMaxColumns = 10, kMaxRows = 8, kMaxCells = kMaxColumns * kMaxRows;
 constexpr int kRowCount = 8, kSampleRowCount = 7;  // x y X Y Z s2 w, and the variance
 

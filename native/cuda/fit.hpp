@@ -1,16 +1,10 @@
 // The final robust fit of one query by one block: the device counterpart of src/refine.cpp and
-// src/robust_fit.hpp, whose comments give the reasons for the constants.
+// src/robust_fit.hpp.
 #pragma once
 
 #include "uncertainty.hpp"
 
 namespace reloc::device {
-
-constexpr int kDensePoints = 1000, kFitAttempts = 3;
-constexpr double kKeptSupport = 0.95, kKeptSupportPoor = 0.975;
-constexpr double kSelectSigmas = 16.0, kSelectSigmasPoor = 8.0, kPoorSupport = 0.25;
-constexpr double kMaxWiden = 4.0, kEnoughSupport = 250, kMinPixelNoise = 0.01;
-constexpr double kInlier2 = 11.8;  // 99.73 % of a Gaussian residual
 
 /// Reprojection or ray, by the likelihood of the residuals within the radius of the search.
 RELOC_HD inline void choose_residual(const Block& block, const Points& p, const PoseF& pose,
@@ -31,7 +25,7 @@ RELOC_HD inline void choose_residual(const Block& block, const Points& p, const 
         const double* v = s->local.sums;
         const double n = v[3];
         const double gain = log(v[0] / n + 1e-30) - (log(v[1] / n + 1e-30) - v[2] / n);
-        s->residual = n > 0 && gain > 0 ? kRay : kReprojection;
+        s->residual = n > 0 && gain > kRayGain ? kRay : kReprojection;
     });
 }
 
@@ -166,7 +160,7 @@ RELOC_HD inline void mark_inliers(const Block& block, const Query& q, unsigned c
             if (i < 0 || !(set.e2[k] * set.base[k] < limit)) continue;
             inlier[i] = 1;
             parts[0] += 1.0f;
-            if (i % 7 != 0) continue;  // a mean depth needs no more than a sample
+            if (i % kDepthStep != 0) continue;
             parts[1] += depth(pose, set.row[kSlotX][k], set.row[kSlotY][k], set.row[kSlotZ][k]);
             parts[2] += 1.0f;
         }
@@ -181,7 +175,7 @@ RELOC_HD inline void mark_inliers(const Block& block, const Query& q, unsigned c
 /// Expectation-maximisation from s->local.pose; the outcome goes to s->out.
 RELOC_HD inline void robust_fit(const Block& block, const Arrays& a, const Query& q, double floor2,
                                 double level_scale, unsigned char* inlier, FitShared* s) {
-    constexpr int kParameters = 6, kMaxPasses = 6;
+    constexpr int kParameters = 6;
     const FitSet& set = s->set;
     const bool local = set.columns == kMaxColumns;
     const double settled = local ? 0.5 : 0.02;  // squared standard errors, of six in all
@@ -196,7 +190,8 @@ RELOC_HD inline void robust_fit(const Block& block, const Arrays& a, const Query
             weigh(block, set, &s->field);
             update(block, set, kParameters, &s->field);
         }
-        fit_equations(block, set, to_float(s->local.pose), false, kPlain2, s->local.sums, &s->eq);
+        fit_equations(block, set, to_float(s->local.pose), false, kNotRobust, s->local.sums,
+                      &s->eq);
         block.once([&] {
             double step[6];
             s->ok = solve_step(s->eq, 0, step);
@@ -261,7 +256,7 @@ RELOC_HD inline void fit(const Block& block, const Arrays& a, int query, FitShar
         state.best_score;
     double best = -1, level_scale = 1;
     int buffer = 0;
-    for (int attempt = 0; attempt < kFitAttempts; ++attempt, level_scale *= 0.4) {
+    for (int attempt = 0; attempt < kFitAttempts; ++attempt, level_scale *= kTighter) {
         block.once([&] { s->local.pose = s->trial; });
         robust_fit(block, a, q, floor2, level_scale, a.inlier[buffer] + q.first, s);
         double support = -1;

@@ -7,8 +7,6 @@
 
 namespace reloc::device {
 
-constexpr int kProbe = 512;
-
 /// Sums of one cell, in the order of reloc::PosteriorSums.
 struct CellSums {
     enum { kWeight, kSpread, kMeat, kCurvature, kNear, kRing, kCount };
@@ -42,9 +40,6 @@ struct ProbeShared {
     unsigned char in[2 * kProbe];
 };
 
-constexpr double kProbeScale = 2.0, kLevelPrior = 12.0, kSharePrior = 4.0;
-constexpr double kMinKappa = 3e-4, kMaxKappa = 0.5, kMaxGrowth = 1.5;
-constexpr double kLocalCut = 18.0, kGlobalCut = 36.0;
 constexpr int kDof = 2;
 
 RELOC_HD inline double larger(double a, double b) { return a < b ? b : a; }
@@ -63,7 +58,6 @@ RELOC_HD inline double ring_volume(double cut) {
 /// sample, then a robust estimate over all slots.
 RELOC_HD inline void initial_level(const Block& block, const FitSet& set, const float* info,
                                    double probe_variance, ProbeShared* s) {
-    constexpr double kQuartile = 0.575;  // of the squared length of a unit Gaussian vector
     const int step = set.slots / kProbe > 1 ? set.slots / kProbe : 1;
     const int probes = set.slots > step / 2 ? (set.slots - step / 2 + step - 1) / step : 0;
     const float* weight = set.row[kSlotW];
@@ -92,7 +86,7 @@ RELOC_HD inline void initial_level(const Block& block, const FitSet& set, const 
             if (!s->in[i]) continue;
             rank += s->value[i] < s->value[j] || (s->value[i] == s->value[j] && i < j);
         }
-        if (rank == s->included / 4) s->level = s->value[j] / kQuartile;
+        if (rank == s->included / 4) s->level = s->value[j] / kQuartile2;
     });
     block.once([&] { s->level = larger(s->level, 1e-12); });
     while (s->more > 0) {
@@ -125,10 +119,9 @@ RELOC_HD inline void start_field(const Block& block, int cells, double level, do
         f->level = larger(level, floor);
         f->ceiling = f->level * kMaxGrowth;
     });
-    // Until the first pass, a fifth of the points in reach are taken for outliers.
     block.each(cells, [&](int c) {
         f->variance[c] = f->level;
-        f->kappa[c] = 0.2 / ring_volume(f->cut);
+        f->kappa[c] = kFirstOutliers / ring_volume(f->cut);
     });
 }
 

@@ -14,8 +14,6 @@
 namespace reloc::device {
 
 constexpr int kMaxPreview = 256;
-constexpr int kLocalSteps = 8;
-constexpr double kPoorShare = 0.12, kPoorFactor = 3, kManyShare = 0.3, kFewShare = 0.1;
 
 /// One round of all active queries.
 struct Round {
@@ -40,7 +38,6 @@ RELOC_HD inline int draw_one(const Query& q, const double* cumulative, Rng* rng)
 
 /// Three distinct points; false if none came up in a bounded number of draws.
 RELOC_HD inline bool draw_triple(const Query& q, const double* cumulative, Rng* rng, int out[3]) {
-    constexpr int kMaxDraws = 32;
     int filled = 0;
     for (int tries = 0; tries < kMaxDraws && filled < 3; ++tries) {
         const int i = draw_one(q, cumulative, rng);

@@ -6,8 +6,6 @@
 
 namespace reloc::device {
 
-constexpr float kPlain2 = 1e30f;  // no robust weight but the posterior's
-
 /// Shared memory of the fit.
 struct FitShared {
     BlockScratch scratch;
@@ -59,7 +57,6 @@ RELOC_HD inline void block_ratio(const Block& block, int size, FitShared* s) {
 
 /// Variance inflation by correlation between neighbours, into s->out.design_effect.
 RELOC_HD inline void design_effect(const Block& block, FitShared* s) {
-    constexpr double kCertain = 2.5;  // standard deviations above independence
     double worst = 1.0, ratio[2] = {1, 1};
     bool correlated = false;
     for (int size = 1; size <= 2; ++size) {
@@ -68,7 +65,7 @@ RELOC_HD inline void design_effect(const Block& block, FitShared* s) {
         block.sync();
         if (r < 0) continue;
         ratio[size - 1] = r;
-        correlated = correlated || r - 1 > kCertain * noise;
+        correlated = correlated || r - 1 > kCorrelated * noise;
         worst = larger(worst, r - noise);
     }
     block.once([&] {
@@ -80,7 +77,6 @@ RELOC_HD inline void design_effect(const Block& block, FitShared* s) {
 /// Covariance of s->local.pose by the sandwich of the estimator; false if the points do not
 /// determine the pose. s->eq holds the equations of the last pass.
 RELOC_HD inline bool covariance(const Block& block, FitShared* s) {
-    constexpr double kPrior = 4;  // points' worth of belief that a cell is like the others
     const FitSet& set = s->set;
     const double* total = s->field.total.v;
     const PoseF pose = to_float(s->local.pose);
@@ -97,11 +93,11 @@ RELOC_HD inline bool covariance(const Block& block, FitShared* s) {
     // Noise differs within and between cells, so each cell speaks for its own residuals.
     block.each_warp(set.cells, [&](int c, int lane, int lanes) {
         const double* v = s->field.sums[c].v;
-        const float ratio = static_cast<float>((v[CellSums::kMeat] + kPrior * shared) /
-                                               (v[CellSums::kWeight] + kPrior));
+        const float ratio = static_cast<float>((v[CellSums::kMeat] + kCellPrior * shared) /
+                                               (v[CellSums::kWeight] + kCellPrior));
         for (int k = set.begin[c] + lane; k < set.begin[c + 1]; k += lanes) set.info[k] *= ratio;
     });
-    fit_equations(block, set, pose, false, kPlain2, s->local.sums, &s->eq);
+    fit_equations(block, set, pose, false, kNotRobust, s->local.sums, &s->eq);
     block.once([&] { s->meat.factor(s->eq.h, 0); });
     if (!s->meat.ok || !s->bread.ok) return false;
     design_effect(block, s);

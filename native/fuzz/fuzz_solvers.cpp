@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "reloc/dsac.hpp"
+#include "reloc/generalized_pose.hpp"
 #include "reloc/parallel.hpp"
 #include "reloc/relative_pose.hpp"
 #include "reloc/rgbd_pose.hpp"
@@ -23,8 +24,9 @@ constexpr double kMaxSeconds = 2.0;
 /// Points from which on noise levels differ over the image.
 constexpr std::size_t kManyPoints = 1100;
 
-enum Entry { kAbsolute, kRgbd, kRelative, kDsac, kEntries };
-constexpr const char* kNames[kEntries] = {"absolute", "rgbd", "relative", "dsac"};
+enum Entry { kAbsolute, kFocal, kGeneralized, kRgbd, kRelative, kDsac, kEntries };
+constexpr const char* kNames[kEntries] = {"absolute", "focal",    "generalized",
+                                          "rgbd",     "relative", "dsac"};
 std::atomic<long> calls[kEntries], successes[kEntries];
 std::atomic<double> slowest[kEntries];
 
@@ -77,6 +79,23 @@ void check(const reloc::PoseResult& r, std::size_t n) {
     if (std::abs(r.cam_from_world.R.determinant() - 1) > 1e-6) std::abort();
 }
 
+/// A rig of two images that see the first and the second half of the points, `moved` apart.
+void fuzz_generalized(const reloc::Correspondences& c, const reloc::Camera& camera,
+                      const reloc::AbsolutePoseOptions& options, float moved) {
+    const std::size_t half = c.n / 2;
+    std::vector<reloc::RigImage> rig(2);
+    rig[0].points = rig[1].points = c;
+    rig[0].points.n = half;
+    rig[1].points.n = c.n - half;
+    rig[1].points.points2d.f32 += 2 * half;
+    rig[1].points.points3d.f32 += 3 * half;
+    if (c.weights) rig[1].points.weights.f32 += half;
+    if (c.variances) rig[1].points.variances.f32 += half;
+    rig[0].camera = rig[1].camera = &camera;
+    rig[1].cam_from_rig.t.x() = moved;
+    check(timed(kGeneralized, [&] { return reloc::estimate_generalized_pose(rig, options); }), c.n);
+}
+
 /// Relative pose between the pixels and pixels moved by their points.
 void fuzz_relative(const std::vector<float>& p2, const std::vector<float>& p3, std::size_t n,
                    const reloc::Camera& camera, std::uint8_t seed) {
@@ -108,6 +127,7 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     if (size < 4) return 0;
     const std::uint8_t mode = data[0], flags = data[1], seed = data[2];
+    const bool consistent = mode & 64;  // most points agree on a pose
     data += 3;
     size -= 3;
     // Now and then the points come again and again, a little moved, until there are many.
@@ -121,6 +141,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         for (int k = 0; k < 3; ++k) {
             p3[3 * i + k] = value(b[2 + k]);
             pc[3 * i + k] = value(b[(5 + k + (flags >> 6)) % 8]);
+        }
+        if (consistent && b[7] < 160) {
+            // As a camera 12 units off sees the point, but for what two bytes move it.
+            const float *X = &p3[3 * i], z = X[2] + 12;
+            p2[2 * i] = 320 + 525 * X[0] / z + value(b[0]);
+            p2[2 * i + 1] = 240 + 525 * X[1] / z + value(b[1]);
+            for (int k = 0; k < 3; ++k) pc[3 * i + k] = X[k] + (k == 2 ? 12 : 0) + value(b[0]) / 64;
         }
         w[i] = value(b[5]);
         var[i] = value(b[6]);
@@ -166,6 +193,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                 std::abort();
         }
     }
+    // Fisheye models, whose rays do not scale with the focal length, are refused before.
+    if (seed % 8 == 3 && (flags & 12) != 8) {
+        reloc::AbsolutePoseOptions free = o;
+        free.estimate_focal = true;
+        check(timed(kFocal, [&] { return reloc::estimate_absolute_pose(c, camera, free); }), n);
+    }
+    if (seed % 8 == 4) fuzz_generalized(c, camera, o, mode / 64.0f);
     // Ten times as slow as the others under the sanitizers.
     if (seed % 8 == 2) fuzz_relative(p2, p3, n, camera, seed);
     reloc::DsacOptions d;

@@ -4,24 +4,13 @@
 #include <cmath>
 
 #include "reloc/confidence.hpp"
+#include "reloc/constants.hpp"
 #include "reloc/focal_pose.hpp"
 #include "reloc/hypotheses.hpp"
 #include "reloc/parallel.hpp"
 
 namespace reloc {
 namespace {
-
-constexpr int kChunk = 16;                      // minimal samples per chunk
-constexpr int kSerialChunks = 32, kRound = 32;  // chunks before rounds begin, and of a round
-constexpr int kFullScores = 3;                  // poses of a chunk that are scored on all points
-constexpr int kLocalSteps = 8;
-constexpr int kFitAttempts = 3;
-constexpr double kKeptSupport = 0.95,
-                 kKeptSupportPoor = 0.975;  // of the search's best pose, that a sound fit keeps
-constexpr double kPoorShare = 0.12, kPoorFactor = 3, kManyShare = 0.3;
-constexpr double kFewShare =
-    0.1;  // of points near the pose, below which local optimisation needs all points
-constexpr double kSceneSearchRadius = 25, kPixelSearchRadius = 12;
 
 struct Scored {
     PoseF pose;
@@ -76,7 +65,7 @@ class Search {
 Scored Search::evaluate_chunk(std::uint64_t chunk, double bar) const {
     const PointsView preview = problem_.preview();
     Rng rng(options_.seed, chunk + 1);
-    Scored top[kFullScores];
+    Scored top[kLeaders];
     alignas(64) P3PBatch batch;
     for (int half = 0; half < kChunk / kP3PBatch; ++half) {
         bool drawn[kP3PBatch];
@@ -92,8 +81,8 @@ Scored Search::evaluate_chunk(std::uint64_t chunk, double bar) const {
                 Scored s;
                 if (!solution(batch, k, lane, &s.pose)) continue;
                 s.preview = kernels_.preview(preview, s.pose, wide2_);
-                if (s.preview < bar || s.preview <= top[kFullScores - 1].preview) continue;
-                int at = kFullScores - 1;
+                if (s.preview < bar || s.preview <= top[kLeaders - 1].preview) continue;
+                int at = kLeaders - 1;
                 while (at > 0 && top[at - 1].preview < s.preview) {
                     top[at] = top[at - 1];
                     --at;
@@ -243,9 +232,10 @@ bool determined(const Correspondences& in, const PoseResult& result) {
     return distinct >= kEnough;
 }
 
-AbsolutePoseOptions resolve_options(const AbsolutePoseOptions& options, bool has_variances) {
+AbsolutePoseOptions resolve_options(const AbsolutePoseOptions& options, const Correspondences& in) {
     AbsolutePoseOptions out = options;
-    if (out.residual == Residual::kAuto && has_variances) out.residual = Residual::kRay;
+    if (out.residual == Residual::kAuto && (in.variances || on_lattice(in, options.seed)))
+        out.residual = Residual::kRay;
     if (!(out.search_radius > 0)) {
         out.search_radius =
             out.residual == Residual::kReprojection ? kPixelSearchRadius : kSceneSearchRadius;
@@ -266,7 +256,7 @@ PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camer
     build_problem(in, camera, kernels, options.seed, &problem);
     if (problem.n < 4) return result;
 
-    const AbsolutePoseOptions resolved = resolve_options(options, static_cast<bool>(in.variances));
+    const AbsolutePoseOptions resolved = resolve_options(options, in);
     Search search(problem, resolved, kernels);
     search.run();
     result.iterations = search.iterations();
@@ -299,7 +289,7 @@ PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camer
     };
     FitResult fit;
     double fit_support = -1;
-    for (int attempt = 0; attempt < kFitAttempts; ++attempt, fit_options.level_scale *= 0.4) {
+    for (int attempt = 0; attempt < kFitAttempts; ++attempt, fit_options.level_scale *= kTighter) {
         FitResult next = fit_pose(kernels, problem, search.pose(), fit_options);
         const double value = next.ok ? support(next.pose) : -1;
         if (attempt == 0 || value > fit_support) {

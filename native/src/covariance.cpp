@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "reloc/constants.hpp"
+
 namespace reloc {
 
 RobustMoments robust_moments(int dof, double k) {
@@ -77,7 +79,6 @@ double block_ratio(const std::vector<Vec6>& gradients, const std::vector<double>
 
 double design_effect(const std::vector<Vec6>& gradients, const std::vector<double>& counts,
                      int columns, const Mat6& inverse) {
-    constexpr double kCertain = 2.5;  // standard deviations above independence
     double worst = 1.0, ratio[2] = {1, 1};
     bool correlated = false;
     for (int size : {1, 2}) {
@@ -87,7 +88,7 @@ double design_effect(const std::vector<Vec6>& gradients, const std::vector<doubl
         // Under independence the ratio scatters by about sqrt(2 / (6 blocks)).
         const double noise = std::sqrt(2.0 / (6.0 * blocks));
         ratio[size - 1] = r;
-        correlated |= r - 1 > kCertain * noise;
+        correlated |= r - 1 > kCorrelated * noise;
         worst = std::max(worst, r - noise);
     }
     if (!correlated) return worst;

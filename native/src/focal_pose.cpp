@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "lens_fit.hpp"
+#include "reloc/constants.hpp"
 #include "reloc/hypotheses.hpp"
 #include "robust_fit.hpp"
 
@@ -15,13 +16,8 @@ constexpr int kTriples = 8;             // minimal samples per chunk
 constexpr int kFocals = 2 * kP3PBatch;  // of the grid
 constexpr double kRatio = 1.2;          // between focal lengths of the grid
 constexpr double kShortest = 0.4;       // of the grid, in image sizes: 103 degrees
-constexpr int kLeaders = 3;             // poses of a chunk that are scored on all points
-constexpr int kLocalSteps = 10;
-constexpr double kSampleFactor = 2;   // a good triple may meet no good focal length
-constexpr double kFewShare = 0.1;     // below it local optimisation needs all points
-constexpr double kSearchRadius = 12;  // pixels
-constexpr double kSelectSigmas = 16, kMaxWiden = 4;
-constexpr double kMinPixelNoise = 0.01;
+constexpr int kFocalSteps = 10;
+constexpr double kSampleFactor = 2;  // a good triple may meet no good focal length
 
 struct Hypothesis {
     FocalPose state;
@@ -43,8 +39,9 @@ class Search {
         const int size = std::max(camera.width, camera.height);
         const double middle = std::pow(kRatio, -0.5 * (kFocals - 1));
         first_focal_ = std::log(size > 0 ? kShortest * size / camera.mean_focal() : middle);
-        const double wide = options.search_radius > 0 ? options.search_radius
-                                                      : std::max(kSearchRadius, options.threshold);
+        const double wide = options.search_radius > 0
+                                ? options.search_radius
+                                : std::max(kPixelSearchRadius, options.threshold);
         wide2_ = static_cast<float>(wide * wide);
         narrow2_ = static_cast<float>(options.threshold * options.threshold);
         ones_.allocate(1, std::max(problem.n, problem.sample_n));
@@ -134,7 +131,7 @@ void Search::consider(Hypothesis candidate) {
         kernel.equations(view, p, 0.25f * wide2_, out);
     };
     Hypothesis improved = candidate;
-    if (minimise(evaluate, kLocalSteps, 0.01 * wide2_, &improved.state)) {
+    if (minimise(evaluate, kFocalSteps, 0.01 * wide2_, &improved.state)) {
         score(&improved);
         if (improved.value.score > candidate.value.score) candidate = improved;
     }

@@ -6,6 +6,7 @@
 #include <limits>
 #include <set>
 
+#include "reloc/constants.hpp"
 #include "reloc/gp3p.hpp"
 #include "reloc/rng.hpp"
 #include "rig_fit.hpp"
@@ -14,14 +15,6 @@ namespace reloc {
 namespace {
 
 using namespace rig;
-
-constexpr int kTriples = 16;  // minimal samples per chunk
-constexpr int kLeaders = 3;   // poses of a chunk that are scored on all points
-constexpr int kLocalSteps = 8, kMaxDraws = 32;
-constexpr double kFewShare = 0.1;  // below it local optimisation needs all points
-constexpr double kSceneSearchRadius = 25, kPixelSearchRadius = 12;
-constexpr double kSelectSigmas = 16, kMaxWiden = 4;
-constexpr int kDensePoints = 1000;
 
 struct Hypothesis {
     Pose pose;  ///< rig_from_world
@@ -151,7 +144,7 @@ void Search::run() {
         const double bar = share - 2.5 * std::sqrt(share * (1 - share) / rig_.preview_n);
         Rng rng(options_.seed, chunk);
         Hypothesis leaders[kLeaders];
-        for (int k = 0; k < kTriples; ++k) {
+        for (int k = 0; k < kChunk; ++k) {
             Pose poses[8];
             const int found = sample(&rng, poses);
             for (int s = 0; s < found; ++s) {
@@ -164,7 +157,7 @@ void Search::run() {
                 leaders[at].preview = seen;
             }
         }
-        samples_ += kTriples;
+        samples_ += kChunk;
         for (const Hypothesis& h : leaders) {
             if (h.preview >= 0) consider(h);
         }
@@ -248,22 +241,19 @@ PoseResult estimate_generalized_pose(const std::vector<RigImage>& images,
     PoseResult result;
     result.covariance.setConstant(std::numeric_limits<double>::infinity());
     std::size_t n = 0;
-    bool variances = false;
     for (const RigImage& image : images) {
         n += image.points.n;
-        variances |= static_cast<bool>(image.points.variances);
     }
     result.inlier.assign(n, 0);
     Rig rig;
     build(images, kernels, options.seed, &rig);
     if (rig.n < 4) return result;
     AbsolutePoseOptions resolved = options;
-    if (resolved.residual == Residual::kAuto && variances) resolved.residual = Residual::kRay;
-    if (!(resolved.search_radius > 0)) {
-        resolved.search_radius =
-            resolved.residual == Residual::kReprojection ? kPixelSearchRadius : kSceneSearchRadius;
-        resolved.search_radius = std::max(resolved.search_radius, resolved.threshold);
+    for (const RigImage& image : images) {
+        if (resolved.residual == Residual::kAuto)
+            resolved.residual = resolve_options(options, image.points).residual;
     }
+    resolved = resolve_options(resolved, {});
     Search search(rig, resolved, kernels);
     search.run();
     result.iterations = search.samples();

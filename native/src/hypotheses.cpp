@@ -3,11 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-namespace reloc {
-namespace {
-constexpr int kMaxDraws = 32;
-}
+#include "reloc/constants.hpp"
 
+namespace reloc {
 int TripleSampler::draw_one(Rng* rng) const {
     if (problem_.cumulative.empty())
         return static_cast<int>(rng->below(static_cast<std::uint32_t>(problem_.n)));

@@ -4,20 +4,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "reloc/constants.hpp"
+
 namespace reloc {
 namespace {
-
-constexpr double kProbeScale = 2.0;   // Geman-McClure scale of the first estimate, in sigmas
-constexpr double kLevelPrior = 12.0;  // points' worth of belief in the global noise level
-constexpr double kSharePrior = 4.0;   // points' worth of belief in the global density of outliers
-constexpr double kMinKappa =
-    3e-4;  // an inlier 4 sigmas off keeps half of its weight in a clean cell
-constexpr double kMaxKappa = 0.5;
-constexpr double kMaxGrowth = 1.5;  // of the noise variance over its first estimate
-// Squared sigmas within which outliers are taken to be spread evenly. Patches of outliers are not
-// even far out, so dense evidence looks no further than needed; single mismatches are, and a wide
-// disc counts them better.
-constexpr double kLocalCut = 18.0, kGlobalCut = 36.0;
 
 double clamp_kappa(double kappa) { return std::min(std::max(kappa, kMinKappa), kMaxKappa); }
 
@@ -123,9 +113,7 @@ double initial_level(const Kernels& kernels, const CellLayout& cells, const floa
                      const float* info, const float* prior, int dof) {
     static const RobustMoments moments[2] = {robust_moments(2, kProbeScale),
                                              robust_moments(3, kProbeScale)};
-    constexpr int kProbe = 512;
-    // The lower quartile of the squared length of a unit Gaussian vector.
-    const double quartile = dof == 2 ? 0.575 : 1.213;
+    const double quartile = dof == 2 ? kQuartile2 : kQuartile3;
     float q[kProbe];
     int m = 0;
     const int step = std::max(1, cells.slots() / kProbe);
@@ -163,8 +151,7 @@ NoiseField::NoiseField(const CellLayout& cells, const float* prior, double level
       ceiling_(level_ * kMaxGrowth) {
     sums_.resize(cells.cells());
     variance_.assign(cells.cells(), level_);
-    // Until the first pass, a fifth of the points in reach are taken for outliers.
-    kappa_.assign(cells.cells(), 0.2 / Ring(dof, cut_).volume);
+    kappa_.assign(cells.cells(), kFirstOutliers / Ring(dof, cut_).volume);
 }
 
 void NoiseField::weigh(const Kernels& kernels, const float* e2, const float* base, float* info) {

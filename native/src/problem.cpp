@@ -1,7 +1,11 @@
 #include "reloc/problem.hpp"
 
 #include <algorithm>
+#include <bitset>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
 
 #include "reloc/rng.hpp"
 
@@ -9,7 +13,12 @@ namespace reloc {
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define RELOC_SANITIZED 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(RELOC_SANITIZED)
 constexpr int kCached = 0;  // let the sanitizer see every block's life
 #else
 constexpr int kCached = 8;
@@ -163,6 +172,27 @@ void even_sample(int n, int k, std::uint64_t seed, int* chosen) {
             *chosen++ = static_cast<int>(lo + rng.below(hi - lo));
         }
     }
+}
+
+bool on_lattice(const Correspondences& in, std::uint64_t seed) {
+    constexpr int kLeast = 64, kBits = 12;
+    const int n = static_cast<int>(in.n), k = std::min(n, kSamplePoints);
+    if (k < kLeast) return false;
+    int chosen[kSamplePoints];
+    even_sample(n, k, seed, chosen);
+    for (int axis = 0; axis < 2; ++axis) {
+        // Distinct values by their hashes; a few that fall together do no harm.
+        std::bitset<1 << kBits> seen;
+        for (int j = 0; j < k; ++j) {
+            const float value =
+                static_cast<float>(in.points2d[2 * static_cast<std::size_t>(chosen[j]) + axis]);
+            std::uint32_t bits;
+            std::memcpy(&bits, &value, sizeof bits);
+            seen.set(bits * 2654435769u >> (32 - kBits));
+        }
+        if (4 * static_cast<int>(seen.count()) > k) return false;
+    }
+    return true;
 }
 
 void build_problem(const Correspondences& in, const Camera& camera, const Kernels& kernels,

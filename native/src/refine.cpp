@@ -4,22 +4,10 @@
 #include <cmath>
 
 #include "lens_fit.hpp"
+#include "reloc/constants.hpp"
 #include "robust_fit.hpp"
 
 namespace reloc {
-namespace {
-
-constexpr double kMinPixelNoise = 0.01;  // pixels; below it float rounding would pass for noise
-constexpr int kDensePoints = 1000;       // enough for a noise level per image cell
-// Points further off than this many sigmas of the first noise estimate take no part. That estimate
-// falls short where some regions are much noisier; where inliers are few a wide selection would
-// hold little but outliers.
-constexpr double kSelectSigmas = 16.0, kSelectSigmasPoor = 8.0, kPoorSupport = 0.25;
-constexpr double kMaxWiden = 4.0;       // of the selection over the search
-constexpr double kEnoughSupport = 250;  // inliers that a sample must hold to stand for all points
-
-}  // namespace
-
 int optimise_locally(const Kernels& kernels, const PointsView& points, double radius, int steps,
                      Pose* pose) {
     int done = 0;
@@ -94,7 +82,7 @@ Residual choose_residual(const Kernels& kernels, const Problem& problem, const P
     // Isotropic Gaussian likelihoods at their best scale, both as densities over the image.
     const double gain =
         std::log(pixels / n + 1e-30) - (std::log(metres / n + 1e-30) - log_depth2 / n);
-    return gain > 0 ? Residual::kRay : Residual::kReprojection;
+    return gain > kRayGain ? Residual::kRay : Residual::kReprojection;
 }
 
 namespace {

@@ -5,15 +5,15 @@
 #include <cmath>
 #include <limits>
 
+#include "reloc/constants.hpp"
 #include "reloc/rng.hpp"
 #include "robust_fit.hpp"
 
 namespace reloc {
 namespace {
 
-constexpr int kChunk = 16, kLeaders = 2, kLocalSteps = 4;
+constexpr int kPairLeaders = 2, kPairSteps = 4;
 constexpr double kWiden = 2.5;
-constexpr int kDensePoints = 1000;
 constexpr double kMinDepth = 1e-6, kMaxCoordinate = 1e12;
 // Noise of a millionth of the scene's extent is below what float coordinates resolve.
 constexpr double kRelativeFloor = 1e-6;
@@ -67,7 +67,6 @@ bool fill_plain(const Correspondences& in, const Kernels& kernels, Pairs* out) {
     bad |= kernels.split(in.points3d.f32, in.points3d.f64, 3, n, one, out->centre.data(), limit,
                          scene);
     if (bad || !(kernels.least(cam[2], n) > static_cast<float>(kMinDepth))) return false;
-    std::fill(out->rows.row(kW), out->rows.row(kW) + n, 1.0f);
     double extent = 0;
     for (int i = 0; i < n; i += 16) extent += std::fabs(scene[0][i]);
     out->n = n;
@@ -133,11 +132,12 @@ void build(const Correspondences& in, const Kernels& kernels, std::uint64_t seed
     out->sample.allocate(kRows, k);
     int chosen[kSamplePoints];
     even_sample(m, k, seed, chosen);
-    for (int q = 0; q < kRows; ++q) {
+    for (int q = 0; q < (out->weighted ? kRows : kW); ++q) {
         const float* from = out->rows.row(q);
         float* to = out->sample.row(q);
         for (int j = 0; j < k; ++j) to[j] = from[chosen[j]];
     }
+    if (!out->weighted) std::fill(out->sample.row(kW), out->sample.row(kW) + k, 1.0f);
     for (int j = 0; j < out->preview_n; ++j) out->preview_total += out->sample.row(kW)[j];
     pad(&out->sample, k);
 }
@@ -204,7 +204,7 @@ class Search {
 
   private:
     bool draw(Rng* rng, Pose* out) const;
-    void consider(const Leader& leader);
+    void consider(const Leader& leader, PoseScore value);
     /// A sample of points tells poses apart well enough: three distances leave little ambiguity.
     PoseScore score(const Pose& p) const {
         return k_.pair_score(Pairs::view_of(pairs_.sample, pairs_.sample_n, nullptr), p.to_float(),
@@ -236,8 +236,7 @@ bool Search::draw(Rng* rng, Pose* out) const {
     return align_triangles(P, X, out);
 }
 
-void Search::consider(const Leader& leader) {
-    PoseScore value = score(leader.pose);
+void Search::consider(const Leader& leader, PoseScore value) {
     if (!(value.score > minimal_)) return;
     minimal_ = value.score;
     minimal_preview_ = leader.preview;
@@ -246,7 +245,7 @@ void Search::consider(const Leader& leader) {
     const auto evaluate = [&](const PoseF& p, NormalEquations* eq) {
         k_.pair_equations(sample, p, static_cast<float>(o_.threshold * o_.threshold), eq);
     };
-    if (minimise(evaluate, kLocalSteps, 0.1 * o_.threshold * o_.threshold, &improved)) {
+    if (minimise(evaluate, kPairSteps, 0.1 * o_.threshold * o_.threshold, &improved)) {
         const PoseScore after = score(improved);
         if (after.score > value.score) {
             value = after;
@@ -272,20 +271,27 @@ void Search::run() {
         const double share = minimal_preview_ / scale;
         const double bar =
             scale * share - 2.5 * std::sqrt(std::max(0.0, scale * share * (1 - share)));
-        Leader top[kLeaders];
+        Leader top[kPairLeaders];
         for (int j = 0; j < kChunk; ++j) {
             Leader l;
             if (!draw(&rng, &l.pose)) continue;
             l.preview = k_.pair_preview(preview, l.pose.to_float(), wide2);
-            if (l.preview < bar || l.preview <= top[kLeaders - 1].preview) continue;
-            int at = kLeaders - 1;
+            if (l.preview < bar || l.preview <= top[kPairLeaders - 1].preview) continue;
+            int at = kPairLeaders - 1;
             for (; at > 0 && top[at - 1].preview < l.preview; --at) top[at] = top[at - 1];
             top[at] = l;
         }
         samples += kChunk;
+        const Leader* leader = nullptr;
+        PoseScore value{0, 0, 0};
         for (const Leader& l : top) {
-            if (l.preview >= 0) consider(l);
+            if (l.preview < 0) break;
+            const PoseScore next = score(l.pose);
+            if (leader && !(next.score > value.score)) continue;
+            leader = &l;
+            value = next;
         }
+        if (leader) consider(*leader, value);
         const double inliers = std::min(1.0, best.wide / sample_total_),
                      good = inliers * inliers * inliers;
         const double needed = good > 1 - 1e-9 ? 1

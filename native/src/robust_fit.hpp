@@ -4,7 +4,10 @@
 #include <Eigen/Cholesky>
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <vector>
 
+#include "reloc/constants.hpp"
 #include "reloc/covariance.hpp"
 #include "reloc/noise.hpp"
 #include "reloc/refine.hpp"
@@ -88,13 +91,14 @@ template <class Set, class Kernel, class State>
 void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const float* base,
                 float* e2, double floor2, int dof, bool local, double level_scale, int points,
                 const State& start, FitResult* result) {
-    constexpr int kParameters = State::kParameters, kMaxPasses = 6;
+    constexpr int kParameters = State::kParameters;
     // Squared standard errors, of six in all. The step is still made, and what is left after it is
     // a few per cent of it; a little more with few points.
     const double settled = local ? 0.5 : 0.02;
-    constexpr double kPrior = 4;     // points' worth of belief that a cell is like the others
-    constexpr float kPlain = 1e30f;  // no robust weight but the posterior's
-    const double inlier2 = dof == 2 ? 11.8 : 14.2;  // 99.73 % of a Gaussian residual
+    // Steps at fixed weights fall short by what is lost in not knowing the inliers. Residuals of
+    // paired points are linear enough in the pose to make up for that at once.
+    const bool full_steps = dof == 3;
+    const double inlier2 = dof == 2 ? kInlier2 : kInlier3;
     const auto view = set->view();
     float* info = set->info();
     State pose = start;
@@ -111,11 +115,18 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
         }
         field.weigh(kernels, e2, base, info);
         field.update(kParameters);
-        kernel.equations(view, pose.to_float(), kPlain, &eq);
+        kernel.equations(view, pose.to_float(), kNotRobust, &eq);
         typename State::Step step;
         if (!solve_step(eq, 0, &step)) return;
+        double left = -gradient(eq).dot(step);
+        if (full_steps) {
+            const double told = field.total().curvature / std::max(field.total().weight, 1e-9),
+                         reach = std::min(1.0, std::max(0.5, told));
+            step /= reach;
+            left *= (1 - reach) * (1 - reach);
+        }
         pose = pose.perturbed(step);
-        if (-gradient(eq).dot(step) < settled) break;
+        if (left < settled) break;
     }
     pose.normalize();
 
@@ -129,7 +140,7 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     std::vector<double> counts(set->cells());
     for (int c = 0; c < set->cells(); ++c) {
         typename State::Equations part;
-        kernel.gradient(set->cell(c), pose.to_float(), kPlain, &part);
+        kernel.gradient(set->cell(c), pose.to_float(), kNotRobust, &part);
         if constexpr (kParameters == 6)
             gradients[c] = gradient(part);
         else
@@ -138,10 +149,11 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     }
     for (int c = 0; c < set->cells(); ++c) {
         const PosteriorSums& s = field.sums(c);
-        const float ratio = static_cast<float>((s.meat + kPrior * shared) / (s.weight + kPrior));
+        const float ratio =
+            static_cast<float>((s.meat + kCellPrior * shared) / (s.weight + kCellPrior));
         for (int k = set->cell_begin(c); k < set->cell_end(c); ++k) info[k] *= ratio;
     }
-    kernel.equations(view, pose.to_float(), kPlain, &eq);
+    kernel.equations(view, pose.to_float(), kNotRobust, &eq);
     const auto meat = hessian(eq);
     Mat6 of_pose;
     if constexpr (kParameters == 6) {
@@ -164,23 +176,23 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     kernel.errors2(view, pose.to_float(), e2);
     result->inlier.assign(points, 0);
     unsigned char* inlier = result->inlier.data();
-    int inliers = 0;
     const auto final_pose = pose.to_float();
-    set->each_run([&](int point, int slot, int count, int cell) {
-        const float limit = static_cast<float>(inlier2 * field.variance(cell));
-        for (int k = 0; k < count; ++k) {
-            const bool in = e2[slot + k] * base[slot + k] < limit;
-            inlier[point + k] = in;
-            inliers += in;
-        }
+    std::vector<unsigned char> near(set->slots());
+    unsigned char* __restrict near_at = near.data();  // bytes may alias anything otherwise
+    const float *errors = e2, *scales = base;
+    for (int c = 0; c < set->cells(); ++c) {
+        const float limit = static_cast<float>(inlier2 * field.variance(c));
+        for (int k = set->cell_begin(c); k < set->cell_end(c); ++k)
+            near_at[k] = errors[k] * scales[k] < limit;
+    }
+    set->each_run([&](int point, int slot, int count, int) {
+        for (int k = 0; k < count; ++k) inlier[point + k] = near[slot + k];
     });
-    result->inliers = inliers;
-    // A mean depth needs no more than a sample.
-    constexpr int kStep = 7;
+    result->inliers = std::accumulate(result->inlier.begin(), result->inlier.end(), 0);
     double depth = 0;
     int seen = 0;
     set->each_run([&](int point, int slot, int count, int) {
-        for (int k = (kStep - point % kStep) % kStep; k < count; k += kStep) {
+        for (int k = (kDepthStep - point % kDepthStep) % kDepthStep; k < count; k += kDepthStep) {
             if (!inlier[point + k]) continue;
             depth += depth_of(kernel, view, final_pose, slot + k);
             ++seen;

@@ -9,6 +9,19 @@ import numpy.typing as npt
 
 from reloc_core.errors import InputError
 
+# NumPy has one object for each native type, so that identity is enough on the usual path.
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    if len(shape) != len(wanted):
+        return False
+    # A generator would take longer than all the other checks.
+    for have, want in zip(shape, wanted, strict=True):  # noqa: SIM110
+        if want is not None and have != want:
+            return False
+    return True
+
 
 def floats(name: str, value: Any, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
     """A C-contiguous float32 or float64 array of the given shape; a copy only where one is needed.
@@ -22,15 +35,12 @@ def floats(name: str, value: Any, shape: tuple[int | None, ...]) -> npt.NDArray[
         InputError: not numeric, or of another shape.
     """
     array = np.asarray(value)
-    if array.dtype != np.float32 and array.dtype != np.float64:
+    if array.dtype is not _FLOAT64 and array.dtype is not _FLOAT32:
         if array.dtype.kind not in "iuf":
             raise InputError(f"{name} must be a numeric array, got dtype {array.dtype}.")
-        array = array.astype(np.float64)
-    if array.ndim != len(shape) or any(
-        want is not None and have != want for have, want in zip(array.shape, shape, strict=False)
-    ):
+        single = array.dtype.kind == "f" and array.dtype.itemsize == 4
+        array = array.astype(_FLOAT32 if single else _FLOAT64, copy=False)
+    if not _fits(array.shape, shape):
         wanted = "(" + ", ".join("N" if s is None else str(s) for s in shape) + ")"
         raise InputError(f"{name} must have shape {wanted}, got {array.shape}.")
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
     return np.ascontiguousarray(array)

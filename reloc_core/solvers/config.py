@@ -29,6 +29,8 @@ class PnpConfig:
         use_variances: whether variances of the evidence are used.
         use_depth: solve RGB-D evidence (with camera-frame points) by 3D-3D alignment.
         depth_threshold: metres; narrow radius for RGB-D evidence.
+        device: where batches of queries are solved: "cpu", "cuda" or "cuda:N" (a build with
+            `RELOC_CUDA=ON`). Single queries, depth and cameras with lens distortion stay on the CPU.
         seed: random seed; None: the run's.
     """
 
@@ -46,6 +48,7 @@ class PnpConfig:
     use_variances: bool = True
     use_depth: bool = True
     depth_threshold: float = 0.05
+    device: str = "cpu"
     seed: int | None = None
 
 

@@ -32,7 +32,8 @@ class AbsolutePoseOptions:
         residual: what the final fit minimises. "reprojection": pixels, right when the noise sits in the
             image (keypoint matches). "ray": distance of the scene point from the viewing ray, right
             when the noise sits in the 3D points (scene coordinates). "auto": ray when variances
-            are given, else whichever explains the residuals better.
+            are given or the pixels lie on a lattice (they were laid out, so that all noise is in the
+            points); else reprojection, unless the residuals speak clearly for the ray.
         threshold: pixels; narrow radius of the search and first robust scale of the final fit.
             The last scale is estimated from the residuals.
         search_radius: pixels; wide radius of the search. None: 25, or 12 for reprojection.

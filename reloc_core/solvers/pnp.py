@@ -14,6 +14,7 @@ from reloc_core.solvers.absolute import (
 )
 from reloc_core.solvers.checks import as_solver_options, options_of
 from reloc_core.solvers.config import PnpConfig
+from reloc_core.solvers.device import check_supported, device_index, has_lens_distortion
 from reloc_core.solvers.options import AbsolutePoseOptions, RgbdPoseOptions
 from reloc_core.solvers.rgbd import estimate_rgbd_pose
 from reloc_core.types import Camera, Correspondences, Evidence, Localization, Status
@@ -58,7 +59,9 @@ class PnpSolver(Solver):
         self.config = config
         # A nonsense value is reported now, not at the first query.
         with as_solver_options():
-            self._options("dense", 0)
+            options = self._options("dense", 0)
+            if device_index(config.device) >= 0:
+                check_supported(options, [])
         with as_solver_options(threshold="depth_threshold"):
             self._rgbd_options(0)
 
@@ -122,7 +125,7 @@ class PnpSolver(Solver):
     def solve_batch(
         self, evidence: Sequence[Evidence], cameras: Sequence[Camera], runtime: Runtime
     ) -> list[Localization]:
-        """See `Solver.solve_batch`; problems run over `runtime.threads` threads."""
+        """See `Solver.solve_batch`; over `runtime.threads` threads, or on the device of the options."""
         problems = [correspondences(e, "pnp") for e in evidence]
         if len(problems) != len(cameras):
             raise InputError(f"{len(problems)} problems came with {len(cameras)} cameras.")
@@ -130,8 +133,12 @@ class PnpSolver(Solver):
         for i, (c, camera) in enumerate(zip(problems, cameras, strict=True)):
             if self._uses_depth(c):
                 out[i] = self.solve(c, camera, runtime)
-        for kind in ("dense", "sparse"):
-            chosen = [i for i, c in enumerate(problems) if c.kind == kind and out[i] is None]
+        groups: dict[tuple[str, str], list[int]] = {}
+        for i, (c, camera) in enumerate(zip(problems, cameras, strict=True)):
+            if out[i] is None:
+                device = "cpu" if has_lens_distortion(camera) else self.config.device
+                groups.setdefault((c.kind, device), []).append(i)
+        for (kind, device), chosen in groups.items():
             estimates = estimate_absolute_pose_batch(
                 [problems[i].points2d for i in chosen],
                 [problems[i].points3d for i in chosen],
@@ -140,6 +147,7 @@ class PnpSolver(Solver):
                 variances=[self._variances(problems[i]) for i in chosen],
                 options=self._options(kind, runtime.seed),
                 threads=runtime.threads,
+                device=device,
             )
             for i, estimate in zip(chosen, estimates, strict=True):
                 out[i] = to_localization(estimate, problems[i].redundancy)

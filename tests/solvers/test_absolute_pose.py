@@ -110,6 +110,39 @@ def test_auto_finds_where_the_noise_is(scene):
         )
 
 
+@pytest.mark.parametrize("keep", [1.0, 0.5])
+def test_auto_takes_pixels_of_a_lattice_for_exact(keep):
+    """Noise of 6 cm is beyond what residuals within the search radius tell; the lattice settles it."""
+    errors = []
+    for seed in range(7):
+        rng = np.random.default_rng(seed)
+        u, v = (a.ravel() for a in np.meshgrid(np.arange(4.0, 640, 8), np.arange(4.0, 480, 8)))
+        chosen = rng.random(u.size) < keep
+        pixels = np.column_stack([u, v])[chosen]
+        z = rng.uniform(1, 4, (len(pixels), 1))
+        rays = np.column_stack([(pixels - (319.5, 239.5)) / 525, np.ones(len(pixels))])
+        points = rays * z + 0.06 * rng.standard_normal((len(pixels), 3))
+        camera = Camera.pinhole(525.0, 640, 480)
+        auto, ray = (
+            estimate_absolute_pose(pixels, points, camera, options=o)
+            for o in (None, {"residual": "ray"})
+        )
+        assert np.array_equal(auto.world_from_cam, ray.world_from_cam)
+        errors.append(np.linalg.norm(auto.world_from_cam[:3, 3]))
+        # The same pixels a little off the lattice are measured ones, and then it is the residuals.
+        moved = pixels + rng.uniform(-0.4, 0.4, pixels.shape)
+        exact = np.column_stack([(moved - (319.5, 239.5)) / 525, np.ones(len(pixels))]) * z
+        noise = rng.standard_normal(pixels.shape)
+        auto, reprojection = (
+            estimate_absolute_pose(
+                moved + noise, exact, camera, options={"residual": r, "search_radius": 25.0}
+            )
+            for r in ("auto", "reprojection")
+        )
+        assert np.array_equal(auto.world_from_cam, reprojection.world_from_cam)
+    assert np.median(errors) < 0.01
+
+
 @pytest.mark.parametrize("kind", ["pixels", "points"])
 def test_covariance_is_calibrated(scene, kind):
     nees = []

@@ -7,10 +7,11 @@ import pytest
 
 from reloc_core.errors import ConfigError, InputError
 from reloc_core.interfaces import Runtime
+from reloc_core.solvers import estimate_absolute_pose_batch, pnp
 from reloc_core.solvers.config import DsacConfig, PnpConfig
 from reloc_core.solvers.dsac import DsacSolver
 from reloc_core.solvers.pnp import PnpSolver
-from reloc_core.types import Correspondences, PosePrior
+from reloc_core.types import Camera, Correspondences, PosePrior
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,33 @@ def test_batch_and_threads_change_nothing(scene, solver):
     for a, b in zip(one, many, strict=True):
         assert np.array_equal(a.world_from_cam, b.world_from_cam)
         assert np.array_equal(a.covariance, b.covariance)
+
+
+def test_batches_go_to_the_device_but_for_distorted_lenses(scene, monkeypatch):
+    """What is asked of the batch call, with a device that is not there."""
+    scenes = [scene(k, n=200, pixel_noise=0.5) for k in range(3)]
+    bent = Camera("SIMPLE_RADIAL", 640, 480, (525.0, 319.5, 239.5, -0.1))
+    scenes.append(scene(3, n=200, pixel_noise=0.5, camera=bent))
+    kinds = ["dense", "sparse", "dense", "dense"]
+    asked = {}
+
+    def batch(points2d, points3d, cameras, *, device, **keywords):
+        for p in points2d:
+            asked[id(p)] = device
+        return estimate_absolute_pose_batch(points2d, points3d, cameras, **keywords)
+
+    monkeypatch.setattr(pnp, "device_index", lambda device: 0)
+    monkeypatch.setattr(pnp, "estimate_absolute_pose_batch", batch)
+    evidence = [
+        Correspondences(s.points2d, s.points3d, kind=k) for s, k in zip(scenes, kinds, strict=True)
+    ]
+    on_device = PnpSolver(PnpConfig(device="cuda:0"))
+    found = on_device.solve_batch(evidence, [s.camera for s in scenes], Runtime())
+    assert [asked[id(e.points2d)] for e in evidence] == ["cuda:0"] * 3 + ["cpu"]
+    for s, localization in zip(scenes, found, strict=True):
+        assert s.error(localization.world_from_cam)[0] < 0.01
+    with pytest.raises(ConfigError, match=r"^solver\.estimate_focal is not there on CUDA"):
+        PnpSolver(PnpConfig(device="cuda:0", estimate_focal=True))
 
 
 def test_dsac_refinement_matches_opencv_on_the_same_inliers(scene):
@@ -99,6 +127,8 @@ def test_wrong_evidence_and_wrong_config():
         PnpSolver(PnpConfig(residual="rai"))
     with pytest.raises(ConfigError, match=r"^solver\.depth_threshold must be"):
         PnpSolver(PnpConfig(depth_threshold=0.0))
+    with pytest.raises(ConfigError, match=r"^solver\.device must be 'cpu', 'cuda' or"):
+        PnpSolver(PnpConfig(device="gpu"))
     with pytest.raises(ConfigError, match=r"^solver\.hypotheses must be"):
         DsacSolver(DsacConfig(hypotheses=0))
 

@@ -30,8 +30,9 @@ struct AbsolutePoseOptions {
     const char* kernels = "auto";
 };
 
-/// The options with the residual (where variances decide it) and the search radius settled.
-AbsolutePoseOptions resolve_options(const AbsolutePoseOptions& options, bool has_variances);
+/// The options with the residual (where variances or a lattice of pixels decide it) and the search
+/// radius settled.
+AbsolutePoseOptions resolve_options(const AbsolutePoseOptions& options, const Correspondences& in);
 
 enum class Status {
     kOk = 0,

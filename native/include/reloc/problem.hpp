@@ -80,6 +80,10 @@ constexpr int kPreviewPoints = 256, kSamplePoints = 1024;
 /// first, so that a prefix covers it too.
 void even_sample(int n, int k, std::uint64_t seed, int* chosen);
 
+/// Whether the pixels lie on a lattice: their coordinates repeat over rows and columns, so they
+/// were laid out and not measured. Tells nothing of fewer than 64 points.
+bool on_lattice(const Correspondences& in, std::uint64_t seed);
+
 /// Drops points with non-finite coordinates, non-positive weights or no viewing ray, and lays out
 /// the rest.
 void build_problem(const Correspondences& in, const Camera& camera, const Kernels& kernels,

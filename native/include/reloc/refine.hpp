@@ -12,7 +12,7 @@ namespace reloc {
 enum class Residual {
     kReprojection,  ///< pixels between projection and observation: noise in the image
     kRay,           ///< distance of the scene point from the viewing ray: noise in the scene point
-    kAuto,          ///< whichever of the two makes the residuals more alike (see choose_residual)
+    kAuto,          ///< by the evidence: see resolve_options, then choose_residual
 };
 
 /// Gauss-Newton on the Tukey-weighted reprojection error within `radius` pixels; `pose` in the
@@ -71,7 +71,7 @@ struct FitResult {
 
 /// Decides where the noise sits: in the image (equal residuals in pixels at every depth) or in the
 /// scene points (equal in scene units), by the likelihood of the residuals of points within
-/// `radius` pixels of `pose`.
+/// `radius` pixels of `pose`, which must speak clearly for the scene points.
 Residual choose_residual(const Kernels& kernels, const Problem& problem, const Pose& pose,
                          double radius);
 
