@@ -279,7 +279,11 @@ class PoseConfig:
 
 @dataclass
 class TemporalConfig:
-    """Options of `TemporalEstimator`."""
+    """Options of `TemporalEstimator`.
+
+    Attributes:
+        export: folder for coordinate and flow maps of every localized frame; "" writes none.
+    """
 
     measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
     process: ProcessConfig = field(default_factory=ProcessConfig)
@@ -287,6 +291,7 @@ class TemporalConfig:
     filter: FilterConfig = field(default_factory=FilterConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
     labels: LabelConfig = field(default_factory=LabelConfig)
+    export: str = ""
 
 
 def check_memory(config: MemoryConfig) -> None:

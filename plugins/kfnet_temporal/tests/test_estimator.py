@@ -231,3 +231,53 @@ def test_images_and_poses_suffice(tmp_path, film, start_run):
         found = solver.solve(evidence, query.camera, Runtime(threads=1))
         errors.append(np.linalg.norm(found.world_from_cam[:3, 3] - query.world_from_cam[:3, 3]))
     assert np.median(errors) < 0.1
+
+
+def test_exported_maps_are_what_the_estimate_says(trained, film, tmp_path):
+    config = small_config()
+    config.export = str(tmp_path / "out")
+    estimator = TemporalEstimator(config)
+    estimator.load(trained[1], Runtime(threads=1))
+    queries = list(film(5, phase=0.33))
+    # The pose filter moves the evidence, not the coordinate maps.
+    estimator.config.pose.enabled = False
+    found = follow(estimator, queries[:3]) + follow(estimator, queries[3:])
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {"image_list.txt", *(f"coord_{i}.npy" for i in range(5)),
+                     "0_1_flow.npy", "1_2_flow.npy", "3_4_flow.npy"}  # fmt: skip
+    listed = (tmp_path / "out" / "image_list.txt").read_text("utf-8").split()
+    assert listed == [q.name for q in queries]
+    for i, evidence in enumerate(found):
+        points = np.load(tmp_path / "out" / f"coord_{i}.npy")
+        assert points.dtype == np.float32
+        known = points[..., 3] > 0
+        np.testing.assert_allclose(points[known][:, :3], evidence.points3d, atol=1e-5)
+        np.testing.assert_allclose(
+            points[known][:, 3], 1 / np.sqrt(evidence.variances), rtol=1e-4
+        )
+
+
+def test_exported_flow_leads_from_a_frame_to_the_next(trained, film, tmp_path):
+    config = small_config()
+    config.export = str(tmp_path / "out")
+    estimator = TemporalEstimator(config)
+    estimator.load(trained[1], Runtime(threads=1))
+    first = film(1)[0]
+    shifted = np.roll(first.image, 4, 1)
+    pair = [replace(first, timestamp=0.0), replace(first, image=shifted, timestamp=0.03)]
+    follow(estimator, pair)
+    flow = np.load(tmp_path / "out" / "0_1_flow.npy")
+    # The picture moved to the right, by half a cell.
+    cells = 4 / estimator.extractor(first).scale[0] / 8
+    assert np.median(flow[2:-2, 2:-2, 0]) == pytest.approx(cells, abs=0.1)
+    assert np.median(flow[2:-2, 2:-2, 1]) == pytest.approx(0, abs=0.1)
+
+
+def test_an_export_folder_that_cannot_be_made(trained, film, tmp_path):
+    (tmp_path / "file").write_text("")
+    config = small_config()
+    config.export = str(tmp_path / "file")
+    estimator = TemporalEstimator(config)
+    estimator.load(trained[1], Runtime(threads=1))
+    with pytest.raises(ConfigError, match="export"):
+        follow(estimator, [film(1)[0]])
