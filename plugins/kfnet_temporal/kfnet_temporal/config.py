@@ -262,8 +262,8 @@ class PoseConfig:
     max_age: int = 20
     min_share: float = 0.5
     track_noise: float = 8.0
-    drift: float = 5e-4
-    drift_rotation: float = 2e-4
+    drift: float = 1e-3
+    drift_rotation: float = 5e-4
     shared: float = 10.0
     redundancy: float = 10.0
     floor: float = 3e-3

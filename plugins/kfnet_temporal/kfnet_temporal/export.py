@@ -40,9 +40,7 @@ class MapExport:
                 f"estimator.export={folder} is no folder that can be written to ({error.strerror})."
             ) from None
 
-    def write(
-        self, name: str, step: Step, variance_factor: float, origin: Float64Array
-    ) -> None:
+    def write(self, name: str, step: Step, variance_factor: float, origin: Float64Array) -> None:
         """Add a frame's posterior; the confidence is 1 / std in 1 / m."""
         points = step.posterior.mean.permute(1, 2, 0).cpu().double().numpy() + origin
         std = (step.posterior.variance * variance_factor).sqrt().cpu().numpy()

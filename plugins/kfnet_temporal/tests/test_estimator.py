@@ -252,9 +252,7 @@ def test_exported_maps_are_what_the_estimate_says(trained, film, tmp_path):
         assert points.dtype == np.float32
         known = points[..., 3] > 0
         np.testing.assert_allclose(points[known][:, :3], evidence.points3d, atol=1e-5)
-        np.testing.assert_allclose(
-            points[known][:, 3], 1 / np.sqrt(evidence.variances), rtol=1e-4
-        )
+        np.testing.assert_allclose(points[known][:, 3], 1 / np.sqrt(evidence.variances), rtol=1e-4)
 
 
 def test_exported_flow_leads_from_a_frame_to_the_next(trained, film, tmp_path):
