@@ -37,7 +37,9 @@ class MemoryConfig:
 
     Attributes:
         resolution: length of the images' shorter side in pixels when they are described.
-        keyframes: mapping images kept, spread over poses.
+        keyframes: mapping images kept, spread evenly over all; more where that is less than one in
+            `keyframe_every`.
+        keyframe_every: see there.
         keys: cells kept per key frame, those on a regular pattern first; 0 for all.
         retrieve: key frames that a query is matched with.
         sharpness: factor from cosine to logit.
@@ -55,6 +57,7 @@ class MemoryConfig:
 
     resolution: int = 360
     keyframes: int = 140
+    keyframe_every: int = 10
     keys: int = 900
     retrieve: int = 6
     sharpness: float = 30.0
@@ -301,8 +304,8 @@ def check_memory(config: MemoryConfig) -> None:
         ConfigError: names the option.
     """
     _at_least("estimator", config, {
-        "resolution": 64, "keyframes": 2, "keys": 0, "retrieve": 1, "hidden": 1, "iterations": 0,
-        "train_frames": 1, "exclusion": 0, "redundancy": 1,
+        "resolution": 64, "keyframes": 2, "keyframe_every": 1, "keys": 0, "retrieve": 1, "hidden": 1,
+        "iterations": 0, "train_frames": 1, "exclusion": 0, "redundancy": 1,
     })  # fmt: skip
     _positive("estimator", config, ("sharpness", "mode_radius", "learning_rate", "min_std"))
     check_labels("estimator.labels", config.labels)

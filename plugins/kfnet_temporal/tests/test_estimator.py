@@ -2,13 +2,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from kfnet_temporal.config import MeasurementConfig, TemporalConfig, check_temporal
+import torch
+from kfnet_temporal.config import MeasurementConfig, MemoryConfig, TemporalConfig, check_temporal
 from kfnet_temporal.estimator import TemporalEstimator
 from kfnet_temporal.measurement import measured_state
+from kfnet_temporal.memory import MemoryEstimator
 from kfnet_temporal.sequences import choose_stretches
 
 from reloc_core.errors import ConfigError, DataError, InputError
-from reloc_core.interfaces import Runtime
+from reloc_core.interfaces import Dataset, Runtime
 from reloc_core.solvers.pnp import PnpConfig, PnpSolver
 from reloc_core.types import Camera, Correspondences
 
@@ -279,3 +281,62 @@ def test_an_export_folder_that_cannot_be_made(trained, film, tmp_path):
     estimator.load(trained[1], Runtime(threads=1))
     with pytest.raises(ConfigError, match="export"):
         follow(estimator, [film(1)[0]])
+
+
+class Damaged(Dataset):
+    """A film some of whose frames lost their pose or their depth."""
+
+    name, has_depth = "damaged", True
+
+    def __init__(self, film, without):
+        self.film, self.without = film, without
+
+    @property
+    def frames(self):
+        return [
+            replace(f, world_from_cam=None) if i in self.without and i % 2 else f
+            for i, f in enumerate(self.film.frames)
+        ]
+
+    def __getitem__(self, index):
+        query = self.film[index]
+        if index not in self.without:
+            return query
+        if index % 2:
+            return replace(query, world_from_cam=None)
+        return replace(query, depth=np.zeros_like(query.depth))
+
+
+def memory_config(**values):
+    return MemoryConfig(resolution=96, keyframes=6, keyframe_every=2, retrieve=2, train_frames=6,
+                        iterations=5, exclusion=1, **values)  # fmt: skip
+
+
+def test_images_without_pose_or_depth_become_no_key_frames(film, start_run, tmp_path):
+    bad = {0, 1, 2, 3, 9, 14}
+    data = Damaged(film(20), bad)
+    estimator = MemoryEstimator(memory_config())
+    estimator.fit(data, start_run(tmp_path / "map", data, "kfnet_memory"))
+    used = set(estimator.memory.frames.tolist())
+    # One in two frames, although `keyframes` asks for six.
+    assert 6 < len(used) <= 10
+    assert not used & bad
+    assert torch.isfinite(estimator.memory.positions).all()
+
+
+def test_a_room_without_any_depth_image_that_says_something(film, start_run, tmp_path):
+    data = Damaged(film(12), set(range(12)))
+    with pytest.raises(DataError, match="pose and a depth"):
+        MemoryEstimator(memory_config()).fit(
+            data, start_run(tmp_path / "map", data, "kfnet_memory")
+        )
+
+
+def test_images_of_two_sizes_cannot_be_mapped(film, start_run, tmp_path):
+    data = film(12)
+    small = Camera.pinhole(80.0, 96, 72)
+    data._frames[5] = replace(data._frames[5], camera=small)
+    with pytest.raises(DataError, match="2 sizes"):
+        MemoryEstimator(memory_config()).fit(
+            data, start_run(tmp_path / "map", data, "kfnet_memory")
+        )
