@@ -103,10 +103,14 @@ class PointTracks:
     def _fit(self, found: Float64Array, pixels: Float64Array, camera: Camera) -> Fit | None:
         """Refine a pose; the one that goes on from the last frame wins unless it is clearly worse."""
         rays = unproject(camera, pixels)
-        rays = rays[:, :2] / rays[:, 2:]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rays = rays[:, :2] / rays[:, 2:]
+        # A strong distortion cannot be inverted everywhere.
+        good = np.isfinite(rays).all(1)
+        points, rays = self.points[good], rays[good]
         focal = float(camera.matrix[0, 0])
-        fresh = fit_motion(found, self.points, rays, focal)
-        onward = fit_motion(self.anchor_from_last @ self.last_motion, self.points, rays, focal)
+        fresh = fit_motion(found, points, rays, focal)
+        onward = fit_motion(self.anchor_from_last @ self.last_motion, points, rays, focal)
         if fresh is None or onward is None:
             return fresh or onward
         return fresh if fresh.cost < _CLEARLY_BETTER * onward.cost else onward
