@@ -8,10 +8,16 @@ degraded:
 
   blur       by a Gaussian of 24 px
   occlusion  a third of the width is covered by a texture that does not move
+  covered    nine tenths of the width are
+  lens       the lens is covered: the picture is black
   both       a third is covered and the rest blurred by a Gaussian of 12 px
+  worse      half is covered and the rest blurred by a Gaussian of 16 px
   frozen     the camera delivers frame 20 again and again while it moves on
   cut        no degradation; the picture jumps to another part of the video every 50 frames, without a
              time gap
+
+`--blur` and `--cover` replace the strengths of all chosen settings that blur or cover, `--length` the
+number of degraded frames.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import json
 import resource
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -37,46 +43,81 @@ from reloc_core.interfaces import Dataset, Runtime
 from reloc_core.pipeline import Pipeline
 from reloc_core.types import Localization, Query
 
-SETTINGS = ("clean", "blur", "occlusion", "both", "frozen", "cut")
-BLUR, BLUR_COVERED = 24.0, 12.0  # px
-PERIOD, FIRST, LAST = 50, 20, 30
+PERIOD, FIRST, LENGTH = 50, 20, 10
 
 
-def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma))
+@dataclass(frozen=True)
+class Stress:
+    """What happens to the degraded frames.
+
+    Attributes:
+        blur: standard deviation in pixels.
+        cover: share of the width, in the middle.
+        frozen: the first one is shown again and again.
+        cut: the order of the frames jumps instead.
+        length: degraded frames of every `PERIOD`.
+    """
+
+    blur: float = 0.0
+    cover: float = 0.0
+    frozen: bool = False
+    cut: bool = False
+    length: int = LENGTH
+
+    def degrades(self, place: int) -> bool:
+        """Whether the frame at a place of the video is degraded."""
+        anything = self.blur > 0 or self.cover > 0 or self.frozen
+        return anything and FIRST <= place % PERIOD < FIRST + self.length
+
+    def degraded(self, image: np.ndarray) -> np.ndarray:
+        """A picture, blurred and covered."""
+        if self.cover >= 1:
+            return np.zeros_like(image)
+        if self.blur > 0:
+            image = np.asarray(cv2.GaussianBlur(image, (0, 0), self.blur))
+        if self.cover > 0:
+            texture = np.random.default_rng(0).integers(0, 256, (12, 8, 3), np.uint8)
+            width = round(image.shape[1] * self.cover)
+            left = (image.shape[1] - width) // 2
+            image = image.copy()
+            image[:, left : left + width] = cv2.resize(
+                texture, (width, image.shape[0]), interpolation=cv2.INTER_CUBIC
+            )
+        return image
 
 
-def frames(
-    dataset: Dataset, setting: str, blur: float | None
-) -> Iterator[tuple[Query, bool, bool]]:
+SETTINGS = {
+    "clean": Stress(),
+    "blur": Stress(blur=24.0),
+    "occlusion": Stress(cover=1 / 3),
+    "covered": Stress(cover=0.9),
+    "lens": Stress(cover=1.0),
+    "both": Stress(blur=12.0, cover=1 / 3),
+    "worse": Stress(blur=16.0, cover=0.5),
+    "frozen": Stress(frozen=True),
+    "cut": Stress(cut=True),
+}
+
+
+def frames(dataset: Dataset, stress: Stress) -> Iterator[tuple[Query, bool, bool]]:
     """Queries as shown, whether they are degraded, and whether a cut lies right before."""
     order = list(range(len(dataset)))
-    if setting == "cut":
+    if stress.cut:
         pieces = [order[i : i + PERIOD] for i in range(0, len(order), PERIOD)]
         half = len(pieces) // 2
         order = [i for a, b in zip(pieces[:half], pieces[half:], strict=False) for i in (*a, *b)]
-    cover = np.random.default_rng(0).integers(0, 256, (12, 8, 3), np.uint8)
     held: Query | None = None
     for place, index in enumerate(order):
         query = dataset[index]
-        degraded = FIRST <= place % PERIOD < LAST and setting not in ("clean", "cut")
-        if degraded and setting == "blur":
-            query = replace(query, image=blurred(query.image, blur or BLUR))
-        elif degraded and setting in ("occlusion", "both"):
-            image = query.image.copy()
-            if setting == "both":
-                image = blurred(image, blur or BLUR_COVERED)
-            width = image.shape[1] // 3
-            size = (width, image.shape[0])
-            image[:, width : 2 * width] = cv2.resize(cover, size, interpolation=cv2.INTER_CUBIC)
-            query = replace(query, image=image)
-        elif degraded and setting == "frozen":
-            held = query if place % PERIOD == FIRST else held
-            if held is not None:
-                query = replace(query, image=held.image)
-        if setting != "clean":
+        degraded = stress.degrades(place)
+        if degraded and stress.frozen:
+            held = query if place % PERIOD == FIRST or held is None else held
+            query = replace(query, image=held.image)
+        elif degraded:
+            query = replace(query, image=stress.degraded(query.image))
+        if stress.cut or stress.degrades(FIRST):
             query = replace(query, timestamp=place / 30, sequence="stress")
-        yield query, degraded, setting == "cut" and place % PERIOD == 0 and place > 0
+        yield query, degraded, stress.cut and place % PERIOD == 0 and place > 0
 
 
 def pose_error(found: Localization, query: Query) -> tuple[float, float]:
@@ -93,9 +134,7 @@ def coordinate_errors(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return error[np.isfinite(error)]
 
 
-def measure(
-    pipeline: Pipeline, dataset: Dataset, setting: str, blur: float | None = None
-) -> dict[str, float]:
+def measure(pipeline: Pipeline, dataset: Dataset, stress: Stress) -> dict[str, float]:
     """One row of the table."""
     estimator = pipeline.estimator
     assert isinstance(estimator, TemporalEstimator)
@@ -103,7 +142,7 @@ def measure(
     errors: dict[str, list[np.ndarray]] = {"measured": [], "filtered": []}
     nis, seconds, bad, cuts, memory = [], [], [], [], []
     previous = None
-    for query, degraded, cut in frames(dataset, setting, blur):
+    for query, degraded, cut in frames(dataset, stress):
         if previous is None or query.sequence != previous:
             estimator.start_sequence()
         previous = query.sequence
@@ -160,8 +199,10 @@ def main() -> None:
     parser.add_argument("--map", type=Path, required=True)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--split", default="test")
-    parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--setting", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--blur", type=float, help="px, in place of the settings' own")
+    parser.add_argument("--cover", type=float, help="share, in place of the settings' own")
+    parser.add_argument("--length", type=int, default=LENGTH, help="degraded frames of every 50")
     parser.add_argument("--frames", default="", help="slice of the split's frames, as 0:100")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
@@ -173,7 +214,12 @@ def main() -> None:
     )
     rows = {}
     for setting in arguments.setting:
-        rows[setting] = measure(pipeline, dataset, setting, arguments.blur)
+        stress = replace(SETTINGS[setting], length=arguments.length)
+        if stress.blur > 0:
+            stress = replace(stress, blur=arguments.blur or stress.blur)
+        if stress.cover > 0:
+            stress = replace(stress, cover=arguments.cover or stress.cover)
+        rows[setting] = measure(pipeline, dataset, stress)
         print(setting, flush=True)
         for name, value in rows[setting].items():
             print(f"  {name:45s}{value:10.2f}", flush=True)

@@ -12,9 +12,9 @@ from torch import Tensor
 from kfnet_temporal.clips import Clip
 from kfnet_temporal.config import TemporalConfig
 from kfnet_temporal.kalman import State
-from kfnet_temporal.pose_filter import minus
 from kfnet_temporal.pose_stage import PoseStage
 from kfnet_temporal.process import Process
+from kfnet_temporal.tangent import minus
 from kfnet_temporal.tracker import Step, Tracker
 from kfnet_temporal.training import NoiseScale, process_std
 from reloc_core.interfaces import Runtime

@@ -37,7 +37,9 @@ class MemoryConfig:
 
     Attributes:
         resolution: length of the images' shorter side in pixels when they are described.
-        keyframes: mapping images kept, spread over poses.
+        keyframes: mapping images kept, spread evenly over all; more where that is less than one in
+            `keyframe_every`.
+        keyframe_every: see there.
         keys: cells kept per key frame, those on a regular pattern first; 0 for all.
         retrieve: key frames that a query is matched with.
         sharpness: factor from cosine to logit.
@@ -55,6 +57,7 @@ class MemoryConfig:
 
     resolution: int = 360
     keyframes: int = 140
+    keyframe_every: int = 10
     keys: int = 900
     retrieve: int = 6
     sharpness: float = 30.0
@@ -240,33 +243,38 @@ class PoseConfig:
         tracks: points that are followed from frame to frame.
         max_age: frames after which new points are chosen.
         min_share: of the points that must still be followed; with less new ones are chosen.
-        track_noise: covariance of the camera's motion, as a factor on that of the followed points.
+        track_noise: covariance of the camera's motion, as a factor on that of the followed points,
+            whose distances share errors.
         drift: metres; and `drift_rotation`: radians; error of the motion per frame at least.
-        shared: how many frames' errors of the measured pose are worth one independent one.
+        shared: frames that an error of the measured pose lasts: after as many, its correlation has
+            fallen to 1 / e.
         redundancy: factor on the covariance of the measured pose.
         floor: metres; and `floor_rotation`: radians; standard deviation of the map's own errors.
         threshold: of the normalised innovation squared with six degrees of freedom (12.6: 5 %).
         confirm: measured poses that must contradict the belief and agree with each other before the
             filter follows them.
         sure_score: score of a measured pose that is followed at once when the view has changed.
+        hold: frames for which a picture that is exactly the last one is taken for a copy of it, made
+            by the recorder; then the camera is assumed to have moved on unseen.
         coast: frames that the camera is assumed to keep its velocity when no motion can be seen.
         coast_drift: metres; and `coast_rotation`: radians; error of that per frame.
     """
 
     enabled: bool = True
-    tracks: int = 400
+    tracks: int = 600
     max_age: int = 20
     min_share: float = 0.5
-    track_noise: float = 4.0
-    drift: float = 5e-4
-    drift_rotation: float = 2e-4
-    shared: float = 2.0
+    track_noise: float = 8.0
+    drift: float = 1e-3
+    drift_rotation: float = 5e-4
+    shared: float = 10.0
     redundancy: float = 10.0
     floor: float = 3e-3
     floor_rotation: float = 2e-3
     threshold: float = 12.6
     confirm: int = 5
     sure_score: float = 0.7
+    hold: int = 2
     coast: int = 15
     coast_drift: float = 4e-3
     coast_rotation: float = 5e-3
@@ -274,7 +282,11 @@ class PoseConfig:
 
 @dataclass
 class TemporalConfig:
-    """Options of `TemporalEstimator`."""
+    """Options of `TemporalEstimator`.
+
+    Attributes:
+        export: folder for coordinate and flow maps of every localized frame; "" writes none.
+    """
 
     measurement: MeasurementConfig = field(default_factory=MeasurementConfig)
     process: ProcessConfig = field(default_factory=ProcessConfig)
@@ -282,6 +294,7 @@ class TemporalConfig:
     filter: FilterConfig = field(default_factory=FilterConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
     labels: LabelConfig = field(default_factory=LabelConfig)
+    export: str = ""
 
 
 def check_memory(config: MemoryConfig) -> None:
@@ -291,8 +304,8 @@ def check_memory(config: MemoryConfig) -> None:
         ConfigError: names the option.
     """
     _at_least("estimator", config, {
-        "resolution": 64, "keyframes": 2, "keys": 0, "retrieve": 1, "hidden": 1, "iterations": 0,
-        "train_frames": 1, "exclusion": 0, "redundancy": 1,
+        "resolution": 64, "keyframes": 2, "keyframe_every": 1, "keys": 0, "retrieve": 1, "hidden": 1,
+        "iterations": 0, "train_frames": 1, "exclusion": 0, "redundancy": 1,
     })  # fmt: skip
     _positive("estimator", config, ("sharpness", "mode_radius", "learning_rate", "min_std"))
     check_labels("estimator.labels", config.labels)
@@ -353,10 +366,10 @@ def check_temporal(config: TemporalConfig) -> None:
     )
     _at_least("estimator.pose", config.pose, {
         "tracks": 40, "max_age": 1, "min_share": 0, "track_noise": 0, "drift": 0,
-        "drift_rotation": 0, "shared": 1, "redundancy": 1, "confirm": 1, "coast": 0,
+        "drift_rotation": 0, "redundancy": 1, "confirm": 1, "hold": 0, "coast": 0,
         "coast_drift": 0, "coast_rotation": 0,
     })  # fmt: skip
-    _positive("estimator.pose", config.pose, ("floor", "floor_rotation", "threshold"))
+    _positive("estimator.pose", config.pose, ("floor", "floor_rotation", "threshold", "shared"))
     check_labels("estimator.labels", config.labels)
     if not 0 < config.joint.held_out < 0.9:
         raise ConfigError("estimator.joint.held_out must be between 0 and 0.9.")

@@ -84,7 +84,7 @@ def decode(
     height, width = features.shape[-2:]
     cells = features.flatten(1).T
     # One product per key frame keeps the maxima in the cache.
-    best, place = zip(*((cells @ k.T).max(1) for k in keys), strict=True)
+    best, place = zip(*(_best(cells @ k.T) for k in keys), strict=True)
     similarity = torch.stack(best, 1)
     candidates = torch.stack(
         [p[i] for p, i in zip(positions, place, strict=True)], 1
@@ -121,6 +121,16 @@ def decode(
         ]
     )
     return maps, cues.view(CUES, height, width)
+
+
+def _best(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest value of each row (n, m) and where it is."""
+    if similarity.device.type != "cpu":
+        found = similarity.max(1)
+        return found.values, found.indices
+    # Several times faster than Tensor.max, which is not vectorised over the indices.
+    place = torch.from_numpy(similarity.numpy().argmax(1))
+    return similarity.gather(1, place[:, None])[:, 0], place
 
 
 def _average(candidates: Tensor, agree: Tensor, winner: Tensor) -> Tensor:

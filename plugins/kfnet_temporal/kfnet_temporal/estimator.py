@@ -12,6 +12,7 @@ import torch
 from kfnet_temporal.calibration import Calibration, calibrate, correspondences, inflate
 from kfnet_temporal.clips import Clip, add_motions, load_clip, save_clip
 from kfnet_temporal.config import TemporalConfig, check_temporal
+from kfnet_temporal.export import MapExport
 from kfnet_temporal.grid import FeatureExtractor, FeatureGrid
 from kfnet_temporal.kalman import State
 from kfnet_temporal.labels import Labels, make_labels
@@ -64,6 +65,7 @@ class TemporalEstimator(Estimator):
         self.pose = PoseStage(config.pose)
         self.last: tuple[Frame, FeatureGrid] | None = None
         self.shown: tuple[ImageArray, Step] | None = None
+        self.export: MapExport | None = None
 
     # ------------------------------------------------------------------------------ training
 
@@ -113,9 +115,10 @@ class TemporalEstimator(Estimator):
             inner.labels = None  # they are numbered as the whole dataset is
         if checkpoints.finished("measurement", {}):
             self.measurement.load(inner.map.so_far(), run.runtime)
+            inner.map.details.update(checkpoints.noted("measurement"))
         else:
             self.measurement.fit(dataset if whole else Subset(dataset, kept), inner)
-            checkpoints.mark("measurement")
+            checkpoints.mark("measurement", inner.map.details)
         run.map.details[_PART] = inner.map.details
         return stretches
 
@@ -322,12 +325,25 @@ class TemporalEstimator(Estimator):
                 grid.features,
                 (self.last[1].grey, grid.grey) if self.process.refine else None,
             )
-            std = process_std(self.process, motion, self.tracker.state)
-            std = std * self.config.filter.process_factor * self.calibration.noise**0.5
+            std = process_std(self.process, motion, self.tracker.state) * self._process_factor
             step = self.tracker.step(measured, motion, std)
+        if self.config.export:
+            self._export(query, grid, step, event)
         self.last = (without_pixels(query), grid)
         self.shown = (query.image, step)
         return step, grid
+
+    @property
+    def _process_factor(self) -> float:
+        """On the learned process noise."""
+        return float(self.config.filter.process_factor * self.calibration.noise**0.5)
+
+    def _export(self, query: Query, grid: FeatureGrid, step: Step, event: str) -> None:
+        if self.export is None:
+            self.export = MapExport(self.config.export)
+        if not event and self.last is not None:
+            self.export.write_flow(self.process, self.last[1], grid, step, self._process_factor)
+        self.export.write(query.name, step, self.calibration.output, self.origin)
 
     def estimate(self, query: Query) -> Correspondences:
         """See `Estimator.estimate`: the posterior of every cell that is known."""

@@ -50,6 +50,12 @@ class MemoryEstimator(Estimator):
             raise DataError(
                 f"{dataset.name} has {len(dataset)} images; a map needs at least {_MIN_FRAMES}."
             )
+        sizes = {(f.camera.width, f.camera.height) for f in dataset.frames}
+        if len(sizes) > 1:
+            raise DataError(
+                f"{dataset.name} has images of {len(sizes)} sizes, such as "
+                f"{' and '.join(f'{w} x {h}' for w, h in sorted(sizes)[:2])}; mapping needs one size."
+            )
         labels = make_labels(dataset, self.config.labels, run)
         self._build_memory(dataset, labels, run)
         if run.map.checkpoint is None:
@@ -62,11 +68,12 @@ class MemoryEstimator(Estimator):
         if run.map.checkpoint is not None:
             self._load_memory(run.map.checkpoint[0], run.runtime.device)
             return
-        count = min(self.config.keyframes, len(dataset))
+        wanted = max(self.config.keyframes, len(dataset) // self.config.keyframe_every)
+        count = min(wanted, len(dataset))
         frames = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(np.int64))
         centres = [dataset.frames[int(i)].world_from_cam for i in frames]
         self.origin = np.stack([c[:3, 3] for c in centres if c is not None]).mean(0)
-        keys, positions, pooled = [], [], []
+        keys, positions, pooled, used = [], [], [], []
         rng = np.random.default_rng(run.runtime.seed)
         with run.progress("Key frames", len(frames)) as progress:
             for i in frames:
@@ -74,15 +81,23 @@ class MemoryEstimator(Estimator):
                 grid = self.extractor(query)
                 found = labels.at(int(i), query, grid.pixels) - self.origin
                 k, p = self._choose_keys(grid, found, rng)
+                progress.advance()
+                if len(k) == 0:  # no pose or no depth: it would be found and say nothing
+                    continue
                 keys.append(k)
                 positions.append(p)
                 pooled.append(grid.features)
-                progress.advance()
+                used.append(int(i))
+        if not keys:
+            raise DataError(
+                f"{dataset.name}: none of {len(frames)} images that were tried has both a pose and a "
+                "depth; check poses/ and depth/."
+            )
         mean = torch.stack([f.mean((1, 2)) for f in pooled]).mean(0)
         looks = torch.stack([look(f, mean) for f in pooled])
         # Rounded as they are stored, so that the fitted estimator and the loaded map agree.
         self.memory = Memory(
-            _pad(keys).half().float(), _pad(positions), looks, mean, torch.from_numpy(frames)
+            _pad(keys).half().float(), _pad(positions), looks, mean, torch.tensor(used)
         ).to(run.runtime.device)
 
     def _choose_keys(

@@ -1,8 +1,10 @@
 """A Kalman filter on the pose: what the cells' errors have in common.
 
 All cells of a frame are read from the same map, so their errors are shared and last as long as the
-view does; averaging over cells does not remove them, averaging over time does. The state is the pose,
-predicted by tracked points and corrected by the pose that the filtered coordinates give.
+view does; averaging over cells does not remove them, averaging over time does, but slowly. The state is
+the pose, predicted by tracked points, and the error that the pose of the filtered coordinates has at the
+moment: a first-order Gauss-Markov process (Gelb, Applied Optimal Estimation, 1974, section 3.8). Without
+it the filter would become sure of a pose that many frames agree about for one and the same wrong reason.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from kfnet_temporal.config import PoseConfig
+from kfnet_temporal.tangent import adjoint, minus, plus
 from kfnet_temporal.tracks import Relative
-from reloc_core.geometry import skew, so3_exp, so3_log
 from reloc_core.types import Float64Array
 
 _SMOOTHING = 0.3
+_FLEETING = 0.1
+"""Variance of the errors that a frame shares with no other, as a share of those that last."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,20 @@ class Belief:
 
     world_from_cam: Float64Array
     covariance: Float64Array
+
+
+@dataclass(frozen=True)
+class _Joint:
+    """A pose with the lasting error (6,) of the measured poses, and their covariance (12, 12)."""
+
+    world_from_cam: Float64Array
+    offset: Float64Array
+    covariance: Float64Array
+
+    @property
+    def belief(self) -> Belief:
+        """The pose alone."""
+        return Belief(self.world_from_cam, self.covariance[:6, :6])
 
 
 class PoseFilter:
@@ -40,10 +58,15 @@ class PoseFilter:
 
     def reset(self) -> None:
         """Forget everything."""
-        self.belief: Belief | None = None
-        self._rival: Belief | None = None
+        self._state: _Joint | None = None
+        self._rival: _Joint | None = None
         self._agreeing = self._coasted = 0
         self._velocity = np.eye(4)
+
+    @property
+    def belief(self) -> Belief | None:
+        """The pose that is believed, if any."""
+        return None if self._state is None else self._state.belief
 
     def predict(self, relative: Relative | None) -> None:
         """Move the belief along with the camera.
@@ -67,23 +90,22 @@ class PoseFilter:
             motion = relative.last_from_cam
             noise = _diagonal(options.drift_rotation, options.drift)
             noise = noise + options.track_noise * relative.covariance
-        self.belief = _moved(self.belief, motion, noise)
-        self._rival = _moved(self._rival, motion, noise)
+        self._state = self._moved(self._state, motion, noise)
+        self._rival = self._moved(self._rival, motion, noise)
 
     def ahead(self, frames: int) -> Belief | None:
         """The belief some frames later at constant velocity, which it does not change."""
-        belief = self.belief
+        state = self._state
         noise = _diagonal(self.config.coast_rotation, self.config.coast_drift)
         for _ in range(min(frames, self.config.coast)):
-            belief = _moved(belief, self._velocity, noise)
-        return belief
+            state = self._moved(state, self._velocity, noise)
+        return None if state is None else state.belief
 
     def update(self, measured: Belief, sure: bool = False) -> None:
-        """Correct the belief by a measured pose, whose errors last for several frames.
+        """Correct the belief by a measured pose.
 
-        As the filter takes errors of different frames for independent, the covariance of a
-        measurement is multiplied by `shared`. One that contradicts the belief counts less the more it
-        does; when several do and agree with each other, the filter follows them.
+        One that contradicts the belief counts less the more it does; when several do and agree with
+        each other, the filter follows them.
 
         Args:
             measured: pose of the frame.
@@ -92,77 +114,89 @@ class PoseFilter:
         options = self.config
         floor = _diagonal(options.floor_rotation, options.floor)
         fresh = Belief(measured.world_from_cam, measured.covariance * options.redundancy + floor)
-        if self.belief is None:
-            self._follow(fresh)
+        if self._state is None:
+            self._follow(_begun(fresh))
             return
-        if consistency(self.belief, fresh) <= options.threshold:
+        if self._contradiction(self._state, fresh) <= options.threshold:
             self._rival, self._agreeing = None, 0
         elif sure:
-            self._follow(fresh)
+            self._follow(_begun(fresh))
             return
         else:
-            if self._rival is None or consistency(self._rival, fresh) > options.threshold:
-                self._rival, self._agreeing = fresh, 0
+            rival = self._rival
+            if rival is None or self._contradiction(rival, fresh) > options.threshold:
+                self._rival, self._agreeing = _begun(fresh), 0
             else:
-                self._rival = self._fused(self._rival, fresh)
+                self._rival = self._fused(rival, fresh)
             self._agreeing += 1
             if self._agreeing >= options.confirm:
                 self._follow(self._rival)
                 return
-        self.belief = self._fused(self.belief, fresh)
+        self._state = self._fused(self._state, fresh)
 
-    def _follow(self, belief: Belief) -> None:
-        self.belief, self._rival, self._agreeing = belief, None, 0
+    def _follow(self, state: _Joint | None) -> None:
+        self._state, self._rival, self._agreeing = state, None, 0
 
-    def _fused(self, belief: Belief, fresh: Belief) -> Belief:
-        excess = max(1.0, consistency(belief, fresh) / self.config.threshold)
-        noise = fresh.covariance * self.config.shared * excess
-        error = minus(fresh.world_from_cam, belief.world_from_cam)
-        gain = belief.covariance @ np.linalg.inv(belief.covariance + noise)
-        rest = np.eye(6) - gain
+    @property
+    def _kept(self) -> float:
+        """Correlation of the lasting errors of neighbouring frames."""
+        return float(np.exp(-1 / self.config.shared))
+
+    def _moved(
+        self, state: _Joint | None, motion: Float64Array, noise: Float64Array
+    ) -> _Joint | None:
+        if state is None:
+            return None
+        jacobian = adjoint(motion)
+        both = np.zeros((12, 12))
+        both[:6, :6], both[6:, 6:] = jacobian, self._kept * jacobian
+        covariance = both @ state.covariance @ both.T
+        covariance[:6, :6] += noise
+        return _Joint(state.world_from_cam @ motion, both[6:, 6:] @ state.offset, covariance)
+
+    def _prior(self, state: _Joint, fresh: Belief) -> Float64Array:
+        """The state's covariance with what is new of the lasting error in this frame."""
+        covariance = state.covariance.copy()
+        covariance[6:, 6:] += (1 - self._kept**2) * fresh.covariance
+        return covariance
+
+    def _innovation(self, state: _Joint, fresh: Belief) -> tuple[Float64Array, Float64Array]:
+        """Difference (6,) of measured and expected pose, and its covariance."""
+        covariance = _OBSERVED @ self._prior(state, fresh) @ _OBSERVED.T
+        error = minus(fresh.world_from_cam, state.world_from_cam) - state.offset
+        return error, covariance + _FLEETING * fresh.covariance
+
+    def _contradiction(self, state: _Joint, fresh: Belief) -> float:
+        """Normalised innovation squared: chi-square with 6 degrees of freedom when all is right."""
+        error, covariance = self._innovation(state, fresh)
+        return float(error @ np.linalg.solve(covariance, error))
+
+    def _fused(self, state: _Joint, fresh: Belief) -> _Joint:
+        prior = self._prior(state, fresh)
+        error, expected = self._innovation(state, fresh)
+        excess = float(error @ np.linalg.solve(expected, error)) / self.config.threshold
+        noise = _FLEETING * fresh.covariance + max(0.0, excess - 1.0) * expected
+        total = _OBSERVED @ prior @ _OBSERVED.T + noise
+        gain = prior @ _OBSERVED.T @ np.linalg.inv(total)
+        change = gain @ error
+        rest = np.eye(12) - gain @ _OBSERVED
         # Joseph's form stays symmetric and positive.
-        return Belief(
-            plus(belief.world_from_cam, gain @ error),
-            rest @ belief.covariance @ rest.T + gain @ noise @ gain.T,
+        return _Joint(
+            plus(state.world_from_cam, change[:6]),
+            state.offset + change[6:],
+            rest @ prior @ rest.T + gain @ noise @ gain.T,
         )
 
 
-def consistency(belief: Belief, measured: Belief) -> float:
-    """Normalised innovation squared: chi-square with 6 degrees of freedom when all is right."""
-    error = minus(measured.world_from_cam, belief.world_from_cam)
-    return float(error @ np.linalg.solve(belief.covariance + measured.covariance, error))
+_OBSERVED = np.concatenate([np.eye(6), np.eye(6)], 1)
 
 
-def _moved(belief: Belief | None, motion: Float64Array, noise: Float64Array) -> Belief | None:
-    if belief is None:
-        return None
-    jacobian = adjoint(motion)
-    return Belief(belief.world_from_cam @ motion, jacobian @ belief.covariance @ jacobian.T + noise)
+def _begun(measured: Belief) -> _Joint:
+    """The state after a first measurement, whose error is the lasting one at first."""
+    lasting, fleeting = measured.covariance, _FLEETING * measured.covariance
+    covariance = np.block([[lasting + fleeting, -lasting], [-lasting, lasting]])
+    return _Joint(measured.world_from_cam, np.zeros(6), covariance)
 
 
 def _diagonal(rotation: float, translation: float) -> Float64Array:
     return np.diag([rotation**2] * 3 + [translation**2] * 3)
-
-
-def plus(world_from_cam: Float64Array, tangent: Float64Array) -> Float64Array:
-    """The pose that lies (w, v) away: R Exp(w), t + R v."""
-    result = world_from_cam.copy()
-    result[:3, :3] = world_from_cam[:3, :3] @ so3_exp(tangent[:3])
-    result[:3, 3] += world_from_cam[:3, :3] @ tangent[3:]
-    return result
-
-
-def minus(world_from_there: Float64Array, world_from_cam: Float64Array) -> Float64Array:
-    """The tangent (6,) that leads from the second pose to the first."""
-    rotation = world_from_cam[:3, :3].T
-    shift = rotation @ (world_from_there[:3, 3] - world_from_cam[:3, 3])
-    return np.concatenate([so3_log(rotation @ world_from_there[:3, :3]), shift])
-
-
-def adjoint(motion: Float64Array) -> Float64Array:
-    """(6, 6) that takes the tangent at T to the one at T @ motion."""
-    back = motion[:3, :3].T
-    result = np.zeros((6, 6))
-    result[:3, :3] = result[3:, 3:] = back
-    result[3:, :3] = -back @ skew(motion[:3, 3])
-    return result

@@ -67,10 +67,12 @@ class PoseStage:
         if event in NEW_SEQUENCE:
             self.reset()
         if event == "frozen":
-            # Nothing was seen: the camera is assumed to go on, from where it was seen last.
+            # Recorders repeat single pictures; when it goes on, the camera is assumed to have moved
+            # unseen from where it was seen last.
             self.repeated += 1
+            unseen = self.repeated if self.repeated > self.config.hold else 0
             solved = self.solver.solve(evidence, camera, runtime)
-            return self._evidence(evidence, solved, self.filter.ahead(self.repeated), camera)
+            return self._evidence(evidence, solved, self.filter.ahead(unseen), camera)
         self.repeated = 0
         relative = self.tracks.follow(grid, camera, runtime)
         self.filter.predict(relative)

@@ -123,10 +123,7 @@ class FlowProcess(Process):
         """
         volume = cost_volume(previous, current, self.radius)
         mix = torch.softmax(self.pool_weights, 0)
-        pooled = sum(
-            w * F.avg_pool2d(volume[None], k, 1, k // 2, count_include_pad=False)[0]
-            for w, k in zip(mix, _POOLS, strict=True)
-        )
+        pooled = sum(w * average(volume, k) for w, k in zip(mix, _POOLS, strict=True))
         assert isinstance(pooled, Tensor)
         sharp = self.log_sharpness.exp()
         offsets = self.offsets(volume.device)
@@ -176,21 +173,29 @@ def cost_volume(previous: Tensor, current: Tensor, radius: int) -> Tensor:
     Returns:
         displacements with rows outer; -1 for those that leave the grid.
     """
-    height, width = current.shape[-2:]
-    similarity = current.flatten(1).T @ previous.flatten(1)
-    y, x = torch.meshgrid(
-        torch.arange(height, device=current.device), torch.arange(width, device=current.device),
-        indexing="ij",
-    )  # fmt: skip
+    channels, height, width = current.shape
+    side, wide = 2 * radius + 1, width + 2 * radius
+    padded = F.pad(previous, (radius,) * 4)
+    # Every row of cells against the band of rows around it, of which the diagonals are wanted.
+    bands = padded.unfold(1, side, 1).permute(1, 0, 3, 2).reshape(height, channels, side * wide)
+    products = torch.bmm(current.permute(1, 2, 0), bands)
+    row = side * wide
+    found = products.as_strided((side, side, height, width), (wide, 1, width * row, row + 1))
     axis = torch.arange(-radius, radius + 1, device=current.device)
-    dy, dx = torch.meshgrid(axis, axis, indexing="ij")
-    qy = y.flatten()[None] + dy.flatten()[:, None]
-    qx = x.flatten()[None] + dx.flatten()[:, None]
-    inside = (qy >= 0) & (qy < height) & (qx >= 0) & (qx < width)
-    index = qy.clamp(0, height - 1) * width + qx.clamp(0, width - 1)
-    cells = torch.arange(height * width, device=current.device).expand_as(index)
-    found = similarity[cells, index].masked_fill(~inside, _OUTSIDE)
-    return found.view(-1, height, width)
+    y = torch.arange(height, device=current.device) + axis[:, None]
+    x = torch.arange(width, device=current.device) + axis[:, None]
+    outside_y, outside_x = (y < 0) | (y >= height), (x < 0) | (x >= width)
+    outside = outside_y[:, None, :, None] | outside_x[None, :, None, :]
+    return found.masked_fill(outside, _OUTSIDE).reshape(side * side, height, width)
+
+
+def average(maps: Tensor, size: int) -> Tensor:
+    """Means of maps (C, h, w) over squares of cells, without those outside the grid."""
+    if size == 1:
+        return maps
+    half = size // 2
+    rows = F.avg_pool2d(maps[None], (1, size), 1, (0, half), count_include_pad=False)
+    return F.avg_pool2d(rows, (size, 1), 1, (half, 0), count_include_pad=False)[0]
 
 
 def similarity_along(previous: Tensor, current: Tensor, flow: Tensor) -> Tensor:

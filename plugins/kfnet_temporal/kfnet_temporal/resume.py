@@ -89,12 +89,20 @@ class Checkpoints:
             module.load_state_dict(part(saved[0], f"{name}."))
         return True
 
-    def mark(self, stage: str) -> None:
-        """Record that a stage is complete whose result lies elsewhere."""
+    def mark(self, stage: str, notes: Mapping[str, Any]) -> None:
+        """Record that a stage is complete whose result lies elsewhere, and what it had to say."""
         saved = self.map.checkpoint
         tensors, metadata = saved if saved is not None else ({}, {"stage": "", "step": 0})
         done = [*metadata.get("done", []), stage]
-        self.map.save_checkpoint({"marks": torch.zeros(1), **tensors}, {**metadata, "done": done})
+        noted = {**metadata.get("notes", {}), stage: dict(notes)}
+        self.map.save_checkpoint(
+            {"marks": torch.zeros(1), **tensors}, {**metadata, "done": done, "notes": noted}
+        )
+
+    def noted(self, stage: str) -> dict[str, Any]:
+        """What a stage that was completed before had to say."""
+        saved = self.map.checkpoint
+        return dict(saved[1].get("notes", {}).get(stage, {})) if saved is not None else {}
 
     def save(
         self, stage: str, step: int, modules: Mapping[str, nn.Module],
@@ -109,7 +117,8 @@ class Checkpoints:
         kept = {k: v for k, v in kept.items() if not k.startswith("optimizer.")}
         if final:
             done.append(stage)
-        metadata: dict[str, Any] = {"stage": stage, "step": step, "done": done}
+        notes = saved[1].get("notes", {}) if saved is not None else {}
+        metadata: dict[str, Any] = {"stage": stage, "step": step, "done": done, "notes": notes}
         self.map.save_checkpoint({**kept, **pack(modules, optimizer)}, metadata)
         self.saved_at = time.monotonic()
 

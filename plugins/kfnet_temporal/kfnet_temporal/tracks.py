@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from kfnet_temporal.grid import FeatureGrid
+from kfnet_temporal.motion_fit import Fit, fit_motion
 from reloc_core.geometry import inverse, transform, unproject
 from reloc_core.interfaces import Runtime
 from reloc_core.solvers.pnp import PnpConfig, PnpSolver
@@ -20,10 +21,11 @@ from reloc_core.types import Camera, Correspondences, Float64Array, ImageArray
 
 _WINDOW = {"winSize": (15, 15), "maxLevel": 3}
 _ROUND_TRIP = 0.4  # pixels
-_QUALITY, _SPACING = 0.005, 8
+_QUALITY, _SPACING = 0.005, 6
 _FEWEST_FOLLOWED, _FEWEST_STARTED = 20, 40
 _NEAREST = 0.05  # metres
-_DEPTH_WINDOW = 2  # cells
+_DEPTH_WINDOW = 1  # cells
+_CLEARLY_BETTER = 0.99  # of the costs of two fits
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class PointTracks:
         self.current: Any = np.zeros((0, 1, 2), np.float32)
         self.points: Float64Array = np.zeros((0, 3))
         self.anchor_from_last: Float64Array = np.eye(4)
+        self.last_motion: Float64Array = np.eye(4)
         self.started, self.age = 0, 0
         self.grey: ImageArray | None = None
 
@@ -89,10 +92,28 @@ class PointTracks:
         if solved.world_from_cam is None or solved.num_inliers < _FEWEST_FOLLOWED:
             self.points = self.points[:0]
             return None
-        assert solved.covariance is not None
-        last = inverse(self.anchor_from_last) @ solved.world_from_cam
-        self.anchor_from_last = solved.world_from_cam
-        return Relative(solved.world_from_cam, solved.covariance, last, pixels, self.points)
+        fit = self._fit(solved.world_from_cam, pixels, camera)
+        if fit is None:
+            self.points = self.points[:0]
+            return None
+        self.last_motion = inverse(self.anchor_from_last) @ fit.anchor_from_cam
+        self.anchor_from_last = fit.anchor_from_cam
+        return Relative(fit.anchor_from_cam, fit.covariance, self.last_motion, pixels, self.points)
+
+    def _fit(self, found: Float64Array, pixels: Float64Array, camera: Camera) -> Fit | None:
+        """Refine a pose; the one that goes on from the last frame wins unless it is clearly worse."""
+        rays = unproject(camera, pixels)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rays = rays[:, :2] / rays[:, 2:]
+        # A strong distortion cannot be inverted everywhere.
+        good = np.isfinite(rays).all(1)
+        points, rays = self.points[good], rays[good]
+        focal = float(camera.matrix[0, 0])
+        fresh = fit_motion(found, points, rays, focal)
+        onward = fit_motion(self.anchor_from_last @ self.last_motion, points, rays, focal)
+        if fresh is None or onward is None:
+            return fresh or onward
+        return fresh if fresh.cost < _CLEARLY_BETTER * onward.cost else onward
 
     def start(
         self, grid: FeatureGrid, camera: Camera, world_from_cam: Float64Array,
@@ -131,7 +152,7 @@ def original_pixels(pixels: np.ndarray, grid: FeatureGrid) -> Float64Array:
 
 
 def smoothed(depth: Float64Array) -> Float64Array:
-    """Median over 5 x 5 cells of a map (h, w) with NaN where unknown; the lower one of an even number."""
+    """Median over 3 x 3 cells of a map (h, w) with NaN where unknown; the lower one of an even number."""
     size = 2 * _DEPTH_WINDOW + 1
     padded = np.pad(depth, _DEPTH_WINDOW, constant_values=np.nan)
     patches = np.lib.stride_tricks.sliding_window_view(padded, (size, size))

@@ -2,13 +2,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from kfnet_temporal.config import MeasurementConfig, TemporalConfig, check_temporal
+import torch
+from kfnet_temporal.config import MeasurementConfig, MemoryConfig, TemporalConfig, check_temporal
 from kfnet_temporal.estimator import TemporalEstimator
 from kfnet_temporal.measurement import measured_state
+from kfnet_temporal.memory import MemoryEstimator
 from kfnet_temporal.sequences import choose_stretches
 
 from reloc_core.errors import ConfigError, DataError, InputError
-from reloc_core.interfaces import Runtime
+from reloc_core.interfaces import Dataset, Runtime
 from reloc_core.solvers.pnp import PnpConfig, PnpSolver
 from reloc_core.types import Camera, Correspondences
 
@@ -231,3 +233,110 @@ def test_images_and_poses_suffice(tmp_path, film, start_run):
         found = solver.solve(evidence, query.camera, Runtime(threads=1))
         errors.append(np.linalg.norm(found.world_from_cam[:3, 3] - query.world_from_cam[:3, 3]))
     assert np.median(errors) < 0.1
+
+
+def test_exported_maps_are_what_the_estimate_says(trained, film, tmp_path):
+    config = small_config()
+    config.export = str(tmp_path / "out")
+    estimator = TemporalEstimator(config)
+    estimator.load(trained[1], Runtime(threads=1))
+    queries = list(film(5, phase=0.33))
+    # The pose filter moves the evidence, not the coordinate maps.
+    estimator.config.pose.enabled = False
+    found = follow(estimator, queries[:3]) + follow(estimator, queries[3:])
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {"image_list.txt", *(f"coord_{i}.npy" for i in range(5)),
+                     "0_1_flow.npy", "1_2_flow.npy", "3_4_flow.npy"}  # fmt: skip
+    listed = (tmp_path / "out" / "image_list.txt").read_text("utf-8").split()
+    assert listed == [q.name for q in queries]
+    for i, evidence in enumerate(found):
+        points = np.load(tmp_path / "out" / f"coord_{i}.npy")
+        assert points.dtype == np.float32
+        known = points[..., 3] > 0
+        np.testing.assert_allclose(points[known][:, :3], evidence.points3d, atol=1e-5)
+        np.testing.assert_allclose(points[known][:, 3], 1 / np.sqrt(evidence.variances), rtol=1e-4)
+
+
+def test_exported_flow_leads_from_a_frame_to_the_next(trained, film, tmp_path):
+    config = small_config()
+    config.export = str(tmp_path / "out")
+    estimator = TemporalEstimator(config)
+    estimator.load(trained[1], Runtime(threads=1))
+    first = film(1)[0]
+    shifted = np.roll(first.image, 4, 1)
+    pair = [replace(first, timestamp=0.0), replace(first, image=shifted, timestamp=0.03)]
+    follow(estimator, pair)
+    flow = np.load(tmp_path / "out" / "0_1_flow.npy")
+    # The picture moved to the right, by half a cell.
+    cells = 4 / estimator.extractor(first).scale[0] / 8
+    assert np.median(flow[2:-2, 2:-2, 0]) == pytest.approx(cells, abs=0.1)
+    assert np.median(flow[2:-2, 2:-2, 1]) == pytest.approx(0, abs=0.1)
+
+
+def test_an_export_folder_that_cannot_be_made(trained, film, tmp_path):
+    (tmp_path / "file").write_text("")
+    config = small_config()
+    config.export = str(tmp_path / "file")
+    estimator = TemporalEstimator(config)
+    estimator.load(trained[1], Runtime(threads=1))
+    with pytest.raises(ConfigError, match="export"):
+        follow(estimator, [film(1)[0]])
+
+
+class Damaged(Dataset):
+    """A film some of whose frames lost their pose or their depth."""
+
+    name, has_depth = "damaged", True
+
+    def __init__(self, film, without):
+        self.film, self.without = film, without
+
+    @property
+    def frames(self):
+        return [
+            replace(f, world_from_cam=None) if i in self.without and i % 2 else f
+            for i, f in enumerate(self.film.frames)
+        ]
+
+    def __getitem__(self, index):
+        query = self.film[index]
+        if index not in self.without:
+            return query
+        if index % 2:
+            return replace(query, world_from_cam=None)
+        return replace(query, depth=np.zeros_like(query.depth))
+
+
+def memory_config(**values):
+    return MemoryConfig(resolution=96, keyframes=6, keyframe_every=2, retrieve=2, train_frames=6,
+                        iterations=5, exclusion=1, **values)  # fmt: skip
+
+
+def test_images_without_pose_or_depth_become_no_key_frames(film, start_run, tmp_path):
+    bad = {0, 1, 2, 3, 9, 14}
+    data = Damaged(film(20), bad)
+    estimator = MemoryEstimator(memory_config())
+    estimator.fit(data, start_run(tmp_path / "map", data, "kfnet_memory"))
+    used = set(estimator.memory.frames.tolist())
+    # One in two frames, although `keyframes` asks for six.
+    assert 6 < len(used) <= 10
+    assert not used & bad
+    assert torch.isfinite(estimator.memory.positions).all()
+
+
+def test_a_room_without_any_depth_image_that_says_something(film, start_run, tmp_path):
+    data = Damaged(film(12), set(range(12)))
+    with pytest.raises(DataError, match="pose and a depth"):
+        MemoryEstimator(memory_config()).fit(
+            data, start_run(tmp_path / "map", data, "kfnet_memory")
+        )
+
+
+def test_images_of_two_sizes_cannot_be_mapped(film, start_run, tmp_path):
+    data = film(12)
+    small = Camera.pinhole(80.0, 96, 72)
+    data._frames[5] = replace(data._frames[5], camera=small)
+    with pytest.raises(DataError, match="2 sizes"):
+        MemoryEstimator(memory_config()).fit(
+            data, start_run(tmp_path / "map", data, "kfnet_memory")
+        )

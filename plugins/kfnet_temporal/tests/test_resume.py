@@ -35,7 +35,8 @@ def test_killed_and_resumed(film, start_run, tmp_path, monkeypatch, stage, done)
     """Nothing runs after the checkpoint was written that the second training could profit from."""
     monkeypatch.setattr(resume, "_SECONDS", 0.0)
     data = film(24)
-    expected = train(tmp_path / "whole", data, start_run).tensors("filter")[0]
+    whole = train(tmp_path / "whole", data, start_run)
+    expected = whole.tensors("filter")[0]
     save = MapWriter.save_checkpoint
 
     def save_and_die(self, tensors, metadata):
@@ -55,5 +56,7 @@ def test_killed_and_resumed(film, start_run, tmp_path, monkeypatch, stage, done)
     assert (tmp_path / "cut" / "measurement.memory.safetensors").stat().st_mtime_ns == measured
     tensors = found.tensors("filter")[0]
     assert tensors.keys() == expected.keys()
+    assert whole.info.details["measurement"]["keyframes"] == 8
+    assert found.info.details["measurement"] == whole.info.details["measurement"]
     for name, value in expected.items():
         torch.testing.assert_close(tensors[name], value)
