@@ -130,7 +130,8 @@ def main() -> None:
         goals = GOALS.get(experiment, {})
         cells = (str(goals.get(column, "")) for column in columns[3:])
         table.add_row(f"goal of {experiment}", "", "", *cells)
-    Console().print(table)
+    # A file has no width that the columns would have to fit into.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
