@@ -45,8 +45,8 @@ class ColmapDataset(FileDataset):
         notes: list[str] = []
         if len(models) > 1:
             notes.append(
-                f"{models[0].relative_to(root)} has {len(model.names)} images and is read; "
-                f"{len(models) - 1} smaller models beside it are not (dataset.model)"
+                f"{models[0].relative_to(root)} has {len(model.names)} images and is read, "
+                f"none of the others ({len(models) - 1}) has more (dataset.model)"
             )
         keep = _split(config, root, model.names, notes)
         if not keep:

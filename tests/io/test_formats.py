@@ -86,7 +86,7 @@ def test_the_largest_of_several_colmap_models_is_read(tmp_path, text):
     assert [folder.name for folder in find_models(tmp_path)] == ["1", "2", "0"]
     dataset = ColmapDataset(ColmapConfig(str(tmp_path), holdout=0))
     assert [frame.name for frame in dataset.frames] == ["10.png", "11.png", "12.png"]
-    assert "sparse/1 has 3 images and is read; 2 smaller" in dataset.notes[0]
+    assert "sparse/1 has 3 images and is read, none of the others (2)" in dataset.notes[0]
     chosen = ColmapDataset(ColmapConfig(str(tmp_path), model="sparse/0", holdout=0))
     assert [frame.name for frame in chosen.frames] == ["00.png"]
 
