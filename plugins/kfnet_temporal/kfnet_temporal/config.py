@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from reloc_core.errors import ConfigError, did_you_mean
+from reloc_core.checks import Checks
 
 POLICIES = ("likelier", "keep_prior", "use_measurement", "invalidate", "off")
 PROCESSES = ("xfeat", "oflownet")
@@ -303,12 +303,13 @@ def check_memory(config: MemoryConfig) -> None:
     Raises:
         ConfigError: names the option.
     """
-    _at_least("estimator", config, {
-        "resolution": 64, "keyframes": 2, "keyframe_every": 1, "keys": 0, "retrieve": 1, "hidden": 1,
-        "iterations": 0, "train_frames": 1, "exclusion": 0, "redundancy": 1,
-    })  # fmt: skip
-    _positive("estimator", config, ("sharpness", "mode_radius", "learning_rate", "min_std"))
-    check_labels("estimator.labels", config.labels)
+    options = Checks(config)
+    options.at_least(64, "resolution")
+    options.at_least(2, "keyframes")
+    options.at_least(1, "keyframe_every", "retrieve", "hidden", "train_frames", "redundancy")
+    options.not_negative("keys", "iterations", "exclusion")
+    options.positive("sharpness", "mode_radius", "learning_rate", "min_std")
+    _check_labels(options, config.labels)
 
 
 def check_scoordnet(config: ScoordnetConfig) -> None:
@@ -317,24 +318,12 @@ def check_scoordnet(config: ScoordnetConfig) -> None:
     Raises:
         ConfigError: names the option.
     """
-    _at_least("estimator", config, {
-        "resolution": 32, "iterations": 0, "batch": 1, "halve_every": 1, "weight_decay": 0,
-    })  # fmt: skip
-    _positive("estimator", config, ("learning_rate",))
-    check_labels("estimator.labels", config.labels)
-
-
-def check_labels(where: str, config: LabelConfig) -> None:
-    """Refuse values that make no sense.
-
-    Raises:
-        ConfigError: names the option.
-    """
-    _choice(f"{where}.source", config.source, SOURCES)
-    _at_least(where, config, {"resolution": 64})
-    _positive(where, config, ("assumed_distance",))
-    if config.source == "files" and not config.folder:
-        raise ConfigError(f"{where}.source=files needs {where}.folder.")
+    options = Checks(config)
+    options.at_least(32, "resolution")
+    options.at_least(1, "batch", "halve_every")
+    options.not_negative("iterations", "weight_decay")
+    options.positive("learning_rate")
+    _check_labels(options, config.labels)
 
 
 def check_temporal(config: TemporalConfig) -> None:
@@ -343,59 +332,81 @@ def check_temporal(config: TemporalConfig) -> None:
     Raises:
         ConfigError: names the option.
     """
-    _choice("estimator.process.name", config.process.name, PROCESSES)
-    _choice("estimator.filter.policy", config.filter.policy, POLICIES)
-    _at_least("estimator.process", config.process, {
-        "resolution": 32, "radius": 1, "iterations": 0, "halve_every": 1, "smooth_weight": 0,
-        "photometric_weight": 0, "weight_decay": 0,
-    })  # fmt: skip
-    _at_least("estimator.joint", config.joint, {
-        "iterations": 0, "window": 2, "frames": 4, "stretches": 1, "halve_every": 0,
-        "smooth_weight": 0,
-    })  # fmt: skip
-    _at_least("estimator.filter", config.filter, {
-        "rejected_growth": 1, "fading": 1, "floor": 0, "min_overlap": 0, "patience": 0,
-    })  # fmt: skip
-    _positive("estimator.measurement", config.measurement, ("default_std",))
-    _positive("estimator.process", config.process, ("min_std", "learning_rate"))
-    _positive("estimator.joint", config.joint, ("learning_rate",))
-    _positive(
-        "estimator.filter",
-        config.filter,
-        ("threshold", "lost_share", "max_gap", "process_factor", "target_nis"),
+    options = Checks(config)
+    options.positive("measurement.default_std")
+    _check_process(options, config.process)
+    _check_joint(options, config.joint)
+    _check_filter(options)
+    _check_pose(options)
+    _check_labels(options, config.labels)
+
+
+def _check_process(options: Checks, config: ProcessConfig) -> None:
+    options.one_of("process.name", PROCESSES)
+    options.at_least(32, "process.resolution")
+    options.at_least(1, "process.radius", "process.halve_every")
+    options.not_negative(
+        "process.iterations",
+        "process.smooth_weight",
+        "process.photometric_weight",
+        "process.weight_decay",
     )
-    _at_least("estimator.pose", config.pose, {
-        "tracks": 40, "max_age": 1, "min_share": 0, "track_noise": 0, "drift": 0,
-        "drift_rotation": 0, "redundancy": 1, "confirm": 1, "hold": 0, "coast": 0,
-        "coast_drift": 0, "coast_rotation": 0,
-    })  # fmt: skip
-    _positive("estimator.pose", config.pose, ("floor", "floor_rotation", "threshold", "shared"))
-    check_labels("estimator.labels", config.labels)
-    if not 0 < config.joint.held_out < 0.9:
-        raise ConfigError("estimator.joint.held_out must be between 0 and 0.9.")
-    if len(config.joint.weights) != 3 or min(config.joint.weights) < 0:
-        raise ConfigError("estimator.joint.weights takes three numbers that are not negative.")
-    if (
-        len(config.process.noise) != 2
-        or not 0 <= config.process.noise[0] <= config.process.noise[1]
-    ):
-        raise ConfigError("estimator.process.noise takes two standard deviations, smaller first.")
+    options.positive("process.min_std", "process.learning_rate")
+    noise = config.noise
+    options.require(
+        len(noise) == 2 and 0 <= noise[0] <= noise[1],
+        "process.noise",
+        "be two standard deviations, smaller first",
+    )
 
 
-def _at_least(where: str, config: Any, least: dict[str, float]) -> None:
-    for name, bound in least.items():
-        value = getattr(config, name)
-        if not value >= bound:
-            raise ConfigError(f"{where}.{name} must be at least {bound}, got {value}.")
+def _check_joint(options: Checks, config: JointConfig) -> None:
+    options.at_least(4, "joint.frames")
+    options.at_least(2, "joint.window")
+    options.at_least(1, "joint.stretches")
+    options.not_negative("joint.iterations", "joint.halve_every", "joint.smooth_weight")
+    options.positive("joint.learning_rate")
+    options.require(
+        0 < config.held_out < 0.9, "joint.held_out", "lie between 0 and 0.9, both excluded"
+    )
+    options.require(
+        len(config.weights) == 3 and min(config.weights) >= 0,
+        "joint.weights",
+        "be three numbers that are not negative",
+    )
 
 
-def _positive(where: str, config: Any, names: tuple[str, ...]) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not value > 0:
-            raise ConfigError(f"{where}.{name} must be positive, got {value}.")
+def _check_filter(options: Checks) -> None:
+    options.one_of("filter.policy", POLICIES)
+    options.at_least(1, "filter.rejected_growth", "filter.fading")
+    options.not_negative("filter.floor", "filter.patience")
+    options.share(
+        "filter.common_gain", "filter.contest", "filter.lost_share", "filter.memory",
+        "filter.min_overlap",
+    )  # fmt: skip
+    options.positive(
+        "filter.threshold", "filter.lost_share", "filter.max_gap", "filter.max_support",
+        "filter.process_factor", "filter.target_nis",
+    )  # fmt: skip
 
 
-def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"{name} is '{value}'.{did_you_mean(value, known)}")
+def _check_pose(options: Checks) -> None:
+    options.at_least(40, "pose.tracks")
+    options.at_least(1, "pose.max_age", "pose.redundancy")
+    options.share("pose.min_share", "pose.sure_score")
+    options.not_negative(
+        "pose.track_noise", "pose.drift", "pose.drift_rotation", "pose.confirm", "pose.hold",
+        "pose.coast", "pose.coast_drift", "pose.coast_rotation",
+    )  # fmt: skip
+    options.positive("pose.floor", "pose.floor_rotation", "pose.threshold", "pose.shared")
+
+
+def _check_labels(options: Checks, config: LabelConfig) -> None:
+    options.one_of("labels.source", SOURCES)
+    options.at_least(64, "labels.resolution")
+    options.positive("labels.assumed_distance")
+    options.require(
+        config.source != "files" or bool(config.folder),
+        "labels.folder",
+        "name the folder of label_list.txt when labels.source is files",
+    )

@@ -187,6 +187,8 @@ def test_evidence_on_another_grid_goes_to_the_cells_it_lies_in():
 @pytest.mark.parametrize(("part", "name", "value"), [
     ("filter", "policy", "hope"), ("filter", "fading", 0.9), ("filter", "threshold", 0.0),
     ("joint", "window", 1), ("joint", "weights", [1.0]), ("process", "noise", [0.2, 0.1]),
+    ("filter", "common_gain", 1.5), ("filter", "max_support", 0.0), ("pose", "sure_score", 2.0),
+    ("labels", "source", "files"), ("measurement", "default_std", 0.0),
 ])  # fmt: skip
 def test_nonsense_options_are_named(part, name, value):
     config = TemporalConfig()
