@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from kfnet_temporal.estimator import TemporalEstimator
 from kfnet_temporal.labels import labels_at
+from kfnet_temporal.tangent import minus
 
 from reloc_core.datasets.ace import AceDataset
 from reloc_core.datasets.config import AceConfig
@@ -44,6 +45,7 @@ from reloc_core.pipeline import Pipeline
 from reloc_core.types import Localization, Query
 
 PERIOD, FIRST, LENGTH = 50, 20, 10
+_REGION = 12.592  # of chi-square with six degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,14 @@ def pose_error(found: Localization, query: Query) -> tuple[float, float]:
     return float(np.linalg.norm(found.world_from_cam[:3, 3] - truth[:3, 3])), float(angle)
 
 
+def normalised_error(found: Localization, query: Query) -> float:
+    """Squared error of the pose over its covariance; NaN where one is missing."""
+    if found.world_from_cam is None or found.covariance is None or query.world_from_cam is None:
+        return np.nan
+    error = minus(query.world_from_cam, found.world_from_cam)
+    return float(error @ np.linalg.solve(found.covariance, error))
+
+
 def coordinate_errors(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
     error = np.linalg.norm(points - labels, axis=1)
     return error[np.isfinite(error)]
@@ -140,6 +150,7 @@ def measure(pipeline: Pipeline, dataset: Dataset, stress: Stress) -> dict[str, f
     assert isinstance(estimator, TemporalEstimator)
     poses: dict[str, list[tuple[float, float]]] = {"measured": [], "filtered": []}
     errors: dict[str, list[np.ndarray]] = {"measured": [], "filtered": []}
+    normalised: dict[str, list[float]] = {"measured": [], "filtered": []}
     nis, seconds, bad, cuts, memory = [], [], [], [], []
     previous = None
     for query, degraded, cut in frames(dataset, stress):
@@ -159,6 +170,8 @@ def measure(pipeline: Pipeline, dataset: Dataset, stress: Stress) -> dict[str, f
         nis.append(step.accepted_nis().numpy())
         poses["measured"].append(pose_error(found, query))
         poses["filtered"].append(pose_error(pose, query))
+        normalised["measured"].append(normalised_error(found, query))
+        normalised["filtered"].append(normalised_error(pose, query))
         bad.append(degraded)
         cuts.append(cut)
         memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -178,6 +191,7 @@ def measure(pipeline: Pipeline, dataset: Dataset, stress: Stress) -> dict[str, f
             f"{name} pose median cm": 100 * float(np.median(metres)),
             f"{name} pose p90 cm": 100 * float(np.quantile(metres, 0.9, method="lower")),
             f"{name} 10cm/5deg %": 100 * float(good.mean()),
+            f"{name} in 95 % region, %": 100 * float(np.mean(np.array(normalised[name]) < _REGION)),
         }
         if any(bad):
             row[f"{name} 10cm/5deg % of degraded"] = 100 * float(good[np.array(bad)].mean())

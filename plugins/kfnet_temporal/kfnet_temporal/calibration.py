@@ -32,7 +32,9 @@ class Calibration:
         noise: factor on all variances within the filter, so that innovations are as large as it says.
         output: factor on the posterior variance, so that its errors are as large as it says; above
             `noise` when neighbouring frames share errors.
-        pose: factor on the covariance of the filtered pose, for the same.
+        pose: factor on the covariance of the filtered pose, for the same, in a frame whose measured
+            coordinates have the median standard deviation `typical_std` (metres; None in maps of
+            before it was known).
         redundancy: factor on the covariance of the pose that the posterior alone gives.
         min_similarity: cosine from which a cell counts as found again.
     """
@@ -40,6 +42,7 @@ class Calibration:
     noise: float = 1.0
     output: float = 1.0
     pose: float = 1.0
+    typical_std: float | None = None
     redundancy: float = 10.0
     min_similarity: float = 0.7
 
@@ -73,14 +76,17 @@ def normalised_errors(taken: Sequence[Step], clip: Clip) -> Tensor:
 
 
 def pose_errors(
-    taken: Sequence[Step], clip: Clip, config: TemporalConfig, output: float, origin: Float64Array
-) -> list[tuple[float, float]]:
+    taken: Sequence[Step], clip: Clip, config: TemporalConfig, found: Calibration,
+    origin: Float64Array,
+) -> list[tuple[float, float]]:  # fmt: skip
     """Normalised squared errors of a clip's poses: of the posterior alone, and filtered."""
-    stage, errors = PoseStage(config.pose), []
+    stage, errors = PoseStage(config.pose, typical_std=found.typical_std), []
     for t, step in enumerate(taken):
         frame, grid = clip.frames[t], clip.grid(t)
-        evidence = correspondences(step.posterior, grid.pixels, origin, output)
-        stage.step(evidence, grid, frame.camera, step.event, Runtime(threads=1))
+        evidence = correspondences(step.posterior, grid.pixels, origin, found.output)
+        stage.step(
+            evidence, grid, frame.camera, step.event, Runtime(threads=1), step.measured.median_std
+        )
         beliefs = (stage.measured, stage.filter.belief)
         if frame.world_from_cam is None or beliefs[0] is None or beliefs[1] is None:
             continue
@@ -90,7 +96,7 @@ def pose_errors(
         errors.append(
             (
                 float(solved @ np.linalg.solve(beliefs[0].covariance, solved)),
-                float(filtered @ np.linalg.solve(beliefs[1].covariance, filtered)),
+                float(filtered @ np.linalg.solve(beliefs[1].covariance, filtered)) / stage.growth,
             )
         )
     return errors
@@ -150,17 +156,19 @@ def calibrate(
     taken = [steps(process, scale, c, config, found) for c in clips]
     errors = torch.cat([normalised_errors(s, c) for s, c in zip(taken, clips, strict=True)])
     # Medians are not moved by cells and frames that are wrong altogether.
-    output = max(float(errors.median()) / _MEDIAN_CHI_SQUARE[3], 0.1) if len(errors) else 1.0
+    found = replace(
+        found,
+        output=max(float(errors.median()) / _MEDIAN_CHI_SQUARE[3], 0.1) if len(errors) else 1.0,
+        typical_std=float(np.nanmedian([s.measured.median_std for t in taken for s in t])),
+    )
     poses = [
         e for s, c in zip(taken, clips, strict=True)
-        for e in pose_errors(s, c, config, output, origin)
+        for e in pose_errors(s, c, config, found, origin)
     ]  # fmt: skip
     if not poses:
-        return replace(found, output=output)
+        return found
     solved, filtered = np.median(poses, 0) / _MEDIAN_CHI_SQUARE[6]
-    return replace(
-        found, output=output, pose=max(float(filtered), 0.1), redundancy=max(float(solved), 1.0)
-    )
+    return replace(found, pose=max(float(filtered), 0.1), redundancy=max(float(solved), 1.0))
 
 
 def _separating_similarity(process: Process, clips: Sequence[Clip]) -> float:

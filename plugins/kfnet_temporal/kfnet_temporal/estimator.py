@@ -270,7 +270,7 @@ class TemporalEstimator(Estimator):
         self.process.eval().requires_grad_(False)
         self.scale.eval().requires_grad_(False)
         self.tracker = Tracker(self.config.filter, self.calibration.min_similarity)
-        self.pose = PoseStage(self.config.pose, self.calibration.pose)
+        self.pose = PoseStage(self.config.pose, self.calibration.pose, self.calibration.typical_std)
 
     # -------------------------------------------------------------------------- localization
 
@@ -363,7 +363,9 @@ class TemporalEstimator(Estimator):
         )  # fmt: skip
         if not self.config.pose.enabled:
             return found
-        return self.pose.step(found, grid, query.camera, step.event, self.runtime)
+        return self.pose.step(
+            found, grid, query.camera, step.event, self.runtime, step.measured.median_std
+        )
 
     def pictures(self, query: Query, localization: Localization) -> Mapping[str, ImageArray]:
         """See `Estimator.pictures`."""

@@ -39,6 +39,11 @@ class State:
         """(h, w) bool: where there is information."""
         return torch.isfinite(self.variance)
 
+    @property
+    def median_std(self) -> float:
+        """Metres; median standard deviation where there is information, NaN where there is none."""
+        return float(self.variance[self.known].median().sqrt())
+
 
 def sample_positions(flow: Tensor) -> Tensor:
     """Grid positions (2, h, w), x first, that a backward flow (2, h, w) in cells points at."""

@@ -29,17 +29,24 @@ class PoseStage:
     Args:
         config: options.
         output: factor on the covariance, so that it is as large as the errors are.
+        typical_std: metres; of the measured coordinates of a frame for which `output` was found. The
+            standard deviation of the pose is taken to grow with theirs: far from the mapped views
+            the errors of all cells have more in common than the solver sees in their residuals.
 
     Attributes:
         measured: pose of the last frame by its coordinates alone; None where they give none.
+        growth: factor on the covariance for how sure the coordinates are that the pose rests on.
     """
 
-    def __init__(self, config: PoseConfig, output: float = 1.0) -> None:
-        self.config, self.output = config, output
+    def __init__(
+        self, config: PoseConfig, output: float = 1.0, typical_std: float | None = None
+    ) -> None:
+        self.config, self.output, self.typical_std = config, output, typical_std
         self.tracks = PointTracks(config.tracks)
         self.filter = PoseFilter(config)
         self.solver = PnpSolver(PnpConfig())
         self.measured: Belief | None = None
+        self.growth = 1.0
         self.repeated = 0
         self.seen: Float64Array = np.zeros((0, 3))
 
@@ -48,12 +55,13 @@ class PoseStage:
         self.repeated = 0
         self.seen = self.seen[:0]
         self.measured = None
+        self.growth = 1.0
         self.tracks.reset()
         self.filter.reset()
 
     def step(
         self, evidence: Correspondences, grid: FeatureGrid, camera: Camera, event: str,
-        runtime: Runtime,
+        runtime: Runtime, measured_std: float = np.nan,
     ) -> Correspondences:  # fmt: skip
         """Advance by one frame.
 
@@ -63,6 +71,7 @@ class PoseStage:
             camera: its intrinsics.
             event: of the cells' filter.
             runtime: for the solver.
+            measured_std: metres; median of the frame's measured coordinates. NaN if there are none.
         """
         if event in NEW_SEQUENCE:
             self.reset()
@@ -83,6 +92,8 @@ class PoseStage:
             assert solved.covariance is not None
             covariance = solved.covariance / evidence.redundancy
             self.measured = Belief(solved.world_from_cam, covariance)
+            if self.typical_std is not None and np.isfinite(measured_std):
+                self.growth = float(np.square(measured_std / self.typical_std))
             sure = event == "cut" and solved.score >= self.config.sure_score
             self.filter.update(self.measured, sure)
             self._remember(evidence, solved)
@@ -119,9 +130,9 @@ class PoseStage:
     ) -> Correspondences:  # fmt: skip
         if belief is None:
             return evidence
-        covariance = belief.covariance * self.output
+        covariance = belief.covariance * self.output * self.growth
         if not solved.localized:
-            return self._predicted(belief, camera) or evidence
+            return self._predicted(belief.world_from_cam, covariance, camera) or evidence
         assert solved.world_from_cam is not None
         assert solved.covariance is not None
         motion = belief.world_from_cam @ inverse(solved.world_from_cam)
@@ -129,24 +140,30 @@ class PoseStage:
         return replace(
             evidence,
             points3d=transform(motion, evidence.points3d),
-            redundancy=max(1.0, _size(covariance) / max(_size(claimed), 1e-12)),
+            redundancy=redundancy(claimed, covariance),
         )
 
-    def _predicted(self, belief: Belief, camera: Camera) -> Correspondences | None:
+    def _predicted(
+        self, world_from_cam: Float64Array, covariance: Float64Array, camera: Camera
+    ) -> Correspondences | None:
         """The last points that were seen, where they must be in the image by the belief."""
-        pixels, good = project(camera, transform(inverse(belief.world_from_cam), self.seen))
+        pixels, good = project(camera, transform(inverse(world_from_cam), self.seen))
         last = np.array([camera.width, camera.height]) - 1
         good = good & ((pixels >= 0) & (pixels <= last)).all(1)
         if good.sum() < _FEWEST:
             return None
-        found = Correspondences(pixels[good], self.seen[good], kind="sparse")
+        # Whole pixels: without residuals the solver could not state a covariance.
+        found = Correspondences(np.rint(pixels[good]), self.seen[good], kind="sparse")
         claimed = self.solver.solve(found, camera, Runtime(threads=1)).covariance
         if claimed is None:
             return None
-        wanted = _size(belief.covariance * self.output)
-        return replace(found, redundancy=max(1.0, wanted / max(_size(claimed), 1e-12)))
+        return replace(found, redundancy=redundancy(claimed, covariance))
 
 
-def _size(covariance: Float64Array) -> float:
-    """Variance of the position."""
-    return float(np.trace(covariance[3:, 3:]))
+def redundancy(claimed: Float64Array, wanted: Float64Array) -> float:
+    """Factor, at least 1, on a covariance (6, 6) for errors that have another one.
+
+    With it errors of the covariance `wanted` have the mean normalised squared error that they should
+    have. A ratio of the positions' variances would leave rotations and correlations aside.
+    """
+    return max(1.0, float(np.trace(np.linalg.solve(claimed, wanted))) / len(claimed))
