@@ -142,7 +142,8 @@ class Pipeline:
 
     def pictures(self, query: Query, localization: Localization) -> dict[str, ImageArray]:
         """Titled pictures of all stages that explain a localization of `localize`."""
-        query = query.without_ground_truth()
+        camera = localization.camera_of(query)
+        query = replace(query.without_ground_truth(), camera=camera)
         shown = dict(self.estimator.pictures(query, localization))
         for _, refiner in self.refiners:
             if localization.localized:
@@ -159,6 +160,8 @@ class Pipeline:
         solved = time.perf_counter()
         seconds = {"estimate": estimated - begin, "solve": solved - estimated}
         stages = [("solve", result.world_from_cam)] if result.world_from_cam is not None else []
+        camera = result.camera
+        query = replace(query, camera=result.camera_of(query))
         for name, refiner in self.refiners:
             if not result.localized:
                 break
@@ -167,7 +170,7 @@ class Pipeline:
             seconds[f"refine.{name}"] = time.perf_counter() - start
             if result.world_from_cam is not None:
                 stages.append((f"refine.{name}", result.world_from_cam))
-        return evidence, replace(result, seconds=seconds, stages=tuple(stages))
+        return evidence, replace(result, seconds=seconds, stages=tuple(stages), camera=camera)
 
 
 def load_refiner(

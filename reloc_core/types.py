@@ -353,6 +353,7 @@ class Localization:
         score: 0..1, larger is surer; comparable between queries of one map.
         seconds: wall time by stage name.
         stages: pose after each stage that produced one, in order: (stage name, (4, 4)).
+        camera: the intrinsics where they were estimated with the pose; None where the query's hold.
     """
 
     status: Status
@@ -364,6 +365,7 @@ class Localization:
     score: float = 0.0
     seconds: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[tuple[str, Float64Array], ...] = ()
+    camera: Camera | None = None
 
     def __post_init__(self) -> None:
         if self.status is Status.LOCALIZED:
@@ -376,6 +378,10 @@ class Localization:
     def localized(self) -> bool:
         """Whether `world_from_cam` is a pose."""
         return self.status is Status.LOCALIZED
+
+    def camera_of(self, frame: Frame) -> Camera:
+        """The intrinsics that the pose holds for: the estimated ones, or else those of the frame."""
+        return self.camera or frame.camera
 
     @classmethod
     def failure(cls, reason: str, **details: Any) -> Localization:

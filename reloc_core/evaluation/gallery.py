@@ -219,7 +219,8 @@ def _overlay(
     if not count or world_from_cam is None:
         return "", f"{count} correspondences"
     observed = np.asarray(evidence.points2d, np.float64)
-    pixels, _ = project(query.camera, transform(inverse(world_from_cam), evidence.points3d))
+    camera = localization.camera_of(query)
+    pixels, _ = project(camera, transform(inverse(world_from_cam), evidence.points3d))
     error = np.linalg.norm(pixels - observed, axis=1)
     error = np.where(np.isfinite(error), error, math.inf)
     mask = localization.inliers

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from reloc_core.interfaces import Dataset
 from reloc_core.io.files import atomic_write
 from reloc_core.io.poses import PoseRecord, write_pose_log, write_tum
 from reloc_core.maps import dataset_identity
-from reloc_core.types import Float64Array, Frame, Localization, Status
+from reloc_core.types import Camera, Float64Array, Frame, Localization, Status
 
 LOCALIZATIONS_FILE = "localizations.jsonl"
 POSES_FILE = "poses.txt"
@@ -61,6 +61,7 @@ class QueryResult:
         timestamp: seconds, or None.
         sequence: identifier of the video, or None.
         readable: whether the image could be read.
+        camera: the intrinsics where they were estimated with the pose, else None.
     """
 
     name: str
@@ -81,6 +82,7 @@ class QueryResult:
     timestamp: float | None = None
     sequence: str | None = None
     readable: bool = True
+    camera: Camera | None = None
 
     @property
     def localized(self) -> bool:
@@ -110,6 +112,7 @@ class QueryResult:
             "timestamp": self.timestamp,
             "sequence": self.sequence,
             "readable": self.readable,
+            "camera": None if self.camera is None else asdict(self.camera),
         }
 
     @classmethod
@@ -142,7 +145,15 @@ class QueryResult:
             timestamp=line["timestamp"],
             sequence=line["sequence"],
             readable=bool(line["readable"]),
+            camera=_camera(line.get("camera")),
         )
+
+
+def _camera(values: Mapping[str, Any] | None) -> Camera | None:
+    if values is None:
+        return None
+    params = tuple(float(p) for p in values["params"])
+    return Camera(str(values["model"]), int(values["width"]), int(values["height"]), params)
 
 
 def query_result(
@@ -184,6 +195,7 @@ def query_result(
         timestamp=frame.timestamp,
         sequence=frame.sequence,
         readable=readable,
+        camera=localization.camera,
     )
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 from reloc_core.errors import DataError, InputError, RelocError, did_you_mean
@@ -191,6 +192,7 @@ def answer(
         "covariance": covariance.tolist() if covariance is not None else None,
         "score": round(float(found.score), 6),
         "inliers": int(found.num_inliers),
+        "camera": None if found.camera is None else asdict(found.camera),
         "seconds": {
             "waited": round(waited, 6),
             "total": round(seconds, 6),

@@ -35,6 +35,7 @@ def to_localization(estimate: PoseEstimate, redundancy: float = 1.0) -> Localiza
         Status.LOCALIZED,
         world_from_cam=estimate.world_from_cam,
         covariance=estimate.covariance * redundancy,
+        camera=estimate.camera if estimate.focal_std is not None else None,
         **details,
     )
 

@@ -127,7 +127,7 @@ class SceneRecording:
         self._stream.set_time("frame", sequence=number)
         if result.timestamp is not None:
             self._stream.set_time("time", duration=result.timestamp)
-        camera = query.camera if query is not None else None
+        camera = result.camera or (query.camera if query is not None else None)
         if query is not None:
             self._stream.log("query/image", _jpeg(query.image, self._width))
         self._camera("estimate", result.world_from_cam, camera, _ESTIMATE)
@@ -206,7 +206,8 @@ class SceneRecording:
         if pose is None or not isinstance(evidence, Correspondences) or not len(evidence.points2d):
             self._stream.log("query/points", rr.Clear(recursive=False))
             return
-        support, errors = supporting(query.camera, evidence, localization, pose)
+        camera = query.camera if localization is None else localization.camera_of(query)
+        support, errors = supporting(camera, evidence, localization, pose)
         chosen = np.array(_even(list(np.flatnonzero(support)), 1000), int)
         pixels = np.asarray(evidence.points2d, np.float64)[chosen]
         share = np.clip(errors[chosen] / self._errors_px, 0, 1)[:, None]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pycolmap
 import pytest
 
 from reloc_core.errors import ConfigError, InputError
-from reloc_core.interfaces import Runtime
+from reloc_core.evaluation.results import QueryResult, query_result
+from reloc_core.interfaces import Estimator, Refiner, Runtime
+from reloc_core.pipeline import Pipeline
+from reloc_core.serving.service import answer
 from reloc_core.solvers import estimate_absolute_pose, estimate_absolute_pose_batch
 from reloc_core.solvers.config import PnpConfig
 from reloc_core.solvers.pnp import PnpSolver
-from reloc_core.types import Camera, Correspondences
+from reloc_core.types import Camera, Correspondences, Localization, Query, Status
 
 TRUE = Camera.pinhole(525.0, 640, 480)
 FOCAL = {"estimate_focal": True}
@@ -162,7 +166,46 @@ def test_component(scene, kind):
     assert one.localized
     assert s.error(one.world_from_cam)[0] < 0.02
     assert np.array_equal(one.world_from_cam, many.world_from_cam)
+    assert one.camera == many.camera
+    assert one.camera.fx == pytest.approx(525.0, rel=0.01)
     calibrated = PnpSolver(PnpConfig()).solve(
         dataclasses.replace(evidence, points_cam=None), uncalibrated(), Runtime()
     )
     assert not calibrated.localized or s.error(calibrated.world_from_cam)[0] > 0.1
+    assert calibrated.camera is None
+
+
+def test_those_who_come_after_the_solver_see_the_estimated_camera(scene):
+    s = scene(5, n=800, pixel_noise=0.5, outliers=0.2)
+    seen = []
+
+    class Points(Estimator):
+        produces = Correspondences
+
+        def fit(self, dataset, run):
+            raise NotImplementedError
+
+        def load(self, scene_map, runtime):
+            raise NotImplementedError
+
+        def estimate(self, query):
+            return Correspondences(s.points2d, s.points3d, kind="sparse")
+
+    class Looker(Refiner):
+        def refine(self, query, initial):
+            seen.append(query.camera)
+            return Localization(
+                Status.LOCALIZED, world_from_cam=initial.world_from_cam, score=initial.score
+            )
+
+    image = np.zeros((480, 640, 3), np.uint8)
+    query = Query("a.png", uncalibrated(), image=image)
+    solver = PnpSolver(PnpConfig(estimate_focal=True))
+    pipeline = Pipeline(Points(), solver, [("looker", Looker())])
+    found = pipeline.localize(query)
+    assert seen == [found.camera]
+    assert found.camera.fx == pytest.approx(525.0, rel=0.01)
+    # It is written, and read back, with the pose.
+    kept = query_result(query, found)
+    assert QueryResult.from_dict(json.loads(json.dumps(kept.as_dict()))).camera == found.camera
+    assert answer("map", "metre", found, 0.0, 0.0)["camera"]["params"][0] == found.camera.fx
