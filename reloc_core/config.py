@@ -253,6 +253,12 @@ def _explain(
         value = re.search(r"Value '.*' .*(could not|cannot) be converted.*|Invalid value.*", text)
         if value or name in known:
             return ConfigError(f"Option '{name}': {lines[-1] if not value else value.group(0)}")
+        if name.startswith("solver.") and not any(o.startswith("solver=") for o in chosen):
+            names = [c.name for c in registry.components("solver")]
+            return ConfigError(
+                f"'{name}' is an option of a solver that is not named: add solver=NAME; installed: "
+                f"{', '.join(names)}."
+            )
         return ConfigError(f"There is no option '{name}'.{did_you_mean(name, known)}")
     choose = re.search(r"You must specify '(\w+)'", text)
     if choose:

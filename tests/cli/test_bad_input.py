@@ -164,6 +164,12 @@ def evaluate(trained, scene, *more):
     ]
 
 
+def test_an_option_of_a_solver_that_is_not_named(fails, trained, ace_scene):
+    message = fails(*evaluate(trained, ace_scene, "solver.estimate_focal=true"))
+    assert "add solver=NAME" in message
+    assert "pnp" in message
+
+
 def test_solver_that_does_not_fit(trained, fails, ace_scene):
     message = fails(*evaluate(trained, ace_scene, "solver=pnp"))
     assert "PosePrior" in message
