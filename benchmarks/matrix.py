@@ -238,6 +238,7 @@ class Matrix:
         self.rows.append({
             **row, "status": "ok", "path": str(out), "unit": result["dataset"]["unit"],
             "queries": metrics["queries"], "localized": metrics["localized"],
+            **{k: metrics["calibration"][k] for k in ("mean_nees", "within_95")},
             "query_ms": round(1000 * seconds["per_query"]["median"], 1),
             "query_p95_ms": round(1000 * seconds["per_query"]["p95"], 1),
             "estimate_ms": round(stages.get("estimate", 0.0), 1),
@@ -305,8 +306,8 @@ def rounded(value: float) -> float | None:
 # ------------------------------------------------------------------------------------- table and picture
 
 _HEADINGS = ("estimator", "solver", "refiner", "median position", "median rotation", "5 cm, 5°",
-             "localized", "estimate ms", "solve ms", "refine ms", "query p95 ms", "mapping s (CPU s)",
-             "map MB", "peak MB, mapping", "peak MB, queries")  # fmt: skip
+             "localized", "in 95 % region", "estimate ms", "solve ms", "refine ms", "query p95 ms",
+             "mapping s (CPU s)", "map MB", "peak MB, mapping", "peak MB, queries")  # fmt: skip
 
 
 def table(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
@@ -366,7 +367,9 @@ def _cells(row: Mapping[str, Any], unit: str) -> list[str]:
         row["estimator"], row["solver"], refiner,
         cell("median_translation_m", 100 if metric else 1, 2 if metric else 4, " cm" if metric else ""),
         cell("median_rotation_deg", 1, 2, "°"), cell("recall_5cm_5deg", 100, 0, " %"),
-        f"{row['localized']}/{row['queries']}", f"{row['estimate_ms']:.0f}", f"{row['solve_ms']:.1f}",
+        f"{row['localized']}/{row['queries']}",
+        "" if row["within_95"] is None else f"{100 * row['within_95']:.0f} %",
+        f"{row['estimate_ms']:.0f}", f"{row['solve_ms']:.1f}",
         f"{row['refine_ms']:.0f}" if row["refiner"] else "", f"{row['query_p95_ms']:.0f}",
         f"{row['mapping_s']:.0f} ({row['mapping_cpu_s']:.0f})", f"{row['map_mb']:.1f}",
         f"{row['peak_mb']:.0f}", f"{row['query_peak_mb']:.0f}",

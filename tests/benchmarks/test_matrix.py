@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from reloc_core import registry
 from reloc_core.cli.main import main
@@ -58,6 +59,14 @@ class Script:
         return json.loads((self.work / "matrix.json").read_text())["rows"]
 
 
+def tangent(found, truth):
+    """The error (6,) in the axes of the camera that was found; the toy's covariance is 0.01 times one."""
+    turn = found[:3, :3].T @ truth[:3, :3]
+    return np.concatenate([
+        Rotation.from_matrix(turn).as_rotvec(), found[:3, :3].T @ (truth[:3, 3] - found[:3, 3])
+    ])  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def finished(matrix, tmp_path_factory):
     """The whole script, run once: the script and its rows."""
@@ -93,6 +102,13 @@ def test_every_combination_that_fits_is_measured_once(finished):
         assert row["query_ms"] >= row["estimate_ms"] > 0
         assert row["query_peak_mb"] > 0
         assert row["map_mb"] > 0
+    alone = next(r for r in rows if r["estimator"] == "toy" and not r["refiner"])
+    inside = [
+        np.square(tangent(pipeline.localize(q).world_from_cam, q.world_from_cam)).sum() / 0.01
+        < 12.592
+        for q in map(queries.__getitem__, range(5))
+    ]
+    assert alone["within_95"] == pytest.approx(np.mean(inside))
     text = (script.work / "matrix.md").read_text()
     assert text.count("| toy_points |") == 4
     assert "| toy_push * |" in text
