@@ -83,9 +83,9 @@ class PoseStage:
             solved = self.solver.solve(evidence, camera, runtime)
             return self._evidence(evidence, solved, self.filter.ahead(unseen), camera)
         self.repeated = 0
-        relative = self.tracks.follow(grid, camera, runtime)
-        self.filter.predict(relative)
         solved = self.solver.solve(evidence, camera, runtime)
+        relative = self.tracks.follow(grid, camera, runtime, solved.world_from_cam)
+        self.filter.predict(relative)
         self.measured = None
         if solved.localized and event != "doubted":
             assert solved.world_from_cam is not None

@@ -63,6 +63,7 @@ class PointTracks:
         """Forget all points."""
         self.current: Any = np.zeros((0, 1, 2), np.float32)
         self.points: Float64Array = np.zeros((0, 3))
+        self.world_from_anchor: Float64Array = np.eye(4)
         self.anchor_from_last: Float64Array = np.eye(4)
         self.last_motion: Float64Array = np.eye(4)
         self.started, self.age = 0, 0
@@ -73,8 +74,18 @@ class PointTracks:
         """Of the anchor's points, those that are still followed."""
         return len(self.points) / max(self.started, 1)
 
-    def follow(self, grid: FeatureGrid, camera: Camera, runtime: Runtime) -> Relative | None:
-        """Follow the points into the next frame; None, and none left, when they are lost."""
+    def follow(
+        self, grid: FeatureGrid, camera: Camera, runtime: Runtime,
+        measured: Float64Array | None = None,
+    ) -> Relative | None:  # fmt: skip
+        """Follow the points into the next frame; None, and none left, when they are lost.
+
+        Args:
+            grid: the frame.
+            camera: its intrinsics.
+            runtime: for the solver.
+            measured: (4, 4) its pose by the scene coordinates alone, one more start for the motion.
+        """
         before, self.grey = self.grey, grid.grey
         if before is None or len(self.points) < _FEWEST_FOLLOWED or before.shape != grid.grey.shape:
             self.points = self.points[:0]
@@ -92,7 +103,10 @@ class PointTracks:
         if solved.world_from_cam is None or solved.num_inliers < _FEWEST_FOLLOWED:
             self.points = self.points[:0]
             return None
-        fit = self._fit(solved.world_from_cam, pixels, camera)
+        starts = [self.anchor_from_last @ self.last_motion, solved.world_from_cam]
+        if measured is not None:
+            starts.append(inverse(self.world_from_anchor) @ measured)
+        fit = self._fit(starts, pixels, camera)
         if fit is None:
             self.points = self.points[:0]
             return None
@@ -100,8 +114,8 @@ class PointTracks:
         self.anchor_from_last = fit.anchor_from_cam
         return Relative(fit.anchor_from_cam, fit.covariance, self.last_motion, pixels, self.points)
 
-    def _fit(self, found: Float64Array, pixels: Float64Array, camera: Camera) -> Fit | None:
-        """Refine a pose; the one that goes on from the last frame wins unless it is clearly worse."""
+    def _fit(self, starts: list[Float64Array], pixels: Float64Array, camera: Camera) -> Fit | None:
+        """Refine poses; the first one of which no other is clearly better."""
         rays = unproject(camera, pixels)
         with np.errstate(invalid="ignore", divide="ignore"):
             rays = rays[:, :2] / rays[:, 2:]
@@ -109,11 +123,9 @@ class PointTracks:
         good = np.isfinite(rays).all(1)
         points, rays = self.points[good], rays[good]
         focal = float(camera.matrix[0, 0])
-        fresh = fit_motion(found, points, rays, focal)
-        onward = fit_motion(self.anchor_from_last @ self.last_motion, points, rays, focal)
-        if fresh is None or onward is None:
-            return fresh or onward
-        return fresh if fresh.cost < _CLEARLY_BETTER * onward.cost else onward
+        fits = [f for f in (fit_motion(s, points, rays, focal) for s in starts) if f is not None]
+        best = min((f.cost for f in fits), default=0.0)
+        return next((f for f in fits if _CLEARLY_BETTER * f.cost <= best), None)
 
     def start(
         self, grid: FeatureGrid, camera: Camera, world_from_cam: Float64Array,
@@ -142,7 +154,7 @@ class PointTracks:
         self.current = corners[usable]
         self.points = unproject(camera, pixels[usable]) * found[usable, None]
         self.started, self.age, self.grey = int(usable.sum()), 0, grid.grey
-        self.anchor_from_last = np.eye(4)
+        self.world_from_anchor, self.anchor_from_last = world_from_cam, np.eye(4)
         return True
 
 

@@ -5,8 +5,9 @@ import pytest
 from kfnet_temporal.grid import FeatureGrid, prepare
 from kfnet_temporal.tracks import PointTracks, smoothed
 
-from reloc_core.geometry import inverse, rotation_angle_deg
+from reloc_core.geometry import inverse, rotation_angle_deg, so3_exp
 from reloc_core.interfaces import Runtime
+from reloc_core.types import Localization, Status
 
 RUNTIME = Runtime(threads=1)
 
@@ -79,3 +80,32 @@ def test_smoothed_is_the_median_of_what_is_known():
             values = padded[y : y + 3, x : x + 3]
             values = np.sort(values[np.isfinite(values)])
             assert found[y, x] == values[(len(values) - 1) // 2]
+
+
+def test_the_measured_pose_leads_out_of_a_wrong_motion(followed, monkeypatch):
+    """Neither the search nor the last motion leads to the right one; the measured pose does."""
+    tracks, queries, _ = followed
+    wrong = np.eye(4)
+    wrong[:3, :3] = so3_exp(np.array([0.0, np.pi, 0.0]))
+    tracks.last_motion = wrong
+    solved = Localization(Status.LOCALIZED, world_from_cam=wrong, num_inliers=100)
+    monkeypatch.setattr(tracks.solver, "solve", lambda *_: solved)
+    query, state = queries[1], dict(vars(tracks))
+    truth = inverse(queries[0].world_from_cam) @ query.world_from_cam
+
+    def distance(measured):
+        vars(tracks).update(state)
+        found = tracks.follow(grid_of(query), query.camera, RUNTIME, measured)
+        if found is None:
+            return np.inf
+        return np.linalg.norm(found.anchor_from_cam[:3, 3] - truth[:3, 3])
+
+    assert distance(None) > 0.1
+    near = query.world_from_cam.copy()
+    near[:3, 3] += 0.02
+    assert distance(near) < 0.015
+    # One that fits worse than the motion that goes on is left aside.
+    vars(tracks).update(state)
+    tracks.last_motion = np.eye(4)
+    state = dict(vars(tracks))
+    assert distance(queries[0].world_from_cam @ wrong) < 0.015
