@@ -98,7 +98,6 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     // Steps at fixed weights fall short by what is lost in not knowing the inliers. Residuals of
     // paired points are linear enough in the pose to make up for that at once.
     const bool full_steps = dof == 3;
-    const double inlier2 = dof == 2 ? kInlier2 : kInlier3;
     const auto view = set->view();
     float* info = set->info();
     State pose = start;
@@ -114,13 +113,14 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
             field.update(kParameters);
         }
         field.weigh(kernels, e2, base, info);
+        if (pass == 0) field.consider_tails(kernels, e2, base, kParameters, info);
         field.update(kParameters);
         kernel.equations(view, pose.to_float(), kNotRobust, &eq);
         typename State::Step step;
         if (!solve_step(eq, 0, &step)) return;
         double left = -gradient(eq).dot(step);
-        if (full_steps) {
-            const double told = field.total().curvature / std::max(field.total().weight, 1e-9),
+        if (full_steps || field.tails()) {
+            const double told = field.total().curvature / std::max(field.total().held, 1e-9),
                          reach = std::min(1.0, std::max(0.5, told));
             step /= reach;
             left *= (1 - reach) * (1 - reach);
@@ -132,9 +132,9 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
 
     const PosteriorSums& total = field.total();
     if (!pose.finite()) return;
-    if (!(total.curvature > 0.05 * total.weight) || !(total.weight > 3)) return;
+    if (!(total.curvature > 0.05 * total.held) || !(total.weight > 3)) return;
     // Noise differs within and between cells, so each cell speaks for its own residuals.
-    const double shared = total.meat / total.weight, curvature = total.curvature / total.weight;
+    const double shared = total.meat / total.held, curvature = total.curvature / total.held;
     const auto bread = (curvature * hessian(eq)).eval();
     std::vector<Vec6> gradients(set->cells());
     std::vector<double> counts(set->cells());
@@ -150,7 +150,7 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     for (int c = 0; c < set->cells(); ++c) {
         const PosteriorSums& s = field.sums(c);
         const float ratio =
-            static_cast<float>((s.meat + kCellPrior * shared) / (s.weight + kCellPrior));
+            static_cast<float>((s.meat + kCellPrior * shared) / (s.held + kCellPrior));
         for (int k = set->cell_begin(c); k < set->cell_end(c); ++k) info[k] *= ratio;
     }
     kernel.equations(view, pose.to_float(), kNotRobust, &eq);
@@ -180,6 +180,7 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     std::vector<unsigned char> near(set->slots());
     unsigned char* __restrict near_at = near.data();  // bytes may alias anything otherwise
     const float *errors = e2, *scales = base;
+    const double inlier2 = field.tails() ? kTailCut : dof == 2 ? kInlier2 : kInlier3;
     for (int c = 0; c < set->cells(); ++c) {
         const float limit = static_cast<float>(inlier2 * field.variance(c));
         for (int k = set->cell_begin(c); k < set->cell_end(c); ++k)

@@ -67,13 +67,19 @@ class NoiseField {
     /// `level`, `floor`: initial and least noise variance in the unit of e2 * base. `local`: one
     /// level per cell.
     NoiseField(const CellLayout& cells, const float* prior, double level, double floor, int dof,
-               bool local);
+               bool local, bool tails = false);
     /// Posterior weights at the current parameters, written as information.
     void weigh(const Kernels& kernels, const float* e2, const float* base, float* info);
     /// New noise levels and shares from the last weights; `parameters` degrees of freedom went into
     /// the residuals.
     void update(int parameters);
 
+    /// After weigh: from here on inliers have heavy tails (Student's t in place of the Gaussian) if
+    /// the pose gets a smaller variance by that. Leaves the weights of what is chosen in `info`.
+    void consider_tails(const Kernels& kernels, const float* e2, const float* base, int parameters,
+                        float* info);
+
+    bool tails() const { return tails_; }
     double variance(int c) const { return variance_[c]; }
     double near(int c) const { return sums_[c].near; }
     double level() const { return level_; }
@@ -81,11 +87,18 @@ class NoiseField {
     const PosteriorSums& total() const { return total_; }
 
   private:
-    const CellLayout& cells_;
+    /// Of the points in slots from..to, at the parameters of one cell.
+    void weigh(const Kernels& kernels, const float* e2, const float* base, int from, int to,
+               int cell, float* info, PosteriorSums* sums) const;
+    /// Variance of a parameter of the pose at the last weights, up to the geometry. Not for local
+    /// fields.
+    double pose_variance() const;
+
+    const CellLayout* cells_;
     const float* prior_;
     double floor_;
     int dof_;
-    bool local_;
+    bool local_, tails_;
     double cut_, level_, ceiling_;
     std::vector<PosteriorSums> sums_;
     std::vector<double> variance_, kappa_;
