@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "reloc/constants.hpp"
@@ -46,11 +45,9 @@ struct Ring {
 
 void CellLayout::group(const Kernels& kernels, const float* x, const float* y, const float* e2,
                        float limit, int n, int columns, int rows) {
-    columns_ = columns;
-    const int cells = columns * rows;
     // The region from a sample: points outside it go to the border cells.
     float x0 = 1e30f, x1 = -1e30f, y0 = 1e30f, y1 = -1e30f;
-    const int step = cells > 1 ? std::max(1, n / 500) : n;
+    const int step = columns * rows > 1 ? std::max(1, n / 500) : n;
     for (int i = 0; i < n; i += step) {
         x0 = std::min(x0, x[i]);
         x1 = std::max(x1, x[i]);
@@ -64,6 +61,12 @@ void CellLayout::group(const Kernels& kernels, const float* x, const float* y, c
         x0,      y0,  columns / std::max(x1 - x0, 1e-9f), rows / std::max(y1 - y0, 1e-9f), limit,
         columns, rows};
     kernels.assign_cells(x, y, e2, n, grid, cell_of);
+    place(cell_of, n, columns, rows);
+}
+
+void CellLayout::place(const int* cell_of, int n, int columns, int rows) {
+    columns_ = columns;
+    const int cells = columns * rows;
     // Neighbours in the input mostly share a cell: count and place by runs.
     count_.assign(cells + 1, 0);
     runs_.clear();
@@ -95,16 +98,8 @@ void CellLayout::append(const CellLayout& other, int first_point) {
 }
 
 void CellLayout::gather(const float* from, float padding, float* to) const {
-    constexpr int kShort = 8;  // copied at once: a call would cost more
-    for (const Run& run : runs_) {
-        const float* f = from + run.point;
-        float* t = to + run.slot;
-        int k = 0;
-        for (; k + kShort <= run.count; k += kShort) std::memcpy(t + k, f + k, 4 * kShort);
-        for (; k < run.count; ++k) t[k] = f[k];
-    }
-    for (int c = 0; c < cells(); ++c)
-        std::fill(to + start_[c] + count_[c], to + start_[c + 1], padding);
+    for (const Run& run : runs_) copy_short(from + run.point, run.count, to + run.slot);
+    pad(padding, to);
 }
 
 void CellLayout::mark(float* to) const {
@@ -217,26 +212,33 @@ void NoiseField::update(int parameters) {
         std::fill(kappa_.begin(), kappa_.end(), ring.kappa(total_.ring, total_.weight));
         return;
     }
-    const int cells = cells_->cells(), columns = cells_->columns(), rows = cells / columns;
+    // Each cell with half of its neighbours, along rows and then along columns.
+    struct Parts {
+        double ring, weight, spread;
+    };
+    const int cells = cells_->cells(), columns = cells_->columns();
+    std::vector<Parts> of_row(cells);
+    const auto add = [](Parts* to, double factor, const auto& part) {
+        to->ring += factor * part.ring;
+        to->weight += factor * part.weight;
+        to->spread += factor * part.spread;
+    };
+    for (int k = 0; k < cells; ++k) {
+        const int c = k % columns;
+        Parts sum{sums_[k].ring, sums_[k].weight, sums_[k].spread};
+        if (c > 0) add(&sum, 0.5, sums_[k - 1]);
+        if (c + 1 < columns) add(&sum, 0.5, sums_[k + 1]);
+        of_row[k] = sum;
+    }
     const double share = total_.weight / std::max(total_.near, 1e-9),
                  in_ring = total_.ring / std::max(total_.near, 1e-9);
-    for (int r = 0; r < rows; ++r) {
-        for (int c = 0; c < columns; ++c) {
-            double out = 0, m = 0, s = 0;
-            for (int rr = std::max(0, r - 1); rr <= std::min(rows - 1, r + 1); ++rr) {
-                for (int cc = std::max(0, c - 1); cc <= std::min(columns - 1, c + 1); ++cc) {
-                    const double kernel = (rr == r ? 1.0 : 0.5) * (cc == c ? 1.0 : 0.5);
-                    const PosteriorSums& k = sums_[rr * columns + cc];
-                    out += kernel * k.ring;
-                    m += kernel * k.weight;
-                    s += kernel * k.spread;
-                }
-            }
-            const int k = r * columns + c;
-            variance_[k] =
-                std::max(floor_, (s + kLevelPrior * dof_ * level_) / (dof_ * (m + kLevelPrior)));
-            kappa_[k] = ring.kappa(out + kSharePrior * in_ring, m + kSharePrior * share);
-        }
+    for (int k = 0; k < cells; ++k) {
+        Parts sum = of_row[k];
+        if (k >= columns) add(&sum, 0.5, of_row[k - columns]);
+        if (k + columns < cells) add(&sum, 0.5, of_row[k + columns]);
+        variance_[k] = std::max(floor_, (sum.spread + kLevelPrior * dof_ * level_) /
+                                            (dof_ * (sum.weight + kLevelPrior)));
+        kappa_[k] = ring.kappa(sum.ring + kSharePrior * in_ring, sum.weight + kSharePrior * share);
     }
 }
 

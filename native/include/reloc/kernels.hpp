@@ -143,6 +143,9 @@ struct Kernels {
     /// scale_k - offset_k. True if some value is not below `limit` in magnitude.
     bool (*split)(const float* f32, const double* f64, int components, int n, const double* scale,
                   const double* offset, float limit, float* const* rows);
+    /// Flags of values[i] * scale[i] < limit; n a multiple of kLanePad.
+    void (*flag_below)(const float* values, const float* scale, int n, float limit,
+                       unsigned char* flags);
     /// The least of n > 0 values.
     float (*least)(const float* values, int n);
     /// Row-major cell of every point, points outside go to the border; columns * rows where e2 is

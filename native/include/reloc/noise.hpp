@@ -1,12 +1,23 @@
 // Noise levels and outlier shares that differ over the image.
 #pragma once
 
+#include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "reloc/covariance.hpp"
 #include "reloc/problem.hpp"
 
 namespace reloc {
+
+/// Copies few values, eight at a time: a call would cost more than they do.
+template <class T>
+inline void copy_short(const T* from, int count, T* to) {
+    constexpr int kShort = 8;
+    int k = 0;
+    for (; k + kShort <= count; k += kShort) std::memcpy(to + k, from + k, kShort * sizeof(T));
+    for (; k < count; ++k) to[k] = from[k];
+}
 
 /// Slots of points grouped by image cell, each cell padded to full lanes.
 ///
@@ -28,6 +39,15 @@ class CellLayout {
 
     /// to[slot] = from[point]; padding gets `padding`.
     void gather(const float* from, float padding, float* to) const;
+    /// The same for several rows, each padded by its first value.
+    template <int kRows>
+    void gather(const float* const (&from)[kRows], float* const (&to)[kRows]) const {
+        for (const Run& run : runs_) {
+            for (int r = 0; r < kRows; ++r)
+                copy_short(from[r] + run.point, run.count, to[r] + run.slot);
+        }
+        for (int r = 0; r < kRows; ++r) pad(*from[r], to[r]);
+    }
 
   protected:
     /// to[slot] = 1 for points, 0 for padding.
@@ -36,11 +56,18 @@ class CellLayout {
     /// all of them span.
     void group(const Kernels& kernels, const float* x, const float* y, const float* e2, float limit,
                int n, int columns, int rows);
+    /// Groups points whose cells are known; those of cell columns * rows take no part.
+    void place(const int* cell_of, int n, int columns, int rows);
     /// Puts the cells of another layout behind those of this, its points counted from
     /// `first_point`.
     void append(const CellLayout& other, int first_point);
 
   private:
+    void pad(float padding, float* to) const {
+        for (int c = 0; c < cells(); ++c)
+            std::fill(to + start_[c] + count_[c], to + start_[c + 1], padding);
+    }
+
     /// `count` points from `point` on, placed from `slot` on.
     struct Run {
         int point, slot, count, cell;
