@@ -75,8 +75,8 @@ double bracketed_root(const Poly& p, double a, double b, double at_a) {
     return x;
 }
 
-/// Bound on the magnitude of all roots, and so of those of all derivatives (Gauss-Lucas): Fujiwara's,
-/// rounded up to a power of two.
+/// Bound on the magnitude of all roots, and so of those of all derivatives (Gauss-Lucas):
+/// Fujiwara's, rounded up to a power of two.
 double root_bound(const Poly& p) {
     const int lead = std::ilogb(p.c[p.degree]);
     int most = -64;

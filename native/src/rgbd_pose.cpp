@@ -199,8 +199,13 @@ class PairSet : public CellLayout {
             y0 = std::min(y0, y);
             y1 = std::max(y1, y);
         }
-        return {x0,    y0,      columns / std::max(x1 - x0, 1e-9f), rows / std::max(y1 - y0, 1e-9f),
-                limit, columns, rows};
+        return {x0,
+                y0,
+                columns / std::max(x1 - x0, 1e-9f),
+                rows / std::max(y1 - y0, 1e-9f),
+                limit,
+                columns,
+                rows};
     }
     PairsView slice(int from, int to) const {
         return {rows_.row(kPx) + from,        rows_.row(kPy) + from, rows_.row(kPz) + from,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -87,6 +88,12 @@ def check_seed(options: object) -> None:
         refuse("seed", value, "an integer from 0 to 2^64 - 1")
 
 
+@functools.lru_cache(maxsize=64)
+def _defaults(cls: type[OptionsT]) -> OptionsT:
+    """Checked once: the checks take as long as a few per cent of a solve."""
+    return cls()
+
+
 def make_options(cls: type[OptionsT], options: OptionsT | Mapping[str, Any] | None) -> OptionsT:
     """Options of type `cls` from an instance, a mapping or None (the defaults).
 
@@ -94,7 +101,7 @@ def make_options(cls: type[OptionsT], options: OptionsT | Mapping[str, Any] | No
         ConfigError: a name is unknown or a value makes no sense.
     """
     if options is None:
-        return cls()
+        return _defaults(cls)
     if isinstance(options, cls):
         return options
     if not isinstance(options, Mapping):

@@ -44,9 +44,9 @@ constexpr double kMaxGrowth = 1.5;  // of the noise variance over its first esti
 // even far out, so dense evidence looks no further than needed; single mismatches are, and a wide
 // disc counts them better.
 constexpr double kLocalCut = 18.0, kGlobalCut = 36.0, kTailCut = 24.0;
-// Inliers have heavy tails where that lowers the variance of the pose to less than the first of what
-// it is; it takes some points to tell. Their noise variance is first taken to be the last of that of
-// a Gaussian, and updated a few times.
+// Inliers have heavy tails where that lowers the variance of the pose to less than the first of
+// what it is; it takes some points to tell. Their noise variance is first taken to be the last of
+// that of a Gaussian, and updated a few times.
 constexpr double kTailGain = 0.9, kTailPoints = 50, kTailLevel = 0.7;
 constexpr int kTailUpdates = 2;
 // Lower quartile and 99.73 % of the squared length of a unit Gaussian vector, by its components.

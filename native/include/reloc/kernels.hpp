@@ -86,8 +86,8 @@ struct P3PBatch {
 /// Squared sigmas from which points are counted as mostly outliers.
 constexpr float kRingStart = 9.0f;
 
-/// Sums over points of w p, of w t and w t e2 base with t the weight in the equations (p of Gaussian
-/// inliers), and of the pieces of the estimator's variance (see covariance.hpp).
+/// Sums over points of w p, of w t and w t e2 base with t the weight in the equations (p of
+/// Gaussian inliers), and of the pieces of the estimator's variance (see covariance.hpp).
 struct PosteriorSums {
     double weight, held, spread, meat, curvature;
     double near, ring;  ///< prior weight within the cut, and of that beyond kRingStart

@@ -82,9 +82,9 @@ double initial_level(const Kernels& kernels, const CellLayout& cells, const floa
                      const float* info, const float* prior, int dof);
 
 /// Mixture of inliers with a Gaussian residual and outliers spread evenly over a disc of a few
-/// sigmas, with a noise level and an outlier density of its own in each image cell (smoothed over
-/// neighbours). Weights and noise levels follow expectation-maximisation; the density is counted in
-/// the ring where few inliers are, which settles at once.
+/// sigmas, with one noise level and outlier density, or where local with those of each image cell
+/// (smoothed over neighbours). Weights and noise levels follow expectation-maximisation; the
+/// density is counted in the ring where few inliers are, which settles at once.
 ///
 /// Where outliers come in patches the share of inliers falls locally and with it the weight of
 /// points that only happen to be near; where there are none the fit is least squares up to about
