@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,9 @@ from typing import Any, NoReturn, TypeVar
 from reloc_core.errors import ConfigError, did_you_mean
 
 OptionsT = TypeVar("OptionsT")
+
+# Instances without arguments; options do not change, and checking them takes a few per cent of a solve.
+_DEFAULTS: dict[type[Any], Any] = {}
 
 
 def refuse(name: str, value: object, rule: str) -> NoReturn:
@@ -88,12 +90,6 @@ def check_seed(options: object) -> None:
         refuse("seed", value, "an integer from 0 to 2^64 - 1")
 
 
-@functools.lru_cache(maxsize=64)
-def _defaults(cls: type[OptionsT]) -> OptionsT:
-    """Checked once: the checks take as long as a few per cent of a solve."""
-    return cls()
-
-
 def make_options(cls: type[OptionsT], options: OptionsT | Mapping[str, Any] | None) -> OptionsT:
     """Options of type `cls` from an instance, a mapping or None (the defaults).
 
@@ -101,7 +97,10 @@ def make_options(cls: type[OptionsT], options: OptionsT | Mapping[str, Any] | No
         ConfigError: a name is unknown or a value makes no sense.
     """
     if options is None:
-        return _defaults(cls)
+        if cls not in _DEFAULTS:
+            _DEFAULTS[cls] = cls()
+        defaults: OptionsT = _DEFAULTS[cls]
+        return defaults
     if isinstance(options, cls):
         return options
     if not isinstance(options, Mapping):
