@@ -161,14 +161,19 @@ void Search::run() {
         const double bar = scale * share - 2.5 * std::sqrt(scale * share * (1 - share));
         // As with a known focal length: the chunks of a round know nothing of each other.
         round.assign(chunk < kSerialChunks ? 1 : kRound, Leaders());
-        parallel_for(static_cast<int>(round.size()), options_.threads, [&](int i) {
-            Rng rng(options_.seed, chunk + i + 1);
+        const std::uint64_t first = chunk;
+        const auto evaluate = [&](int i) {
+            Rng rng(options_.seed, first + i + 1);
             for (int k = 0; k < kTriples; ++k) draw(&rng, bar, &round[i]);
-        });
-        for (const Leaders& leaders : round) {
+        };
+        const bool ahead = options_.threads > 1;
+        const int chunks = static_cast<int>(round.size());
+        if (ahead) parallel_for(chunks, options_.threads, evaluate);
+        for (int i = 0; i < chunks; ++i) {
+            if (!ahead) evaluate(i);
             ++chunk;
             samples_ += kTriples;
-            for (const Hypothesis& h : leaders) {
+            for (const Hypothesis& h : round[i]) {
                 if (h.preview >= 0) consider(h);
             }
             if (done()) return;

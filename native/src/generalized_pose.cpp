@@ -177,12 +177,17 @@ void Search::run() {
         const double bar = share - 2.5 * std::sqrt(share * (1 - share) / rig_.preview_n);
         // As for one image: the chunks of a round know nothing of each other.
         round.assign(chunk < kSerialChunks ? 1 : kRound, Leaders());
-        parallel_for(static_cast<int>(round.size()), options_.threads,
-                     [&](int i) { round[i] = evaluate_chunk(chunk + i, bar); });
-        for (const Leaders& leaders : round) {
+        const bool ahead = options_.threads > 1;
+        if (ahead) {
+            parallel_for(static_cast<int>(round.size()), options_.threads,
+                         [&](int i) { round[i] = evaluate_chunk(chunk + i, bar); });
+        }
+        const std::uint64_t first = chunk;
+        for (std::size_t i = 0; i < round.size(); ++i) {
+            if (!ahead) round[i] = evaluate_chunk(first + i, bar);
             ++chunk;
             samples_ += kChunk;
-            for (const Hypothesis& h : leaders) {
+            for (const Hypothesis& h : round[i]) {
                 if (h.preview >= 0) consider(h);
             }
             if (done()) return;
