@@ -153,8 +153,9 @@ RELOC_HD inline void mark_inliers(const Block& block, const Query& q, unsigned c
     fit_errors2(block, set, pose);
     block.each(q.n, [&](int i) { inlier[i] = 0; });
     float parts[3] = {};
+    const double inlier2 = s->field.tails ? kTailCut : kInlier2;
     for (int c = 0; c < set.cells; ++c) {
-        const float limit = static_cast<float>(kInlier2 * s->field.variance[c]);
+        const float limit = static_cast<float>(inlier2 * s->field.variance[c]);
         for (int k = set.begin[c] + block.thread(); k < set.begin[c + 1]; k += block.threads()) {
             const int i = set.point_of[k];
             if (i < 0 || !(set.e2[k] * set.base[k] < limit)) continue;
@@ -186,17 +187,30 @@ RELOC_HD inline void robust_fit(const Block& block, const Arrays& a, const Query
     for (int pass = 0; pass < kMaxPasses && s->running; ++pass) {
         if (pass > 0) fit_errors2(block, set, to_float(s->local.pose));
         // The first weights rest on a guess of the shares.
-        for (int repeat = pass == 0 ? 2 : 1; repeat > 0; --repeat) {
+        if (pass == 0) {
             weigh(block, set, &s->field);
             update(block, set, kParameters, &s->field);
         }
+        weigh(block, set, &s->field);
+        if (pass == 0) consider_tails(block, set, kParameters, &s->field);
+        update(block, set, kParameters, &s->field);
         fit_equations(block, set, to_float(s->local.pose), false, kNotRobust, s->local.sums,
                       &s->eq);
         block.once([&] {
             double step[6];
             s->ok = solve_step(s->eq, 0, step);
+            double left = predicted_decrease(s->eq, step);
+            if (s->field.tails) {
+                // What is lost in not knowing the inliers; see src/robust_fit.hpp.
+                const double* total = s->field.total.v;
+                const double told =
+                    total[CellSums::kCurvature] / larger(total[CellSums::kHeld], 1e-9);
+                const double reach = smaller(1.0, larger(0.5, told));
+                for (double& v : step) v /= reach;
+                left *= (1 - reach) * (1 - reach);
+            }
             if (s->ok) s->local.pose = perturbed(s->local.pose, step);
-            s->running = s->ok && !(predicted_decrease(s->eq, step) < settled);
+            s->running = s->ok && !(left < settled);
         });
     }
     block.once([&] {

@@ -9,7 +9,7 @@ namespace reloc::device {
 
 /// Sums of one cell, in the order of reloc::PosteriorSums.
 struct CellSums {
-    enum { kWeight, kSpread, kMeat, kCurvature, kNear, kRing, kCount };
+    enum { kWeight, kHeld, kSpread, kMeat, kCurvature, kNear, kRing, kCount };
     double v[kCount];
 };
 
@@ -26,7 +26,8 @@ struct FitSet {
 /// The mixture model, in shared memory.
 struct NoiseField {
     double floor, level, ceiling, cut;
-    int local;
+    int local, tails;
+    double gaussian[3];  ///< level, kappa and variance of the pose, while tails are considered
     CellSums total, sums[kMaxCells];
     double variance[kMaxCells], kappa[kMaxCells];
 };
@@ -45,13 +46,22 @@ constexpr int kDof = 2;
 RELOC_HD inline double larger(double a, double b) { return a < b ? b : a; }
 RELOC_HD inline double smaller(double a, double b) { return b < a ? b : a; }
 
-/// Share of inliers in the ring from kRingStart to `cut`, and its volume over the inliers' peak
+/// Share of inliers in the ring from kRingStart to the cut, and its volume over the inliers' peak
 /// density.
-RELOC_HD inline double ring_share(double cut) {
-    return exp(-0.5 * static_cast<double>(kRingStart)) - exp(-0.5 * cut);
+RELOC_HD inline double ring_share(const NoiseField& f) {
+    const double start = 0.5 * static_cast<double>(kRingStart), end = 0.5 * f.cut;
+    if (!f.tails) return exp(-start) - exp(-end);
+    return (1 / (1 + start) - 1 / (1 + end)) / (1 - 1 / (1 + end));
 }
-RELOC_HD inline double ring_volume(double cut) {
-    return 0.5 * (cut - static_cast<double>(kRingStart));
+RELOC_HD inline double ring_volume(const NoiseField& f) {
+    const double start = 0.5 * static_cast<double>(kRingStart), end = 0.5 * f.cut;
+    return (end - start) / (f.tails ? 1 - 1 / (1 + end) : 1);
+}
+/// Outlier density over the inliers' peak density.
+RELOC_HD inline double kappa_of(const NoiseField& f, double in_ring, double inliers) {
+    const double outliers = larger(0.0, in_ring - ring_share(f) * inliers);
+    return smaller(larger(outliers / (ring_volume(f) * larger(inliers, 1e-9)), kMinKappa),
+                   kMaxKappa);
 }
 
 /// Squared scale of the residuals relative to 1 / info, into s->level: the lower quartile of a
@@ -115,13 +125,14 @@ RELOC_HD inline void start_field(const Block& block, int cells, double level, do
     block.once([&] {
         f->floor = floor;
         f->local = local;
+        f->tails = 0;
         f->cut = local ? kLocalCut : kGlobalCut;
         f->level = larger(level, floor);
         f->ceiling = f->level * kMaxGrowth;
     });
     block.each(cells, [&](int c) {
         f->variance[c] = f->level;
-        f->kappa[c] = kFirstOutliers / ring_volume(f->cut);
+        f->kappa[c] = kFirstOutliers / ring_volume(*f);
     });
 }
 
@@ -132,6 +143,7 @@ RELOC_HD inline void weigh(const Block& block, const FitSet& set, NoiseField* f)
         const float inverse = static_cast<float>(1 / f->variance[c]),
                     kappa = static_cast<float>(f->kappa[c]), cut = static_cast<float>(f->cut);
         constexpr float kPerDof = 1.0f / kDof;
+        const bool tails = f->tails;
         float sums[CellSums::kCount] = {};
         for (int i = set.begin[c] + lane; i < set.begin[c + 1]; i += lanes) {
             const float scale = set.base[i] * inverse, q = set.e2[i] * scale;
@@ -139,13 +151,16 @@ RELOC_HD inline void weigh(const Block& block, const FitSet& set, NoiseField* f)
                 set.info[i] = 0;
                 continue;
             }
-            const float prior = weight[i], g = expf(-0.5f * q), p = g / (g + kappa);
-            const float k = prior * p, kq = k * q;
-            set.info[i] = p * scale;
-            sums[CellSums::kWeight] += k;
+            const float prior = weight[i], u = 1.0f / (1.0f + 0.5f * q);
+            const float g = tails ? u * u : expf(-0.5f * q), p = g / (g + kappa);
+            const float t = tails ? 2.0f * u * p : p, k = prior * t, kq = k * q;
+            const float fall = tails ? u * (3.0f - 2.0f * p) : 1.0f - p;
+            set.info[i] = t * scale;
+            sums[CellSums::kWeight] += prior * p;
+            sums[CellSums::kHeld] += k;
             sums[CellSums::kSpread] += kq;
-            sums[CellSums::kMeat] += kq * p * kPerDof;
-            sums[CellSums::kCurvature] += k - kq * (1.0f - p) * kPerDof;
+            sums[CellSums::kMeat] += kq * t * kPerDof;
+            sums[CellSums::kCurvature] += k - kq * fall * kPerDof;
             sums[CellSums::kNear] += prior;
             sums[CellSums::kRing] += q >= kRingStart ? prior : 0.0f;
         }
@@ -169,6 +184,13 @@ RELOC_HD inline void update(const Block& block, const FitSet& set, int parameter
         const double freedom = larger(1.0, kDof * total[CellSums::kWeight] - parameters);
         f->level = smaller(f->ceiling, larger(f->floor, total[CellSums::kSpread] / freedom));
     });
+    if (!f->local) {
+        block.each(set.cells, [&](int cell) {
+            f->variance[cell] = f->level;
+            f->kappa[cell] = kappa_of(*f, total[CellSums::kRing], total[CellSums::kWeight]);
+        });
+        return;
+    }
     const int columns = set.columns, rows = set.cells / columns;
     block.each(set.cells, [&](int cell) {
         const double near = larger(total[CellSums::kNear], 1e-9),
@@ -185,14 +207,53 @@ RELOC_HD inline void update(const Block& block, const FitSet& set, int parameter
                 s += kernel * k[CellSums::kSpread];
             }
         }
-        f->variance[cell] = !f->local ? f->level
-                                      : larger(f->floor, (s + kLevelPrior * kDof * f->level) /
-                                                             (kDof * (m + kLevelPrior)));
-        const double ring = out + kSharePrior * in_ring, inliers = m + kSharePrior * share;
-        const double outliers = larger(0.0, ring - ring_share(f->cut) * inliers);
-        f->kappa[cell] = smaller(
-            larger(outliers / (ring_volume(f->cut) * larger(inliers, 1e-9)), kMinKappa), kMaxKappa);
+        f->variance[cell] =
+            larger(f->floor, (s + kLevelPrior * kDof * f->level) / (kDof * (m + kLevelPrior)));
+        f->kappa[cell] = kappa_of(*f, out + kSharePrior * in_ring, m + kSharePrior * share);
     });
+}
+
+/// Variance of a parameter of the pose at the last weights, up to the geometry. Not for local
+/// fields.
+RELOC_HD inline double pose_variance(const NoiseField& f) {
+    const double told = f.total.v[CellSums::kCurvature];
+    return told > 0 ? f.total.v[CellSums::kMeat] * f.variance[0] / (told * told) : kFar;
+}
+
+/// After weigh: from here on inliers have heavy tails (Student's t in place of the Gaussian) if the
+/// pose gets a smaller variance by that. Leaves the weights of what is chosen.
+RELOC_HD inline void consider_tails(const Block& block, const FitSet& set, int parameters,
+                                    NoiseField* f) {
+    if (f->local || f->total.v[CellSums::kWeight] < kTailPoints) return;
+    block.once([&] {
+        f->gaussian[0] = f->level;
+        f->gaussian[1] = f->kappa[0];
+        f->gaussian[2] = pose_variance(*f);
+        f->tails = 1;
+        f->cut = kTailCut;
+        f->level = larger(kTailLevel * f->level, f->floor);
+    });
+    block.each(set.cells, [&](int c) {
+        f->variance[c] = f->level;
+        f->kappa[c] = kFirstOutliers / ring_volume(*f);
+    });
+    for (int i = 0; i < kTailUpdates; ++i) {
+        weigh(block, set, f);
+        update(block, set, parameters, f);
+    }
+    weigh(block, set, f);
+    block.once([&] {
+        if (pose_variance(*f) < kTailGain * f->gaussian[2]) return;
+        f->tails = 0;
+        f->cut = kGlobalCut;
+        f->level = f->gaussian[0];
+    });
+    if (f->tails) return;
+    block.each(set.cells, [&](int c) {
+        f->variance[c] = f->gaussian[0];
+        f->kappa[c] = f->gaussian[1];
+    });
+    weigh(block, set, f);
 }
 
 }  // namespace reloc::device

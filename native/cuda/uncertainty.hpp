@@ -80,21 +80,21 @@ RELOC_HD inline bool covariance(const Block& block, FitShared* s) {
     const FitSet& set = s->set;
     const double* total = s->field.total.v;
     const PoseF pose = to_float(s->local.pose);
-    if (!(total[CellSums::kCurvature] > 0.05 * total[CellSums::kWeight]) ||
+    if (!(total[CellSums::kCurvature] > 0.05 * total[CellSums::kHeld]) ||
         !(total[CellSums::kWeight] > 3))
         return false;
     cell_gradients(block, set, pose, s->gradients);
-    const double weight = total[CellSums::kWeight], shared = total[CellSums::kMeat] / weight;
+    const double held = total[CellSums::kHeld], shared = total[CellSums::kMeat] / held;
     block.once([&] {
         double h[21];
-        for (int k = 0; k < 21; ++k) h[k] = s->eq.h[k] * (total[CellSums::kCurvature] / weight);
+        for (int k = 0; k < 21; ++k) h[k] = s->eq.h[k] * (total[CellSums::kCurvature] / held);
         s->bread.factor(h, 0);
     });
     // Noise differs within and between cells, so each cell speaks for its own residuals.
     block.each_warp(set.cells, [&](int c, int lane, int lanes) {
         const double* v = s->field.sums[c].v;
         const float ratio = static_cast<float>((v[CellSums::kMeat] + kCellPrior * shared) /
-                                               (v[CellSums::kWeight] + kCellPrior));
+                                               (v[CellSums::kHeld] + kCellPrior));
         for (int k = set.begin[c] + lane; k < set.begin[c + 1]; k += lanes) set.info[k] *= ratio;
     });
     fit_equations(block, set, pose, false, kNotRobust, s->local.sums, &s->eq);

@@ -93,7 +93,20 @@ void fuzz_generalized(const reloc::Correspondences& c, const reloc::Camera& came
     if (c.variances) rig[1].points.variances.f32 += half;
     rig[0].camera = rig[1].camera = &camera;
     rig[1].cam_from_rig.t.x() = moved;
-    check(timed(kGeneralized, [&] { return reloc::estimate_generalized_pose(rig, options); }), c.n);
+    const reloc::PoseResult one =
+        timed(kGeneralized, [&] { return reloc::estimate_generalized_pose(rig, options); });
+    check(one, c.n);
+    if (options.seed % 128 != 4) return;
+    reloc::PoseResult threaded[2];
+    for (int i = 0; i < 2; ++i) {
+        reloc::AbsolutePoseOptions more = options;
+        more.threads = i + 1;
+        more.max_iterations = 1024;  // rounds begin at 512
+        threaded[i] =
+            timed(kGeneralized, [&] { return reloc::estimate_generalized_pose(rig, more); });
+        check(threaded[i], c.n);
+    }
+    if (threaded[0].cam_from_world.t != threaded[1].cam_from_world.t) std::abort();
 }
 
 /// Relative pose between the pixels and pixels moved by their points.
@@ -197,6 +210,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (seed % 8 == 3 && (flags & 12) != 8) {
         reloc::AbsolutePoseOptions free = o;
         free.estimate_focal = true;
+        free.threads = 1 + seed / 8 % 2;
         check(timed(kFocal, [&] { return reloc::estimate_absolute_pose(c, camera, free); }), n);
     }
     if (seed % 8 == 4) fuzz_generalized(c, camera, o, mode / 64.0f);

@@ -146,15 +146,21 @@ void Search::run() {
         const double share = minimal_.preview > 0 ? minimal_.preview / scale : 0;
         const double bar = scale * share - 2.5 * std::sqrt(scale * share * (1 - share));
         // Long searches go in rounds whose chunks know nothing of each other: these may run on any
-        // number of threads, and rounds are the same for all.
+        // number of threads, and rounds are the same for all. One thread looks no further ahead
+        // than it must.
+        const bool ahead = options_.threads > 1;
         round.assign(chunk < kSerialChunks ? 1 : kRound, Scored());
-        parallel_for(static_cast<int>(round.size()), options_.threads,
-                     [&](int i) { round[i] = evaluate_chunk(chunk + i, bar); });
+        if (ahead) {
+            parallel_for(static_cast<int>(round.size()), options_.threads,
+                         [&](int i) { round[i] = evaluate_chunk(chunk + i, bar); });
+        }
         bool done = false;
-        for (const Scored& best : round) {
+        const std::uint64_t first = chunk;
+        for (std::size_t i = 0; i < round.size(); ++i) {
+            if (!ahead) round[i] = evaluate_chunk(first + i, bar);
             ++chunk;
             samples_ += kChunk;
-            consider(best);
+            consider(round[i]);
             done = (samples_ >= options_.min_iterations && samples_ >= samples_needed()) ||
                    samples_ >= limit;
             if (done) break;

@@ -1,12 +1,14 @@
 #include "reloc/focal_pose.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
 #include "lens_fit.hpp"
 #include "reloc/constants.hpp"
 #include "reloc/hypotheses.hpp"
+#include "reloc/parallel.hpp"
 #include "robust_fit.hpp"
 
 namespace reloc {
@@ -57,7 +59,9 @@ class Search {
     const float* ones() const { return ones_.row(0); }
 
   private:
-    void draw(Rng* rng, double bar, Hypothesis leaders[kLeaders]);
+    using Leaders = std::array<Hypothesis, kLeaders>;
+    void draw(Rng* rng, double bar, Leaders* leaders) const;
+    bool done() const;
     void consider(Hypothesis candidate);
     void score(Hypothesis* h) const {
         h->value = kernels_.score(problem_.view(), h->state.projection(), narrow2_, wide2_);
@@ -75,7 +79,8 @@ class Search {
 };
 
 /// One triple at all focal lengths of the grid, which is shifted at random.
-void Search::draw(Rng* rng, double bar, Hypothesis leaders[kLeaders]) {
+void Search::draw(Rng* rng, double bar, Leaders* best) const {
+    Leaders& leaders = *best;
     int idx[3];
     const double shift = rng->uniform() - 0.5;
     if (!sampler_.draw(rng, idx)) return;
@@ -138,24 +143,41 @@ void Search::consider(Hypothesis candidate) {
     if (candidate.value.score > best_.value.score) best_ = candidate;
 }
 
+bool Search::done() const {
+    const double good = std::pow(std::min(1.0, best_.value.wide / problem_.total), 3);
+    const double needed =
+        good > 1 - 1e-9 ? 1
+        : good < 1e-12  ? 1e12
+                        : kSampleFactor * std::log(1 - options_.confidence) / std::log1p(-good);
+    return samples_ >= options_.max_iterations ||
+           (samples_ >= options_.min_iterations && samples_ >= needed);
+}
+
 void Search::run() {
     const double scale = problem_.preview_total;
-    for (std::uint64_t chunk = 1; samples_ < options_.max_iterations; ++chunk) {
+    std::vector<Leaders> round;
+    for (std::uint64_t chunk = 0;;) {
         const double share = std::min(1.0, std::max(0.0, minimal_.preview / scale));
         const double bar = scale * share - 2.5 * std::sqrt(scale * share * (1 - share));
-        Rng rng(options_.seed, chunk);
-        Hypothesis leaders[kLeaders];
-        for (int k = 0; k < kTriples; ++k) draw(&rng, bar, leaders);
-        samples_ += kTriples;
-        for (const Hypothesis& h : leaders) {
-            if (h.preview >= 0) consider(h);
+        // As with a known focal length: the chunks of a round know nothing of each other.
+        round.assign(chunk < kSerialChunks ? 1 : kRound, Leaders());
+        const std::uint64_t first = chunk;
+        const auto evaluate = [&](int i) {
+            Rng rng(options_.seed, first + i + 1);
+            for (int k = 0; k < kTriples; ++k) draw(&rng, bar, &round[i]);
+        };
+        const bool ahead = options_.threads > 1;
+        const int chunks = static_cast<int>(round.size());
+        if (ahead) parallel_for(chunks, options_.threads, evaluate);
+        for (int i = 0; i < chunks; ++i) {
+            if (!ahead) evaluate(i);
+            ++chunk;
+            samples_ += kTriples;
+            for (const Hypothesis& h : round[i]) {
+                if (h.preview >= 0) consider(h);
+            }
+            if (done()) return;
         }
-        const double good = std::pow(std::min(1.0, best_.value.wide / problem_.total), 3);
-        const double needed =
-            good > 1 - 1e-9 ? 1
-            : good < 1e-12  ? 1e12
-                            : kSampleFactor * std::log(1 - options_.confidence) / std::log1p(-good);
-        if (samples_ >= options_.min_iterations && samples_ >= needed) break;
     }
 }
 

@@ -8,6 +8,7 @@
 
 #include "reloc/constants.hpp"
 #include "reloc/gp3p.hpp"
+#include "reloc/parallel.hpp"
 #include "reloc/rng.hpp"
 #include "rig_fit.hpp"
 
@@ -37,6 +38,9 @@ class Search {
     int optimised() const { return optimised_; }
 
   private:
+    using Leaders = std::array<Hypothesis, kLeaders>;
+    Leaders evaluate_chunk(std::uint64_t chunk, double bar) const;
+    bool done() const;
     int sample(Rng* rng, Pose out[8]) const;
     /// Estimated share of the weight within the wide radius.
     double preview(const Pose& pose) const;
@@ -138,35 +142,56 @@ void Search::consider(Hypothesis candidate) {
     if (candidate.value.score > best_.value.score) best_ = candidate;
 }
 
+/// The poses of one chunk that look best. `bar` is the least share of the preview.
+Search::Leaders Search::evaluate_chunk(std::uint64_t chunk, double bar) const {
+    Rng rng(options_.seed, chunk + 1);
+    Leaders leaders;
+    for (int k = 0; k < kChunk; ++k) {
+        Pose poses[8];
+        const int found = sample(&rng, poses);
+        for (int s = 0; s < found; ++s) {
+            const double seen = preview(poses[s]);
+            if (seen < bar || seen <= leaders[kLeaders - 1].preview) continue;
+            int at = kLeaders - 1;
+            for (; at > 0 && leaders[at - 1].preview < seen; --at) leaders[at] = leaders[at - 1];
+            leaders[at].pose = poses[s];
+            leaders[at].preview = seen;
+        }
+    }
+    return leaders;
+}
+
+bool Search::done() const {
+    const double good = std::pow(std::min(1.0, best_.value.wide / rig_.total), 3);
+    const double needed = good > 1 - 1e-9 ? 1
+                          : good < 1e-12  ? 1e12
+                                          : std::log(1 - options_.confidence) / std::log1p(-good);
+    return samples_ >= options_.max_iterations ||
+           (samples_ >= options_.min_iterations && samples_ >= needed);
+}
+
 void Search::run() {
-    for (std::uint64_t chunk = 1; samples_ < options_.max_iterations; ++chunk) {
+    std::vector<Leaders> round;
+    for (std::uint64_t chunk = 0;;) {
         const double share = std::min(1.0, std::max(0.0, minimal_.preview));
         const double bar = share - 2.5 * std::sqrt(share * (1 - share) / rig_.preview_n);
-        Rng rng(options_.seed, chunk);
-        Hypothesis leaders[kLeaders];
-        for (int k = 0; k < kChunk; ++k) {
-            Pose poses[8];
-            const int found = sample(&rng, poses);
-            for (int s = 0; s < found; ++s) {
-                const double seen = preview(poses[s]);
-                if (seen < bar || seen <= leaders[kLeaders - 1].preview) continue;
-                int at = kLeaders - 1;
-                for (; at > 0 && leaders[at - 1].preview < seen; --at)
-                    leaders[at] = leaders[at - 1];
-                leaders[at].pose = poses[s];
-                leaders[at].preview = seen;
+        // As for one image: the chunks of a round know nothing of each other.
+        round.assign(chunk < kSerialChunks ? 1 : kRound, Leaders());
+        const bool ahead = options_.threads > 1;
+        if (ahead) {
+            parallel_for(static_cast<int>(round.size()), options_.threads,
+                         [&](int i) { round[i] = evaluate_chunk(chunk + i, bar); });
+        }
+        const std::uint64_t first = chunk;
+        for (std::size_t i = 0; i < round.size(); ++i) {
+            if (!ahead) round[i] = evaluate_chunk(first + i, bar);
+            ++chunk;
+            samples_ += kChunk;
+            for (const Hypothesis& h : round[i]) {
+                if (h.preview >= 0) consider(h);
             }
+            if (done()) return;
         }
-        samples_ += kChunk;
-        for (const Hypothesis& h : leaders) {
-            if (h.preview >= 0) consider(h);
-        }
-        const double good = std::pow(std::min(1.0, best_.value.wide / rig_.total), 3);
-        const double needed = good > 1 - 1e-9 ? 1
-                              : good < 1e-12
-                                  ? 1e12
-                                  : std::log(1 - options_.confidence) / std::log1p(-good);
-        if (samples_ >= options_.min_iterations && samples_ >= needed) break;
     }
 }
 

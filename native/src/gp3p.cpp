@@ -55,25 +55,49 @@ Poly operator*(const Poly& p, const Poly& q) {
 }
 
 /// The root of p between a and b, where it changes its sign: Newton's iteration kept in the
-/// bracket.
-double bracketed_root(const Poly& p, const Poly& slope, double a, double b, double at_a) {
+/// bracket. Its error is of the order of the square of the tolerance.
+double bracketed_root(const Poly& p, double a, double b, double at_a) {
+    constexpr double kTolerance = 1e-6;
     double x = 0.5 * (a + b);
     for (int it = 0; it < 100; ++it) {
-        const double f = p(x);
+        double f = p.c[p.degree], g = 0;
+        for (int i = p.degree - 1; i >= 0; --i) {
+            g = g * x + f;
+            f = f * x + p.c[i];
+        }
         if (f == 0) return x;
         ((f > 0) == (at_a > 0) ? a : b) = x;
-        const double g = slope(x);
         double next = x - f / g;
         if (!(next > a && next < b)) next = 0.5 * (a + b);
-        if (std::abs(next - x) <= 1e-15 * std::abs(x)) return next;
+        if (std::abs(next - x) <= kTolerance * std::abs(x)) return next;
         x = next;
     }
     return x;
 }
 
+/// Bound on the magnitude of all roots, and so of those of all derivatives (Gauss-Lucas):
+/// Fujiwara's, rounded up to a power of two.
+double root_bound(const Poly& p) {
+    const int lead = std::ilogb(p.c[p.degree]);
+    int most = -64;
+    for (int k = 1; k <= p.degree; ++k) {
+        const double c = p.c[p.degree - k];
+        // Twice the k-th root of a ratio below 2^e.
+        if (c == 0) continue;
+        const int e = std::ilogb(c) - lead + 1;
+        most = std::max(most, e > 0 ? (e + k - 1) / k : e / k);
+    }
+    return std::ldexp(2.0, std::min(most, 64));
+}
+
 /// Roots of p in (0, top), simple ones: between neighbouring roots of its derivative it is
 /// monotone.
 int positive_roots(const Poly& p, double top, double roots[kDegree]) {
+    for (double c : p.c) {
+        if (!std::isfinite(c)) return 0;
+    }
+    if (p.c[p.degree] == 0) return 0;
+    top = std::min(top, root_bound(p));
     Poly chain[kDegree + 1];
     chain[p.degree] = p;
     for (int d = p.degree; d > 1; --d) chain[d - 1] = chain[d].derivative();
@@ -81,13 +105,12 @@ int positive_roots(const Poly& p, double top, double roots[kDegree]) {
     int n = 0;
     for (int d = 1; d <= p.degree; ++d) {
         const Poly& q = chain[d];
-        const Poly slope = d > 1 ? chain[d - 1] : q.derivative();
         double next[kDegree + 2];
         int m = 0;
         double a = 0, fa = q(a);
         for (int k = 0; k <= n; ++k) {
             const double b = k < n ? found[k] : top, fb = q(b);
-            if ((fa > 0) != (fb > 0)) next[m++] = bracketed_root(q, slope, a, b, fa);
+            if ((fa > 0) != (fb > 0)) next[m++] = bracketed_root(q, a, b, fa);
             a = b;
             fa = fb;
         }

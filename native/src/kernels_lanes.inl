@@ -29,6 +29,11 @@ inline bool any(vl condition) {
 inline double sum(vf v) {
 #if RELOC_VEC_BYTES == 64
     return _mm512_reduce_add_ps((__m512)v);
+#elif RELOC_VEC_BYTES == 32
+    const __m256 x = (__m256)v;
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 #else
     float s = 0;
     for (int i = 0; i < kF; ++i) s += v[i];

@@ -100,18 +100,23 @@ void pair_gradient(const PairsView& p, const PoseF& pose, float c2, NormalEquati
 template <int K, class T>
 bool split_impl(const T* src, int n, const double* scale, const double* offset, float limit,
                 float* const* rows) {
+    constexpr int kBlock = 512;  // checked while it is in the cache
     int bad = 0;
-    float *a = rows[0], *b = rows[1], *c = K == 3 ? rows[2] : nullptr;
     const double sa = scale[0], sb = scale[1], sc = K == 3 ? scale[2] : 0, oa = offset[0],
                  ob = offset[1], oc = K == 3 ? offset[2] : 0;
-    for (int i = 0; i < n; ++i) {
-        a[i] = static_cast<float>(src[K * i] * sa - oa);
-        b[i] = static_cast<float>(src[K * i + 1] * sb - ob);
-        if (K == 3) c[i] = static_cast<float>(src[K * i + 2] * sc - oc);
-    }
-    for (int k = 0; k < K; ++k) {
-        const float* r = rows[k];
-        for (int i = 0; i < n; ++i) bad |= !(__builtin_fabsf(r[i]) < limit);
+    for (int from = 0; from < n; from += kBlock) {
+        const int m = n - from < kBlock ? n - from : kBlock;
+        const T* in = src + static_cast<long>(K) * from;
+        float *a = rows[0] + from, *b = rows[1] + from, *c = K == 3 ? rows[2] + from : nullptr;
+        for (int i = 0; i < m; ++i) {
+            a[i] = static_cast<float>(in[K * i] * sa - oa);
+            b[i] = static_cast<float>(in[K * i + 1] * sb - ob);
+            if (K == 3) c[i] = static_cast<float>(in[K * i + 2] * sc - oc);
+        }
+        for (int k = 0; k < K; ++k) {
+            const float* r = rows[k] + from;
+            for (int i = 0; i < m; ++i) bad |= !(__builtin_fabsf(r[i]) < limit);
+        }
     }
     return bad != 0;
 }
@@ -132,6 +137,15 @@ void bearings(float* x, float* y, float* z, int n) {
         store(x + i, a * c);
         store(y + i, b * c);
         store(z + i, c);
+    }
+}
+
+void flag_below(const float* values, const float* scale, int n, float limit, unsigned char* flags) {
+    typedef unsigned char vb __attribute__((vector_size(kF)));
+    for (int i = 0; i < n; i += kF) {
+        const vi below = load(values + i) * load(scale + i) < limit;
+        const vb out = __builtin_convertvector(below & 1, vb);
+        __builtin_memcpy(flags + i, &out, kF);
     }
 }
 

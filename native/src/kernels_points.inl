@@ -329,29 +329,53 @@ void noise_sums(const float* e2, const float* info, const float* w, int n, float
     *spread = sum(b);
 }
 
-void posterior(const float* e2, const float* base, const float* w, int n, float inv_level,
-               float kappa, float cut, int dof, float* info, PosteriorSums* out) {
+template <bool kTails>
+void posterior_impl(const float* e2, const float* base, const float* w, int n, float inv_level,
+                    float kappa, float cut, int dof, float* info, PosteriorSums* out) {
     const vf half = splat(-0.5f), per_dof = splat(1.0f / dof);
-    vf m = zero(), s = zero(), meat = zero(), curvature = zero(), near = zero(), ring = zero();
+    vf m = zero(), s = zero(), meat = zero(), curvature = zero(), near = zero(), ring = zero(),
+       held = zero();
     for (int i = 0; i < n; i += kF) {
         const vf scale = load(base + i) * inv_level, q0 = load(e2 + i) * scale;
         const vi ok = q0 < cut;
         const vf q = ok ? q0 : zero();
-        const vf g = vexp_nonpositive(half * q), prior = load(w + i);
+        const vf prior = load(w + i);
         near += ok ? prior : zero();
         ring += (ok & (q >= kRingStart)) ? prior : zero();
-        const vf p = ok ? g / (g + kappa) : zero();
-        store(info + i, p * scale);
-        const vf k = prior * p, kq = k * q;
-        m += k;
-        s += kq;
-        meat += kq * p * per_dof;
-        curvature += k - kq * (1.0f - p) * per_dof;
+        if (kTails) {
+            const vf u = 1.0f / (1.0f + 0.5f * q), g = u * u;
+            const vf p = ok ? g / (g + kappa) : zero(), t = 2.0f * u * p;
+            store(info + i, t * scale);
+            const vf k = prior * t, kq = k * q;
+            m += prior * p;
+            held += k;
+            s += kq;
+            meat += kq * t * per_dof;
+            curvature += k - kq * u * (3.0f - 2.0f * p) * per_dof;
+        } else {
+            const vf g = vexp_nonpositive(half * q);
+            const vf p = ok ? g / (g + kappa) : zero();
+            store(info + i, p * scale);
+            const vf k = prior * p, kq = k * q;
+            m += k;
+            s += kq;
+            meat += kq * p * per_dof;
+            curvature += k - kq * (1.0f - p) * per_dof;
+        }
     }
     out->weight = sum(m);
+    out->held = kTails ? sum(held) : out->weight;
     out->spread = sum(s) / inv_level;
     out->meat = sum(meat);
     out->curvature = sum(curvature);
     out->near = sum(near);
     out->ring = sum(ring);
+}
+
+void posterior(const float* e2, const float* base, const float* w, int n, float inv_level,
+               float kappa, float cut, int dof, bool tails, float* info, PosteriorSums* out) {
+    if (tails)
+        posterior_impl<true>(e2, base, w, n, inv_level, kappa, cut, dof, info, out);
+    else
+        posterior_impl<false>(e2, base, w, n, inv_level, kappa, cut, dof, info, out);
 }

@@ -39,6 +39,7 @@ const Kernels RELOC_KERNEL_TABLE = {
     pair_equations,
     pair_gradient,
     split,
+    flag_below,
     least,
     assign_cells,
     directions,

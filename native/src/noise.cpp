@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <limits>
 
 #include "reloc/constants.hpp"
 
@@ -15,9 +15,13 @@ double clamp_kappa(double kappa) { return std::min(std::max(kappa, kMinKappa), k
 /// ring's volume.
 struct Ring {
     double share, volume;
-    Ring(int dof, double cut) {
+    Ring(int dof, double cut, bool tails) {
         const double a = kRingStart;
-        if (dof == 2) {
+        if (tails) {
+            const double at_start = 1 / (1 + a / 2), at_cut = 1 / (1 + cut / 2);
+            share = (at_start - at_cut) / (1 - at_cut);
+            volume = (cut - a) / 2 / (1 - at_cut);
+        } else if (dof == 2) {
             share = std::exp(-a / 2) - std::exp(-cut / 2);
             volume = (cut - a) / 2;
         } else {
@@ -41,11 +45,9 @@ struct Ring {
 
 void CellLayout::group(const Kernels& kernels, const float* x, const float* y, const float* e2,
                        float limit, int n, int columns, int rows) {
-    columns_ = columns;
-    const int cells = columns * rows;
     // The region from a sample: points outside it go to the border cells.
     float x0 = 1e30f, x1 = -1e30f, y0 = 1e30f, y1 = -1e30f;
-    const int step = cells > 1 ? std::max(1, n / 500) : n;
+    const int step = columns * rows > 1 ? std::max(1, n / 500) : n;
     for (int i = 0; i < n; i += step) {
         x0 = std::min(x0, x[i]);
         x1 = std::max(x1, x[i]);
@@ -59,6 +61,12 @@ void CellLayout::group(const Kernels& kernels, const float* x, const float* y, c
         x0,      y0,  columns / std::max(x1 - x0, 1e-9f), rows / std::max(y1 - y0, 1e-9f), limit,
         columns, rows};
     kernels.assign_cells(x, y, e2, n, grid, cell_of);
+    place(cell_of, n, columns, rows);
+}
+
+void CellLayout::place(const int* cell_of, int n, int columns, int rows) {
+    columns_ = columns;
+    const int cells = columns * rows;
     // Neighbours in the input mostly share a cell: count and place by runs.
     count_.assign(cells + 1, 0);
     runs_.clear();
@@ -90,16 +98,8 @@ void CellLayout::append(const CellLayout& other, int first_point) {
 }
 
 void CellLayout::gather(const float* from, float padding, float* to) const {
-    constexpr int kShort = 8;  // copied at once: a call would cost more
-    for (const Run& run : runs_) {
-        const float* f = from + run.point;
-        float* t = to + run.slot;
-        int k = 0;
-        for (; k + kShort <= run.count; k += kShort) std::memcpy(t + k, f + k, 4 * kShort);
-        for (; k < run.count; ++k) t[k] = f[k];
-    }
-    for (int c = 0; c < cells(); ++c)
-        std::fill(to + start_[c] + count_[c], to + start_[c + 1], padding);
+    for (const Run& run : runs_) copy_short(from + run.point, run.count, to + run.slot);
+    pad(padding, to);
 }
 
 void CellLayout::mark(float* to) const {
@@ -140,29 +140,30 @@ double initial_level(const Kernels& kernels, const CellLayout& cells, const floa
 }
 
 NoiseField::NoiseField(const CellLayout& cells, const float* prior, double level, double floor,
-                       int dof, bool local)
-    : cells_(cells),
+                       int dof, bool local, bool tails)
+    : cells_(&cells),
       prior_(prior),
       floor_(floor),
       dof_(dof),
       local_(local),
-      cut_(local ? kLocalCut : kGlobalCut),
+      tails_(tails),
+      cut_(tails   ? kTailCut
+           : local ? kLocalCut
+                   : kGlobalCut),
       level_(std::max(level, floor)),
       ceiling_(level_ * kMaxGrowth) {
     sums_.resize(cells.cells());
     variance_.assign(cells.cells(), level_);
-    kappa_.assign(cells.cells(), kFirstOutliers / Ring(dof, cut_).volume);
+    kappa_.assign(cells.cells(), kFirstOutliers / Ring(dof, cut_, tails).volume);
 }
 
 void NoiseField::weigh(const Kernels& kernels, const float* e2, const float* base, float* info) {
     total_ = PosteriorSums{};
-    for (int c = 0; c < cells_.cells(); ++c) {
-        const int at = cells_.cell_begin(c), n = cells_.cell_end(c) - at;
-        PosteriorSums& s = sums_[c];
-        kernels.posterior(e2 + at, base + at, prior_ + at, n, static_cast<float>(1 / variance_[c]),
-                          static_cast<float>(kappa_[c]), static_cast<float>(cut_), dof_, info + at,
-                          &s);
+    for (int c = 0; c < cells_->cells(); ++c) {
+        const PosteriorSums& s = sums_[c];
+        weigh(kernels, e2, base, cells_->cell_begin(c), cells_->cell_end(c), c, info, &sums_[c]);
         total_.weight += s.weight;
+        total_.held += s.held;
         total_.spread += s.spread;
         total_.meat += s.meat;
         total_.curvature += s.curvature;
@@ -171,31 +172,73 @@ void NoiseField::weigh(const Kernels& kernels, const float* e2, const float* bas
     }
 }
 
+void NoiseField::weigh(const Kernels& kernels, const float* e2, const float* base, int from, int to,
+                       int cell, float* info, PosteriorSums* sums) const {
+    kernels.posterior(e2 + from, base + from, prior_ + from, to - from,
+                      static_cast<float>(1 / variance_[cell]), static_cast<float>(kappa_[cell]),
+                      static_cast<float>(cut_), dof_, tails_, info + from, sums);
+}
+
+double NoiseField::pose_variance() const {
+    const double told = total_.curvature;
+    return told > 0 ? total_.meat * variance_[0] / (told * told)
+                    : std::numeric_limits<double>::infinity();
+}
+
+void NoiseField::consider_tails(const Kernels& kernels, const float* e2, const float* base,
+                                int parameters, float* info) {
+    if (local_ || dof_ != 2 || total_.weight < kTailPoints) return;
+    NoiseField heavy(*cells_, prior_, kTailLevel * level_, floor_, dof_, local_, true);
+    heavy.ceiling_ = ceiling_;
+    // One level and one density: all cells at once.
+    const auto weigh_all = [&] {
+        heavy.weigh(kernels, e2, base, 0, cells_->slots(), 0, info, &heavy.total_);
+    };
+    for (int i = 0; i < kTailUpdates; ++i) {
+        weigh_all();
+        heavy.update(parameters);
+    }
+    weigh_all();
+    if (heavy.pose_variance() < kTailGain * pose_variance()) *this = std::move(heavy);
+    weigh(kernels, e2, base, info);
+}
+
 void NoiseField::update(int parameters) {
-    const int cells = cells_.cells(), columns = cells_.columns(), rows = cells / columns;
     const double freedom = std::max(1.0, dof_ * total_.weight - parameters);
     level_ = std::min(ceiling_, std::max(floor_, total_.spread / freedom));
-    const Ring ring(dof_, cut_);
+    const Ring ring(dof_, cut_, tails_);
+    if (!local_) {
+        std::fill(variance_.begin(), variance_.end(), level_);
+        std::fill(kappa_.begin(), kappa_.end(), ring.kappa(total_.ring, total_.weight));
+        return;
+    }
+    // Each cell with half of its neighbours, along rows and then along columns.
+    struct Parts {
+        double ring, weight, spread;
+    };
+    const int cells = cells_->cells(), columns = cells_->columns();
+    std::vector<Parts> of_row(cells);
+    const auto add = [](Parts* to, double factor, const auto& part) {
+        to->ring += factor * part.ring;
+        to->weight += factor * part.weight;
+        to->spread += factor * part.spread;
+    };
+    for (int k = 0; k < cells; ++k) {
+        const int c = k % columns;
+        Parts sum{sums_[k].ring, sums_[k].weight, sums_[k].spread};
+        if (c > 0) add(&sum, 0.5, sums_[k - 1]);
+        if (c + 1 < columns) add(&sum, 0.5, sums_[k + 1]);
+        of_row[k] = sum;
+    }
     const double share = total_.weight / std::max(total_.near, 1e-9),
                  in_ring = total_.ring / std::max(total_.near, 1e-9);
-    for (int r = 0; r < rows; ++r) {
-        for (int c = 0; c < columns; ++c) {
-            double out = 0, m = 0, s = 0;
-            for (int rr = std::max(0, r - 1); rr <= std::min(rows - 1, r + 1); ++rr) {
-                for (int cc = std::max(0, c - 1); cc <= std::min(columns - 1, c + 1); ++cc) {
-                    const double kernel = (rr == r ? 1.0 : 0.5) * (cc == c ? 1.0 : 0.5);
-                    const PosteriorSums& k = sums_[rr * columns + cc];
-                    out += kernel * k.ring;
-                    m += kernel * k.weight;
-                    s += kernel * k.spread;
-                }
-            }
-            const int k = r * columns + c;
-            variance_[k] = !local_ ? level_
-                                   : std::max(floor_, (s + kLevelPrior * dof_ * level_) /
-                                                          (dof_ * (m + kLevelPrior)));
-            kappa_[k] = ring.kappa(out + kSharePrior * in_ring, m + kSharePrior * share);
-        }
+    for (int k = 0; k < cells; ++k) {
+        Parts sum = of_row[k];
+        if (k >= columns) add(&sum, 0.5, of_row[k - columns]);
+        if (k + columns < cells) add(&sum, 0.5, of_row[k + columns]);
+        variance_[k] = std::max(floor_, (sum.spread + kLevelPrior * dof_ * level_) /
+                                            (dof_ * (sum.weight + kLevelPrior)));
+        kappa_[k] = ring.kappa(sum.ring + kSharePrior * in_ring, sum.weight + kSharePrior * share);
     }
 }
 

@@ -40,7 +40,7 @@ void FitSet::build(const Kernels& kernels, const PointsView& v, int n, Residual 
           *Y = rows_.row(kY3), *Z = rows_.row(kZ3), *w = rows_.row(kW), *s = rows_.row(kScale);
     const float* from[] = {v.x, v.y, v.X, v.Y, v.Z, v.s2};
     float* to[] = {a, b, X, Y, Z, s};
-    for (int r = 0; r < 6; ++r) gather(from[r], from[r][0], to[r]);
+    gather(from, to);
     if (v.w)
         gather(v.w, 0.0f, w);
     else

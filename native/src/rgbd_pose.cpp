@@ -29,9 +29,15 @@ struct Pairs {
     bool weighted = false;
 
     static PairsView view_of(const FloatRows& r, int n, const float* info) {
-        return {r.row(kPx), r.row(kPy), r.row(kPz),
-                r.row(kX),  r.row(kY),  r.row(kZ),
-                info,       r.row(kW),  (n + kLanePad - 1) / kLanePad * kLanePad};
+        PairsView v = view_of(r, 0, n);
+        v.info = info;
+        return v;
+    }
+    /// `n` pairs from `from` on.
+    static PairsView view_of(const FloatRows& r, int from, int n) {
+        return {r.row(kPx) + from, r.row(kPy) + from, r.row(kPz) + from,
+                r.row(kX) + from,  r.row(kY) + from,  r.row(kZ) + from,
+                nullptr,           r.row(kW) + from,  (n + kLanePad - 1) / kLanePad * kLanePad};
     }
 };
 
@@ -148,15 +154,29 @@ class PairSet : public CellLayout {
   public:
     void build(const Kernels& kernels, const Pairs& pairs, const Pose& pose, double radius,
                int columns, int rows) {
-        FloatRows scratch;
-        scratch.allocate(3, pairs.n);
+        constexpr int kBlock = 512;  // stays in the cache from step to step
+        FloatRows cells, scratch;
+        cells.allocate(1, pairs.n);
+        scratch.allocate(3, kBlock);
+        int* cell_of = reinterpret_cast<int*>(cells.row(0));
         float *e2 = scratch.row(0), *x = scratch.row(1), *y = scratch.row(2);
-        const PairsView v = Pairs::view_of(pairs.rows, pairs.n, nullptr);
-        kernels.pair_errors2(v, pose.to_float(), e2);
-        kernels.directions(v.Px, v.Py, v.Pz, v.n, x, y);
-        group(kernels, x, y, e2, static_cast<float>(radius * radius), pairs.n, columns, rows);
+        const CellGrid grid = region(pairs, static_cast<float>(radius * radius), columns, rows);
+        const PoseF at = pose.to_float();
+        for (int from = 0; from < pairs.n; from += kBlock) {
+            const PairsView v = Pairs::view_of(pairs.rows, from, std::min(kBlock, pairs.n - from));
+            kernels.pair_errors2(v, at, e2);
+            kernels.directions(v.Px, v.Py, v.Pz, v.n, x, y);
+            kernels.assign_cells(x, y, e2, v.n, grid, cell_of + from);
+        }
+        place(cell_of, pairs.n, columns, rows);
         rows_.allocate(Row::kRows + 1, slots());
-        for (int r = 0; r < kW; ++r) gather(pairs.rows.row(r), pairs.rows.row(r)[0], rows_.row(r));
+        const float* from[kW];
+        float* to[kW];
+        for (int r = 0; r < kW; ++r) {
+            from[r] = pairs.rows.row(r);
+            to[r] = rows_.row(r);
+        }
+        gather(from, to);
         if (pairs.weighted)
             gather(pairs.rows.row(kW), 0.0f, rows_.row(kW));
         else
@@ -168,6 +188,25 @@ class PairSet : public CellLayout {
     const float* prior() const { return rows_.row(kW); }
 
   private:
+    /// Cells over the directions of a sample; points outside go to the border cells.
+    static CellGrid region(const Pairs& pairs, float limit, int columns, int rows) {
+        const float *X = pairs.rows.row(kPx), *Y = pairs.rows.row(kPy), *Z = pairs.rows.row(kPz);
+        float x0 = 1e30f, x1 = -1e30f, y0 = 1e30f, y1 = -1e30f;
+        for (int i = 0; i < pairs.n; i += std::max(1, pairs.n / 500)) {
+            const float x = X[i] / Z[i], y = Y[i] / Z[i];
+            x0 = std::min(x0, x);
+            x1 = std::max(x1, x);
+            y0 = std::min(y0, y);
+            y1 = std::max(y1, y);
+        }
+        return {x0,
+                y0,
+                columns / std::max(x1 - x0, 1e-9f),
+                rows / std::max(y1 - y0, 1e-9f),
+                limit,
+                columns,
+                rows};
+    }
     PairsView slice(int from, int to) const {
         return {rows_.row(kPx) + from,        rows_.row(kPy) + from, rows_.row(kPz) + from,
                 rows_.row(kX) + from,         rows_.row(kY) + from,  rows_.row(kZ) + from,

@@ -151,9 +151,10 @@ struct RigKernel {
             run(LensKernel{lens_kernels(kernels), v.camera->lens()});
     }
     void errors2(const RigView& view, const RigPoseF& pose, float* out) const {
+        const int first = view.cell < 0 ? 0 : view.set->cell_begin(view.cell);
         view.set->each(view, [&](const View& v, const FitView& points, int slot) {
             const PoseF cam = rig.cam_pose(v, pose.exact).to_float();
-            with(v, [&](const auto& kernel) { kernel.errors2(points, cam, out + slot); });
+            with(v, [&](const auto& kernel) { kernel.errors2(points, cam, out + slot - first); });
         });
     }
     void equations(const RigView& view, const RigPoseF& pose, float c2,

@@ -4,6 +4,8 @@
 #include <Eigen/Cholesky>
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <memory>
 #include <numeric>
 #include <vector>
 
@@ -98,7 +100,6 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     // Steps at fixed weights fall short by what is lost in not knowing the inliers. Residuals of
     // paired points are linear enough in the pose to make up for that at once.
     const bool full_steps = dof == 3;
-    const double inlier2 = dof == 2 ? kInlier2 : kInlier3;
     const auto view = set->view();
     float* info = set->info();
     State pose = start;
@@ -114,13 +115,14 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
             field.update(kParameters);
         }
         field.weigh(kernels, e2, base, info);
+        if (pass == 0) field.consider_tails(kernels, e2, base, kParameters, info);
         field.update(kParameters);
         kernel.equations(view, pose.to_float(), kNotRobust, &eq);
         typename State::Step step;
         if (!solve_step(eq, 0, &step)) return;
         double left = -gradient(eq).dot(step);
-        if (full_steps) {
-            const double told = field.total().curvature / std::max(field.total().weight, 1e-9),
+        if (full_steps || field.tails()) {
+            const double told = field.total().curvature / std::max(field.total().held, 1e-9),
                          reach = std::min(1.0, std::max(0.5, told));
             step /= reach;
             left *= (1 - reach) * (1 - reach);
@@ -132,28 +134,33 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
 
     const PosteriorSums& total = field.total();
     if (!pose.finite()) return;
-    if (!(total.curvature > 0.05 * total.weight) || !(total.weight > 3)) return;
+    if (!(total.curvature > 0.05 * total.held) || !(total.weight > 3)) return;
     // Noise differs within and between cells, so each cell speaks for its own residuals.
-    const double shared = total.meat / total.weight, curvature = total.curvature / total.weight;
+    const double shared = total.meat / total.held, curvature = total.curvature / total.held;
     const auto bread = (curvature * hessian(eq)).eval();
+    const double inlier2 = field.tails() ? kTailCut : dof == 2 ? kInlier2 : kInlier3;
+    const auto final_pose = pose.to_float();
     std::vector<Vec6> gradients(set->cells());
     std::vector<double> counts(set->cells());
+    std::unique_ptr<unsigned char[]> near(new unsigned char[set->slots()]);
+    std::fill(std::begin(eq.h), std::end(eq.h), 0.0);
+    // All that is wanted of a cell at once, while it is in the cache.
     for (int c = 0; c < set->cells(); ++c) {
+        const int at = set->cell_begin(c);
         typename State::Equations part;
-        kernel.gradient(set->cell(c), pose.to_float(), kNotRobust, &part);
+        kernel.equations(set->cell(c), final_pose, kNotRobust, &part);
+        const PosteriorSums& s = field.sums(c);
+        const double ratio = (s.meat + kCellPrior * shared) / (s.held + kCellPrior);
+        for (std::size_t i = 0; i < std::size(part.h); ++i) eq.h[i] += ratio * part.h[i];
         if constexpr (kParameters == 6)
             gradients[c] = gradient(part);
         else
             gradients[c] = pose_rows<State>(bread) * gradient(part);
         counts[c] = field.near(c);
+        kernel.errors2(set->cell(c), final_pose, e2 + at);
+        kernels.flag_below(e2 + at, base + at, set->cell_end(c) - at,
+                           static_cast<float>(inlier2 * field.variance(c)), near.get() + at);
     }
-    for (int c = 0; c < set->cells(); ++c) {
-        const PosteriorSums& s = field.sums(c);
-        const float ratio =
-            static_cast<float>((s.meat + kCellPrior * shared) / (s.weight + kCellPrior));
-        for (int k = set->cell_begin(c); k < set->cell_end(c); ++k) info[k] *= ratio;
-    }
-    kernel.equations(view, pose.to_float(), kNotRobust, &eq);
     const auto meat = hessian(eq);
     Mat6 of_pose;
     if constexpr (kParameters == 6) {
@@ -173,20 +180,10 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     result->sigma = std::sqrt(field.level());
     result->effective_points = total.weight / result->design_effect;
 
-    kernel.errors2(view, pose.to_float(), e2);
     result->inlier.assign(points, 0);
     unsigned char* inlier = result->inlier.data();
-    const auto final_pose = pose.to_float();
-    std::vector<unsigned char> near(set->slots());
-    unsigned char* __restrict near_at = near.data();  // bytes may alias anything otherwise
-    const float *errors = e2, *scales = base;
-    for (int c = 0; c < set->cells(); ++c) {
-        const float limit = static_cast<float>(inlier2 * field.variance(c));
-        for (int k = set->cell_begin(c); k < set->cell_end(c); ++k)
-            near_at[k] = errors[k] * scales[k] < limit;
-    }
     set->each_run([&](int point, int slot, int count, int) {
-        for (int k = 0; k < count; ++k) inlier[point + k] = near[slot + k];
+        copy_short(near.get() + slot, count, inlier + point);
     });
     result->inliers = std::accumulate(result->inlier.begin(), result->inlier.end(), 0);
     double depth = 0;

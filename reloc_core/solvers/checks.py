@@ -12,6 +12,9 @@ from reloc_core.errors import ConfigError, did_you_mean
 
 OptionsT = TypeVar("OptionsT")
 
+# Instances without arguments; options do not change, and checking them takes a few per cent of a solve.
+_DEFAULTS: dict[type[Any], Any] = {}
+
 
 def refuse(name: str, value: object, rule: str) -> NoReturn:
     """Raise a `ConfigError` that names the option and the rule it breaks."""
@@ -94,7 +97,10 @@ def make_options(cls: type[OptionsT], options: OptionsT | Mapping[str, Any] | No
         ConfigError: a name is unknown or a value makes no sense.
     """
     if options is None:
-        return cls()
+        if cls not in _DEFAULTS:
+            _DEFAULTS[cls] = cls()
+        defaults: OptionsT = _DEFAULTS[cls]
+        return defaults
     if isinstance(options, cls):
         return options
     if not isinstance(options, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from reloc_core.solvers.arrays import floats
 from reloc_core.solvers.checks import make_options
 from reloc_core.solvers.options import AbsolutePoseOptions
 from reloc_core.types import BoolArray, Camera, Float64Array
+
+_IDENTITY = np.eye(4)
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,7 @@ def estimate_generalized_absolute_pose(
         weights: one array (N_i,) per image or None, as for `estimate_absolute_pose`; comparable between
             images.
         variances: one array (N_i,) per image or None; for all images or for none.
-        options: `AbsolutePoseOptions` or a mapping of its fields. One thread is used; `estimate_focal`
-            is not supported.
+        options: `AbsolutePoseOptions` or a mapping of its fields; `estimate_focal` is not supported.
 
     Raises:
         InputError: the lists differ in length, an array has the wrong shape or type, or a pose is none.
@@ -97,20 +99,34 @@ def estimate_generalized_absolute_pose(
     given = {None if v is None else True for v in columns[3]}
     if len(given) > 1:
         raise InputError("variances must be given for all images or for none.")
-    images = []
-    for index, (p2, p3, cam, w, v) in enumerate(
-        zip(columns[0], points3d, columns[1], columns[2], columns[3], strict=True)
+    _check_poses(poses)
+    images, lengths = [], []
+    for p2, p3, cam, pose, w, v in zip(
+        columns[0], points3d, columns[1], np.linalg.inv(poses), columns[2], columns[3], strict=True
     ):
-        problem = check_pose(poses[index])
-        if problem:
-            raise InputError(f"rig_from_cam[{index}] is no pose: {problem}.")
         a2, a3, aw, av = arrays(p2, p3, w, v)
-        cam_from_rig = np.ascontiguousarray(np.linalg.inv(poses[index]))
-        images.append((a2, a3, check_camera(cam), cam_from_rig, aw, av))
+        images.append((a2, a3, check_camera(cam), pose, aw, av))
+        lengths.append(len(a3))
     success, message, pose, covariance, inliers, *rest = _native.generalized_pose(
         images, native_options(checked)
     )
-    ends = np.cumsum([len(p) for p in points3d])[:-1]
-    of_images = tuple(np.split(inliers, ends)) if count else ()
+    ends = list(itertools.accumulate(lengths))
+    of_images = tuple(inliers[end - n : end] for n, end in zip(lengths, ends, strict=True))
     numbers: list[Any] = rest[:6]
     return GeneralizedPoseEstimate(success, message, pose, covariance, of_images, *numbers)
+
+
+def _check_poses(poses: Float64Array) -> None:
+    """Refuse what is no pose; all at once, since one by one takes as long as a solve."""
+    rotation = poses[:, :3, :3]
+    if (
+        np.isfinite(poses).all()
+        and np.all(np.abs(rotation.transpose(0, 2, 1) @ rotation - _IDENTITY[:3, :3]) < 1e-4)
+        and np.all(np.abs(poses[:, 3] - _IDENTITY[3]) < 1e-4)
+        and (np.linalg.det(rotation) > 0).all()
+    ):
+        return
+    for index, pose in enumerate(poses):
+        problem = check_pose(pose)
+        if problem:
+            raise InputError(f"rig_from_cam[{index}] is no pose: {problem}.")

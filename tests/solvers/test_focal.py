@@ -114,6 +114,20 @@ def test_same_for_any_thread_count_and_in_a_batch(scene):
         assert a.camera == b.camera
 
 
+def test_a_long_search_is_the_same_for_any_thread_count(scene):
+    s = scene(3, n=400, pixel_noise=1.0, outliers=0.9)
+    one, three = (
+        estimate_absolute_pose(
+            s.points2d, s.points3d, uncalibrated(), options={**FOCAL, "threads": threads}
+        )
+        for threads in (1, 3)
+    )
+    assert one.iterations > 512
+    assert np.array_equal(one.world_from_cam, three.world_from_cam)
+    assert (one.camera, one.iterations) == (three.camera, three.iterations)
+    assert s.error(one.world_from_cam)[0] < 0.05
+
+
 def test_weights_variances_and_unusable_rows(scene):
     s = scene(3, n=600, pixel_noise=0.5)
     s.points3d[:50] = np.nan

@@ -181,6 +181,21 @@ def test_weights_compare_between_images():
         assert np.linalg.norm(tangent_error(e.world_from_rig, favoured)[3:]) < 0.05
 
 
+def test_same_for_any_thread_count():
+    """A search long enough to be divided, 95 % outliers."""
+    for seed in range(3):
+        args, truth = rig_problem(seed, n=100, noise=1.0, outliers=0.95)
+        one, three = (
+            estimate_generalized_absolute_pose(*args, options={"threads": threads})
+            for threads in (1, 3)
+        )
+        assert one.iterations > 1024
+        assert np.array_equal(one.world_from_rig, three.world_from_rig)
+        assert np.array_equal(one.covariance, three.covariance)
+        assert three.iterations == one.iterations
+        assert np.linalg.norm(one.world_from_rig[:3, 3] - truth[:3, 3]) < 0.05
+
+
 def test_concurrent_calls_equal_serial_ones():
     problems = [rig_problem(k, n=60, noise=1.0, outliers=0.5)[0] for k in range(6)]
     expected = [estimate_generalized_absolute_pose(*p).world_from_rig for p in problems]

@@ -43,7 +43,12 @@ constexpr double kMaxGrowth = 1.5;  // of the noise variance over its first esti
 // Squared sigmas within which outliers are taken to be spread evenly. Patches of outliers are not
 // even far out, so dense evidence looks no further than needed; single mismatches are, and a wide
 // disc counts them better.
-constexpr double kLocalCut = 18.0, kGlobalCut = 36.0;
+constexpr double kLocalCut = 18.0, kGlobalCut = 36.0, kTailCut = 24.0;
+// Inliers have heavy tails where that lowers the variance of the pose to less than the first of
+// what it is; it takes some points to tell. Their noise variance is first taken to be the last of
+// that of a Gaussian, and updated a few times.
+constexpr double kTailGain = 0.9, kTailPoints = 50, kTailLevel = 0.7;
+constexpr int kTailUpdates = 2;
 // Lower quartile and 99.73 % of the squared length of a unit Gaussian vector, by its components.
 constexpr double kQuartile2 = 0.575, kQuartile3 = 1.213;
 constexpr double kInlier2 = 11.8, kInlier3 = 14.2;

@@ -18,7 +18,7 @@ struct RigImage {
 /// refine.hpp over all of them. `cam_from_world` of the result is rig_from_world, the covariance is
 /// in the rig's axes, and inliers are those of the images one after the other.
 ///
-/// Weights are comparable between images. `estimate_focal` and `threads` are ignored.
+/// Weights are comparable between images. `estimate_focal` is ignored.
 PoseResult estimate_generalized_pose(const std::vector<RigImage>& images,
                                      const AbsolutePoseOptions& options);
 

@@ -86,10 +86,10 @@ struct P3PBatch {
 /// Squared sigmas from which points are counted as mostly outliers.
 constexpr float kRingStart = 9.0f;
 
-/// Sums over points of w p, w p e2 base, and of the pieces of the estimator's variance (see
-/// covariance.hpp).
+/// Sums over points of w p, of w t and w t e2 base with t the weight in the equations (p of
+/// Gaussian inliers), and of the pieces of the estimator's variance (see covariance.hpp).
 struct PosteriorSums {
-    double weight, spread, meat, curvature;
+    double weight, held, spread, meat, curvature;
     double near, ring;  ///< prior weight within the cut, and of that beyond kRingStart
 };
 
@@ -127,10 +127,12 @@ struct Kernels {
     /// + e2 info inv).
     void (*noise_sums)(const float* e2, const float* info, const float* w, int n, float inv,
                        double* weight, double* spread);
-    /// Posterior p = g / (g + kappa), g = exp(-q / 2), q = e2 base inv_level, of being an inlier;
-    /// info = p base inv_level; 0 where q exceeds `cut`.
+    /// Posterior p = g / (g + kappa), q = e2 base inv_level, of being an inlier with a Gaussian
+    /// residual, g = exp(-q / 2), or with `tails` one of Student's t with two degrees of freedom in
+    /// the plane, g = (1 + q / 2)^-2. info = t base inv_level with t = p, or 2 p / (1 + q / 2); 0
+    /// where q exceeds `cut`.
     void (*posterior)(const float* e2, const float* base, const float* w, int n, float inv_level,
-                      float kappa, float cut, int dof, float* info, PosteriorSums*);
+                      float kappa, float cut, int dof, bool tails, float* info, PosteriorSums*);
     void (*p3p)(P3PBatch*);
     double (*pair_preview)(const PairsView&, const PoseF&, float radius2);
     PoseScore (*pair_score)(const PairsView&, const PoseF&, float narrow2, float wide2);
@@ -141,6 +143,9 @@ struct Kernels {
     /// scale_k - offset_k. True if some value is not below `limit` in magnitude.
     bool (*split)(const float* f32, const double* f64, int components, int n, const double* scale,
                   const double* offset, float limit, float* const* rows);
+    /// Flags of values[i] * scale[i] < limit; n a multiple of kLanePad.
+    void (*flag_below)(const float* values, const float* scale, int n, float limit,
+                       unsigned char* flags);
     /// The least of n > 0 values.
     float (*least)(const float* values, int n);
     /// Row-major cell of every point, points outside go to the border; columns * rows where e2 is
