@@ -31,6 +31,7 @@ from sfm_matching.triangulation import Rays, choose_partners, match, match_image
 
 _CHECKPOINT_EVERY = 50  # images
 _MIN_POINTS = 50
+_SHARED = 3.0  # matches worth an independent one: chosen on left-out blocks of a mapped video
 
 
 class MatchingEstimator(Estimator):
@@ -198,7 +199,7 @@ class MatchingEstimator(Estimator):
             weights=np.concatenate(weights) ** 2,
             kind="sparse",
             # A keypoint that matches in five images was still seen only once.
-            redundancy=max(1.0, len(points2d) / max(different, 1)),
+            redundancy=_SHARED * max(1.0, len(points2d) / max(different, 1)),
         )
 
     def retrieve(self, found: Keypoints) -> list[int]:

@@ -219,7 +219,7 @@ class MatchConfig:
     mutual: bool = True
     sharing: float = 0.0
     chunk: int = 8192
-    redundancy: float = 9.0
+    redundancy: float = 14.0
 
 
 @dataclass

@@ -68,7 +68,7 @@ class DecoderConfig:
         learning_rate: of Adam, falling to zero.
         redundancy: matches that are worth one independent match in the pose's covariance, as their
             errors are shared (neighbours see the same landmarks). Set between what held-out frames
-            of a real room (7, its ground truth's own error included) and the synthetic room (3.4)
+            of a real room (9, its ground truth's own error included) and the synthetic room (4)
             ask for.
         noise_std: norm of the noise added to descriptors in training, relative to theirs.
     """
@@ -81,7 +81,7 @@ class DecoderConfig:
     batch_size: int = 1024
     negatives: int = 3072
     learning_rate: float = 0.004
-    redundancy: float = 5.0
+    redundancy: float = 8.0
     noise_std: float = 0.0
 
 
