@@ -35,17 +35,16 @@ import numpy as np
 import torch
 from kfnet_temporal.estimator import TemporalEstimator
 from kfnet_temporal.labels import labels_at
-from kfnet_temporal.tangent import minus
 
 from reloc_core.datasets.ace import AceDataset
 from reloc_core.datasets.config import AceConfig
+from reloc_core.evaluation.metrics import NEES_95, nees
 from reloc_core.geometry import rotation_angle_deg
 from reloc_core.interfaces import Dataset, Runtime
 from reloc_core.pipeline import Pipeline
 from reloc_core.types import Localization, Query
 
 PERIOD, FIRST, LENGTH = 50, 20, 10
-_REGION = 12.592  # of chi-square with six degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -135,8 +134,7 @@ def normalised_error(found: Localization, query: Query) -> float:
     """Squared error of the pose over its covariance; NaN where one is missing."""
     if found.world_from_cam is None or found.covariance is None or query.world_from_cam is None:
         return np.nan
-    error = minus(query.world_from_cam, found.world_from_cam)
-    return float(error @ np.linalg.solve(found.covariance, error))
+    return nees(found.world_from_cam, found.covariance, query.world_from_cam)
 
 
 def coordinate_errors(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -191,7 +189,7 @@ def measure(pipeline: Pipeline, dataset: Dataset, stress: Stress) -> dict[str, f
             f"{name} pose median cm": 100 * float(np.median(metres)),
             f"{name} pose p90 cm": 100 * float(np.quantile(metres, 0.9, method="lower")),
             f"{name} 10cm/5deg %": 100 * float(good.mean()),
-            f"{name} in 95 % region, %": 100 * float(np.mean(np.array(normalised[name]) < _REGION)),
+            f"{name} in 95 % region, %": 100 * float(np.mean(np.array(normalised[name]) < NEES_95)),
         }
         if any(bad):
             row[f"{name} 10cm/5deg % of degraded"] = 100 * float(good[np.array(bad)].mean())

@@ -40,7 +40,7 @@ SUCCESS = "5cm_5deg"
 """The threshold that the score is judged by."""
 
 NEES_DEGREES = 6
-_CHI2_6_95 = 12.591587
+NEES_95 = 12.591587
 """0.95 quantile of the chi-square distribution with 6 degrees of freedom."""
 
 
@@ -252,7 +252,7 @@ def summarize(
         mean_score=float(score[found].mean()) if found.any() else math.nan,
         score_auroc=_auroc(score[judged & success], score[judged & ~success]),
         mean_nees=float(nees_known.mean()) if len(nees_known) else math.nan,
-        within_95=float((nees_known < _CHI2_6_95).mean()) if len(nees_known) else math.nan,
+        within_95=float((nees_known < NEES_95).mean()) if len(nees_known) else math.nan,
         with_covariance=len(nees_known),
         reliability=_reliability(score[judged], success[judged], groups),
     )
