@@ -3,8 +3,8 @@
     Dataset -> Query -> Estimator -> Evidence -> Solver -> Localization -> Refiner* -> Localization
 
 A component is constructed with its typed config, `Component(config)`. Estimators and refiners that
-need a map get it from `fit` (which writes one) or `load` (which reads one). None of them keeps state
-between queries except through `start_sequence`.
+need a map get it from `fit` (which writes one) or `load` (which reads one). State between queries is
+that of the sequence: estimators and refiners forget it in `start_sequence`.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Estimator(ABC):
     def fit(self, dataset: Dataset, run: Run) -> None:
         """Build a map of the dataset's scene into `run.map` and be ready to `estimate`.
 
-        Must resume from `run.map.checkpoint` when there is one.
+        Must resume from `run.map.load_checkpoint()` when there is one.
 
         Raises:
             DataError: the dataset lacks what the method needs.
@@ -182,6 +182,12 @@ class Solver(ABC):
 class Refiner(ABC):
     """Improves a localization; works after any solver or refiner."""
 
+    history: ClassVar[int] = 0
+    """How many preceding frames of the sequence shape the outcome, about; 0 without state."""
+    takes_failures: ClassVar[bool] = False
+    """Whether `refine` is also handed queries that no stage before it localized, as a filter over a
+    sequence wants that can predict a pose."""
+
     def fit(self, dataset: Dataset, run: Run) -> None:
         """Build the refiner's map into `run.map`. Refiners without one need not override it."""
         raise NotImplementedError(f"{type(self).__name__} has no map to build.")
@@ -190,13 +196,19 @@ class Refiner(ABC):
         """Read a map written by `fit`."""
         raise NotImplementedError(f"{type(self).__name__} needs no map.")
 
+    def start_sequence(self) -> None:  # noqa: B027  (optional: most refiners have no state)
+        """Forget temporal state; called before the first query of every sequence."""
+
     @abstractmethod
-    def refine(self, query: Query, localization: Localization) -> Localization:
+    def refine(
+        self, query: Query, localization: Localization, evidence: Evidence | None = None
+    ) -> Localization:
         """Return a localization that is no worse by the refiner's own cost.
 
         Args:
-            query: the image.
-            localization: a localized result; others are never handed to refiners.
+            query: the image, with the camera that the pose holds for.
+            localization: the result so far; localized unless `takes_failures`.
+            evidence: what the solver was given; None for a pose that comes from elsewhere.
         """
 
     def pictures(self, query: Query, localization: Localization) -> Mapping[str, ImageArray]:

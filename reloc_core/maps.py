@@ -330,8 +330,12 @@ class MapWriter:
             save_tensors(self._checkpoint_file, tensors, metadata)
 
     @property
-    def checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """The last checkpoint as (tensors, metadata), or None.
+    def has_checkpoint(self) -> bool:
+        """Whether an interrupted training left something to resume from."""
+        return self._checkpoint_file.is_file()
+
+    def load_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Read the last checkpoint as (tensors, metadata); None where there is none.
 
         The tensors are PyTorch's, or NumPy arrays where PyTorch is not installed.
         """

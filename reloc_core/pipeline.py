@@ -126,11 +126,13 @@ class Pipeline:
     @property
     def history(self) -> int:
         """How many preceding frames of the sequence shape the outcome of a query, about."""
-        return self.estimator.history
+        return max(self.estimator.history, *(r.history for _, r in self.refiners), 0)
 
     def start_sequence(self) -> None:
         """Forget temporal state; call before the first query of every sequence."""
         self.estimator.start_sequence()
+        for _, refiner in self.refiners:
+            refiner.start_sequence()
 
     def estimate(self, query: Query) -> Evidence:
         """The estimator's evidence for a query, without its ground truth."""
@@ -163,10 +165,10 @@ class Pipeline:
         camera = result.camera
         query = replace(query, camera=result.camera_of(query))
         for name, refiner in self.refiners:
-            if not result.localized:
-                break
+            if not result.localized and not refiner.takes_failures:
+                continue
             start = time.perf_counter()
-            result = refiner.refine(query, result)
+            result = refiner.refine(query, result, evidence)
             seconds[f"refine.{name}"] = time.perf_counter() - start
             if result.world_from_cam is not None:
                 stages.append((f"refine.{name}", result.world_from_cam))

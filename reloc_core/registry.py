@@ -53,7 +53,8 @@ class Component:
         needs_map: whether the component trains a map (estimators) or may (refiners).
         paper: citation.
         licence: SPDX identifier, with a remark where weights differ from code.
-        requires: any of "cuda", "depth", "sequence".
+        requires: any of "cuda", "depth", "sequence"; a pipeline whose stage requires what the queries or
+            the machine lack is refused before the first query.
         published: published results worth quoting, by name.
         weights: published files of weights that it can use.
         plugin: distribution module it came from; filled in by the registry.

@@ -53,6 +53,8 @@ class Camera:
         width: image width in pixels.
         height: image height in pixels.
         params: parameters in the order of `CAMERA_MODELS[model]`, pixels where they are lengths.
+        focal_sigma: standard deviation of the focal length over the focal length; 0 for a calibrated
+            camera. About 0.05 for one that comes from EXIF, 0.3 for a guess.
 
     Raises:
         InputError: unknown model, wrong number of parameters, non-finite or non-positive values.
@@ -62,8 +64,11 @@ class Camera:
     width: int
     height: int
     params: tuple[float, ...]
+    focal_sigma: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.focal_sigma <= 1:
+            raise InputError(f"focal_sigma must be between 0 and 1, got {self.focal_sigma}.")
         if self.model not in CAMERA_MODELS:
             raise InputError(
                 f"Unknown camera model '{self.model}'.{did_you_mean(self.model, CAMERA_MODELS)}"
@@ -137,6 +142,9 @@ class Camera:
         A model with one focal length stays so when both factors agree to 0.5 %, which is what
         rounding to whole pixels costs; otherwise the result has separate focal lengths.
         """
+        return replace(self._scaled(width, height), focal_sigma=self.focal_sigma)
+
+    def _scaled(self, width: int, height: int) -> Camera:
         sx, sy = width / self.width, height / self.height
         # Pixel centres: the corner of the image stays at -0.5.
         cx, cy = (self.cx + 0.5) * sx - 0.5, (self.cy + 0.5) * sy - 0.5
@@ -181,10 +189,12 @@ class Query(Frame):
     Attributes:
         image: (height, width, 3) uint8 RGB.
         depth: (height, width) float32 metres along the optical axis, 0 where unknown, or None.
+        prior: what is known of the pose beforehand, from odometry or a tracker, or None.
     """
 
     image: ImageArray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8), repr=False)
     depth: DepthArray | None = field(default=None, repr=False)
+    prior: PosePrior | None = None
 
     def __post_init__(self) -> None:
         expected = (self.camera.height, self.camera.width, 3)
@@ -206,9 +216,19 @@ class Query(Frame):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Base of what an estimator hands to a solver."""
+    """Base of what an estimator hands to a solver.
+
+    Attributes:
+        signals: what the estimator knows about the worth of its evidence beside the evidence itself, as
+            named numbers of which larger is better, such as `retrieval` (share of the best reference
+            images that agree) or `margin` (mean lead of the best match over the second). Any names; the
+            calibration of a map learns what each of them says about the pose.
+        reason: why there is nothing, in words, where the evidence is empty; solvers pass it on.
+    """
 
     kind_name: ClassVar[str] = "Evidence"
+    signals: Mapping[str, float] = field(default_factory=dict, kw_only=True)
+    reason: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -269,7 +289,6 @@ class RelativePoses(Evidence):
         covariances: (N, 6, 6) of `ref_from_cam` in the tangent of the module docstring (which is that
             of the query's pose in the world too), or None if unknown.
         correlation: of the errors of different references, 0 (independent) to 1 (shared, or unknown).
-        reason: why there is nothing, in words, where N is 0; solvers pass it on.
     """
 
     kind_name: ClassVar[str] = "RelativePoses"
@@ -280,7 +299,6 @@ class RelativePoses(Evidence):
     names: tuple[str, ...] = ()
     covariances: Float64Array | None = None
     correlation: float = 1.0
-    reason: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.world_from_ref)

@@ -11,6 +11,7 @@ from reloc_core import (
     Component,
     Dataset,
     Estimator,
+    Evidence,
     Localization,
     PosePrior,
     Query,
@@ -44,8 +45,8 @@ class ToyEstimator(Estimator):
 
     def fit(self, dataset: Dataset, run: Run) -> None:
         kept: list[np.ndarray] = []
-        if run.map.checkpoint is not None:
-            kept = list(np.asarray(run.map.checkpoint[0]["kept"]))
+        if run.map.has_checkpoint:
+            kept = list(np.asarray(run.map.load_checkpoint()[0]["kept"]))
         with run.progress("Looking at images", len(dataset)) as progress:
             for index in range(len(kept), len(dataset)):
                 if index == self.config.stop_at:
@@ -84,7 +85,9 @@ class ToyRefiner(Refiner):
     def load(self, scene_map: Map, runtime: Runtime) -> None:
         self.count = len(scene_map.tensors("images", "np")[0]["poses"])
 
-    def refine(self, query: Query, localization: Localization) -> Localization:
+    def refine(
+        self, query: Query, localization: Localization, evidence: Evidence | None = None
+    ) -> Localization:
         pose = localization.world_from_cam.copy()
         pose[:3, 3] += self.config.push * pose[:3, 0]
         return replace(localization, world_from_cam=pose)

@@ -100,7 +100,7 @@ def fit_map(
     run.create()
     for note in dataset.notes:
         run.note(f"{dataset.name}: {note}")
-    if run.map.primary and run.map.checkpoint is not None:
+    if run.map.primary and run.map.has_checkpoint:
         run.note(f"Resuming the interrupted training of {map_dir}.")
     try:
         trained.fit(dataset, run)

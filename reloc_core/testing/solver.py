@@ -205,7 +205,7 @@ class SolverConformance(ComponentConformance):
             if kind is not Correspondences:
                 continue
             evidence, truth = self.evidence(kind, 4)
-            narrow = {n: a.astype(np.float32) for n, a in _arrays(evidence).items()}
+            narrow: dict[str, Any] = {n: a.astype(np.float32) for n, a in _arrays(evidence).items()}
             changed: Any = replace(evidence, **narrow)
             found = self.solver().solve(changed, self.camera, Runtime(threads=1))
             assert found.world_from_cam is not None, found.reason

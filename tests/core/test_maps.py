@@ -41,9 +41,9 @@ def test_a_part_has_files_and_a_checkpoint_of_its_own(tmp_path):
     writer.save("head", {"w": np.zeros(2)}, {})
     part.save("head", {"w": np.ones(2)}, {"kind": "inner"})
     part.save_checkpoint({"w": np.ones(1)}, {"step": 3})
-    assert writer.checkpoint is None
+    assert not writer.has_checkpoint
     again = MapWriter(tmp_path / "map", INFO)
-    assert again.part("inner").checkpoint[1] == {"step": 3}
+    assert again.part("inner").load_checkpoint()[1] == {"step": 3}
     part.details["points"] = 4
     assert "points" not in writer.details
     part.scratch.joinpath("big").write_bytes(b"x")
@@ -68,7 +68,7 @@ def test_unfinished_map_is_no_map(tmp_path):
 def test_checkpoint_survives_and_is_discarded_at_the_end(tmp_path):
     MapWriter(tmp_path / "map", INFO).save_checkpoint({"w": np.ones(3)}, {"step": 7})
     again = MapWriter(tmp_path / "map", INFO)
-    tensors, metadata = again.checkpoint
+    tensors, metadata = again.load_checkpoint()
     assert metadata == {"step": 7}
     assert tensors["w"].tolist() == [1, 1, 1]
     again.save("head", {"w": np.ones(3)}, {})
@@ -79,7 +79,7 @@ def test_checkpoint_survives_and_is_discarded_at_the_end(tmp_path):
 def test_checkpoints_are_read_where_pytorch_is_not_installed(tmp_path, monkeypatch):
     MapWriter(tmp_path / "map", INFO).save_checkpoint({"w": np.ones(3)}, {"step": 7})
     monkeypatch.setitem(sys.modules, "torch", None)
-    tensors, _ = MapWriter(tmp_path / "map", INFO).checkpoint
+    tensors, _ = MapWriter(tmp_path / "map", INFO).load_checkpoint()
     assert isinstance(tensors["w"], np.ndarray)
 
 
@@ -88,7 +88,7 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
     other = MapInfo("estimator", "toy", "toy_plugin", "1.0", {"size": 4}, dict(INFO.dataset))
     with pytest.raises(MapError, match="another configuration"):
         MapWriter(tmp_path / "map", other)
-    assert MapWriter(tmp_path / "map", other, resume=False).checkpoint is None
+    assert not MapWriter(tmp_path / "map", other, resume=False).has_checkpoint
 
 
 def test_existing_targets_are_not_replaced(tmp_path):

@@ -206,7 +206,7 @@ def test_those_who_come_after_the_solver_see_the_estimated_camera(scene):
             return Correspondences(s.points2d, s.points3d, kind="sparse")
 
     class Looker(Refiner):
-        def refine(self, query, initial):
+        def refine(self, query, initial, evidence=None):
             seen.append(query.camera)
             return Localization(
                 Status.LOCALIZED, world_from_cam=initial.world_from_cam, score=initial.score

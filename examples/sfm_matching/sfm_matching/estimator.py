@@ -111,8 +111,8 @@ class MatchingEstimator(Estimator):
         count, begin = self.config.keypoints, 0
         pixels = np.full((len(frames), count, 2), np.nan)
         descriptors = torch.zeros(len(frames), count, 64)
-        if run.map.checkpoint is not None:  # an interrupted run left this
-            saved, metadata = run.map.checkpoint
+        if run.map.has_checkpoint:  # an interrupted run left this
+            saved, metadata = run.map.load_checkpoint()
             begin = int(metadata["images"])
             pixels[:begin], descriptors[:begin] = saved["pixels"].numpy(), saved["descriptors"]
         self.detector = KeypointDetector(self.config.resolution)

@@ -260,8 +260,8 @@ class PublishedTrainer:
 
     def run(self, run: Run) -> dict[str, float]:
         """Train to the last epoch, from the checkpoint when there is one; returns last errors."""
-        if run.map.checkpoint is not None:
-            self._restore(*run.map.checkpoint)
+        if run.map.has_checkpoint:
+            self._restore(*run.map.load_checkpoint())
         options = self.config.train
         total = options.epochs * self.steps_per_epoch
         saved, metrics = time.monotonic(), {}

@@ -64,8 +64,8 @@ class Trainer:
         Raises:
             RelocError: the loss is not a number; the last checkpoint is kept.
         """
-        if run.map.checkpoint is not None:
-            self.restore(*run.map.checkpoint)
+        if run.map.has_checkpoint:
+            self.restore(*run.map.load_checkpoint())
         total, options = self.config.train.iterations, self.config.train
         metrics: dict[str, float] = {}
         saved = time.monotonic()

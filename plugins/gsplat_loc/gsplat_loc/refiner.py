@@ -21,7 +21,15 @@ from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.geometry import inverse, unproject
 from reloc_core.interfaces import Refiner, Runtime
 from reloc_core.maps import Map
-from reloc_core.types import BoolArray, Camera, Float64Array, ImageArray, Localization, Query
+from reloc_core.types import (
+    BoolArray,
+    Camera,
+    Evidence,
+    Float64Array,
+    ImageArray,
+    Localization,
+    Query,
+)
 
 _LEAST = 200  # pixels
 _LEAST_MATCHES = 12
@@ -70,7 +78,9 @@ class GsplatRefiner(Refiner):
         if self.config.mode in ("keypoints", "both"):
             self._detector = KeypointDetector(self.config.resolution).to(runtime.device)
 
-    def refine(self, query: Query, localization: Localization) -> Localization:
+    def refine(
+        self, query: Query, localization: Localization, evidence: Evidence | None = None
+    ) -> Localization:
         """See `Refiner.refine`. Where the field shows too little, the pose is returned as it is."""
         if self.map is None:
             raise MapError("gsplat_loc has no map yet: call load first.")

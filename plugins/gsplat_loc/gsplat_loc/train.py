@@ -56,8 +56,8 @@ def train_field(views: Views, start: Start, config: GsplatConfig, run: Run) -> T
     optimizer = FieldOptimizer(start.gaussians.to(device), options, size)
     density = DensityControl(config.densify, size, config.gaussians.max_gaussians, run.runtime.seed)
     origin, done, spent = start.origin, 0, 0.0
-    if run.map.checkpoint is not None:
-        kept, state = run.map.checkpoint
+    if run.map.has_checkpoint:
+        kept, state = run.map.load_checkpoint()
         origin = kept.pop("origin").double().numpy()
         density.sums, density.counts = kept.pop("density.sums"), kept.pop("density.counts")
         optimizer.load({k: v.to(device) for k, v in kept.items()})

@@ -58,15 +58,15 @@ class MemoryEstimator(Estimator):
             )
         labels = make_labels(dataset, self.config.labels, run)
         self._build_memory(dataset, labels, run)
-        if run.map.checkpoint is None:
+        if not run.map.has_checkpoint:
             self._save_memory(run.map.save_checkpoint)
         self._train_head(dataset, labels, run)
         self._save(run)
 
     def _build_memory(self, dataset: Dataset, labels: Labels, run: Run) -> None:
         self.extractor = FeatureExtractor(self.config.resolution, run.runtime.device)
-        if run.map.checkpoint is not None:
-            self._load_memory(run.map.checkpoint[0], run.runtime.device)
+        if run.map.has_checkpoint:
+            self._load_memory(run.map.load_checkpoint()[0], run.runtime.device)
             return
         wanted = max(self.config.keyframes, len(dataset) // self.config.keyframe_every)
         count = min(wanted, len(dataset))

@@ -74,7 +74,7 @@ class Checkpoints:
         self, stage: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
     ) -> int:
         """The step that a stage goes on with; restores its state if there is one."""
-        saved = self.map.checkpoint
+        saved = self.map.load_checkpoint()
         if saved is None or saved[1].get("stage") != stage:
             return 0
         unpack(saved[0], modules, optimizer)
@@ -82,7 +82,7 @@ class Checkpoints:
 
     def finished(self, stage: str, modules: Mapping[str, nn.Module]) -> bool:
         """Whether a stage was completed before; restores its result."""
-        saved = self.map.checkpoint
+        saved = self.map.load_checkpoint()
         if saved is None or stage not in saved[1].get("done", []):
             return False
         for name, module in modules.items():
@@ -91,7 +91,7 @@ class Checkpoints:
 
     def mark(self, stage: str, notes: Mapping[str, Any]) -> None:
         """Record that a stage is complete whose result lies elsewhere, and what it had to say."""
-        saved = self.map.checkpoint
+        saved = self.map.load_checkpoint()
         tensors, metadata = saved if saved is not None else ({}, {"stage": "", "step": 0})
         done = [*metadata.get("done", []), stage]
         noted = {**metadata.get("notes", {}), stage: dict(notes)}
@@ -101,7 +101,7 @@ class Checkpoints:
 
     def noted(self, stage: str) -> dict[str, Any]:
         """What a stage that was completed before had to say."""
-        saved = self.map.checkpoint
+        saved = self.map.load_checkpoint()
         return dict(saved[1].get("notes", {}).get(stage, {})) if saved is not None else {}
 
     def save(
@@ -111,7 +111,7 @@ class Checkpoints:
         """Write the state if the last one is old enough, or the stage is over."""
         if not final and time.monotonic() - self.saved_at < self.seconds:
             return
-        saved = self.map.checkpoint
+        saved = self.map.load_checkpoint()
         done = list(saved[1].get("done", [])) if saved is not None else []
         kept = dict(saved[0]) if saved is not None else {}
         kept = {k: v for k, v in kept.items() if not k.startswith("optimizer.")}

@@ -70,7 +70,7 @@ class NefesEstimator(Estimator):
         field, measured = self._field(dataset, images, network, run, device)
         began = time.process_time()
         trainer = FieldTrainer(self.config.training, field, images, run.runtime.seed)
-        checkpoint = run.map.checkpoint
+        checkpoint = run.map.load_checkpoint()
         if checkpoint is not None:
             trainer.load_state(checkpoint[0], int(checkpoint[1]["step"]))
         trainer.run(run)

@@ -94,7 +94,7 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
     scene = measure_scene(images.poses[:, :3, 3].numpy(), points, config.scene)
     field = build_field(config.field, scene, features.channels).to(device)
     trainer = FieldTrainer(config.training, field, images, run.runtime.seed, l1_features=True)
-    checkpoint = run.map.checkpoint
+    checkpoint = run.map.load_checkpoint()
     if checkpoint is not None:
         trainer.load_state(
             {k: v for k, v in checkpoint[0].items() if not k.startswith("dfnet.")},

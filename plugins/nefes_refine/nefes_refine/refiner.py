@@ -20,7 +20,7 @@ from nefes_refine.views import View, cell_rays, histogram, make_view
 from reloc_core.errors import InputError, MapError
 from reloc_core.interfaces import Refiner, Runtime
 from reloc_core.maps import Map
-from reloc_core.types import Float64Array, ImageArray, Localization, Query
+from reloc_core.types import Evidence, Float64Array, ImageArray, Localization, Query
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,7 +84,9 @@ class NefesRefiner(Refiner):
         """
         self.bundle = load_bundle(scene_map, runtime)
 
-    def refine(self, query: Query, localization: Localization) -> Localization:
+    def refine(
+        self, query: Query, localization: Localization, evidence: Evidence | None = None
+    ) -> Localization:
         """See `Refiner.refine`.
 
         A pose outside the field's volume comes back as it is, with a warning.

@@ -249,7 +249,7 @@ def test_interrupted_training_resumes(tmp_path, wall, config, start_run):
     with pytest.raises(KeyboardInterrupt):
         NefesEstimator(config).fit(wall, run)
     again = start_run(tmp_path / "map", config, wall)
-    assert again.map.checkpoint[1]["step"] == 30
+    assert again.map.load_checkpoint()[1]["step"] == 30
     NefesEstimator(config).fit(wall, again)
     again.map.finish()
     config.training.checkpoint_seconds = 1e9

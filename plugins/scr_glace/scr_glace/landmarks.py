@@ -108,8 +108,8 @@ class LandmarkEstimator(Estimator):
         pixels = np.full((len(frames), count, 2), np.nan)
         descriptors = torch.zeros(len(frames), count, 64)
         done = 0
-        if run.map.checkpoint is not None:
-            saved, state = run.map.checkpoint
+        if run.map.has_checkpoint:
+            saved, state = run.map.load_checkpoint()
             done = int(state["done"])
             pixels[:done] = saved["pixels"].double().numpy()
             descriptors[:done] = saved["descriptors"]

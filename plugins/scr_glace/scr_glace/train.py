@@ -80,7 +80,7 @@ class Trainer:
             RelocError: the loss is not a number; the last checkpoint is kept.
         """
         # Only rank 0 reads the file: its state is everybody's.
-        checkpoint = run.map.checkpoint if self.processes.rank == 0 else None
+        checkpoint = run.map.load_checkpoint() if self.processes.rank == 0 else None
         checkpoint = self.processes.share(checkpoint)
         if checkpoint is not None:
             self.restore(*checkpoint)

@@ -102,7 +102,7 @@ def test_resuming_gives_the_map_of_an_undisturbed_run(
         GlaceEstimator(config).fit(wall, start_run(tmp_path / "map", config, wall))
     monkeypatch.undo()
     run = start_run(tmp_path / "map", config, wall)
-    saved = run.map.checkpoint[1]["step"]
+    saved = run.map.load_checkpoint()[1]["step"]
     assert 0 < saved <= 117
     resumed = GlaceEstimator(config)
     resumed.fit(wall, run)
@@ -263,7 +263,7 @@ def test_a_diverging_training_stops_and_keeps_its_checkpoint(
     run = start_run(tmp_path / "map", config, wall)
     with pytest.raises(RelocError, match="diverged at iteration 8"):
         GlaceEstimator(config).fit(wall, run)
-    tensors, metadata = run.map.checkpoint
+    tensors, metadata = run.map.load_checkpoint()
     assert metadata["step"] == 7
     assert all(bool(t.isfinite().all()) for t in tensors.values())
 
