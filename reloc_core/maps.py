@@ -21,7 +21,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -164,9 +164,15 @@ class Map:
         self._files = files
         self._prefix = prefix
 
-    def part(self, name: str) -> Map:
-        """The map of a component inside this one, as written through `MapWriter.part`."""
-        return Map(self.path, self.info, self._files, f"{self._prefix}{name}.")
+    def part(self, name: str, **identity: Any) -> Map:
+        """The map of a component inside this one, as written through `MapWriter.part`.
+
+        Args:
+            name: of the part.
+            identity: fields of `info` in which the part differs, such as `component` and `config`.
+        """
+        info = replace(self.info, **identity)
+        return Map(self.path, info, self._files, f"{self._prefix}{name}.")
 
     @classmethod
     def open(cls, path: Path | str) -> Map:
@@ -216,6 +222,10 @@ class Map:
     def bytes(self) -> int:
         """Total size of the tensor files."""
         return sum(int(entry["bytes"]) for entry in self._files.values())
+
+    def has(self, name: str) -> bool:
+        """Whether `NAME.safetensors` is part of the map."""
+        return f"{self._prefix}{name}.safetensors" in self._files
 
     def tensors(self, name: str, framework: str = "pt") -> tuple[dict[str, Any], dict[str, Any]]:
         """Read `NAME.safetensors` after checking its hash: (tensors, metadata).
