@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reloc_core.calibration.config import CalibrationConfig
-from reloc_core.calibration.model import Calibration, Spread
+from reloc_core.calibration.model import Calibration, Odds, Spread
 from reloc_core.calibration.support import novelty
 from reloc_core.geometry import so3_log
 from reloc_core.interfaces import Dataset
@@ -29,6 +29,9 @@ _PRIOR_WEIGHTS: Mapping[str, float] = {
 }
 _PRIOR_SIGNAL = 0.3
 _PRIOR_BIAS = 4.0
+_FOREIGN_SHARE = 0.2  # of the queries that a map is asked, for what cannot be told apart
+_OWN = {"inliers": 0.7, "ratio": 0.7, "chance": 0.5, "claimed": 0.5, "cover": 0.2}
+"""By how much mapping images support their own poses better than unseen ones."""
 _PRIOR_STRENGTH = 2.0  # of the weights before the held-out images are seen
 _WORTH = 0.35  # of one held-out frame: neighbours in a video share their errors
 
@@ -75,6 +78,7 @@ def fit_calibration(
     mapped: Float64Array,
     depth: float,
     config: CalibrationConfig,
+    own: bool = False,
 ) -> Calibration:
     """Learn a calibration.
 
@@ -85,39 +89,46 @@ def fit_calibration(
         mapped: (N, 3, 4) poses of the mapping images.
         depth: of the scene.
         config: options.
+        own: nothing was held out, the images are part of the map: too good to learn errors from, so that
+            the covariances get a conservative prior.
     """
     judged = [(f, loc, _depth(loc, depth)) for f, loc in held if loc.localized]
     errors = [_error(frame, found) for frame, found, _ in judged]
-    right = np.array(
-        [_right(error, scale) for error, (_, _, scale) in zip(errors, judged, strict=True)], bool
+    usual = _usual(errors, judged)
+    right, as_usual = (
+        np.array(
+            [_within(e, d, *bounds) for e, (_, _, d) in zip(errors, judged, strict=True)], bool
+        )
+        for bounds in ((RIGHT_DEPTHS, RIGHT_DEG), usual)
     )
-    # Without images of its own a map trusts what every map has in common, and covers more.
-    spread = Spread() if len(held) else Spread(scale=3.0, floor=0.004, growth=0.05)
+    spread = Spread(scale=3.0, floor=0.004, growth=0.05)
     used = [
         (error, found.covariance, novelty(_pose(found), mapped, scale), scale)
-        for error, (_, found, scale), good in zip(errors, judged, right, strict=True)
+        for error, (_, found, scale), good in zip(errors, judged, as_usual, strict=True)
         if good
     ]
-    if len(used) >= 3:
+    if len(used) >= 3 and not own:
         spread = fit_spread(used)
-    centre = _centre([found for (_, found, _), good in zip(judged, right, strict=True) if good])
-    bias, weights = fit_odds(
-        [found.support for _, found, _ in judged] + [f.support for f in foreign if f.localized],
-        np.concatenate([right, np.zeros(sum(f.localized for f in foreign), bool)]),
-        centre,
-    )
+    centre = _centre([found for (_, found, _), good in zip(judged, as_usual, strict=True) if good])
+    supports = [found.support for _, found, _ in judged]
+    if own:
+        supports = [{n: v - _OWN.get(n, 0.0) for n, v in s.items()} for s in supports]
+        centre = {n: v - _OWN.get(n, 0.0) for n, v in centre.items()}
+    supports += [f.support for f in foreign if f.localized]
+    none = np.zeros(sum(f.localized for f in foreign), bool)
     return Calibration(
         centre=centre,
-        weights=weights,
-        bias=bias,
+        right=fit_odds(supports, np.concatenate([right, none]), centre),
+        here=fit_odds(supports, np.concatenate([as_usual, none]), centre),
         spread=spread,
         depth=depth,
         mapped=mapped[:, :3].reshape(-1, 3, 4),
         min_score=config.min_score,
-        held_out=len(held),
+        held_out=0 if own else len(held),
         details={
             "localized": len(judged),
             "right": int(right.sum()),
+            "usual_error": {"depths": round(usual[0], 5), "deg": round(usual[1], 3)},
             "foreign": len(foreign),
             "foreign_localized_by_the_solver": sum(f.localized for f in foreign),
         },
@@ -126,24 +137,27 @@ def fit_calibration(
 
 def fit_odds(
     supports: Sequence[Mapping[str, float]],
-    right: npt.NDArray[np.bool_],
+    true: npt.NDArray[np.bool_],
     centre: Mapping[str, float],
-) -> tuple[float, dict[str, float]]:
-    """Logistic regression of "right" on the support, from a prior that holds for every map.
+) -> Odds:
+    """Logistic regression of a statement on the support, from a prior that holds for every map.
 
     Weights are not negative: more support never makes a pose less likely.
 
-    Returns:
-        log odds at the centre, and a weight per part of the support.
+    Args:
+        supports: of poses.
+        true: whether the statement holds for each.
+        centre: typical support.
     """
     names = list(centre)
     prior = np.array([_PRIOR_BIAS, *(_PRIOR_WEIGHTS.get(n, _PRIOR_SIGNAL) for n in names)])
     theta = prior.copy()
     if len(supports):
         x = np.array([[1.0, *(s.get(n, centre[n]) - centre[n] for n in names)] for s in supports])
-        y = right.astype(float)
-        # Each kind counts as much as it is, however many foreign pictures there are.
-        sample = np.where(right, 1.0, min(1.0, max(right.sum(), 5) / max((~right).sum(), 1)))
+        y = true.astype(float)
+        # However many foreign pictures were made: their share is what queries have.
+        share = _FOREIGN_SHARE * max(true.sum(), 5) / max((~true).sum(), 1)
+        sample = np.where(true, 1.0, min(1.0, share))
         strength = np.array([0.5, *(_PRIOR_STRENGTH / max(p, 0.1) ** 0.5 for p in prior[1:])])
         for _ in range(50):
             p = 1 / (1 + np.exp(-np.clip(x @ theta, -30, 30)))
@@ -154,7 +168,7 @@ def fit_odds(
             theta[1:] = np.maximum(theta[1:], 0)
             if float(np.abs(step).max()) < 1e-6:
                 break
-    return float(theta[0]), {n: float(w) for n, w in zip(names, theta[1:], strict=True)}
+    return Odds(float(theta[0]), {n: float(w) for n, w in zip(names, theta[1:], strict=True)})
 
 
 def fit_spread(
@@ -237,10 +251,24 @@ def _error(frame: Frame, found: Localization) -> Float64Array:
     return np.concatenate([turned, estimate[:3, :3].T @ (truth[:3, 3] - estimate[:3, 3])])
 
 
-def _right(error: Float64Array, depth: float) -> bool:
+def _within(error: Float64Array, depth: float, depths: float, degrees: float) -> bool:
     return bool(
-        np.linalg.norm(error[3:]) <= RIGHT_DEPTHS * depth
-        and np.linalg.norm(error[:3]) <= math.radians(RIGHT_DEG)
+        np.linalg.norm(error[3:]) <= depths * depth
+        and np.linalg.norm(error[:3]) <= math.radians(degrees)
+    )
+
+
+def _usual(
+    errors: Sequence[Float64Array], judged: Sequence[tuple[Frame, Localization, float]]
+) -> tuple[float, float]:
+    """Share of the depth and degrees within which this method's poses usually are; at least "right"."""
+    if not errors:
+        return RIGHT_DEPTHS, RIGHT_DEG
+    depths = [float(np.linalg.norm(e[3:])) / d for e, (_, _, d) in zip(errors, judged, strict=True)]
+    turns = [math.degrees(float(np.linalg.norm(e[:3]))) for e in errors]
+    return (
+        max(RIGHT_DEPTHS, 3 * float(np.median(depths))),
+        max(RIGHT_DEG, 3 * float(np.median(turns))),
     )
 
 

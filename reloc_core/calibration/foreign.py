@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.resources import files
 
 import cv2
 import numpy as np
 
 from reloc_core.interfaces import Dataset
+from reloc_core.io.images import decode_image
 from reloc_core.types import Camera, ImageArray, Query
-
-_ROOM_SIDE = 240  # pixels of the rendered rooms, enlarged to the query's size
 
 
 def foreign_pictures(dataset: Dataset, count: int, seed: int) -> Iterator[Query]:
@@ -62,18 +62,12 @@ def _impossible(image: ImageArray, turn: int, rng: np.random.Generator) -> Image
 
 
 def _rooms(rng: np.random.Generator) -> Iterator[ImageArray]:
-    """Images of rooms of other seeds, each seen from several places."""
-    from reloc_core.datasets.config import SyntheticConfig
-    from reloc_core.datasets.synthetic import SyntheticDataset
-
+    """Rendered views of four other rooms (scripts/foreign_rooms.py), over and over."""
+    folder = files(__package__).joinpath("rooms")
+    pictures = sorted(p.name for p in folder.iterdir() if p.name.endswith(".jpg"))
     while True:
-        config = SyntheticConfig(
-            split="train", width=4 * _ROOM_SIDE // 3, height=_ROOM_SIDE, train_frames=24,
-            test_frames=4, depth=False, seed=int(rng.integers(1000, 1_000_000)),
-        )  # fmt: skip
-        room = SyntheticDataset(config)
-        for index in rng.choice(len(room), 6, replace=False):
-            yield room[int(index)].image
+        for number in rng.permutation(len(pictures)):
+            yield decode_image(folder.joinpath(pictures[number]).read_bytes(), pictures[number])
 
 
 def _fit(image: ImageArray, camera: Camera) -> ImageArray:

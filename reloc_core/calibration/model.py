@@ -57,24 +57,46 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Odds:
+    """Log odds of a statement about a pose, linear in its support.
+
+    Attributes:
+        bias: at the typical support of the map.
+        weights: of the difference to it, by name; never negative.
+    """
+
+    bias: float
+    weights: Mapping[str, float]
+
+    def probability(self, found: Mapping[str, float], centre: Mapping[str, float]) -> float:
+        """Probability that the statement holds for a pose with this support."""
+        total = self.bias + sum(
+            weight * (found.get(name, centre[name]) - centre[name])
+            for name, weight in self.weights.items()
+        )
+        return 1 / (1 + math.exp(-min(max(total, -30.0), 30.0)))
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What turns a solver's result into one that can be believed.
 
     Attributes:
         centre: typical support of the held-out mapping images, by name.
-        weights: of the difference to it, in the log odds that a pose is right; never negative.
-        bias: the log odds at the centre.
+        right: odds that a pose is right: within 2.5 % of the scene's depth and 5 degrees.
+        here: odds that the picture was taken in this place and the pose is as right as this method's poses
+            usually are, which for a coarse method is less than right.
         spread: of the position.
         depth: of the scene, for evidence without points.
         mapped: (N, 3, 4) poses of the mapping images.
-        min_score: poses of a smaller probability are refused.
+        min_score: poses that are less probably from here are refused.
         held_out: images that it was learned from.
         details: what it was learned from, for people.
     """
 
     centre: Mapping[str, float]
-    weights: Mapping[str, float]
-    bias: float
+    right: Odds
+    here: Odds
     spread: Spread
     depth: float
     mapped: Float64Array = field(repr=False)
@@ -98,8 +120,8 @@ class Calibration:
         try:
             return cls(
                 centre={str(k): float(v) for k, v in stored["centre"].items()},
-                weights={str(k): float(v) for k, v in stored["weights"].items()},
-                bias=float(stored["bias"]),
+                right=_odds(stored["right"]),
+                here=_odds(stored["here"]),
                 spread=Spread(**{k: float(v) for k, v in stored["spread"].items()}),
                 depth=float(stored["depth"]),
                 mapped=np.asarray(tensors["mapped"], np.float64).reshape(-1, 3, 4),
@@ -117,13 +139,6 @@ class Calibration:
         stored = {k: v for k, v in asdict(self).items() if k != "mapped"}
         writer.save(PART, {"mapped": self.mapped}, {"version": VERSION, **stored})
 
-    def odds(self, found: Mapping[str, float]) -> float:
-        """Log odds that a pose with this support is right."""
-        return self.bias + sum(
-            weight * (found.get(name, self.centre[name]) - self.centre[name])
-            for name, weight in self.weights.items()
-        )
-
     def judge(self, result: Localization) -> Localization:
         """Give a result its probability and its covariance, or refuse it.
 
@@ -134,15 +149,16 @@ class Calibration:
         found = result.support
         if not result.localized or result.world_from_cam is None or not found:
             return result
-        score = 1 / (1 + math.exp(-min(max(self.odds(found), -30.0), 30.0)))
+        here = self.here.probability(found, self.centre)
+        score = min(here, self.right.probability(found, self.centre))
         depth = found.get("depth", self.depth)
         distance = novelty(result.world_from_cam, self.mapped, depth)
         covariance = self.spread.covariance(result.covariance, distance, depth)
-        if score < self.min_score:
+        if here < self.min_score:
             return replace(
                 result,
                 status=Status.NOT_LOCALIZED,
-                reason=f"probably wrong (probability {score:.2f}): {self._reason(found)}.",
+                reason=f"probably wrong (probability to be right {here:.2f}): {self._reason(found)}.",
                 world_from_cam=None,
                 covariance=None,
                 score=score,
@@ -152,7 +168,8 @@ class Calibration:
     def _reason(self, found: Mapping[str, float]) -> str:
         """The weakest part of the support, in words."""
         lacks = {
-            n: w * (found.get(n, self.centre[n]) - self.centre[n]) for n, w in self.weights.items()
+            name: weight * (found.get(name, self.centre[name]) - self.centre[name])
+            for name, weight in self.here.weights.items()
         }
         if not lacks:
             return "nothing is known of what supports poses in this map"
@@ -162,3 +179,7 @@ class Calibration:
             now, usual = math.expm1(found.get(worst, 0.0)), math.expm1(self.centre[worst])
             return f"{words} ({now:.0f}; {usual:.0f} for images of this map)"
         return words
+
+
+def _odds(stored: Mapping[str, Any]) -> Odds:
+    return Odds(float(stored["bias"]), {str(k): float(v) for k, v in stored["weights"].items()})

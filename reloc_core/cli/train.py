@@ -10,12 +10,12 @@ from omegaconf import DictConfig
 from reloc_core.calibration import CalibrationConfig
 from reloc_core.config import TARGET, build, experiments, plain
 from reloc_core.engine import train
-from reloc_core.engine.training import is_primary_process
 from reloc_core.errors import ConfigError
 from reloc_core.interfaces import Dataset
 from reloc_core.maps import Map
 from reloc_core.registry import Registry, default_registry
 from reloc_core.runs import RunDirectory, resolve_runtime
+from reloc_core.training.ranks import rank
 
 
 def chosen(cfg: DictConfig, registry: Registry) -> dict[str, Any]:
@@ -56,8 +56,7 @@ def extra_datasets(cfg: DictConfig, registry: Registry) -> list[Dataset]:
 def new_record(cfg: DictConfig, verb: str, overrides: Sequence[str]) -> RunDirectory:
     """The output directory of a verb that trains; silent in helper processes."""
     runtime = resolve_runtime(cfg.device, cfg.threads, cfg.seed)
-    quiet = not is_primary_process()
-    return RunDirectory(cfg.output_dir, verb, cfg, overrides, runtime, quiet)
+    return RunDirectory(cfg.output_dir, verb, cfg, overrides, runtime, quiet=rank() != 0)
 
 
 def train_map(cfg: DictConfig, dataset: Dataset, map_dir: str, record: RunDirectory) -> Map | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +28,7 @@ from reloc_core.maps import Map, MapInfo, MapWriter, dataset_identity
 from reloc_core.pipeline import PARTS, Pipeline, part_name
 from reloc_core.registry import Component, Registry, default_registry
 from reloc_core.runs import Reporter, resolve_runtime
+from reloc_core.training.ranks import rank
 from reloc_core.types import Frame
 
 Choice = str | Mapping[str, Any]
@@ -59,11 +59,6 @@ class TrainingRun:
     def log(self, event: str, **values: Any) -> None:
         """Record a structured event."""
         self.reporter.log(event, **values)
-
-
-def is_primary_process() -> bool:
-    """Whether this process writes the map; False in the helpers that torchrun starts for a training."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def train(
@@ -151,7 +146,7 @@ def train(
         pipeline=pipeline,
     )
     trained = component.load()(config)
-    primary = is_primary_process()
+    primary = rank() == 0
     writer = MapWriter(map_dir, info, resume, overwrite, primary=primary)
     reporter.create()
     for note in dataset.notes:
@@ -175,11 +170,13 @@ def train(
                 writer.so_far(), runtime=runtime, registry=registry, calibrated=False
             )
             calibrate(ready, dataset, held, run, options).save(writer)
+        return writer.finish() if primary else None
     except RelocError:
         # Nothing half-made stays behind; an interrupted run that can resume does.
         writer.discard_without_checkpoint()
         raise
-    return writer.finish() if primary else None
+    finally:
+        writer.close()
 
 
 def _fit(trained: Estimator | Refiner, dataset: Dataset, run: TrainingRun) -> None:
@@ -211,17 +208,20 @@ def calibrate(
     Args:
         pipeline: without calibration.
         dataset: all mapping images.
-        held: indices of those that are not in the map.
+        held: indices of those that are not in the map; where there are none, a few of the map stand in.
         run: seed and progress.
         config: options.
     """
-    blocks = _Blocks(dataset if pipeline.reads_depth else dataset.without_depth(), held.tolist())
+    own = not len(held)
+    asked = held if len(held) else np.unique(np.linspace(0, len(dataset) - 1, 8).astype(np.int64))
+    blocks = _Blocks(dataset if pipeline.reads_depth else dataset.without_depth(), asked.tolist())
+    count = min(config.foreign, max(12, len(dataset) // 8))
     found, foreign = [], []
-    with run.progress("Calibrating", len(blocks) + config.foreign) as progress:
+    with run.progress("Calibrating", len(blocks) + count) as progress:
         for outcome in run_queries(pipeline, blocks, observed=False):
             found.append((outcome.frame, outcome.localization))
             progress.advance()
-        pictures = foreign_pictures(dataset, config.foreign, run.runtime.seed)
+        pictures = foreign_pictures(dataset, count, run.runtime.seed)
         for outcome in run_queries(pipeline, pictures, observed=False):
             foreign.append(outcome.localization)
             progress.advance()
@@ -229,7 +229,7 @@ def calibrate(
     mapped = np.stack([np.asarray(dataset.frames[i].world_from_cam) for i in kept])
     depths = [loc.support["depth"] for _, loc in found if "depth" in loc.support]
     depth = float(np.median(depths)) if depths else scene_scale(mapped)
-    made = fit_calibration(found, foreign, mapped, depth, config)
+    made = fit_calibration(found, foreign, mapped, depth, config, own)
     run.log("calibrated", held_out=made.held_out, spread=asdict(made.spread), **made.details)
     return made
 
