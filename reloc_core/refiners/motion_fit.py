@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kfnet_temporal.tangent import plus
-from reloc_core.geometry import inverse, transform
+from reloc_core.geometry import inverse, pose_plus, transform
 from reloc_core.types import Float64Array
 
 _SCALE = 1.0  # pixels, of Cauchy's loss
@@ -57,7 +56,7 @@ def fit_motion(
             step = np.linalg.solve(weighted.T @ jacobian, weighted.T @ error)
         except np.linalg.LinAlgError:
             return None
-        pose = plus(pose, step)
+        pose = pose_plus(pose, step)
         if np.abs(step).max() < 1e-7:
             break
     if not np.isfinite(pose).all():

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from kfnet_temporal.motion_fit import _linearised, fit_motion
-from kfnet_temporal.tangent import minus, plus
 
 from reloc_core.geometry import inverse, transform
+from reloc_core.geometry import pose_minus as minus
+from reloc_core.geometry import pose_plus as plus
+from reloc_core.refiners.motion_fit import _linearised, fit_motion
 
 FOCAL = 500.0
 
