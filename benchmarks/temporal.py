@@ -33,8 +33,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from kfnet_temporal.common.labels import labels_at
 from kfnet_temporal.estimator import TemporalEstimator
-from kfnet_temporal.labels import labels_at
 
 from reloc_core.datasets.ace import AceDataset
 from reloc_core.datasets.config import AceConfig

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kfnet_temporal.scoordnet import SameConv, normalize
+from kfnet_temporal.published.scoordnet import SameConv, normalize
 
 WINDOW = 8
 FEATURES: tuple[tuple[str, int, int], ...] = (

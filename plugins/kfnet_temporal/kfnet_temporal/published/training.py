@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kfnet_temporal.augment import (
+from kfnet_temporal.common.labels import Labels
+from kfnet_temporal.common.losses import photometric, smoothness, truncated
+from kfnet_temporal.common.sequences import continuous_runs
+from kfnet_temporal.config import TemporalConfig
+from kfnet_temporal.filtering.kalman import State, predict, update
+from kfnet_temporal.published.augment import (
     corner_pixels,
     draw_jitter,
     draw_motion,
@@ -18,17 +23,14 @@ from kfnet_temporal.augment import (
     moved_pixels,
     scaled_rgb,
 )
-from kfnet_temporal.config import TemporalConfig
-from kfnet_temporal.kalman import State, predict, update
-from kfnet_temporal.labels import Labels
-from kfnet_temporal.losses import photometric, smoothness, truncated
-from kfnet_temporal.oflow_process import OflowProcess, warped, whole_window
-from kfnet_temporal.resume import Checkpoints, step_rng, train_steps
-from kfnet_temporal.scoordnet_estimator import ScoordnetEstimator
-from kfnet_temporal.sequences import continuous_runs
+from kfnet_temporal.published.measurement import ScoordnetEstimator
+from kfnet_temporal.published.process import OflowProcess, warped, whole_window
 from reloc_core.errors import ConfigError, DataError
 from reloc_core.geometry import transform
 from reloc_core.interfaces import Dataset, Run
+from reloc_core.training.checkpoint import Checkpoint
+from reloc_core.training.loop import train_steps
+from reloc_core.training.streams import numpy_rng, torch_rng
 from reloc_core.types import Float64Array
 
 
@@ -104,7 +106,7 @@ def windows(dataset: Dataset, length: int, max_gap: float) -> list[range]:
 
 def train_oflow(
     process: OflowProcess, scenes: Sequence[Scene], config: TemporalConfig, run: Run,
-    checkpoints: Checkpoints,
+    checkpoint: Checkpoint,
 ) -> None:  # fmt: skip
     """Stage 2: the prior from true coordinates must explain those of the neighbour, both ways.
 
@@ -121,16 +123,16 @@ def train_oflow(
     )
 
     def step_loss(step: int) -> Tensor:
-        rng, generator = step_rng(run.runtime.seed, 2, step)
+        rng = numpy_rng(run.runtime.seed, "pairs", step)
+        generator = torch_rng(run.runtime.seed, "noise", step)
         scene, frames = pairs[int(rng.integers(len(pairs)))]
         window = read_window(scene, frames, process.resolution, rng, options.augment, False)
         return flow_loss(process, window, config, rng, generator)
 
-    with run.progress("OFlowNet", options.iterations) as progress:
-        train_steps(
-            checkpoints, "oflow", options.iterations, {"process": process}, optimizer, step_loss,
-            lambda step: options.learning_rate * 0.5 ** (step / options.halve_every), progress,
-        )  # fmt: skip
+    train_steps(
+        run, "OFlowNet", checkpoint, "oflow", options.iterations, {"process": process}, optimizer,
+        step_loss, options.rate,
+    )  # fmt: skip
 
 
 def flow_loss(
@@ -168,7 +170,7 @@ def flow_loss(
 
 def train_both(
     measurement: ScoordnetEstimator, process: OflowProcess, scene: Scene, config: TemporalConfig,
-    run: Run, checkpoints: Checkpoints,
+    run: Run, checkpoint: Checkpoint,
 ) -> None:  # fmt: skip
     """Stage 3: both networks through the unrolled filter, windows forwards and backwards.
 
@@ -201,7 +203,7 @@ def train_both(
     )
 
     def step_loss(step: int) -> Tensor:
-        rng, _ = step_rng(run.runtime.seed, 3, step)
+        rng = numpy_rng(run.runtime.seed, "windows", step)
         frames = list(found[int(rng.integers(len(found)))])
         if rng.integers(2):
             frames.reverse()
@@ -210,19 +212,10 @@ def train_both(
         return window_loss(measurement, process, window, config)
 
     modules = {"process": process, "measurement": measurement.network}
-    with run.progress("KFNet", options.iterations) as progress:
-        train_steps(
-            checkpoints, "kfnet", options.iterations, modules, optimizer, step_loss,
-            lambda step: joint_rate(config, step), progress,
-        )  # fmt: skip
-
-
-def joint_rate(config: TemporalConfig, step: int) -> float:
-    """Learning rate of stage 3."""
-    options = config.joint
-    if options.halve_every:
-        return float(options.learning_rate * 0.5 ** (step / options.halve_every))
-    return options.learning_rate * (1 - step / max(options.iterations, 1))
+    train_steps(
+        run, "KFNet", checkpoint, "kfnet", options.iterations, modules, optimizer, step_loss,
+        options.rate,
+    )  # fmt: skip
 
 
 def window_loss(

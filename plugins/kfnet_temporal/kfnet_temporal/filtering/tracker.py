@@ -8,8 +8,16 @@ import torch
 from torch import Tensor
 
 from kfnet_temporal.config import FilterConfig
-from kfnet_temporal.kalman import State, correct_common, gate, innovation, likelier, predict, update
-from kfnet_temporal.process import Motion
+from kfnet_temporal.filtering.kalman import (
+    State,
+    correct_common,
+    gate,
+    innovation,
+    likelier,
+    predict,
+    update,
+)
+from kfnet_temporal.filtering.process import Motion
 
 
 @dataclass(frozen=True)

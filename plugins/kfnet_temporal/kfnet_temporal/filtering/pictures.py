@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kfnet_temporal.kalman import State
-from kfnet_temporal.tracker import Step
+from kfnet_temporal.filtering.kalman import State
+from kfnet_temporal.filtering.tracker import Step
 from reloc_core.types import ImageArray
 
 _WIDTH = 240

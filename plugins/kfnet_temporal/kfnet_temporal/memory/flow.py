@@ -1,9 +1,6 @@
-"""The process of the compact preset: cost volume and soft-argmax flow with noise on XFeat features."""
+"""A process without a trained network: cost volume and soft-argmax flow with noise on XFeat features."""
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -11,66 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kfnet_temporal.kalman import inside, sample, sample_positions
+from kfnet_temporal.filtering.process import OUTSIDE, Motion, Process, similarity_along
 from reloc_core.features.xfeat import STRIDE
 from reloc_core.types import ImageArray
 
-_OUTSIDE = -1.0
 _POOLS = (1, 3, 7)
 _DISAGREEMENT = 1.0  # cells
 _BETTER = 0.1  # cosine
 NOISE_CUES = 7
-
-
-@dataclass(frozen=True)
-class Motion:
-    """How the cells of a frame moved since the previous one.
-
-    Attributes:
-        flow: (2, h, w) cells, x first: cell p was at p + flow(p).
-        cues: (NOISE_CUES - 1, h, w) what the flow's reliability shows in.
-        similarity: (h, w) cosine of the features that the flow joins.
-    """
-
-    flow: Tensor
-    cues: Tensor
-    similarity: Tensor
-
-
-class Process(nn.Module, ABC):
-    """What moves scene coordinates from one frame to the next.
-
-    Attributes:
-        noise: maps what `motion` saw to the logarithm of the noise.
-        refine: whether `motion` wants the images.
-    """
-
-    noise: nn.Module
-    refine: bool
-
-    @abstractmethod
-    def motion(
-        self,
-        previous: Tensor,
-        current: Tensor,
-        images: tuple[ImageArray, ImageArray] | None = None,
-    ) -> Motion:
-        """Backward flow from the current frame to the previous one.
-
-        Args:
-            previous: (C, h, w) features.
-            current: (C, h, w) features.
-            images: (H, W) uint8 grey, previous and current, where `refine` is set.
-        """
-
-    @abstractmethod
-    def noise_std(self, motion: Motion, slope: Tensor) -> Tensor:
-        """Process noise (h, w) in metres.
-
-        Args:
-            motion: of the frame.
-            slope: (h, w) metres that the moved coordinates change per cell.
-        """
 
 
 class FlowProcess(Process):
@@ -186,7 +131,7 @@ def cost_volume(previous: Tensor, current: Tensor, radius: int) -> Tensor:
     x = torch.arange(width, device=current.device) + axis[:, None]
     outside_y, outside_x = (y < 0) | (y >= height), (x < 0) | (x >= width)
     outside = outside_y[:, None, :, None] | outside_x[None, :, None, :]
-    return found.masked_fill(outside, _OUTSIDE).reshape(side * side, height, width)
+    return found.masked_fill(outside, OUTSIDE).reshape(side * side, height, width)
 
 
 def average(maps: Tensor, size: int) -> Tensor:
@@ -196,14 +141,6 @@ def average(maps: Tensor, size: int) -> Tensor:
     half = size // 2
     rows = F.avg_pool2d(maps[None], (1, size), 1, (0, half), count_include_pad=False)
     return F.avg_pool2d(rows, (size, 1), 1, (half, 0), count_include_pad=False)[0]
-
-
-def similarity_along(previous: Tensor, current: Tensor, flow: Tensor) -> Tensor:
-    """Cosine (h, w) of each current cell and what the flow points at; -1 outside the grid."""
-    positions = sample_positions(flow)
-    there = F.normalize(sample(previous, positions), dim=0)
-    found = (there * current).sum(0)
-    return found.masked_fill(~inside(positions, *current.shape[-2:]), _OUTSIDE)
 
 
 def image_flow(previous: ImageArray, current: ImageArray, shape: tuple[int, int]) -> Tensor:
@@ -219,11 +156,3 @@ def image_flow(previous: ImageArray, current: ImageArray, shape: tuple[int, int]
     # A cell's centre lies between four pixels.
     corners = [field[np.ix_(y + dy, x + dx)] for dy in (0, 1) for dx in (0, 1)]
     return torch.from_numpy(np.mean(corners, 0)).permute(2, 0, 1) / STRIDE
-
-
-def coordinate_slope(mean: Tensor) -> Tensor:
-    """How much coordinates (3, h, w) change per cell, (h, w), the larger of both axes."""
-    padded = F.pad(mean[None], (1, 1, 1, 1), mode="replicate")[0]
-    x = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]).norm(dim=0) / 2
-    y = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]).norm(dim=0) / 2
-    return torch.maximum(x, y)

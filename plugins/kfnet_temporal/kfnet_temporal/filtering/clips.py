@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kfnet_temporal.grid import FeatureGrid
-from kfnet_temporal.kalman import State
-from kfnet_temporal.process import Motion, Process
+from kfnet_temporal.common.grid import FeatureGrid
+from kfnet_temporal.filtering.kalman import State
+from kfnet_temporal.filtering.process import Motion, Process
 from reloc_core.interfaces import Run
 from reloc_core.maps import load_tensors, save_tensors
 from reloc_core.types import Float64Array, Frame, ImageArray

@@ -1,96 +1,15 @@
-"""Any dense estimator as the filter's measurement."""
+"""Evidence of an estimator as a state of the filter, and the state as evidence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from kfnet_temporal.config import MeasurementConfig
-from kfnet_temporal.kalman import State
-from kfnet_temporal.labels import Labels
-from reloc_core.config import typed_config
-from reloc_core.errors import ConfigError, InputError
-from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
-from reloc_core.maps import MapWriter
-from reloc_core.registry import default_registry
-from reloc_core.types import Correspondences, Evidence, Float64Array, Frame, Query
-
-
-@dataclass
-class InnerRun:
-    """A run for a component within a component: its own part of the map.
-
-    Attributes:
-        labels: of the outer component, for inner ones that learn from the same; None for none.
-    """
-
-    runtime: Runtime
-    map: MapWriter
-    extra_datasets: Sequence[Dataset]
-    outer: Run
-    labels: Labels | None = None
-
-    def progress(self, title: str, total: int) -> Any:
-        """See `Run.progress`."""
-        return self.outer.progress(title, total)
-
-    def log(self, event: str, **values: Any) -> None:
-        """See `Run.log`."""
-        self.outer.log(event, **values)
-
-
-class Subset(Dataset):
-    """Some frames of a dataset."""
-
-    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
-        self.dataset, self.indices = dataset, list(indices)
-        self._frames = [dataset.frames[i] for i in self.indices]
-
-    @property
-    def name(self) -> str:
-        """Name of the whole."""
-        return self.dataset.name
-
-    @property
-    def frames(self) -> Sequence[Frame]:
-        """Metadata of the chosen frames."""
-        return self._frames
-
-    @property
-    def has_depth(self) -> bool:
-        """As the whole."""
-        return self.dataset.has_depth
-
-    @property
-    def unit(self) -> str:
-        """As the whole."""
-        return self.dataset.unit
-
-    def __getitem__(self, index: int) -> Query:
-        """See `Dataset`."""
-        return self.dataset[self.indices[index]]
-
-
-def build_measurement(config: MeasurementConfig) -> Estimator:
-    """The estimator that a config names.
-
-    Raises:
-        ConfigError: unknown, of another kind of evidence, or this plugin's filter itself.
-    """
-    component = default_registry().get("estimator", config.name)
-    if component.name == "kfnet_temporal":
-        raise ConfigError("estimator.measurement.name must be a per-frame estimator.")
-    if component.produces != "Correspondences":
-        raise ConfigError(
-            f"estimator.measurement.name={config.name} produces {component.produces}; the filter "
-            "needs scene coordinates (Correspondences)."
-        )
-    built: Estimator = component.load()(typed_config(component, config.options))
-    return built
+from kfnet_temporal.filtering.kalman import State
+from reloc_core.errors import InputError
+from reloc_core.types import Correspondences, Evidence, Float64Array
 
 
 def measured_state(
@@ -162,3 +81,34 @@ def _assign(
     take = np.flatnonzero(usable)
     take = take[np.argsort(-distance[take], kind="stable")]
     return np.where(usable, cells, 0), take
+
+
+def correspondences(
+    posterior: State, pixels: Float64Array, origin: Float64Array, factor: float,
+    redundancy: float = 1.0,
+) -> Correspondences:  # fmt: skip
+    """Evidence of the cells that are known.
+
+    Args:
+        posterior: relative to the origin.
+        pixels: (h * w, 2) centres of the cells.
+        origin: (3,) metres.
+        factor: on the variances.
+        redundancy: of the cells.
+    """
+    known = posterior.known.flatten().cpu().numpy()
+    points = posterior.mean.flatten(1).T.cpu().double().numpy() + origin
+    variances = posterior.variance.flatten().cpu().double().numpy() * factor
+    shape = (int(posterior.variance.shape[0]), int(posterior.variance.shape[1]))
+    return Correspondences(
+        points2d=pixels[known],
+        points3d=points[known],
+        variances=variances[known],
+        grid_shape=shape if bool(known.all()) else None,
+        redundancy=redundancy,
+    )
+
+
+def inflate(state: State, factor: float) -> State:
+    """A state with its variance multiplied."""
+    return replace(state, variance=state.variance * factor)

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kfnet_temporal.clips import Clip
 from kfnet_temporal.config import TemporalConfig
-from kfnet_temporal.kalman import State
-from kfnet_temporal.pose_stage import PoseStage
-from kfnet_temporal.process import Process
-from kfnet_temporal.tangent import minus
-from kfnet_temporal.tracker import Step, Tracker
-from kfnet_temporal.training import NoiseScale, process_std
+from kfnet_temporal.filtering.clips import Clip
+from kfnet_temporal.filtering.evidence import correspondences, inflate
+from kfnet_temporal.filtering.noise import NoiseScale
+from kfnet_temporal.filtering.process import Process, process_std
+from kfnet_temporal.filtering.tracker import Step, Tracker
+from reloc_core.geometry import pose_minus
 from reloc_core.interfaces import Runtime
-from reloc_core.types import Correspondences, Float64Array
+from reloc_core.solvers.pnp import PnpConfig, PnpSolver
+from reloc_core.types import Float64Array
 
 _MEDIAN_CHI_SQUARE = {3: 2.366, 6: 5.348}
 _BISECTIONS = 9
@@ -32,19 +32,27 @@ class Calibration:
         noise: factor on all variances within the filter, so that innovations are as large as it says.
         output: factor on the posterior variance, so that its errors are as large as it says; above
             `noise` when neighbouring frames share errors.
-        pose: factor on the covariance of the filtered pose, for the same, in a frame whose measured
-            coordinates have the median standard deviation `typical_std` (metres; None in maps of
-            before it was known).
-        redundancy: factor on the covariance of the pose that the posterior alone gives.
+        redundancy: factor on the covariance of the pose that the posterior gives, for the same, in a
+            frame whose measured coordinates have the median standard deviation `typical_std`.
+        typical_std: metres.
         min_similarity: cosine from which a cell counts as found again.
     """
 
     noise: float = 1.0
     output: float = 1.0
-    pose: float = 1.0
-    typical_std: float | None = None
     redundancy: float = 10.0
+    typical_std: float | None = None
     min_similarity: float = 0.7
+
+    def pose_factor(self, median_std: float) -> float:
+        """`redundancy` in a frame whose measured coordinates have another standard deviation.
+
+        The standard deviation of the pose is taken to grow with theirs: far from the mapped views the
+        errors of all cells have more in common than the solver sees in their residuals.
+        """
+        if self.typical_std is None or not np.isfinite(median_std):
+            return self.redundancy
+        return max(1.0, self.redundancy * (median_std / self.typical_std) ** 2)
 
 
 def steps(
@@ -73,64 +81,6 @@ def normalised_errors(taken: Sequence[Step], clip: Clip) -> Tensor:
         error = (step.posterior.mean - clip.labels[t]).square().sum(0)[mask]
         errors.append(error / step.posterior.variance[mask])
     return torch.cat(errors)
-
-
-def pose_errors(
-    taken: Sequence[Step], clip: Clip, config: TemporalConfig, found: Calibration,
-    origin: Float64Array,
-) -> list[tuple[float, float]]:  # fmt: skip
-    """Normalised squared errors of a clip's poses: of the posterior alone, and filtered."""
-    stage, errors = PoseStage(config.pose, typical_std=found.typical_std), []
-    for t, step in enumerate(taken):
-        frame, grid = clip.frames[t], clip.grid(t)
-        evidence = correspondences(step.posterior, grid.pixels, origin, found.output)
-        stage.step(
-            evidence, grid, frame.camera, step.event, Runtime(threads=1), step.measured.median_std
-        )
-        beliefs = (stage.measured, stage.filter.belief)
-        if frame.world_from_cam is None or beliefs[0] is None or beliefs[1] is None:
-            continue
-        solved, filtered = (
-            minus(frame.world_from_cam, b.world_from_cam) for b in beliefs if b is not None
-        )
-        errors.append(
-            (
-                float(solved @ np.linalg.solve(beliefs[0].covariance, solved)),
-                float(filtered @ np.linalg.solve(beliefs[1].covariance, filtered)) / stage.growth,
-            )
-        )
-    return errors
-
-
-def correspondences(
-    posterior: State, pixels: Float64Array, origin: Float64Array, factor: float,
-    redundancy: float = 1.0,
-) -> Correspondences:  # fmt: skip
-    """Evidence of the cells that are known.
-
-    Args:
-        posterior: relative to the origin.
-        pixels: (h * w, 2) centres of the cells.
-        origin: (3,) metres.
-        factor: on the variances.
-        redundancy: of the cells.
-    """
-    known = posterior.known.flatten().cpu().numpy()
-    points = posterior.mean.flatten(1).T.cpu().double().numpy() + origin
-    variances = posterior.variance.flatten().cpu().double().numpy() * factor
-    shape = (int(posterior.variance.shape[0]), int(posterior.variance.shape[1]))
-    return Correspondences(
-        points2d=pixels[known],
-        points3d=points[known],
-        variances=variances[known],
-        grid_shape=shape if bool(known.all()) else None,
-        redundancy=redundancy,
-    )
-
-
-def inflate(state: State, factor: float) -> State:
-    """A state with its variance multiplied."""
-    return replace(state, variance=state.variance * factor)
 
 
 @torch.no_grad()
@@ -162,13 +112,30 @@ def calibrate(
         typical_std=float(np.nanmedian([s.measured.median_std for t in taken for s in t])),
     )
     poses = [
-        e for s, c in zip(taken, clips, strict=True)
-        for e in pose_errors(s, c, config, found, origin)
-    ]  # fmt: skip
+        e for s, c in zip(taken, clips, strict=True) for e in _pose_errors(s, c, found, origin)
+    ]
     if not poses:
         return found
-    solved, filtered = np.median(poses, 0) / _MEDIAN_CHI_SQUARE[6]
-    return replace(found, pose=max(float(filtered), 0.1), redundancy=max(float(solved), 1.0))
+    return replace(found, redundancy=max(float(np.median(poses)) / _MEDIAN_CHI_SQUARE[6], 1.0))
+
+
+def _pose_errors(
+    taken: Sequence[Step], clip: Clip, found: Calibration, origin: Float64Array
+) -> list[float]:
+    """Normalised squared errors of the poses that a clip's posteriors give."""
+    solver, errors = PnpSolver(PnpConfig()), []
+    unit = replace(found, redundancy=1.0)
+    for t, step in enumerate(taken):
+        frame = clip.frames[t]
+        evidence = correspondences(step.posterior, clip.pixels, origin, found.output)
+        solved = solver.solve(evidence, frame.camera, Runtime(threads=1))
+        pose, covariance = solved.world_from_cam, solved.covariance
+        if frame.world_from_cam is None or pose is None or covariance is None:
+            continue
+        error = pose_minus(frame.world_from_cam, pose)
+        square = float(error @ np.linalg.solve(covariance, error))
+        errors.append(square / unit.pose_factor(step.measured.median_std))
+    return errors
 
 
 def _separating_similarity(process: Process, clips: Sequence[Clip]) -> float:

@@ -11,7 +11,7 @@ KFNET = Weights(
     summary="SCoordNet, OFlowNet and KFNet of the seven scenes of 7-Scenes (TensorFlow)",
     filename="kfnet_models.zip",
     licence="MIT",
-    check="kfnet_temporal.weights:check_bundle",
+    check="kfnet_temporal.published.weights:check_bundle",
     where="the link in the README of the repository zlthinker/KFNet (3 GB, no stable address)",
     members=("*.index", "*.data-*-of-*"),
     checked="*.index",
@@ -20,8 +20,8 @@ KFNET = Weights(
 
 def check_bundle(path: Path) -> str:
     """Read the networks of a TensorFlow checkpoint; see `reloc_core.weights.Check`."""
-    from kfnet_temporal.tf_checkpoint import TensorBundle
-    from kfnet_temporal.tf_import import SCOPES, import_oflownet, import_scoordnet
+    from kfnet_temporal.published.tf_checkpoint import TensorBundle
+    from kfnet_temporal.published.tf_import import SCOPES, import_oflownet, import_scoordnet
     from reloc_core.errors import MapError
 
     bundle = TensorBundle(path)

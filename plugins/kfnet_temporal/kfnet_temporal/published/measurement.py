@@ -6,7 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kfnet_temporal.augment import (
+from kfnet_temporal.common.formats import read_transform, scene_transform
+from kfnet_temporal.common.labels import Labels, make_labels
+from kfnet_temporal.common.losses import likelihood, masked_mean
+from kfnet_temporal.config import ScoordnetConfig, check_scoordnet
+from kfnet_temporal.published.augment import (
     corner_pixels,
     draw_jitter,
     draw_motion,
@@ -15,17 +19,15 @@ from kfnet_temporal.augment import (
     moved_pixels,
     scaled_rgb,
 )
-from kfnet_temporal.config import ScoordnetConfig, check_scoordnet
-from kfnet_temporal.formats import read_transform, scene_transform
-from kfnet_temporal.labels import Labels, make_labels
-from kfnet_temporal.losses import likelihood, masked_mean
-from kfnet_temporal.resume import Checkpoints, step_rng, train_steps
-from kfnet_temporal.scoordnet import SCoordNet
-from kfnet_temporal.tf_import import import_scoordnet
+from kfnet_temporal.published.scoordnet import SCoordNet
+from kfnet_temporal.published.tf_import import import_scoordnet
 from reloc_core.errors import DataError, MapError
 from reloc_core.geometry import transform
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
+from reloc_core.training.checkpoint import Checkpoint
+from reloc_core.training.loop import train_steps
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Correspondences, Float64Array, Query
 
 _TRANSFORM_STEP = 10
@@ -69,14 +71,12 @@ class ScoordnetEstimator(Estimator):
             self.config.learning_rate,
             weight_decay=self.config.weight_decay,
         )
-        with run.progress("SCoordNet", self.config.iterations) as progress:
-            train_steps(
-                Checkpoints(run.map), "scoordnet", self.config.iterations,
-                {"network": self.network}, optimizer,
-                lambda step: self.step_loss(dataset, labels, run.runtime.seed, step),
-                lambda step: self.config.learning_rate * 0.5 ** (step / self.config.halve_every),
-                progress,
-            )  # fmt: skip
+        train_steps(
+            run, "SCoordNet", Checkpoint(run.map), "scoordnet", self.config.iterations,
+            {"network": self.network}, optimizer,
+            lambda step: self.step_loss(dataset, labels, run.runtime.seed, step),
+            self.config.rate,
+        )  # fmt: skip
         self.freeze()
         self.save(run)
 
@@ -99,7 +99,7 @@ class ScoordnetEstimator(Estimator):
 
     def step_loss(self, dataset: Dataset, labels: Labels, seed: int, step: int) -> Tensor:
         """The loss of one training step: the likelihood of the labels in a batch of images."""
-        rng, _ = step_rng(seed, 1, step)
+        rng = numpy_rng(seed, "images", step)
         images, targets = [], []
         for index in rng.integers(0, len(dataset), self.config.batch):
             image, target = self._example(dataset, int(index), labels, rng)

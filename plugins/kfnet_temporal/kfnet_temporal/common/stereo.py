@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kfnet_temporal.grid import FeatureExtractor, FeatureGrid
+from kfnet_temporal.common.grid import FeatureExtractor, FeatureGrid
 from reloc_core.geometry import inverse, project, transform, unproject
 from reloc_core.interfaces import Dataset
 from reloc_core.types import Float64Array, Frame, Query

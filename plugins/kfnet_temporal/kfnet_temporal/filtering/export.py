@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kfnet_temporal.formats import coordinate_map, flow_map
-from kfnet_temporal.grid import FeatureGrid
-from kfnet_temporal.process import Process
-from kfnet_temporal.tracker import Step
-from kfnet_temporal.training import process_std
+from kfnet_temporal.common.formats import coordinate_map, flow_map
+from kfnet_temporal.common.grid import FeatureGrid
+from kfnet_temporal.filtering.process import Process, process_std
+from kfnet_temporal.filtering.tracker import Step
 from reloc_core.errors import ConfigError
 from reloc_core.types import Float64Array
 

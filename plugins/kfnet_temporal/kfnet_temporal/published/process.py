@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kfnet_temporal.augment import corner_pixels, scaled_rgb
-from kfnet_temporal.grid import FeatureGrid
-from kfnet_temporal.kalman import sample, sample_positions
-from kfnet_temporal.oflownet import WINDOW, OFlowNet
-from kfnet_temporal.process import Motion, Process, similarity_along
-from kfnet_temporal.tf_import import import_oflownet
+from kfnet_temporal.common.grid import FeatureGrid
+from kfnet_temporal.filtering.kalman import sample, sample_positions
+from kfnet_temporal.filtering.process import Motion, Process, similarity_along
+from kfnet_temporal.published.augment import corner_pixels, scaled_rgb
+from kfnet_temporal.published.oflownet import WINDOW, OFlowNet
+from kfnet_temporal.published.tf_import import import_oflownet
 from reloc_core.types import ImageArray, Query
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kfnet_temporal.oflownet import OFlowNet
-from kfnet_temporal.scoordnet import SCoordNet
-from kfnet_temporal.tf_checkpoint import TensorBundle
+from kfnet_temporal.published.oflownet import OFlowNet
+from kfnet_temporal.published.scoordnet import SCoordNet
+from kfnet_temporal.published.tf_checkpoint import TensorBundle
 from reloc_core.errors import MapError
 
 SCOPES = {"scoordnet": "ScoreNet", "oflownet": "Temporal"}

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from kfnet_temporal.common.formats import read_label, read_lists
 from kfnet_temporal.config import LabelConfig
-from kfnet_temporal.formats import read_label, read_lists
 from reloc_core.errors import DataError
 from reloc_core.geometry import transform, unproject
 from reloc_core.interfaces import Dataset, Run
@@ -40,8 +40,8 @@ class StereoLabels:
     """Labels from the images and poses alone; see `StereoDepth`."""
 
     def __init__(self, dataset: Dataset, run: Run, config: LabelConfig) -> None:
-        from kfnet_temporal.grid import FeatureExtractor
-        from kfnet_temporal.stereo import StereoDepth
+        from kfnet_temporal.common.grid import FeatureExtractor
+        from kfnet_temporal.common.stereo import StereoDepth
 
         extractor = FeatureExtractor(config.resolution, run.runtime.device)
         self.depth = StereoDepth(dataset, extractor, config.assumed_distance)

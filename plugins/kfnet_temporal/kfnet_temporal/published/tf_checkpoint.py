@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kfnet_temporal.crc32c import crc32c, masked
+from kfnet_temporal.published.crc32c import crc32c, masked
 from reloc_core.errors import MapError
 
 _MAGIC = 0xDB4775248B80FB57
