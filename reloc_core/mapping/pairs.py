@@ -1,16 +1,21 @@
-"""Which mapping images are matched with which: similar looks, spread viewpoints."""
+"""Which mapping images are matched with which: similar looks or near poses, spread viewpoints."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from torch import Tensor
 
-from reloc_core.types import Float64Array
+from reloc_core.types import Float64Array, FloatArray
 
-_POOL = 60  # similar images among which partners are spread
+_POOL = 60  # candidates among which partners are spread
 _ANGLE_UNIT = math.radians(25)  # a turn that counts as much as a typical distance of cameras
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """Indices of at most `most` of `count` things, evenly spread."""
+    kept = min(count, most)
+    return np.arange(kept) * count // max(kept, 1)
 
 
 def pose_features(world_from_cam: Float64Array) -> Float64Array:
@@ -21,7 +26,7 @@ def pose_features(world_from_cam: Float64Array) -> Float64Array:
     """
     centers, directions = world_from_cam[:, :3, 3], world_from_cam[:, :3, 2]
     spread = np.median(np.linalg.norm(centers - np.median(centers, 0), axis=1)) + 1e-9
-    return np.concatenate([centers / spread, directions / _ANGLE_UNIT], 1)
+    return np.concatenate([(centers - centers.mean(0)) / spread, directions / _ANGLE_UNIT], 1)
 
 
 def farthest_points(features: Float64Array, count: int) -> np.ndarray:
@@ -38,7 +43,13 @@ def farthest_points(features: Float64Array, count: int) -> np.ndarray:
 
 
 def choose_pairs(
-    world_from_cam: Float64Array, looks: Tensor, near: int, spread: int, max_angle_deg: float
+    world_from_cam: Float64Array,
+    looks: FloatArray | None = None,
+    *,
+    near: int = 2,
+    spread: int = 6,
+    max_angle_deg: float = 50.0,
+    min_baseline: float = 0.0,
 ) -> np.ndarray:
     """Pairs of images worth matching.
 
@@ -47,23 +58,35 @@ def choose_pairs(
 
     Args:
         world_from_cam: (N, 4, 4).
-        looks: (N, D) unit VLAD vectors.
+        looks: (N, D) unit vectors whose cosine tells how alike images look, such as VLAD; None to go
+            by pose.
         near: partners by similarity.
         spread: partners by spread.
         max_angle_deg: largest angle between viewing directions.
+        min_baseline: least distance of the cameras as a share of the median distance of all.
 
     Returns:
         (P, 2) int64, first < second, sorted.
     """
-    similarity = (looks @ looks.T).numpy()
-    directions = world_from_cam[:, :3, 2]
     features = pose_features(world_from_cam)
-    similarity[directions @ directions.T < math.cos(math.radians(max_angle_deg))] = -np.inf
-    np.fill_diagonal(similarity, -np.inf)
+    centers, directions = world_from_cam[:, :3, 3], world_from_cam[:, :3, 2]
+    minimum = 0.0
+    if min_baseline > 0 and len(centers) > 1:
+        some = centers[evenly(len(centers), 500)]
+        distances = np.linalg.norm(some[:, None] - some, axis=2)
+        minimum = min_baseline * float(np.median(distances[np.triu_indices(len(some), 1)]))
+    cosine = math.cos(math.radians(max_angle_deg))
     pairs: set[tuple[int, int]] = set()
-    for i, row in enumerate(similarity):
-        order = np.argsort(-row, kind="stable")[:_POOL]
-        order = order[np.isfinite(row[order])]
+    for i in range(len(centers)):
+        if looks is None:
+            score = -((features - features[i]) ** 2).sum(1)
+        else:
+            score = np.asarray(looks @ looks[i], np.float64)
+        usable = directions @ directions[i] >= cosine
+        usable &= np.linalg.norm(centers - centers[i], axis=1) >= minimum
+        usable[i] = False
+        (candidates,) = np.nonzero(usable)
+        order = candidates[np.argsort(-score[candidates], kind="stable")[:_POOL]]
         pool = np.concatenate([[i], order])
         partners = {
             *order[:near].tolist(),
