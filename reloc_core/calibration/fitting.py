@@ -11,7 +11,7 @@ import numpy.typing as npt
 from reloc_core.calibration.config import CalibrationConfig
 from reloc_core.calibration.model import Calibration, Odds, Spread
 from reloc_core.calibration.support import novelty
-from reloc_core.geometry import so3_log
+from reloc_core.geometry import pose_minus
 from reloc_core.interfaces import Dataset
 from reloc_core.types import Float64Array, Frame, Localization
 
@@ -245,10 +245,8 @@ def _pose(found: Localization) -> Float64Array:
 
 def _error(frame: Frame, found: Localization) -> Float64Array:
     """(6,) rotation in rad and translation of the truth seen from the estimate."""
-    estimate, truth = _pose(found), frame.world_from_cam
-    assert truth is not None
-    turned = so3_log(estimate[:3, :3].T @ truth[:3, :3])
-    return np.concatenate([turned, estimate[:3, :3].T @ (truth[:3, 3] - estimate[:3, 3])])
+    assert frame.world_from_cam is not None
+    return pose_minus(frame.world_from_cam, _pose(found))
 
 
 def _within(error: Float64Array, depth: float, depths: float, degrees: float) -> bool:
