@@ -25,7 +25,7 @@ pytestmark = [
 def rows(tmp_path_factory):
     work = tmp_path_factory.mktemp("kfnet")
     code = main(
-        ["train", "experiment=kfnet_temporal/compact", "dataset=ace", f"dataset.root={ROOM}",
+        ["train", "experiment=kfnet_temporal/memory", "dataset=ace", f"dataset.root={ROOM}",
          f"map_dir={work / 'map'}", f"output_dir={work / 'fit'}"]
     )  # fmt: skip
     assert code == 0

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from kfnet_temporal.common.sequences import choose_stretches
-from kfnet_temporal.config import MeasurementConfig, MemoryConfig, TemporalConfig, check_temporal
+from kfnet_temporal.config import MeasurementConfig, TemporalConfig, check_temporal
 from kfnet_temporal.estimator import TemporalEstimator
 from kfnet_temporal.filtering.calibration import Calibration
 from kfnet_temporal.filtering.evidence import measured_state
+from kfnet_temporal.measurement_config import MemoryConfig
 from kfnet_temporal.memory.estimator import MemoryEstimator
 
 from reloc_core.errors import ConfigError, DataError, InputError
