@@ -81,8 +81,13 @@ def fit_map(
     resume: bool = True,
     overwrite: bool = False,
     pipeline: Mapping[str, Any] | None = None,
+    source: Path | None = None,
 ) -> Map | None:
-    """Train and finish a map; None in the helper processes of a distributed run."""
+    """Train and finish a map; None in the helper processes of a distributed run.
+
+    With `source`, the component's importer makes the map of that file instead.
+    """
+    importer = None if source is None else component.load_importer()
     require(component, dataset, run.runtime)
     plugin = registry.plugins.get(component.plugin)
     info = MapInfo(
@@ -103,7 +108,10 @@ def fit_map(
     if run.map.primary and run.map.has_checkpoint:
         run.note(f"Resuming the interrupted training of {map_dir}.")
     try:
-        trained.fit(dataset, run)
+        if importer is None:
+            trained.fit(dataset, run)
+        else:
+            importer(source, config, dataset, run)
     except RelocError:
         # Nothing half-made stays behind; an interrupted run that can resume does.
         run.map.discard_without_checkpoint()
@@ -115,8 +123,8 @@ def fit_map(
     return run.map.finish() if run.map.primary else None
 
 
-def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
-    """Run the verb."""
+def run(cfg: DictConfig, overrides: Sequence[str], source: Path | None = None) -> int:
+    """Run the verb; with `source`, the map of that file is imported instead of trained."""
     registry = default_registry()
     component, node = chosen_component(cfg, registry)
     config = typed_config(component, node)
@@ -138,6 +146,7 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
         cfg.resume,
         cfg.overwrite,
         recommended_pipeline(cfg),
+        source,
     )
     if finished is None:
         return 0

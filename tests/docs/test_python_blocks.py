@@ -151,8 +151,8 @@ def field_map():
     """A field of 20 Gaussians in place of the reader's map."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("gsplat_loc")
-    from gsplat_loc.fieldmap import Anchors, Descriptors, FieldMap
-    from gsplat_loc.gaussians import Gaussians
+    from gsplat_loc.field.fieldmap import Anchors, Descriptors, FieldMap
+    from gsplat_loc.field.gaussians import Gaussians
 
     from reloc_core.testing import start_run
 

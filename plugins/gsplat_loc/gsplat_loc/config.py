@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reloc_core.checks import Checks
-from reloc_core.errors import ConfigError
+from reloc_core.errors import ConfigError, did_you_mean
 
 SOURCES = ("auto", "depth", "points", "triangulate", "random", "ply")
 FEATURES = ("average", "blend", "none")
 TARGETS = ("anchors", "gaussians", "all")
-REFINEMENTS = ("photometric", "keypoints", "both", "warp", "none")
+STAGES = ("photometric", "keypoints", "features", "warp")
 
 
 @dataclass
@@ -241,9 +241,10 @@ class RefineConfig:
     """Configuration of the refiner `gsplat_loc`.
 
     Attributes:
-        mode: "photometric" aligns colours by robust Gauss-Newton, "keypoints" matches key points of
-            the query with those of the rendering, "both" does one after the other, "warp" is the
-            published refinement as released, "none" returns the pose.
+        mode: stages in order, joined by "+"; "none" returns the pose. "photometric" aligns colours by
+            robust Gauss-Newton, "keypoints" key points of the query with those of the rendering;
+            "features" matches them with rendered descriptors and solves anew, "warp" is the published
+            refinement as released. "warp" alone is the published Base, "features+warp" its Fine.
         resolution: shorter side of the renderings.
         levels: pyramid levels, each of half the size of the next.
         renderings: times the field is rendered anew at the improved pose.
@@ -259,6 +260,12 @@ class RefineConfig:
         keypoints: of query and rendering.
         min_similarity: of their matches.
         keypoint_px: standard deviation of a match in pixels of the rendering.
+        rounds: of "features" (published: 5).
+        feature_resolution: shorter side of the image whose descriptors are compared.
+        feature_cell: pixels of it per rendered descriptor.
+        temperature: of the softmax over the query's and over the rendered descriptors.
+        min_confidence: least product of both, of a match.
+        feature_redundancy: of these matches, see `MatchConfig.redundancy`.
         warp_lr: step of Adam in "warp" (published: 5e-4, in the paper 1e-3).
         warp_iters: its number of steps.
         warp_safe: return the given pose where the warp does not lower the residual; the released
@@ -279,9 +286,20 @@ class RefineConfig:
     keypoints: int = 768
     min_similarity: float = 0.7
     keypoint_px: float = 1.0
+    rounds: int = 5
+    feature_resolution: int = 480
+    feature_cell: int = 8
+    temperature: float = 0.1
+    min_confidence: float = 0.0
+    feature_redundancy: float = 14.0
     warp_lr: float = 5e-4
     warp_iters: int = 251
     warp_safe: bool = True
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages in order."""
+        return [] if self.mode == "none" else self.mode.split("+")
 
 
 _POSITIVE = (
@@ -349,9 +367,15 @@ def check_refine(config: RefineConfig) -> None:
         ConfigError: names the option.
     """
     options = Checks(config, "gsplat_loc.")
-    options.one_of("mode", REFINEMENTS)
-    options.positive("levels", "renderings", "steps", "keypoints", "keypoint_px", "warp_lr")
-    options.at_least(32, "resolution")
-    options.at_least(1, "redundancy")
-    options.not_negative("warp_iters", "map_error")
+    for name in config.stages:
+        if name not in STAGES:
+            raise ConfigError(
+                f"gsplat_loc.mode: '{name}' is no stage; join {', '.join(STAGES)} by '+', or 'none'."
+                f"{did_you_mean(name, STAGES)}"
+            )
+    options.positive("levels", "renderings", "steps", "keypoints", "keypoint_px", "warp_lr",
+                     "rounds", "temperature")  # fmt: skip
+    options.at_least(32, "resolution", "feature_resolution")
+    options.at_least(1, "redundancy", "feature_redundancy", "feature_cell")
+    options.not_negative("warp_iters", "map_error", "min_confidence")
     options.share("min_alpha", "min_pixels", whole=False)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gsplat_loc.anchors import build_anchors
 from gsplat_loc.config import GsplatConfig, check
-from gsplat_loc.features import Descriptors, average, blend, trusted
-from gsplat_loc.fieldmap import FieldMap, load_field
-from gsplat_loc.initialise import extent, initialise
+from gsplat_loc.field.fieldmap import Descriptors, FieldMap, load_field
+from gsplat_loc.field.pictures import estimator_pictures
+from gsplat_loc.field.render import snapshot
+from gsplat_loc.mapping.anchors import build_anchors
+from gsplat_loc.mapping.features import average, blend, trusted
+from gsplat_loc.mapping.initialise import extent, initialise
+from gsplat_loc.mapping.sightings import sighted
+from gsplat_loc.mapping.train import background, train_field
 from gsplat_loc.match import match
-from gsplat_loc.pictures import estimator_pictures
-from gsplat_loc.render import snapshot
-from gsplat_loc.sightings import sighted
-from gsplat_loc.train import background, train_field
 from gsplat_loc.views import Views, spread
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.keypoints import KeypointDetector
@@ -82,6 +84,8 @@ class GsplatEstimator(Estimator):
         if options.features.mode != "none":
             describe = average if options.features.mode == "average" else blend
             descriptors = describe(gaussians, views, options.features, origin, run)
+            if start.features is not None and not options.train.iterations:
+                descriptors = _as_brought(descriptors, start.features, run)
         field = FieldMap(gaussians, origin, behind, descriptors, anchors, extent(views.poses))
         quality = self._validate(field, dataset, held, run)
         field.save(run)
@@ -159,6 +163,14 @@ class GsplatEstimator(Estimator):
         return estimator_pictures(
             self.map, query, localization.world_from_cam, self.runtime.threads
         )
+
+
+def _as_brought(found: Descriptors, features: Tensor, run: Run) -> Descriptors:
+    """Descriptors of a file in the place of those found in the images, where they are XFeat's."""
+    if features.shape != found.features.shape:
+        run.log("descriptors_replaced", channels=int(features.shape[1]))
+        return found
+    return replace(found, features=F.normalize(features, dim=1).half().to(found.features.device))
 
 
 def _weights(similarity: Tensor) -> np.ndarray:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from gsplat_loc.anchors import Anchors
 from gsplat_loc.config import GsplatConfig
 from gsplat_loc.estimator import GsplatEstimator
-from gsplat_loc.features import Descriptors
-from gsplat_loc.fieldmap import FieldMap
-from gsplat_loc.ply import write_ply
+from gsplat_loc.field.fieldmap import FieldMap
+from gsplat_loc.field.ply import write_ply
+from gsplat_loc.mapping.anchors import Anchors
+from gsplat_loc.mapping.features import Descriptors
 
 from reloc_core.cli.main import main
 from reloc_core.datasets.config import SyntheticConfig

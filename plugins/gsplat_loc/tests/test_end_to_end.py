@@ -5,62 +5,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gsplat_loc.align import motion_to
 from gsplat_loc.config import GsplatConfig, InitConfig, RefineConfig
 from gsplat_loc.estimator import GsplatEstimator, rendered_psnr
-from gsplat_loc.features import DescriptorMaps, blend
-from gsplat_loc.fieldmap import load_field
-from gsplat_loc.initialise import initialise
+from gsplat_loc.field.fieldmap import load_field
+from gsplat_loc.field.render import physical
+from gsplat_loc.mapping.features import DescriptorMaps, blend
+from gsplat_loc.mapping.initialise import initialise
+from gsplat_loc.refine.gauss_newton import motion_to
 from gsplat_loc.refiner import GsplatRefiner
-from gsplat_loc.render import physical
 from gsplat_loc.views import Views
+from gsplat_room import RUNTIME, SIZE, small_config
 
 from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.datasets.synthetic import SyntheticDataset
 from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.geometry import inverse, project, so3_exp, transform
-from reloc_core.interfaces import Runtime
 from reloc_core.maps import Map, load_tensors, save_tensors
 from reloc_core.rendering import rasterize
 from reloc_core.solvers.config import PnpConfig
 from reloc_core.solvers.pnp import PnpSolver
 from reloc_core.types import Localization, Query, Status
-
-SIZE = {"width": 320, "height": 240, "train_frames": 30, "test_frames": 5}
-RUNTIME = Runtime(threads=1, seed=1)
-
-
-def small_config():
-    config = GsplatConfig()
-    config.image.resolution = 120
-    config.init.count = 15_000
-    config.gaussians.max_gaussians = 18_000
-    config.gaussians.sh_degree = 0
-    config.train.iterations = 250
-    config.densify.start, config.densify.stop, config.densify.interval = 40, 150, 30
-    config.features.images = 12
-    config.features.resolution = 240
-    config.features.min_agreement = 0.4
-    config.anchors.keypoints = 400
-    return config
-
-
-@pytest.fixture(scope="module")
-def room():
-    return SyntheticDataset(SyntheticConfig(**SIZE))
-
-
-@pytest.fixture(scope="module")
-def queries():
-    return SyntheticDataset(SyntheticConfig(split="test", **SIZE))
-
-
-@pytest.fixture(scope="module")
-def trained(room, make_run_class, tmp_path_factory):
-    run = make_run_class(tmp_path_factory.mktemp("maps") / "map")
-    estimator = GsplatEstimator(small_config())
-    estimator.fit(room, run)
-    return estimator, run.map.finish()
 
 
 def errors(pose, truth):
@@ -127,7 +91,7 @@ def refined_errors(scene_map, queries, **options):
     return np.array(found)
 
 
-@pytest.mark.parametrize("mode", ["photometric", "keypoints", "both"])
+@pytest.mark.parametrize("mode", ["photometric", "keypoints", "features"])
 def test_refinement_improves_disturbed_poses(trained, queries, mode):
     assert np.median(refined_errors(trained[1], queries, mode=mode)) < 0.7 * 4.0
 

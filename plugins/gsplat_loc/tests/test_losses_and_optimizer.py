@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from gsplat_loc.config import DensifyConfig, TrainConfig
-from gsplat_loc.losses import psnr, ssim
-from gsplat_loc.optimizer import DensityControl, FieldOptimizer, rotated
+from gsplat_loc.mapping.losses import psnr, ssim
+from gsplat_loc.mapping.optimizer import DensityControl, FieldOptimizer, rotated
 from scipy.ndimage import correlate1d
 
 from reloc_core.geometry import rotation_from_quaternion

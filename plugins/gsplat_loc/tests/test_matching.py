@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gsplat_loc.anchors import Sightings, build_anchors
 from gsplat_loc.config import AnchorConfig, MatchConfig
+from gsplat_loc.mapping.anchors import Sightings, build_anchors
+from gsplat_loc.mapping.triangulate import partners, two_view_points
 from gsplat_loc.match import match
-from gsplat_loc.triangulate import partners, two_view_points
 
 
 def unit(count, seed):

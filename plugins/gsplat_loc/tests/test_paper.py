@@ -2,9 +2,9 @@
 
 import json
 
-import gsplat_loc.train
+import gsplat_loc.mapping.train
 import pytest
-from gsplat_loc.optimizer import DensityControl, FieldOptimizer
+from gsplat_loc.mapping.optimizer import DensityControl, FieldOptimizer
 
 from reloc_core.cli.main import main
 from reloc_core.config import compose, plain
@@ -73,7 +73,11 @@ def test_numbers_are_the_published_ones():
 def witnessed(monkeypatch):
     """What the schedule did: rounds as (iteration, before, after), resets, degrees in use."""
     seen = {"rounds": [], "resets": [], "degrees": []}
-    round_, reset, draw = DensityControl.round, FieldOptimizer.reset_opacity, gsplat_loc.train.draw
+    round_, reset, draw = (
+        DensityControl.round,
+        FieldOptimizer.reset_opacity,
+        gsplat_loc.mapping.train.draw,
+    )
 
     def spy_round(self, optimizer, iteration):
         before = len(optimizer["means"])
@@ -90,7 +94,7 @@ def witnessed(monkeypatch):
 
     monkeypatch.setattr(DensityControl, "round", spy_round)
     monkeypatch.setattr(FieldOptimizer, "reset_opacity", spy_reset)
-    monkeypatch.setattr(gsplat_loc.train, "draw", spy_draw)
+    monkeypatch.setattr(gsplat_loc.mapping.train, "draw", spy_draw)
     return seen
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 
-from gsplat_loc.anchors import Sightings
 from gsplat_loc.config import AnchorConfig
-from gsplat_loc.gaussians import Gaussians
-from gsplat_loc.render import snapshot, surface
+from gsplat_loc.field.gaussians import Gaussians
+from gsplat_loc.field.render import lookup, snapshot, surface
+from gsplat_loc.mapping.anchors import Sightings
 from gsplat_loc.views import Views, pinhole, spread
 from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.geometry import unproject
@@ -65,26 +64,3 @@ def sighted(
 def pixel_angle(camera: Camera, detector: KeypointDetector) -> float:
     """Angle in radians of a pixel of the image that the detector sees."""
     return min(camera.width, camera.height) / detector.resolution / camera.fx
-
-
-def lookup(
-    camera: Camera, directions: Float64Array, depth: np.ndarray, good: np.ndarray
-) -> Float64Array:
-    """Depth (N,) of a rendering along viewing directions with z = 1; 0 outside or where not `good`."""
-    finite = np.isfinite(directions).all(1)
-    x = np.where(finite, camera.fx * directions[:, 0] + camera.cx, -1e6)
-    y = np.where(finite, camera.fy * directions[:, 1] + camera.cy, -1e6)
-    column = np.rint(x).astype(np.int64)
-    row = np.rint(y).astype(np.int64)
-    inside = (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height)
-    trusted = inside.copy()
-    trusted[inside] = good[row[inside], column[inside]]
-    sampled = cv2.remap(
-        depth.astype(np.float32),
-        x.clip(-1, camera.width).astype(np.float32)[:, None],
-        y.clip(-1, camera.height).astype(np.float32)[:, None],
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    sampled = np.zeros(len(x)) if sampled is None else sampled.ravel().astype(np.float64)
-    return np.where(trusted, sampled, 0.0)

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import torch
 
-from gsplat_loc.fieldmap import FieldMap
-from gsplat_loc.render import Rendering, physical, snapshot, view_of
+from gsplat_loc.field.fieldmap import FieldMap
+from gsplat_loc.field.render import Rendering, physical, snapshot, view_of
 from gsplat_loc.views import pinhole, resized
 from reloc_core import rendering
 from reloc_core.types import Float64Array, ImageArray, Query

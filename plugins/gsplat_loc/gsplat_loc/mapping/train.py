@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from gsplat_loc.config import GsplatConfig
-from gsplat_loc.gaussians import Gaussians
-from gsplat_loc.initialise import Start, extent
-from gsplat_loc.losses import psnr, ssim
-from gsplat_loc.optimizer import DensityControl, FieldOptimizer
-from gsplat_loc.render import draw, view_of
+from gsplat_loc.field.gaussians import Gaussians
+from gsplat_loc.field.render import draw, view_of
+from gsplat_loc.mapping.initialise import Start, extent
+from gsplat_loc.mapping.losses import psnr, ssim
+from gsplat_loc.mapping.optimizer import DensityControl, FieldOptimizer
 from gsplat_loc.views import View, Views, half
 from reloc_core.errors import DataError
 from reloc_core.interfaces import Run

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from scipy.spatial import cKDTree
+from torch import Tensor
 
 from gsplat_loc.config import InitConfig
-from gsplat_loc.gaussians import Gaussians, from_points
-from gsplat_loc.ply import read_ply, read_points
-from gsplat_loc.triangulate import triangulated_points
+from gsplat_loc.field.gaussians import Gaussians, from_points
+from gsplat_loc.field.ply import read_ply, read_points
+from gsplat_loc.mapping.triangulate import triangulated_points
 from gsplat_loc.views import Views, spread, view_of
 from reloc_core.errors import DataError
 from reloc_core.geometry import lift, transform
@@ -33,11 +34,13 @@ class Start:
         gaussians: relative to `origin`.
         origin: (3,) of the field in the world.
         source: where they came from, one of `InitConfig.source`.
+        features: (N, C) descriptors that a file brought with them, or None.
     """
 
     gaussians: Gaussians
     origin: Float64Array
     source: str
+    features: Tensor | None = None
 
 
 def initialise(
@@ -49,8 +52,8 @@ def initialise(
         DataError: the source is not there or gives too few points.
     """
     if options.source == "ply":
-        gaussians, origin, _ = read_ply(options.path)
-        return Start(gaussians.with_degree(sh_degree), origin, "ply")
+        gaussians, origin, features = read_ply(options.path)
+        return Start(gaussians.with_degree(sh_degree), origin, "ply", features)
     source, points, rgb = _points(dataset, views, options, run)
     if len(points) < options.min_points:
         raise DataError(

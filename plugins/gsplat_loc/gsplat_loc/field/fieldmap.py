@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gsplat_loc.anchors import Anchors
-from gsplat_loc.features import Descriptors
-from gsplat_loc.gaussians import Gaussians, checked
+from gsplat_loc.field.gaussians import Gaussians, checked
 from reloc_core.errors import MapError
 from reloc_core.interfaces import Run
 from reloc_core.maps import Map
@@ -17,6 +15,45 @@ from reloc_core.types import Float64Array
 
 EXTRACTOR = "xfeat"
 CHANNELS = 64
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """What queries are matched with.
+
+    Attributes:
+        points: (A, 3) float32, field coordinates.
+        descriptors: (A, C) float32 unit vectors.
+        views: (A,) int32 images that observe each.
+        agreement: (A,) float32 length of the mean of their unit descriptors, in 0..1.
+    """
+
+    points: Tensor
+    descriptors: Tensor
+    views: Tensor
+    agreement: Tensor
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """Descriptors of N Gaussians.
+
+    Attributes:
+        features: (N, 64) float16 unit vectors; zero where a Gaussian was never seen.
+        agreement: (N,) float16 length of the mean of the unit descriptors, 1 where all agree.
+        views: (N,) int32 images that saw it.
+    """
+
+    features: Tensor
+    agreement: Tensor
+    views: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, for a file."""
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import torch
@@ -11,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gsplat_loc.config import FeatureConfig
-from gsplat_loc.gaussians import Gaussians
-from gsplat_loc.render import physical, view_of
+from gsplat_loc.field.fieldmap import Descriptors
+from gsplat_loc.field.gaussians import Gaussians
+from gsplat_loc.field.render import physical, view_of
 from gsplat_loc.views import Views, pinhole, resized, spread
 from reloc_core import rendering
 from reloc_core.features.xfeat import CHANNELS, STRIDE, XFeat
@@ -21,25 +20,6 @@ from reloc_core.types import Float64Array
 
 _SEEN = 0.1  # of a pixel: blending weight from which a Gaussian counts as seen in an image
 _UPSAMPLED = 2  # rendering against descriptors: pixels per cell and axis
-
-
-@dataclass(frozen=True)
-class Descriptors:
-    """Descriptors of N Gaussians.
-
-    Attributes:
-        features: (N, 64) float16 unit vectors; zero where a Gaussian was never seen.
-        agreement: (N,) float16 length of the mean of the unit descriptors, 1 where all agree.
-        views: (N,) int32 images that saw it.
-    """
-
-    features: Tensor
-    agreement: Tensor
-    views: Tensor
-
-    def tensors(self) -> dict[str, Tensor]:
-        """By name, for a file."""
-        return dict(vars(self))
 
 
 @torch.inference_mode()

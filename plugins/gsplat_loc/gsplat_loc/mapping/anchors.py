@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from gsplat_loc.config import AnchorConfig
+from gsplat_loc.field.fieldmap import Anchors
 from reloc_core.types import Float64Array
 
 _CHUNK = 20_000
@@ -57,26 +58,6 @@ class Sightings:
         across = np.linalg.norm(offset - along[:, None] * self.rays[rows], axis=1)
         error = across / np.maximum(along, 1e-9) / self.pixel[rows]
         return np.where((along > 0) & np.isfinite(error), np.minimum(error, 1000.0), 1000.0)
-
-
-@dataclass(frozen=True)
-class Anchors:
-    """What queries are matched with.
-
-    Attributes:
-        points: (A, 3) float32, field coordinates.
-        descriptors: (A, C) float32 unit vectors.
-        views: (A,) int32 images that observe each.
-        agreement: (A,) float32 length of the mean of their unit descriptors, in 0..1.
-    """
-
-    points: Tensor
-    descriptors: Tensor
-    views: Tensor
-    agreement: Tensor
-
-    def __len__(self) -> int:
-        return len(self.points)
 
 
 def build_anchors(sightings: Sightings, options: AnchorConfig) -> Anchors:

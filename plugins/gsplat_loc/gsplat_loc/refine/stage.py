@@ -1,0 +1,63 @@
+"""What the stages of the refiner share: the query at their resolution, and the field drawn at a pose."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from gsplat_loc.config import RefineConfig
+from gsplat_loc.field.fieldmap import FieldMap
+from gsplat_loc.field.render import Rendering, snapshot, surface
+from gsplat_loc.views import pinhole, resized
+from reloc_core.interfaces import Runtime
+from reloc_core.types import BoolArray, Camera, Float64Array, ImageArray, Localization, Query
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A query at the refiner's resolution.
+
+    Attributes:
+        query: as it came.
+        camera: pinhole.
+        image: (H, W, 3) uint8.
+        inside: (H, W) where the image has content.
+    """
+
+    query: Query
+    camera: Camera
+    image: ImageArray
+    inside: BoolArray
+
+
+def seen_at(query: Query, resolution: int) -> Seen:
+    """A query without distortion, its shorter side at most `resolution` pixels."""
+    camera = pinhole(query.camera, resolution)
+    return Seen(query, camera, *resized(query.camera, camera, query.image))
+
+
+class Stage(ABC):
+    """One way to improve a pose against a field.
+
+    Args:
+        field: what is rendered.
+        config: of the refiner.
+        runtime: device, threads, seed.
+    """
+
+    def __init__(self, field: FieldMap, config: RefineConfig, runtime: Runtime) -> None:
+        self.field, self.config, self.runtime = field, config, runtime
+
+    def draw(self, seen: Seen, pose: Float64Array) -> tuple[Rendering, np.ndarray]:
+        """The field from a pose, and the pixels (H, W) whose depth can be trusted."""
+        field = self.field
+        drawn = snapshot(
+            field.gaussians, seen.camera, pose, field.origin, field.background, self.runtime.threads
+        )
+        return drawn, surface(drawn, self.config.min_alpha, self.config.depth_edge)
+
+    @abstractmethod
+    def run(self, seen: Seen, localization: Localization) -> Localization:
+        """An improved localization, or the given one; it has a pose."""
