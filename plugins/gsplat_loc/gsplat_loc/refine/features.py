@@ -158,7 +158,7 @@ def cell_matches(
 
 
 def _peak(query: Tensor, drawn: Rendered, x: np.ndarray, y: np.ndarray) -> Float64Array:
-    """Offsets (M, 2) in cells of the maxima of parabolas through the similarities beside each match."""
+    """Offsets (M, 2) in cells of the maxima of quadrics through the similarities around each match."""
     height, width = drawn.depth.shape
     flat = drawn.features.reshape(height * width, -1)
 
@@ -169,14 +169,15 @@ def _peak(query: Tensor, drawn: Rendered, x: np.ndarray, y: np.ndarray) -> Float
         return values
 
     here = similarity(0, 0)
-    offsets = []
-    for dx, dy in ((1, 0), (0, 1)):
-        after, before = similarity(dx, dy), similarity(-dx, -dy)
-        curvature = after - 2 * here + before
-        peaked = curvature < -1e-6
-        shift = np.where(peaked, (before - after) / np.where(peaked, 2 * curvature, 1), 0)
-        offsets.append(shift.clip(-0.5, 0.5))
-    return np.stack(offsets, 1)
+    right, left, below, above = (similarity(*d) for d in ((1, 0), (-1, 0), (0, 1), (0, -1)))
+    slope_x, slope_y = (right - left) / 2, (below - above) / 2
+    xx, yy = right - 2 * here + left, below - 2 * here + above
+    xy = (similarity(1, 1) + similarity(-1, -1) - similarity(1, -1) - similarity(-1, 1)) / 4
+    determinant = xx * yy - xy**2
+    peaked = (xx < -1e-6) & (determinant > 1e-12)
+    safe = np.where(peaked, determinant, 1.0)
+    shift = np.stack([xy * slope_y - yy * slope_x, xy * slope_x - xx * slope_y], 1) / safe[:, None]
+    return np.where(peaked[:, None], shift, 0.0).clip(-0.5, 0.5)
 
 
 def _depth_at(drawn: Rendered, places: Float64Array) -> Float64Array:
