@@ -19,5 +19,6 @@ def small_config() -> GsplatConfig:
     config.features.images = 12
     config.features.resolution = 240
     config.features.min_agreement = 0.4
-    config.anchors.keypoints = 400
+    config.anchors.keypoints = 800
+    config.anchors.resolution = 480
     return config

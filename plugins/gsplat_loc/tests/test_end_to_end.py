@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,15 +12,17 @@ from gsplat_loc.field.fieldmap import load_field
 from gsplat_loc.field.render import physical
 from gsplat_loc.mapping.features import DescriptorMaps, blend
 from gsplat_loc.mapping.initialise import initialise
+from gsplat_loc.mapping.survey import survey
+from gsplat_loc.mapping.views import Views
 from gsplat_loc.refine.gauss_newton import motion_to
 from gsplat_loc.refiner import GsplatRefiner
-from gsplat_loc.views import Views
 from gsplat_room import RUNTIME, SIZE, small_config
 
 from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.datasets.synthetic import SyntheticDataset
 from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.geometry import inverse, project, so3_exp, transform
+from reloc_core.interfaces import Dataset
 from reloc_core.maps import Map, load_tensors, save_tensors
 from reloc_core.rendering import rasterize
 from reloc_core.solvers.config import PnpConfig
@@ -171,7 +174,6 @@ def test_interrupted_training_resumes_to_the_same_field(room, make_run, tmp_path
     config.init.count = 2000
     config.train.checkpoint_seconds = 0.0
     config.match.target = "anchors"
-    config.anchors.radius_depth = 0.2
     whole = make_run(tmp_path / "whole")
     GsplatEstimator(config).fit(room, whole)
 
@@ -206,13 +208,38 @@ def test_no_depth_is_said(make_run, tmp_path):
         GsplatEstimator(config).fit(dataset, make_run(tmp_path / "b"))
 
 
+class MixedSizes(Dataset):
+    """Every second image of another dataset at five eighths of its size, without depth."""
+
+    def __init__(self, whole):
+        self.whole = whole
+
+    name = "mixed sizes"
+
+    @property
+    def frames(self):
+        return [
+            replace(frame, camera=frame.camera.scaled(200, 150)) if i % 2 else frame
+            for i, frame in enumerate(self.whole.frames)
+        ]
+
+    def __getitem__(self, index):
+        query = replace(self.whole[index], depth=None)
+        if index % 2 == 0:
+            return query
+        image = cv2.resize(query.image, (200, 150), interpolation=cv2.INTER_AREA)
+        return replace(query, image=image, camera=query.camera.scaled(200, 150))
+
+
 def test_matched_key_points_lie_on_surfaces(room, make_run, tmp_path):
-    """Triangulated without depth, compared with the room's exact depth."""
-    blind = SyntheticDataset(SyntheticConfig(**SIZE, depth=False))
-    config = InitConfig(min_points=100)
-    views = Views(blind, np.arange(len(blind)), 120, 100)
-    start = initialise(blind, views, config, 0, make_run(tmp_path / "a"))
+    """Triangulated without depth from images of two sizes, compared with the room's exact depth."""
+    mixed = MixedSizes(room)
+    run = make_run(tmp_path / "a")
+    seen = survey(mixed, np.arange(len(mixed)), small_config().anchors, run)
+    views = Views(mixed, np.arange(len(mixed)), 120, 100)
+    start = initialise(mixed, views, InitConfig(), 0, run, seen)
     assert start.source == "triangulate"
+    assert seen.plan.keypoints > 768  # few images are looked at closer
     query = room[10]
     world = start.gaussians.means.double().numpy() + start.origin
     local = transform(inverse(query.world_from_cam), world)

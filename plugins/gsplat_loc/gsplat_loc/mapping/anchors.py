@@ -1,212 +1,186 @@
-"""Anchors: points of the field's surface that key points of several mapping images hit.
+"""Anchors: triangulated key points of the mapping images, steadied by the depth that the field shows.
 
 A Gaussian's centre need not lie on the surface, and its blended descriptor mixes with its neighbours'.
-Where XFeat's detector fires, though, the rendered depth says which surface point it fired at; key points
-of other images that project there with a similar descriptor observe the same point. Their rays, steadied
-by the depths, give its position, and the mean of their descriptors what it looks like (compare the
-landmarks of ULF-Loc and STDLoc).
+Where the detector fires in several images, though, the rays of the known poses say where the point is;
+where they are nearly parallel the rendered depth helps. The mean of the descriptors is what it looks like
+(compare the landmarks of ULF-Loc and STDLoc).
+
+Beside each other, rays and rendered depth also tell how wrong the field's surface is: what a pose that is
+aligned with a rendering inherits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.spatial import cKDTree
-from torch import Tensor
 
 from gsplat_loc.config import AnchorConfig
 from gsplat_loc.field.fieldmap import Anchors
+from gsplat_loc.field.gaussians import Gaussians
+from gsplat_loc.field.render import lookup, snapshot, surface
+from gsplat_loc.mapping.survey import Survey
+from reloc_core.geometry import unproject
+from reloc_core.interfaces import Run
+from reloc_core.mapping import Observations, Tracks, pinhole_camera
+from reloc_core.mapping.tracks import finish_tracks
 from reloc_core.types import Float64Array
 
-_CHUNK = 20_000
-_STEPS = 4
+_MIN_ALPHA = 0.5
+_EDGE = 0.15
+_MAD = 1.4826
+_OBSERVERS = 8
+_ERROR_SIDE = 480  # px, shorter side of the image that the field's error is given for
 
 
 @dataclass(frozen=True)
-class Sightings:
-    """Key points of mapping images, lifted by rendered depth.
+class Anchored:
+    """What comes of a survey and a field.
 
     Attributes:
-        points: (M, 3) where the rays hit the surface, field coordinates.
-        origins: (M, 3) camera centres.
-        rays: (M, 3) unit.
-        depths: (M,) distance along the ray.
-        descriptors: (M, C) unit.
-        images: (M,) number of the image.
-        pixel: (M,) angle of one pixel of the detector's image, radians.
+        anchors: to match with.
+        depth_noise: standard deviation of the rendered depth, relative.
+        error_px: standard deviation of the field's displacement between mapping images that see the
+            same, per axis, in pixels of an image whose shorter side has 480; 0 where it is unknown.
     """
 
-    points: Float64Array
-    origins: Float64Array
-    rays: Float64Array
-    depths: Float64Array
-    descriptors: Tensor
-    images: np.ndarray
-    pixel: Float64Array
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def errors(self, points: Float64Array, rows: np.ndarray) -> Float64Array:
-        """Angles in pixels (N,) between rays `rows` and points (N, 3); 1000 behind the camera."""
-        offset = points - self.origins[rows]
-        along = np.einsum("ni,ni->n", offset, self.rays[rows])
-        across = np.linalg.norm(offset - along[:, None] * self.rays[rows], axis=1)
-        error = across / np.maximum(along, 1e-9) / self.pixel[rows]
-        return np.where((along > 0) & np.isfinite(error), np.minimum(error, 1000.0), 1000.0)
+    anchors: Anchors
+    depth_noise: float
+    error_px: float
 
 
-def build_anchors(sightings: Sightings, options: AnchorConfig) -> Anchors:
-    """Group sightings of the same point and triangulate them."""
-    first, second = _same_point(sightings, options)
-    labels, count = _cover(first, second, len(sightings), options.min_views)
-    if not count:
-        channels = sightings.descriptors.shape[1]
-        none = torch.zeros(0)
-        return Anchors(torch.zeros(0, 3), torch.zeros(0, channels), none.int(), none)
-    points = np.zeros((count, 3))
-    for _ in range(2):
-        members = np.flatnonzero(labels >= 0)
-        points = triangulate(sightings, members, labels[members], count, options)
-        error = sightings.errors(points[labels[members]], members)
-        labels[members[error > 2 * options.max_error_px]] = -1
-    return _finish(sightings, labels, points, options)
+def anchored(
+    survey: Survey,
+    gaussians: Gaussians,
+    origin: Float64Array,
+    background: torch.Tensor,
+    short_side: int,
+    options: AnchorConfig,
+    run: Run,
+) -> Anchored:
+    """Anchors of a trained field.
+
+    Args:
+        survey: matched key points.
+        gaussians: the field, relative to `origin`.
+        origin: (3,).
+        background: (3,).
+        short_side: of the renderings.
+        options: limits.
+        run: progress, device.
+    """
+    tracks, rays = survey.points.tracks, survey.points.observations
+    depths = rendered_depths(survey, gaussians, origin, background, short_side, run)
+    noise, error = field_errors(tracks, rays, depths, survey.plan.resolution)
+    noise = max(noise, options.depth_noise)
+    if noise < options.max_depth_noise:
+        rays = replace(rays, depths=depths, depth_noise=noise)
+    labels = np.full(len(rays), -1)
+    labels[tracks.rows] = tracks.labels
+    final = finish_tracks(
+        rays, labels, tracks.points, min_views=survey.min_views,
+        max_error_px=options.max_error_px, min_parallax_deg=options.min_parallax_deg,
+    )  # fmt: skip
+    anchors = _described(final, survey, origin, options.count)
+    run.log("anchored", anchors=len(anchors), depth_noise=round(noise, 4), error_px=round(error, 3))
+    return Anchored(anchors, noise, error)
 
 
-def _same_point(sightings: Sightings, options: AnchorConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Directed pairs (a, b): b of another image observes the point of a."""
-    if not len(sightings):
-        return np.zeros(0, int), np.zeros(0, int)
-    tree = cKDTree(sightings.points)
-    reach = options.radius_depth * sightings.depths
-    firsts, seconds = [], []
-    for begin in range(0, len(sightings), _CHUNK):
-        rows = np.arange(begin, min(begin + _CHUNK, len(sightings)))
-        near = tree.query_ball_point(sightings.points[rows], reach[rows], return_sorted=False)
-        number = np.fromiter((len(n) for n in near), int, len(rows))
-        a = np.repeat(rows, number)
-        b = np.concatenate([np.asarray(n, int) for n in near])
-        kept = sightings.images[a] != sightings.images[b]
-        a, b = a[kept], b[kept]
-        kept = sightings.errors(sightings.points[a], b) < options.radius_px
-        a, b = a[kept], b[kept]
-        alike = torch.cat(
-            [
-                (sightings.descriptors[i] * sightings.descriptors[j]).sum(1)
-                for i, j in zip(_blocks(a), _blocks(b), strict=True)
-            ]
-            or [torch.zeros(0)]
-        )
-        kept = (alike > options.min_similarity).numpy()
-        firsts.append(a[kept])
-        seconds.append(b[kept])
-    return np.concatenate(firsts), np.concatenate(seconds)
+def rendered_depths(
+    survey: Survey, gaussians: Gaussians, origin: Float64Array, background: torch.Tensor,
+    short_side: int, run: Run,
+) -> Float64Array:  # fmt: skip
+    """Distances (M,) along the key points' rays to the field's surface; NaN where it cannot be trusted."""
+    features = survey.points.features
+    found = np.full(len(features), np.nan)
+    with run.progress("Rendering depth at key points", len(features.cameras)) as progress:
+        for number, (camera, pose) in enumerate(
+            zip(features.cameras, features.world_from_cam, strict=True)
+        ):
+            rows = features.of_image(number)
+            target = pinhole_camera(camera, short_side)
+            drawn = snapshot(gaussians, target, pose, origin, background, run.runtime.threads)
+            direction = unproject(camera, features.pixels[rows])
+            depth = lookup(target, direction, drawn.depth, surface(drawn, _MIN_ALPHA, _EDGE))
+            length = depth * np.linalg.norm(direction, axis=1)
+            found[rows] = np.where(depth > 0, length, np.nan)
+            progress.advance()
+    return found
 
 
-def _blocks(index: np.ndarray, size: int = 200_000) -> Iterator[Tensor]:
-    for begin in range(0, len(index), size):
-        yield torch.from_numpy(index[begin : begin + size])
+def field_errors(
+    tracks: Tracks, rays: Observations, depths: Float64Array, resolution: int
+) -> tuple[float, float]:
+    """How wrong the field's surface is, against the triangulated points.
 
-
-def _cover(
-    first: np.ndarray, second: np.ndarray, count: int, min_views: int
-) -> tuple[np.ndarray, int]:
-    """Greedy groups: the sighting with most partners takes those still free, and so on.
+    Args:
+        tracks: points and who observes them.
+        rays: of the key points.
+        depths: (M,) rendered distances along them.
+        resolution: shorter side of the detector's images, whose pixels the rays' errors are in.
 
     Returns:
-        labels (count,), -1 for none, and the number of groups.
+        relative standard deviation of the depth along rays (of the half of the points that are known
+        best), and the displacement described at `Anchored.error_px`.
     """
-    order = np.argsort(first, kind="stable")
-    partners = second[order]
-    support = np.bincount(first, minlength=count)
-    ends = np.cumsum(support)
-    labels = np.full(count, -1)
-    made = 0
-    for row in np.argsort(-support, kind="stable"):
-        if support[row] + 1 < min_views:
-            break
-        if labels[row] >= 0:
-            continue
-        mine = partners[ends[row] - support[row] : ends[row]]
-        free = mine[labels[mine] < 0]
-        if len(free) + 1 < min_views:
-            continue
-        labels[free] = made
-        labels[row] = made
-        made += 1
-    return labels, made
+    rows, labels = tracks.rows, tracks.labels
+    known = np.isfinite(depths[rows])
+    offset = tracks.points[labels] - rays.origins(rows)
+    distance = np.linalg.norm(offset, axis=1)
+    # Along the ray the points themselves are uncertain by their parallax.
+    along = np.einsum("ni,nij,nj->n", rays.rays[rows], tracks.covariances[labels], rays.rays[rows])
+    doubt = np.sqrt(np.maximum(along, 0)) / np.maximum(distance, 1e-12)
+    chosen = known & (doubt <= np.median(doubt[known])) if known.any() else known
+    if int(chosen.sum()) < 20:
+        return float("inf"), 0.0
+    relative = depths[rows][chosen] / distance[chosen] - 1
+    noise = _MAD * float(np.median(np.abs(relative)))
+    # The surface under one key point, seen from the next image of the same track.
+    same = labels[1:] == labels[:-1]
+    first, second = rows[:-1][same], rows[1:][same]
+    lifted = rays.origins(first) + depths[first, None] * rays.rays[first]
+    usable = np.isfinite(depths[first])
+    error = rays.errors(lifted[usable], second[usable])
+    # Median of a Rayleigh distribution: 1.1774 standard deviations of each axis.
+    spread = float(np.median(error)) / 1.1774 * _ERROR_SIDE / resolution
+    return noise, spread
 
 
-def triangulate(
-    sightings: Sightings, rows: np.ndarray, labels: np.ndarray, count: int, options: AnchorConfig
-) -> Float64Array:
-    """Robust points (count, 3) near the rays and the depths along them of each label.
-
-    Iteratively reweighted least squares: across the ray with the accuracy of a pixel, along it with
-    that of the rendered depth.
-    """
-    rays, depth = sightings.rays[rows], sightings.depths[rows]
-    across = 1 / (sightings.pixel[rows] * depth) ** 2
-    along = 1 / (options.depth_noise * depth) ** 2
-    outer = rays[:, :, None] * rays[:, None, :]
-    information = across[:, None, None] * (np.eye(3) - outer) + along[:, None, None] * outer
-    target = np.einsum("nij,nj->ni", information, sightings.points[rows])
-    weights = np.ones(len(rows))
-    points = np.zeros((count, 3))
-    for step in range(_STEPS):
-        matrix = _sums(information * weights[:, None, None], labels, count)
-        right = _sums(target * weights[:, None], labels, count)
-        trace = np.trace(matrix, axis1=1, axis2=2)
-        matrix += (1e-12 * np.maximum(trace, 1e-12))[:, None, None] * np.eye(3)
-        points = np.linalg.solve(matrix, right[..., None])[..., 0]
-        if step + 1 < _STEPS:
-            error = sightings.errors(points[labels], rows) / options.max_error_px
-            weights = (1 + error**2) ** -2
-    return points
-
-
-def _sums(values: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Sums over the rows of each label."""
-    flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
-    sums = [np.bincount(labels, column, count) for column in flat.T]
-    return np.stack(sums, 1).astype(float).reshape(count, *values.shape[1:])
-
-
-def _finish(
-    sightings: Sightings, labels: np.ndarray, points: Float64Array, options: AnchorConfig
-) -> Anchors:
-    """One sighting per image, enough of them, small errors; the best by views and agreement."""
-    rows = np.flatnonzero(labels >= 0)
-    error = sightings.errors(points[labels[rows]], rows) if len(rows) else np.zeros(0)
-    order = np.lexsort((error, sightings.images[rows], labels[rows]))
-    rows, error = rows[order], error[order]
-    repeated = (np.diff(labels[rows]) == 0) & (np.diff(sightings.images[rows]) == 0)
-    kept = np.concatenate([[True], ~repeated]) if len(rows) else np.zeros(0, bool)
-    rows, error = rows[kept], error[kept]
-    count = len(points)
-    label = labels[rows]
-    views = np.bincount(label, minlength=count)
-    mean_error = np.bincount(label, error, count) / np.maximum(views, 1)
-    sums = torch.zeros(count, sightings.descriptors.shape[1])
-    sums.index_add_(0, torch.from_numpy(label), sightings.descriptors[torch.from_numpy(rows)])
+def _described(tracks: Tracks, survey: Survey, origin: Float64Array, count: int) -> Anchors:
+    """The best tracks by views and agreement, with their descriptors."""
+    features = survey.points.features
+    views = tracks.views
+    sums = torch.zeros(len(tracks), features.descriptors.shape[1])
+    sums.index_add_(
+        0, torch.from_numpy(tracks.labels), torch.from_numpy(features.descriptors[tracks.rows])
+    )
     agreement = (sums.norm(dim=1) / torch.from_numpy(np.maximum(views, 1)).float()).numpy()
-    good = np.flatnonzero(
-        (views >= options.min_views)
-        & (mean_error < options.max_error_px)
-        & np.isfinite(points).all(1)
-    )
-    good = good[_best(points[good], views[good] * agreement[good] ** 2, options.count)]
-    chosen = torch.from_numpy(good)
+    chosen = _best(tracks.points, views * agreement**2, count)
+    colors = replace(survey.points, tracks=tracks).colors[chosen]
     return Anchors(
-        torch.from_numpy(points[good].astype(np.float32)),
-        F.normalize(sums[chosen], dim=1),
-        torch.from_numpy(views[good].astype(np.int32)),
-        torch.from_numpy(agreement[good].astype(np.float32)),
+        torch.from_numpy((tracks.points[chosen] - origin).astype(np.float32)),
+        F.normalize(sums[torch.from_numpy(chosen)], dim=1),
+        torch.from_numpy(views[chosen].astype(np.int32)),
+        torch.from_numpy(agreement[chosen].astype(np.float32)),
+        torch.from_numpy(colors),
+        torch.from_numpy(_observers(tracks, features.images)[chosen]),
     )
+
+
+def _observers(tracks: Tracks, images: np.ndarray) -> np.ndarray:
+    """(L, 8) int32 images that observe each point, evenly chosen where there are more; -1 pads."""
+    table = np.full((len(tracks), _OBSERVERS), -1, np.int32)
+    views = tracks.views
+    place = np.arange(len(tracks.labels)) - np.repeat(np.cumsum(views) - views, views)
+    # Every view its column; where there are more than columns, later ones overwrite evenly.
+    column = np.where(
+        views[tracks.labels] <= _OBSERVERS, place,
+        place * _OBSERVERS // np.maximum(views[tracks.labels], 1),
+    )  # fmt: skip
+    table[tracks.labels, column] = images[tracks.rows]
+    return table
 
 
 def _best(points: Float64Array, score: np.ndarray, most: int) -> np.ndarray:

@@ -12,10 +12,12 @@ from gsplat_loc.config import FeatureConfig
 from gsplat_loc.field.fieldmap import Descriptors
 from gsplat_loc.field.gaussians import Gaussians
 from gsplat_loc.field.render import physical, view_of
-from gsplat_loc.views import Views, pinhole, resized, spread
+from gsplat_loc.mapping.views import Views
 from reloc_core import rendering
 from reloc_core.features.xfeat import CHANNELS, STRIDE, XFeat
 from reloc_core.interfaces import Run
+from reloc_core.mapping import evenly, make_view
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Float64Array
 
 _SEEN = 0.1  # of a pixel: blending weight from which a Gaussian counts as seen in an image
@@ -45,7 +47,7 @@ class DescriptorMaps:
         self, views: Views, options: FeatureConfig, origin: Float64Array, device: str, cache_mb: int
     ) -> None:
         self.views, self.origin, self.resolution = views, origin, options.resolution
-        self.frames = views.frames[spread(len(views), options.images)]
+        self.frames = views.frames[evenly(len(views), options.images)]
         self.network = XFeat().to(device)
         self._free = cache_mb * 1e6
         self._kept: dict[int, tuple[rendering.View, Tensor]] = {}
@@ -73,15 +75,14 @@ class DescriptorMaps:
         query = self.views.dataset[frame]
         assert query.world_from_cam is not None
         # Enlarged too, as the detector does with queries: XFeat depends on scale.
-        target = pinhole(query.camera, self.resolution, enlarge=True)
-        image, _ = resized(query.camera, target, query.image)
+        seen = make_view(query, self.resolution, enlarge=True)
         # Whole cells, so that the grid of cells covers exactly the image's area.
-        height, width = (side // STRIDE * STRIDE for side in image.shape[:2])
-        full = view_of(target, query.world_from_cam, self.origin)
+        height, width = (side // STRIDE * STRIDE for side in seen.image.shape[:2])
+        full = view_of(seen.camera, query.world_from_cam, self.origin)
         cropped = rendering.View(full.world_from_cam, full.fx, full.fy, full.cx, full.cy,
                                  width, height)  # fmt: skip
         # Rounded as in the cache, so that its size changes no result.
-        maps = dense_descriptors(self.network, image[:height, :width]).cpu().half()
+        maps = dense_descriptors(self.network, seen.image[:height, :width]).cpu().half()
         return cropped.scaled(width // STRIDE, height // STRIDE), maps
 
 
@@ -131,7 +132,7 @@ def blend(
     adam = torch.optim.Adam([features], lr=options.learning_rate, eps=1e-15, fused=True)
     described = DescriptorMaps(views, options, origin, run.runtime.device, options.cache_mb)
     shape = physical(gaussians)
-    rng = np.random.default_rng((run.runtime.seed, 4))
+    rng = numpy_rng(run.runtime.seed, "descriptor images")
     with run.progress("Training descriptors", options.iterations) as progress:
         order = np.zeros(0, int)
         for _ in range(options.iterations):

@@ -15,10 +15,12 @@ from gsplat_loc.field.render import draw, view_of
 from gsplat_loc.mapping.initialise import Start, extent
 from gsplat_loc.mapping.losses import psnr, ssim
 from gsplat_loc.mapping.optimizer import DensityControl, FieldOptimizer
-from gsplat_loc.views import View, Views, half
+from gsplat_loc.mapping.views import Views, half, posed
 from reloc_core.errors import DataError
 from reloc_core.interfaces import Run
+from reloc_core.mapping import View
 from reloc_core.rendering import RenderOutput
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Float64Array
 
 _DEPTH_ALPHA = 0.5  # pixels fainter than this have no depth to compare
@@ -70,7 +72,7 @@ def train_field(views: Views, start: Start, config: GsplatConfig, run: Run) -> T
         for iteration in range(done + 1, options.iterations + 1):
             view = _view(views, iteration, config, run.runtime.seed)
             degree = min(iteration // config.gaussians.sh_interval, config.gaussians.sh_degree)
-            out = draw(optimizer.gaussians, view_of(view.camera, view.world_from_cam, origin),
+            out = draw(optimizer.gaussians, view_of(view.camera, posed(view), origin),
                        behind, run.runtime.threads, degree)  # fmt: skip
             truth = torch.from_numpy(view.image).to(device).float() / 255
             loss = _loss(out, truth, view, config)
@@ -106,7 +108,7 @@ def train_field(views: Views, start: Start, config: GsplatConfig, run: Run) -> T
 def _view(views: Views, iteration: int, config: GsplatConfig, seed: int) -> View:
     """The image of an iteration: every image once per round, in an order drawn anew."""
     turn, place = divmod(iteration - 1, len(views))
-    order = np.random.default_rng((seed, 3, turn)).permutation(len(views))
+    order = numpy_rng(seed, "training images", turn).permutation(len(views))
     view = views[int(order[place])]
     if iteration <= config.train.half_resolution * config.train.iterations:
         return half(view)

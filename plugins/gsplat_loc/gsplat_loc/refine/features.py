@@ -17,18 +17,20 @@ from torch import Tensor
 
 from gsplat_loc.config import RefineConfig
 from gsplat_loc.field.fieldmap import FieldMap
-from gsplat_loc.field.render import Rendering, physical, surface, view_of
+from gsplat_loc.field.render import lookup, physical, view_of
 from gsplat_loc.refine.alignment import shown_error
 from gsplat_loc.refine.stage import Seen, Stage
-from gsplat_loc.views import pinhole
 from reloc_core import rendering
 from reloc_core.features.keypoints import KeypointDetector
-from reloc_core.geometry import inverse, lift, rotation_angle_deg, transform
+from reloc_core.geometry import inverse, rotation_angle_deg, transform, unproject
 from reloc_core.interfaces import Runtime
+from reloc_core.mapping import pinhole_camera
 from reloc_core.solvers.config import PnpConfig
 from reloc_core.solvers.pnp import PnpSolver
 from reloc_core.types import Camera, Correspondences, Float64Array, Localization
 
+_BLOCK = 2  # cells per side of what is matched first
+_MARGIN = 1  # cells around it in which the best fit is sought
 _LEAST = 12  # matches that support a pose
 _STILL_DEG, _STILL = (
     1e-3,
@@ -43,13 +45,11 @@ class Rendered:
     Attributes:
         camera: pinhole whose pixels are the cells.
         features: (h, w, C) unit vectors; zero where nothing was drawn.
-        depth: (h, w) float32 expected depth.
-        good: (h, w) cells whose depth can be trusted.
+        good: (h, w) cells to match with.
     """
 
     camera: Camera
     features: Tensor
-    depth: np.ndarray
     good: np.ndarray
 
 
@@ -72,11 +72,16 @@ class FeatureMatching(Stage):
         for _ in range(options.rounds):
             pose = result.world_from_cam
             assert pose is not None
+            image, trusted = self.draw(seen, pose)
             drawn = self._render(query.camera, pose)
-            rows, places, depth, confidence = cell_matches(descriptors, drawn, options)
-            if len(rows) < _LEAST:
+            rows, places, confidence = cell_matches(descriptors, drawn, options)
+            direction = unproject(drawn.camera, places)
+            depth = lookup(seen.camera, direction, image.depth, trusted)
+            kept = depth > 0
+            if int(kept.sum()) < _LEAST:
                 break
-            local = lift(drawn.camera, places, depth)
+            rows, confidence, depth = rows[kept], confidence[kept], depth[kept]
+            local = direction[kept] * depth[:, None]
             evidence = Correspondences(
                 found.pixels[rows], transform(pose, local), weights=confidence, kind="sparse",
                 redundancy=options.feature_redundancy,
@@ -88,8 +93,8 @@ class FeatureMatching(Stage):
                 break
             covariance = solved.covariance
             if covariance is not None:
-                share = max(float(drawn.good.mean()), 1e-3)
-                covariance = covariance + shown_error(drawn.camera, local, options.map_error, share)
+                share = max(float(trusted.mean()), 1e-3)
+                covariance = covariance + shown_error(seen.camera, local, options.map_error, share)
             result = replace(
                 localization, world_from_cam=solved.world_from_cam, covariance=covariance
             )
@@ -101,97 +106,80 @@ class FeatureMatching(Stage):
 
     @torch.no_grad()
     def _render(self, camera: Camera, pose: Float64Array) -> Rendered:
-        """Descriptors and depth at a pose, one cell for `feature_cell` pixels."""
+        """Descriptors at a pose, one cell for `feature_cell` pixels."""
         options, field = self.config, self.field
-        full = pinhole(camera, options.feature_resolution, enlarge=True)
+        full = pinhole_camera(camera, options.feature_resolution, enlarge=True)
         cell = options.feature_cell
         grid = full.scaled(max(full.width // cell, 1), max(full.height // cell, 1))
         out = rendering.rasterize(
             physical(field.gaussians), self._features, view_of(grid, pose, field.origin),
             threads=self.runtime.threads,
         )  # fmt: skip
-        alpha, depth = out.alpha.cpu().numpy(), out.depth.cpu().numpy()
-        good = surface(
-            Rendering(np.zeros(0), alpha, depth), options.min_alpha, _edge(cell, options)
-        )
-        return Rendered(grid, F.normalize(out.image, dim=-1), depth, good)
-
-
-def _edge(cell: int, options: RefineConfig) -> float:
-    """Relative depth difference of neighbouring cells: slanted surfaces differ by more than pixels'."""
-    return min(options.depth_edge * max(cell / 2, 1.0), 0.5)
+        good = (out.alpha > options.min_alpha).cpu().numpy()
+        return Rendered(grid, F.normalize(out.image, dim=-1), good)
 
 
 @torch.no_grad()
 def cell_matches(
     query: Tensor, drawn: Rendered, options: RefineConfig
-) -> tuple[np.ndarray, Float64Array, Float64Array, Float64Array]:
-    """Mutual matches of descriptors with rendered cells, by a dual softmax.
+) -> tuple[np.ndarray, Float64Array, Float64Array]:
+    """Mutual matches of descriptors with rendered cells: dual softmax over blocks, then the peak.
 
     Args:
         query: (N, C) unit vectors.
-        drawn: what is rendered; only `good` cells are matched.
+        drawn: what is rendered; only blocks with `good` cells are matched.
         options: temperature and least confidence.
 
     Returns:
-        rows of the query (M,), sub-cell places (M, 2) in pixels of the rendered camera, depths (M,) there,
-        and confidences (M,) in 0..1.
+        rows of the query (M,), sub-cell places (M, 2) in pixels of the rendered camera, and confidences
+        (M,) in 0..1.
     """
-    height, width = drawn.depth.shape
-    cells = np.flatnonzero(drawn.good)
-    none = np.zeros(0)
-    if not len(cells) or not len(query):
-        return none.astype(int), np.zeros((0, 2)), none, none
-    flat = drawn.features.reshape(height * width, -1)
-    similarity = query @ flat[torch.from_numpy(cells).to(flat.device)].T
-    scaled = similarity / options.temperature
+    maps = drawn.features.permute(2, 0, 1)[None]
+    blocks = F.normalize(F.avg_pool2d(maps, _BLOCK)[0].permute(1, 2, 0), dim=-1)
+    height, width = blocks.shape[:2]
+    good = drawn.good[: height * _BLOCK, : width * _BLOCK]
+    usable = good.reshape(height, _BLOCK, width, _BLOCK).any((1, 3)).ravel()
+    index = np.flatnonzero(usable)
+    if not len(index) or not len(query):
+        return np.zeros(0, int), np.zeros((0, 2)), np.zeros(0)
+    flat = blocks.reshape(height * width, -1)[torch.from_numpy(index).to(blocks.device)]
+    scaled = query @ flat.T / options.temperature
     confidence = scaled.softmax(1) * scaled.softmax(0)
     best, place = confidence.max(1)
     mutual = confidence.argmax(0)[place] == torch.arange(len(query), device=place.device)
     rows = (mutual & (best > options.min_confidence)).nonzero()[:, 0]
-    column = place[rows].cpu().numpy()
-    y, x = np.divmod(cells[column], width)
-    places = np.stack([x, y], 1).astype(np.float64)
-    places += _peak(query[rows], drawn, x, y)
-    depth = _depth_at(drawn, places)
-    return rows.cpu().numpy(), places, depth, best[rows].double().cpu().numpy().clip(1e-6, 1)
+    y, x = np.divmod(index[place[rows].cpu().numpy()], width)
+    places = _peak(query[rows], drawn, x * _BLOCK, y * _BLOCK)
+    return rows.cpu().numpy(), places, best[rows].double().cpu().numpy().clip(1e-6, 1)
 
 
 def _peak(query: Tensor, drawn: Rendered, x: np.ndarray, y: np.ndarray) -> Float64Array:
-    """Offsets (M, 2) in cells of the maxima of quadrics through the similarities around each match."""
-    height, width = drawn.depth.shape
+    """Places (M, 2) where descriptors fit best near blocks that begin at cells (x, y).
+
+    The best cell of the block and of a margin around it, and the maximum of a quadric through the
+    similarities around that.
+    """
+    height, width = drawn.good.shape
     flat = drawn.features.reshape(height * width, -1)
 
-    def similarity(dx: int, dy: int) -> np.ndarray:
-        column, row = (x + dx).clip(0, width - 1), (y + dy).clip(0, height - 1)
-        beside = flat[torch.from_numpy(row * width + column).to(flat.device)]
+    def similarity(column: np.ndarray, row: np.ndarray) -> np.ndarray:
+        inside = row.clip(0, height - 1) * width + column.clip(0, width - 1)
+        beside = flat[torch.from_numpy(inside).to(flat.device)]
         values: np.ndarray = (query * beside).sum(1).double().cpu().numpy()
         return values
 
-    here = similarity(0, 0)
-    right, left, below, above = (similarity(*d) for d in ((1, 0), (-1, 0), (0, 1), (0, -1)))
-    slope_x, slope_y = (right - left) / 2, (below - above) / 2
-    xx, yy = right - 2 * here + left, below - 2 * here + above
-    xy = (similarity(1, 1) + similarity(-1, -1) - similarity(1, -1) - similarity(-1, 1)) / 4
+    reach = range(-_MARGIN, _BLOCK + _MARGIN)
+    around = np.array([(dx, dy) for dy in reach for dx in reach])
+    scores = np.stack([similarity(x + dx, y + dy) for dx, dy in around])
+    best = around[scores.argmax(0)]
+    x, y = (x + best[:, 0]).clip(0, width - 1), (y + best[:, 1]).clip(0, height - 1)
+    three = {(dx, dy): similarity(x + dx, y + dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1)}
+    slope_x, slope_y = (three[1, 0] - three[-1, 0]) / 2, (three[0, 1] - three[0, -1]) / 2
+    xx = three[1, 0] - 2 * three[0, 0] + three[-1, 0]
+    yy = three[0, 1] - 2 * three[0, 0] + three[0, -1]
+    xy = (three[1, 1] + three[-1, -1] - three[1, -1] - three[-1, 1]) / 4
     determinant = xx * yy - xy**2
     peaked = (xx < -1e-6) & (determinant > 1e-12)
     safe = np.where(peaked, determinant, 1.0)
     shift = np.stack([xy * slope_y - yy * slope_x, xy * slope_x - xx * slope_y], 1) / safe[:, None]
-    return np.where(peaked[:, None], shift, 0.0).clip(-0.5, 0.5)
-
-
-def _depth_at(drawn: Rendered, places: Float64Array) -> Float64Array:
-    """Depth (M,) at sub-cell places; that of the nearest cell where a neighbour is not trusted."""
-    height, width = drawn.depth.shape
-    x, y = places.T
-    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
-    total, weight = np.zeros(len(x)), np.zeros(len(x))
-    for dx in (0, 1):
-        for dy in (0, 1):
-            column, row = (left + dx).clip(0, width - 1), (top + dy).clip(0, height - 1)
-            share = (
-                (1 - np.abs(x - left - dx)) * (1 - np.abs(y - top - dy)) * drawn.good[row, column]
-            )
-            total += share * drawn.depth[row, column]
-            weight += share
-    return total / np.maximum(weight, 1e-9)
+    return np.stack([x, y], 1) + np.where(peaked[:, None], shift, 0.0).clip(-0.5, 0.5)

@@ -10,8 +10,8 @@ import numpy as np
 from gsplat_loc.config import RefineConfig
 from gsplat_loc.field.fieldmap import FieldMap
 from gsplat_loc.field.render import Rendering, snapshot, surface
-from gsplat_loc.views import pinhole, resized
 from reloc_core.interfaces import Runtime
+from reloc_core.mapping import make_view
 from reloc_core.types import BoolArray, Camera, Float64Array, ImageArray, Localization, Query
 
 
@@ -34,8 +34,9 @@ class Seen:
 
 def seen_at(query: Query, resolution: int) -> Seen:
     """A query without distortion, its shorter side at most `resolution` pixels."""
-    camera = pinhole(query.camera, resolution)
-    return Seen(query, camera, *resized(query.camera, camera, query.image))
+    view = make_view(query, resolution)
+    inside = np.ones(view.image.shape[:2], bool) if view.mask is None else view.mask
+    return Seen(query, view.camera, view.image, inside)
 
 
 class Stage(ABC):
