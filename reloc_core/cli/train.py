@@ -108,7 +108,7 @@ def fit_map(
     if run.map.primary and run.map.has_checkpoint:
         run.note(f"Resuming the interrupted training of {map_dir}.")
     try:
-        if importer is None:
+        if importer is None or source is None:
             trained.fit(dataset, run)
         else:
             importer(source, config, dataset, run)

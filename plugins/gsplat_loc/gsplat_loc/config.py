@@ -78,6 +78,8 @@ class TrainConfig:
 
     Attributes:
         iterations: optimizer steps, one image each.
+        per_image: no more steps than this for each image; the whole schedule shrinks with it. 0 for no
+            such limit.
         half_resolution: share of the iterations, from the start, at half the resolution.
         lambda_dssim: weight of 1 - SSIM; that of L1 is 1 minus it.
         lambda_depth: weight of the relative depth error where depth is measured.
@@ -94,6 +96,7 @@ class TrainConfig:
     """
 
     iterations: int = 2000
+    per_image: int = 50
     half_resolution: float = 0.5
     lambda_dssim: float = 0.2
     lambda_depth: float = 0.1
@@ -265,8 +268,7 @@ class RefineConfig:
         min_similarity: of their matches.
         keypoint_px: standard deviation of a match in pixels of the rendering.
         rounds: of "features" (published: 5).
-        feature_resolution: shorter side of the image whose descriptors are compared.
-        feature_cell: pixels of it per rendered descriptor.
+        feature_cell: pixels per rendered descriptor, of the images that the field's descriptors are from.
         temperature: of the softmax over the query's and over the rendered descriptors.
         min_confidence: least product of both, of a match.
         feature_redundancy: of these matches, see `MatchConfig.redundancy`.
@@ -291,7 +293,6 @@ class RefineConfig:
     min_similarity: float = 0.7
     keypoint_px: float = 1.0
     rounds: int = 5
-    feature_resolution: int = 480
     feature_cell: int = 4
     temperature: float = 0.1
     min_confidence: float = 0.0
@@ -313,7 +314,8 @@ _POSITIVE = (
     "features.selected",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "image.resolution", "gaussians.max_gaussians", "train.iterations", "train.lambda_depth",
+    "image.resolution", "gaussians.max_gaussians", "train.iterations", "train.per_image",
+    "train.lambda_depth",
     "train.position_lr_init", "train.position_lr_final", "train.position_lr_max_steps",
     "train.feature_lr", "train.opacity_lr", "train.scaling_lr", "train.rotation_lr",
     "train.checkpoint_seconds", "train.validation", "densify.interval", "densify.start",
@@ -381,7 +383,7 @@ def check_refine(config: RefineConfig) -> None:
             )
     options.positive("levels", "renderings", "steps", "keypoints", "keypoint_px", "warp_lr",
                      "rounds", "temperature")  # fmt: skip
-    options.at_least(32, "resolution", "feature_resolution")
+    options.at_least(32, "resolution")
     options.at_least(1, "redundancy", "feature_redundancy", "feature_cell")
     options.not_negative("warp_iters", "map_error", "min_confidence")
     options.share("min_alpha", "min_pixels", whole=False)

@@ -17,8 +17,8 @@ from gsplat_loc.mapping.anchors import anchored
 from gsplat_loc.mapping.features import average, blend, trusted
 from gsplat_loc.mapping.initialise import extent, initialise
 from gsplat_loc.mapping.survey import survey
-from gsplat_loc.mapping.train import background, train_field
-from gsplat_loc.mapping.views import Views
+from gsplat_loc.mapping.train import placement, schedule, train_field
+from gsplat_loc.mapping.views import Views, posed
 from gsplat_loc.match import match, signals
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.keypoints import KeypointDetector
@@ -67,10 +67,11 @@ class GsplatEstimator(Estimator):
         views = Views(dataset, frames, image.resolution, image.cache_mb)
         seen = survey(dataset, frames, options.anchors, run)
         start = initialise(dataset, views, options.init, options.gaussians.sh_degree, run, seen)
+        options = schedule(options, len(views))
         trained = train_field(views, start, options, run)
         gaussians, origin = trained.gaussians, trained.origin
-        behind = background(options, run.runtime.device)
-        found = anchored(seen, gaussians, origin, behind, views.short_side, options.anchors, run)
+        at = placement(options, origin, start.near, run)
+        found = anchored(seen, gaussians, at, views.short_side, options.anchors, run)
         anchors = found.anchors
         if len(anchors) < _MIN_ANCHORS and options.match.target == "anchors":
             raise DataError(
@@ -81,17 +82,19 @@ class GsplatEstimator(Estimator):
         descriptors = None
         if options.features.mode != "none":
             describe = average if options.features.mode == "average" else blend
-            descriptors = describe(gaussians, views, options.features, origin, run)
+            descriptors = describe(gaussians, views, options.features, at, run)
             if start.features is not None and not options.train.iterations:
                 descriptors = _as_brought(descriptors, start.features, run)
         field = FieldMap(
-            gaussians, origin, behind, descriptors, anchors, extent(views.poses),
-            seen.plan.resolution, seen.plan.keypoints, found.error_px,
+            gaussians, origin, at.background, descriptors, anchors, extent(views.poses),
+            seen.plan.resolution, seen.plan.keypoints, found.error_px, at.near,
+            options.features.resolution,
         )  # fmt: skip
         quality = self._validate(field, dataset, held, run)
         field.save(run)
         run.map.details.update(
             gaussians=len(gaussians), anchors=len(anchors), start=start.source,
+            iterations=options.train.iterations,
             training_seconds=round(trained.seconds, 1), min_views=seen.min_views,
             resolution=field.resolution, field_error_px=round(field.error_px, 3), **quality,
         )  # fmt: skip
@@ -200,9 +203,8 @@ def _weights(similarity: Tensor) -> np.ndarray:
 def rendered_psnr(field: FieldMap, views: Views, index: int, threads: int) -> float:
     """PSNR in dB of the field rendered at a view's pose, over the pixels the view has."""
     view = views[index]
-    drawn = snapshot(
-        field.gaussians, view.camera, view.world_from_cam, field.origin, field.background, threads
-    )
+    camera, pose = view.camera, posed(view)
+    drawn = snapshot(field.gaussians, camera, pose, field.placement(threads))
     error = (np.clip(drawn.image, 0, 1) - view.image.astype(np.float32) / 255) ** 2
     if view.mask is not None:
         error = error[view.mask]

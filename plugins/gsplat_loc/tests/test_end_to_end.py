@@ -344,7 +344,7 @@ def test_blended_descriptors_are_learnt_within_the_memory(trained, make_run, tmp
         # 30 x 40 cells of 64 halves: six maps fit a megabyte.
         assert dataset.reads == {0: 8, 1: 4, 500: 4}[cache_mb]
         run = make_run(tmp_path / f"{cache_mb}")
-        found[cache_mb] = blend(scene.gaussians, views, options, scene.origin, run)
+        found[cache_mb] = blend(scene.gaussians, views, options, scene.placement(1), run)
     torch.testing.assert_close(found[0].features, found[500].features, atol=0, rtol=0)
     view, target = maps[1]
     errors = {}

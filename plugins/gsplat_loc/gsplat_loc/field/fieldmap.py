@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from gsplat_loc.field.gaussians import Gaussians, checked
+from gsplat_loc.field.render import Placement
 from reloc_core.errors import MapError
 from reloc_core.interfaces import Run
 from reloc_core.maps import Map
+from reloc_core.rendering.types import NEAR
 from reloc_core.types import Float64Array
 
 EXTRACTOR = "xfeat"
@@ -75,6 +77,8 @@ class FieldMap:
         keypoints: that a mapping image gave at most.
         error_px: displacement of what the field shows between mapping images, per axis, in pixels of an
             image whose shorter side has 480; 0 where it was not measured.
+        near: depth from which Gaussians are drawn, scene units.
+        described: shorter side of the images that `descriptors` are from.
     """
 
     gaussians: Gaussians
@@ -86,12 +90,19 @@ class FieldMap:
     resolution: int = 480
     keypoints: int = 768
     error_px: float = 0.0
+    near: float = NEAR
+    described: int = 480
+
+    def placement(self, threads: int) -> Placement:
+        """How it is rendered."""
+        return Placement(self.origin, self.background, self.near, threads)
 
     def save(self, run: Run) -> None:
         """Write the map's files."""
         metadata = {"extractor": EXTRACTOR, "channels": CHANNELS, "extent": self.extent,
                     "resolution": self.resolution, "keypoints": self.keypoints,
-                    "error_px": self.error_px}  # fmt: skip
+                    "error_px": self.error_px, "near": self.near,
+                    "described": self.described}  # fmt: skip
         run.map.save(
             "field",
             {
@@ -153,6 +164,8 @@ def load_field(scene_map: Map, device: str) -> FieldMap:
         int(metadata.get("resolution", 480)),
         int(metadata.get("keypoints", 768)),
         float(metadata.get("error_px", 0.0)),
+        float(metadata.get("near", NEAR)),
+        int(metadata.get("described", 480)),
     )
 
 

@@ -28,6 +28,7 @@ def estimator_pictures(
         physical(field.gaussians),
         colors.to(field.gaussians.means),
         view_of(camera, world_from_cam, field.origin),
+        near=field.near,
         threads=threads,
     )
     return {"field descriptors (principal components)": to_image(out.image.cpu().numpy())}
@@ -59,7 +60,7 @@ def refiner_pictures(
     camera = pinhole_camera(query.camera, _SIDE)
     real, _ = resample(query.image, query.camera, camera)
     shown = {
-        name: snapshot(field.gaussians, camera, pose, field.origin, field.background, threads)
+        name: snapshot(field.gaussians, camera, pose, field.placement(threads))
         for name, pose in (("before", before), ("after", after))
     }
     refined = to_image(shown["after"].image)

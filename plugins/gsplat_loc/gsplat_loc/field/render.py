@@ -55,34 +55,43 @@ def colors(gaussians: Gaussians, view: rendering.View, degree: int | None = None
     return rendering.evaluate_sh(gaussians.colors, directions, degree)
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a field is rendered.
+
+    Attributes:
+        origin: (3,) of the field in the world.
+        background: (3,) colour behind it.
+        near: depth from which Gaussians are drawn, scene units.
+        threads: of the CPU.
+    """
+
+    origin: Float64Array
+    background: Tensor
+    near: float
+    threads: int
+
+
 def draw(
-    gaussians: Gaussians,
-    view: rendering.View,
-    background: Tensor,
-    threads: int,
-    degree: int | None = None,
+    gaussians: Gaussians, view: rendering.View, at: Placement, degree: int | None = None
 ) -> rendering.RenderOutput:
     """Render colours, differentiably."""
     return rendering.rasterize(
         physical(gaussians),
         colors(gaussians, view, degree),
         view,
-        background=background,
-        threads=threads,
+        background=at.background,
+        near=at.near,
+        threads=at.threads,
     )
 
 
 @torch.no_grad()
 def snapshot(
-    gaussians: Gaussians,
-    camera: Camera,
-    world_from_cam: Float64Array,
-    origin: Float64Array,
-    background: Tensor,
-    threads: int,
+    gaussians: Gaussians, camera: Camera, world_from_cam: Float64Array, at: Placement
 ) -> Rendering:
     """Render colours, opacity and depth without gradients."""
-    out = draw(gaussians, view_of(camera, world_from_cam, origin), background, threads)
+    out = draw(gaussians, view_of(camera, world_from_cam, at.origin), at)
     return Rendering(*(t.cpu().numpy() for t in (out.image, out.alpha, out.depth)))
 
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from gsplat_loc.config import AnchorConfig
 from gsplat_loc.field.fieldmap import Anchors
 from gsplat_loc.field.gaussians import Gaussians
-from gsplat_loc.field.render import lookup, snapshot, surface
+from gsplat_loc.field.render import Placement, lookup, snapshot, surface
 from gsplat_loc.mapping.survey import Survey
 from reloc_core.geometry import unproject
 from reloc_core.interfaces import Run
@@ -54,8 +54,7 @@ class Anchored:
 def anchored(
     survey: Survey,
     gaussians: Gaussians,
-    origin: Float64Array,
-    background: torch.Tensor,
+    at: Placement,
     short_side: int,
     options: AnchorConfig,
     run: Run,
@@ -64,15 +63,14 @@ def anchored(
 
     Args:
         survey: matched key points.
-        gaussians: the field, relative to `origin`.
-        origin: (3,).
-        background: (3,).
+        gaussians: the field.
+        at: how it is rendered.
         short_side: of the renderings.
         options: limits.
         run: progress, device.
     """
     tracks, rays = survey.points.tracks, survey.points.observations
-    depths = rendered_depths(survey, gaussians, origin, background, short_side, run)
+    depths = rendered_depths(survey, gaussians, at, short_side, run)
     noise, error = field_errors(tracks, rays, depths, survey.plan.resolution)
     noise = max(noise, options.depth_noise)
     if noise < options.max_depth_noise:
@@ -83,15 +81,14 @@ def anchored(
         rays, labels, tracks.points, min_views=survey.min_views,
         max_error_px=options.max_error_px, min_parallax_deg=options.min_parallax_deg,
     )  # fmt: skip
-    anchors = _described(final, survey, origin, options.count)
+    anchors = _described(final, survey, at.origin, options.count)
     run.log("anchored", anchors=len(anchors), depth_noise=round(noise, 4), error_px=round(error, 3))
     return Anchored(anchors, noise, error)
 
 
 def rendered_depths(
-    survey: Survey, gaussians: Gaussians, origin: Float64Array, background: torch.Tensor,
-    short_side: int, run: Run,
-) -> Float64Array:  # fmt: skip
+    survey: Survey, gaussians: Gaussians, at: Placement, short_side: int, run: Run
+) -> Float64Array:
     """Distances (M,) along the key points' rays to the field's surface; NaN where it cannot be trusted."""
     features = survey.points.features
     found = np.full(len(features), np.nan)
@@ -101,7 +98,7 @@ def rendered_depths(
         ):
             rows = features.of_image(number)
             target = pinhole_camera(camera, short_side)
-            drawn = snapshot(gaussians, target, pose, origin, background, run.runtime.threads)
+            drawn = snapshot(gaussians, target, pose, at)
             direction = unproject(camera, features.pixels[rows])
             depth = lookup(target, direction, drawn.depth, surface(drawn, _MIN_ALPHA, _EDGE))
             length = depth * np.linalg.norm(direction, axis=1)

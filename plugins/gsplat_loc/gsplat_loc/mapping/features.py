@@ -11,7 +11,7 @@ from torch import Tensor
 from gsplat_loc.config import FeatureConfig
 from gsplat_loc.field.fieldmap import Descriptors
 from gsplat_loc.field.gaussians import Gaussians
-from gsplat_loc.field.render import physical, view_of
+from gsplat_loc.field.render import Placement, physical, view_of
 from gsplat_loc.mapping.views import Views
 from reloc_core import rendering
 from reloc_core.features.xfeat import CHANNELS, STRIDE, XFeat
@@ -87,7 +87,7 @@ class DescriptorMaps:
 
 
 def average(
-    gaussians: Gaussians, views: Views, options: FeatureConfig, origin: Float64Array, run: Run
+    gaussians: Gaussians, views: Views, options: FeatureConfig, at: Placement, run: Run
 ) -> Descriptors:
     """Means of the descriptors where Gaussians appear, weighted by their share of each pixel.
 
@@ -100,7 +100,7 @@ def average(
     weights = torch.zeros(count, device=device)
     seen = torch.zeros(count, dtype=torch.int32, device=device)
     shape = physical(gaussians)
-    described = DescriptorMaps(views, options, origin, run.runtime.device, 0)
+    described = DescriptorMaps(views, options, at.origin, run.runtime.device, 0)
     with run.progress("Describing Gaussians", len(described)) as progress:
         for index in range(len(described)):
             view, maps = described[index]
@@ -108,7 +108,7 @@ def average(
             fine = F.interpolate(maps.permute(2, 0, 1)[None], (height, width), mode="bilinear")
             fine = F.normalize(fine[0], dim=0).permute(1, 2, 0).contiguous().to(device)
             found = rendering.accumulate_features(
-                shape, fine, view.scaled(width, height), threads=run.runtime.threads
+                shape, fine, view.scaled(width, height), near=at.near, threads=at.threads
             )
             sums += found.features
             weights += found.weights
@@ -120,17 +120,17 @@ def average(
 
 
 def blend(
-    gaussians: Gaussians, views: Views, options: FeatureConfig, origin: Float64Array, run: Run
+    gaussians: Gaussians, views: Views, options: FeatureConfig, at: Placement, run: Run
 ) -> Descriptors:
     """Descriptors trained by rendering them (Feature-3DGS, as in GSplatLoc), the geometry fixed.
 
     L1 against the descriptor maps, Adam, one image per step; the gradient reaches descriptors only.
     Maps are kept up to `features.cache_mb` and computed again beyond it.
     """
-    initial = average(gaussians, views, options, origin, run)
+    initial = average(gaussians, views, options, at, run)
     features = torch.nn.Parameter(torch.zeros_like(initial.features, dtype=torch.float32))
     adam = torch.optim.Adam([features], lr=options.learning_rate, eps=1e-15, fused=True)
-    described = DescriptorMaps(views, options, origin, run.runtime.device, options.cache_mb)
+    described = DescriptorMaps(views, options, at.origin, run.runtime.device, options.cache_mb)
     shape = physical(gaussians)
     rng = numpy_rng(run.runtime.seed, "descriptor images")
     with run.progress("Training descriptors", options.iterations) as progress:
@@ -140,7 +140,7 @@ def blend(
                 order = rng.permutation(len(described))
             view, maps = described[int(order[0])]
             order = order[1:]
-            out = rendering.rasterize(shape, features, view, threads=run.runtime.threads)
+            out = rendering.rasterize(shape, features, view, near=at.near, threads=at.threads)
             loss = (out.image - maps.to(out.image.device)).abs().mean()
             loss.backward()
             adam.step()

@@ -19,11 +19,13 @@ from reloc_core.errors import DataError
 from reloc_core.geometry import lift, transform
 from reloc_core.interfaces import Dataset, Run
 from reloc_core.mapping import evenly, make_view
+from reloc_core.rendering.types import NEAR
 from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Float64Array
 
 _MODELS = ("sparse/0", "sparse", "colmap/sparse/0", "model", "colmap")
 _CLOUDS = ("points3D.ply", "sparse_pc.ply", "points.ply")
+_NEAREST = 0.2  # of the distance of the nearest points
 _SAMPLES = 8  # lifted pixels per wanted Gaussian
 _AGREE = 0.01  # of the extent: how far the cameras of a model may lie from the dataset's
 
@@ -37,12 +39,14 @@ class Start:
         origin: (3,) of the field in the world.
         source: where they came from, one of `InitConfig.source`.
         features: (N, C) descriptors that a file brought with them, or None.
+        near: depth from which Gaussians are to be drawn, scene units.
     """
 
     gaussians: Gaussians
     origin: Float64Array
     source: str
     features: Tensor | None = None
+    near: float = NEAR
 
 
 def initialise(
@@ -63,7 +67,7 @@ def initialise(
     """
     if options.source == "ply":
         gaussians, origin, features = read_ply(options.path)
-        return Start(gaussians.with_degree(sh_degree), origin, "ply", features)
+        return Start(gaussians.with_degree(sh_degree), origin, "ply", features, _near(seen))
     source, points, rgb = _points(dataset, views, options, run, seen)
     if len(points) < options.min_points:
         raise DataError(
@@ -79,7 +83,13 @@ def initialise(
     origin = views.poses[:, :3, 3].mean(0)
     gaussians = from_points(points - origin, rgb, _spacing(points), options.opacity, sh_degree)
     run.log("initialised", source=source, gaussians=len(gaussians))
-    return Start(gaussians, origin, source)
+    return Start(gaussians, origin, source, near=_near(seen))
+
+
+def _near(seen: Survey) -> float:
+    """The published depth, less where the unit is so large that points lie that near."""
+    distances = seen.points.tracks.distances(seen.points.observations)
+    return float(min(NEAR, _NEAREST * np.percentile(distances, 1)))
 
 
 def _points(

@@ -60,7 +60,7 @@ class FeatureMatching(Stage):
         super().__init__(field, config, runtime)
         assert field.descriptors is not None
         self._features = field.descriptors.features.float()
-        self._detector = KeypointDetector(config.feature_resolution).to(runtime.device)
+        self._detector = KeypointDetector(field.described).to(runtime.device)
         self._solver = PnpSolver(PnpConfig())
 
     def run(self, seen: Seen, localization: Localization) -> Localization:
@@ -108,12 +108,12 @@ class FeatureMatching(Stage):
     def _render(self, camera: Camera, pose: Float64Array) -> Rendered:
         """Descriptors at a pose, one cell for `feature_cell` pixels."""
         options, field = self.config, self.field
-        full = pinhole_camera(camera, options.feature_resolution, enlarge=True)
+        full = pinhole_camera(camera, field.described, enlarge=True)
         cell = options.feature_cell
         grid = full.scaled(max(full.width // cell, 1), max(full.height // cell, 1))
         out = rendering.rasterize(
             physical(field.gaussians), self._features, view_of(grid, pose, field.origin),
-            threads=self.runtime.threads,
+            near=field.near, threads=self.runtime.threads,
         )  # fmt: skip
         good = (out.alpha > options.min_alpha).cpu().numpy()
         return Rendered(grid, F.normalize(out.image, dim=-1), good)

@@ -53,10 +53,8 @@ class Stage(ABC):
 
     def draw(self, seen: Seen, pose: Float64Array) -> tuple[Rendering, np.ndarray]:
         """The field from a pose, and the pixels (H, W) whose depth can be trusted."""
-        field = self.field
-        drawn = snapshot(
-            field.gaussians, seen.camera, pose, field.origin, field.background, self.runtime.threads
-        )
+        at = self.field.placement(self.runtime.threads)
+        drawn = snapshot(self.field.gaussians, seen.camera, pose, at)
         return drawn, surface(drawn, self.config.min_alpha, self.config.depth_edge)
 
     @abstractmethod
