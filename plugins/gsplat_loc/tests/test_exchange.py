@@ -27,7 +27,7 @@ def test_a_file_becomes_a_map_that_localizes(trained, queries, tmp_path):
     made = Map.open(path)
     again = load_field(made, "cpu")
     np.testing.assert_allclose(
-        again.gaussians.means.double() + again.origin, field.gaussians.means.double() + field.origin,
+        again.gaussians.means.double().numpy() + again.origin, field.gaussians.means.double().numpy() + field.origin,
         atol=1e-5,
     )  # fmt: skip
     # As the file has them, not as the images would give them.
