@@ -24,7 +24,7 @@ def small_config(iterations=400):
     config.measurement = MeasurementConfig(
         "kfnet_narrow",
         {"resolution": 144, "channels": 64, "blocks": 1, "iterations": iterations, "batch": 256,
-         "learning_rate": 3e-3, "augment": False},
+         "learning_rate": 1e-2, "augment": False},
     )  # fmt: skip
     p, j = config.process, config.joint
     p.name, p.resolution, p.divide, p.iterations, p.learning_rate = "narrow", 144, 4, 20, 1e-3
