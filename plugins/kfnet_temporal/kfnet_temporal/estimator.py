@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import ClassVar
 
 import numpy as np
@@ -235,10 +235,11 @@ class TemporalEstimator(Estimator):
         step, grid = self.advance(query, evidence)
         if np.isfinite(step.measured.median_std):
             self.median_std = step.measured.median_std
-        return correspondences(
+        found = correspondences(
             step.posterior, grid.pixels, self.origin, self.calibration.output,
             self.calibration.pose_factor(self.median_std),
         )  # fmt: skip
+        return replace(found, signals=step.signals())
 
     def pictures(self, query: Query, localization: Localization) -> Mapping[str, ImageArray]:
         """See `Estimator.pictures`."""

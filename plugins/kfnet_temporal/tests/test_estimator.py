@@ -70,6 +70,16 @@ def test_saved_and_loaded_agree(trained, loaded, film):
         np.testing.assert_allclose(a.variances, b.variances, rtol=1e-4)
 
 
+def test_evidence_says_what_it_is_worth(loaded, film):
+    data = film(20, phase=0.33)
+    good = follow(loaded, [data[i] for i in range(4)])
+    assert set(good[0].signals) == {"sharpness"}  # nothing to be consistent with yet
+    assert 0.5 < good[3].signals["consistency"] <= 1
+    noise = np.random.default_rng(0).integers(0, 256, data[4].image.shape, np.uint8)
+    foreign = follow(loaded, [replace(data[4], image=noise)])[0]
+    assert foreign.signals["sharpness"] < good[0].signals["sharpness"]
+
+
 def test_start_sequence_forgets(loaded, film):
     data = film(20, phase=0.33)
     first = follow(loaded, [data[4]])[0]
