@@ -89,8 +89,8 @@ class NarrowConfig:
     resolution: int = 360
     channels: int = 256
     blocks: int = 2
-    iterations: int = 2500
-    batch: int = 1024
+    iterations: int = 1500
+    batch: int = 768
     learning_rate: float = 5e-3
     weight_decay: float = 1e-2
     augment: bool = False
