@@ -71,8 +71,8 @@ def test_signals_tell_a_view_of_the_map_from_chance():
     values = [
         signals(query, keys, match(query, keys, options), anchors) for query in (real, chance)
     ]
-    # All in one of ten images.
-    assert values[0]["covisible"] == pytest.approx(0.9)
+    # All in one of ten images, less a standard deviation of eighty matches.
+    assert values[0]["covisible"] == pytest.approx(0.9 - 80**-0.5)
     for name in ("covisible", "similarity", "margin", "matched"):
         assert values[0][name] > values[1][name] + 0.2, name
     assert values[0]["views"] == 1
