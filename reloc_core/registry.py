@@ -28,6 +28,8 @@ from reloc_core.weights import Weights
 
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 BUILTIN = "reloc_core"
+SLOW_SECONDS = 2.0
+"""An import that takes longer is mentioned: every command waits for it."""
 DISABLE_VARIABLE = "RELOC_DISABLE_PLUGINS"
 """Environment variable with names of plugins, separated by commas, that are not to be loaded."""
 

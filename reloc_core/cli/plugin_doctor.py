@@ -15,9 +15,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 
 from reloc_core import registry as registry_module
-from reloc_core.cli.plugin import SLOW_SECONDS
 from reloc_core.errors import ConfigError, did_you_mean
-from reloc_core.registry import BUILTIN, DISABLE_VARIABLE, Registry
+from reloc_core.registry import BUILTIN, DISABLE_VARIABLE, SLOW_SECONDS, Registry
 
 _TIMEOUT_S = 120
 _HEAVY = ("torch", "cv2", "matplotlib", "hydra", "kornia", "pycolmap", "tensorflow", "jax")

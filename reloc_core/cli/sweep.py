@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +11,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from reloc_core.cli.hydra_app import RESUME_VARIABLE, run_verb
+from reloc_core.cli.multirun import multirun
+from reloc_core.config import literal
 from reloc_core.errors import ConfigError, did_you_mean
-from reloc_core.evaluation.sweeps import Average, Sweep, average, groups, read_sweep
-from reloc_core.maps import explain_os_errors
+from reloc_core.evaluation.sweeps import Average, Sweep, average, groups, key_of, read_sweep
+from reloc_core.overrides import quoted
+from reloc_core.storage import explain_os_errors
 
 USAGE = """\
 Usage: reloc sweep table DIR [over=seed] [format=text|csv]   means and 95 % intervals over seeds
@@ -43,8 +44,13 @@ def run(arguments: Sequence[str]) -> int:
             f"There is no 'reloc sweep {action}'.{did_you_mean(action, ['table', 'resume', 'plot'])}"
         )
     allowed = {"table": ("over", "format"), "resume": (), "plot": ("over", "value")}[action]
-    folders = [a for a in rest if "=" not in a]
-    options = dict(a.split("=", 1) for a in rest if "=" in a)
+    more = [a for a in rest if a.startswith(("hydra.", "hydra/"))] if action == "resume" else []
+    rest = [a for a in rest if a not in more]
+    known = ("over", "format", "value")
+    folders = [
+        a for a in rest if a.partition("=")[0] not in known and ("=" not in a or Path(a).is_dir())
+    ]
+    options = dict(a.split("=", 1) for a in rest if a not in folders)
     unknown = [key for key in options if key not in allowed]
     if len(folders) != 1 or unknown:
         raise ConfigError(
@@ -52,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
         )
     sweep = read_sweep(folders[0])
     if action == "resume":
-        return resume(sweep)
+        return resume(sweep, more)
     over = options.get("over", "seed")
     if action == "plot":
         print(plot(sweep, over, options.get("value", COLUMNS[0][1])))
@@ -106,8 +112,7 @@ def _print(rows: Sequence[Sequence[str]], sweep: Sweep) -> None:
     console.print(table)
     open_jobs = [job for job in sweep.jobs if not job.finished]
     for job in open_jobs[:5]:
-        why = str(job.result.get("error", "")) or "no result: still running, or it was killed"
-        console.print(f"job {job.number}: {job.status}. {why}", markup=False, soft_wrap=True)
+        console.print(f"job {job.number}: {job.status}. {job.why}", markup=False, soft_wrap=True)
     if open_jobs:
         console.print(
             f"{len(open_jobs)} of {len(sweep.jobs)} jobs are not finished: "
@@ -116,31 +121,31 @@ def _print(rows: Sequence[Sequence[str]], sweep: Sweep) -> None:
         )  # fmt: skip
 
 
-def resume(sweep: Sweep) -> int:
-    """Start the sweep again in its directory; finished jobs are skipped by the jobs themselves."""
-    if sweep.sampled:
-        raise ConfigError(
-            f"{sweep.path} was sampled by an optimiser, which remembers its trials by itself: give it "
-            "hydra.sweeper.storage and hydra.sweeper.study_name, and run the same command again."
+def resume(sweep: Sweep, more: Sequence[str] = ()) -> int:
+    """Run what is missing or failed, with the options as they were typed.
+
+    Args:
+        sweep: as it lies on disk.
+        more: options of Hydra to add, such as the launcher.
+    """
+    record = sweep.record
+    for override in record.left_out:
+        print(
+            f"Not taken from the folder: {override[:80]!r}. If you want it, add it to this command.",
+            file=sys.stderr,
         )
-    left = sum(not job.finished for job in sweep.jobs)
-    print(
-        f"{len(sweep.jobs) - left} of {len(sweep.jobs)} jobs are finished, {left} to do.",
-        flush=True,
-    )
-    if not left:
-        return 0
-    task = [a for a in sweep.arguments if not a.startswith("output_dir=")]
-    before = os.environ.get(RESUME_VARIABLE)
-    os.environ[RESUME_VARIABLE] = "1"
-    try:
-        escaped = str(sweep.path.resolve()).replace("'", "\\'")
-        run_verb(sweep.verb, ["-m", *sweep.hydra_arguments, *task, f"output_dir='{escaped}'"])
-    finally:
-        os.environ.pop(RESUME_VARIABLE)
-        if before is not None:
-            os.environ[RESUME_VARIABLE] = before
-    return 0 if all(job.finished for job in read_sweep(sweep.path).jobs) else 2
+    if not record.sampled:
+        left = sum(not job.finished for job in sweep.jobs)
+        print(
+            f"{len(sweep.jobs) - left} of {len(sweep.jobs)} jobs are finished, {left} to do.",
+            flush=True,
+        )
+        if not left:
+            return 0
+    given = {key_of(o) for o in more}
+    hydra = [o for o in record.hydra if key_of(o) not in given]
+    folder = f"output_dir={quoted(literal(str(sweep.path.resolve())))}"
+    return multirun(record.verb, [*hydra, *more, *record.task, folder], resume=True)
 
 
 def plot(sweep: Sweep, over: str, value: str) -> Path:

@@ -22,7 +22,7 @@ def swept(environment, tmp_path_factory):
 
 def test_every_job_has_its_result(swept):
     sweep = read_sweep(swept)
-    assert (sweep.verb, len(sweep.jobs)) == ("benchmark", 6)
+    assert (sweep.record.verb, len(sweep.jobs)) == ("benchmark", 6)
     assert all(job.finished for job in sweep.jobs)
     assert sweep.varied == ["estimator.size", "seed"]
     assert [job.overrides["seed"] for job in sweep.jobs] == ["1", "2", "3"] * 2
@@ -105,7 +105,7 @@ def test_joblib_runs_jobs_side_by_side(environment, tmp_path):
     assert child.returncode == 0, child.stderr
     sweep = read_sweep(tmp_path / "s")
     assert [job.status for job in sweep.jobs] == ["ok", "ok"]
-    assert "hydra/launcher=joblib" in sweep.hydra_arguments
+    assert "hydra/launcher=joblib" in sweep.record.hydra
 
 
 def test_submitit_runs_jobs_on_this_machine(environment, tmp_path):
@@ -126,4 +126,17 @@ def test_optuna_looks_at_one_number(environment, tmp_path):
     values = [job.value("metrics.median_translation_m") for job in read_sweep(tmp_path / "s").jobs]
     assert len(values) == 3
     assert f"best_value: {min(values)}" in best
-    assert reloc(environment, "sweep", "resume", f"{tmp_path}/s").returncode == 2
+    # Interrupted after its first trial: the other two are made again, knowing the first.
+    shutil.rmtree(tmp_path / "s/1")
+    shutil.rmtree(tmp_path / "s/2")
+    first = (tmp_path / "s/0/result.json").read_bytes()
+    child = reloc(environment, "sweep", "resume", f"{tmp_path}/s")
+    assert child.returncode == 0, child.stderr
+    jobs = read_sweep(tmp_path / "s").jobs
+    assert [job.number for job in jobs] == [0, 10, 11]
+    assert all(job.finished for job in jobs)
+    assert (tmp_path / "s/0/result.json").read_bytes() == first
+    values = [job.value("metrics.median_translation_m") for job in jobs]
+    assert f"best_value: {min(values)}" in (tmp_path / "s/optimization_results.yaml").read_text()
+    assert reloc(environment, "sweep", "resume", f"{tmp_path}/s").returncode == 0
+    assert len(read_sweep(tmp_path / "s").jobs) == 3
