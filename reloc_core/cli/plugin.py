@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from reloc_core.cli.lifeline import end_with_parent
 from reloc_core.errors import ConfigError, did_you_mean
 from reloc_core.registry import SLOW_SECONDS, Registry, default_registry
 
@@ -40,6 +41,8 @@ def run(arguments: Sequence[str]) -> int:
         from reloc_core.cli.plugin_doctor import doctor
 
         return doctor(rest)
+    if action in ("_examine", "_problems"):
+        end_with_parent()
     if action == "_examine":
         from reloc_core.cli.plugin_doctor import examine
 
