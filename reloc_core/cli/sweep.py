@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,39 +12,38 @@ from rich.table import Table
 from reloc_core.cli.multirun import multirun
 from reloc_core.config import literal
 from reloc_core.errors import ConfigError, did_you_mean
-from reloc_core.evaluation.sweeps import Average, Sweep, average, groups, key_of, read_sweep
+from reloc_core.evaluation.sweep_table import COLUMNS, DEFAULT, LEGEND, SweepTable, sweep_table
+from reloc_core.evaluation.sweeps import Sweep, average, groups, key_of, read_sweep
 from reloc_core.overrides import quoted
 from reloc_core.storage import explain_os_errors
 
 USAGE = """\
-Usage: reloc sweep table DIR [over=seed] [format=text|csv]   means and 95 % intervals over seeds
+Usage: reloc sweep table DIR [over=seed] [format=text|csv|markdown|latex] [columns=NAME,...]
+                                                             numbers over seeds, and paired tests
        reloc sweep resume DIR                                run what is missing or failed
        reloc sweep plot DIR [over=seed] [value=KEY]          DIR/sweep.png; KEY as in result.json
+Columns: {columns}, or a key of result.json
 Sweeps are made with -m:  reloc benchmark -m experiment=sweep/methods output_dir=DIR
 """
-COLUMNS = (
-    ("median cm", "metrics.median_translation_m", 100.0, 2),
-    ("median deg", "metrics.median_rotation_deg", 1.0, 3),
-    ("5cm 5deg %", "metrics.recall.5cm_5deg", 100.0, 1),
-    ("total s", "seconds.total", 1.0, 1),
-    ("peak MB", "peak_memory_mb", 1.0, 0),
-)
+_SHOWN_TESTS = 12
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
     if not arguments or any(a in ("-h", "--help") for a in arguments):
-        print(USAGE, end="")
+        print(USAGE.format(columns=", ".join(COLUMNS)), end="")
         return 0
     action, rest = arguments[0], list(arguments[1:])
     if action not in ("table", "resume", "plot"):
         raise ConfigError(
             f"There is no 'reloc sweep {action}'.{did_you_mean(action, ['table', 'resume', 'plot'])}"
         )
-    allowed = {"table": ("over", "format"), "resume": (), "plot": ("over", "value")}[action]
+    allowed = {"table": ("over", "format", "columns"), "resume": (), "plot": ("over", "value")}[
+        action
+    ]
     more = [a for a in rest if a.startswith(("hydra.", "hydra/"))] if action == "resume" else []
     rest = [a for a in rest if a not in more]
-    known = ("over", "format", "value")
+    known = ("over", "format", "value", "columns")
     folders = [
         a for a in rest if a.partition("=")[0] not in known and ("=" not in a or Path(a).is_dir())
     ]
@@ -61,55 +58,33 @@ def run(arguments: Sequence[str]) -> int:
         return resume(sweep, more)
     over = options.get("over", "seed")
     if action == "plot":
-        print(plot(sweep, over, options.get("value", COLUMNS[0][1])))
+        print(plot(sweep, over, options.get("value", COLUMNS["median_cm"].key)))
         return 0
-    rows = table_rows(sweep, over)
+    columns = [name for name in options.get("columns", "").split(",") if name] or DEFAULT
+    table = sweep_table(sweep, over, columns)
     form = options.get("format", "text")
-    if form == "csv":
-        print(_csv(rows), end="")
+    writers = {"csv": table.csv, "markdown": table.markdown, "latex": table.latex}
+    if form in writers:
+        print(writers[form](), end="")
     elif form == "text":
-        _print(rows, sweep)
+        _print(table, sweep)
     else:
-        raise ConfigError(f"format={form} is unknown: use text or csv.")
+        raise ConfigError(f"format={form} is unknown: use text, {', '.join(writers)}.")
     return 0
 
 
-def table_rows(sweep: Sweep, over: str) -> list[list[str]]:
-    """Header and one row per configuration."""
-    varied = [key for key in sweep.varied if key != over]
-    rows = [[*(varied or ["configuration"]), "finished", *(title for title, *_ in COLUMNS)]]
-    for key, jobs in groups(sweep, over).items():
-        done = sum(job.finished for job in jobs)
-        cells = [value for _, value in key] or ["all"]
-        cells.append(f"{done}/{len(jobs)}")
-        for _, name, factor, digits in COLUMNS:
-            values = [job.value(name) for job in jobs if job.finished]
-            cells.append(_cell(average(values), factor, digits))
-        rows.append(cells)
-    return rows
-
-
-def _cell(found: Average, factor: float, digits: int) -> str:
-    if found.mean is None:
-        return "-"
-    text = f"{found.mean * factor:.{digits}f}"
-    if found.half_width is not None:
-        text += f" ± {found.half_width * factor:.{digits}f}"
-    return text
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(rows)
-    return file.getvalue()
-
-
-def _print(rows: Sequence[Sequence[str]], sweep: Sweep) -> None:
-    table = Table(*rows[0], box=None, header_style="bold")
-    for row in rows[1:]:
-        table.add_row(*row)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    console.print(table)
+def _print(table: SweepTable, sweep: Sweep) -> None:
+    head, *body = table.cells()
+    shown = Table(*head, box=None, header_style="bold")
+    for row in body:
+        shown.add_row(*row)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console.print(shown)
+    console.print(LEGEND, style="dim", markup=False)
+    for test in table.tests[:_SHOWN_TESTS]:
+        console.print(str(test), markup=False, soft_wrap=True)
+    if len(table.tests) > _SHOWN_TESTS:
+        console.print(f"and {len(table.tests) - _SHOWN_TESTS} more pairs: format=markdown")
     open_jobs = [job for job in sweep.jobs if not job.finished]
     for job in open_jobs[:5]:
         console.print(f"job {job.number}: {job.status}. {job.why}", markup=False, soft_wrap=True)

@@ -195,6 +195,11 @@ def _refuse_foreign(path: Path, override: str) -> None:
         raise DataError(f"{path} chooses {override[:80]!r}, which is no name of a choice.")
 
 
+def is_sweep(path: Path | str) -> bool:
+    """Whether a folder says that it is a sweep."""
+    return any((Path(path) / name).is_file() for name in (SWEEP_RECORD, SWEEP_FILE))
+
+
 def read_sweep(path: Path | str) -> Sweep:
     """Read a sweep directory.
 
@@ -311,11 +316,13 @@ class Average:
         mean: of the finished jobs; None without any.
         half_width: of the 95 % interval of the mean (Student's t); None with fewer than two jobs.
         count: finished jobs that have the number.
+        std: standard deviation of the jobs (of a sample); None with fewer than two.
     """
 
     mean: float | None
     half_width: float | None
     count: int
+    std: float | None = None
 
 
 def average(values: Sequence[float | None]) -> Average:
@@ -327,9 +334,9 @@ def average(values: Sequence[float | None]) -> Average:
         return Average(known[0], None, 1)
     freedom = len(known) - 1
     t = _T95[freedom - 1] if freedom <= len(_T95) else 1.96
-    return Average(
-        statistics.fmean(known), t * statistics.stdev(known) / math.sqrt(len(known)), len(known)
-    )
+    deviation = statistics.stdev(known)
+    half_width = t * deviation / math.sqrt(len(known))
+    return Average(statistics.fmean(known), half_width, len(known), deviation)
 
 
 def groups(sweep: Sweep, over: str = "seed") -> dict[tuple[tuple[str, str], ...], list[Job]]:
