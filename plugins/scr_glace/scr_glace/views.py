@@ -78,6 +78,18 @@ class View:
         inside = np.all((pixels >= -0.5) & (pixels <= size - 0.5) & np.isfinite(rays), axis=-1)
         return rays @ self.view_from_cam[:2, :2].T, inside
 
+    def view_pixels(self, points: FloatArray) -> Float64Array:
+        """View pixels (N, 2) of pixels of the stored image: what `original_pixels` undoes."""
+        size = np.array([self.camera.width, self.camera.height])
+        stored = np.array([self.original.width, self.original.height])
+        pixels: Float64Array = (np.asarray(points, np.float64) + 0.5) * (size / stored) - 0.5
+        focal = np.array([self.camera.fx, self.camera.fy])
+        center = np.array([self.camera.cx, self.camera.cy])
+        turned: Float64Array = ((pixels - center) / focal) @ self.view_from_cam[
+            :2, :2
+        ].T * focal + center
+        return turned
+
     def original_pixels(self, points: FloatArray) -> Float64Array:
         """Pixels (N, 2) of the stored image of view pixels (N, 2), for the solver."""
         size = np.array([self.camera.width, self.camera.height])
