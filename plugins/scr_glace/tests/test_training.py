@@ -156,7 +156,7 @@ def trainer(config, descriptors):
     """A trainer that is only asked for head inputs."""
     made = Trainer.__new__(Trainer)
     made.config, made.descriptors, made.processes = config, descriptors, Processes()
-    made.seed, made.step = 1, 0
+    made.seed, made.step, made.neighbours = 1, 0, None
     return made
 
 
