@@ -16,12 +16,12 @@ from reloc_core.maps import Map
 from reloc_core.training.processes import join
 from reloc_core.types import Correspondences, Evidence, Float64Array, Query
 from scr_glace.config import GlaceConfig, check
-from scr_glace.encoder import Encoder, LocalFeatures, build_encoder
-from scr_glace.globaldesc import GlobalDescriptor, build_descriptor
-from scr_glace.head import Head, HeadSpec
-from scr_glace.mapper import Mapper, Scene
-from scr_glace.precision import autocast_dtype
+from scr_glace.networks.encoder import Encoder, LocalFeatures, build_encoder
+from scr_glace.networks.global_descriptor import GlobalDescriptor, build_descriptor
+from scr_glace.networks.head import Head, HeadSpec
+from scr_glace.networks.precision import autocast_dtype
 from scr_glace.signals import agreement, neighbours, smoothness
+from scr_glace.training.mapper import Mapper, Scene
 from scr_glace.views import View, make_view
 
 

@@ -9,7 +9,7 @@ from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 from reloc_core.weights import XFEAT
 from scr_glace.config import GlaceConfig
-from scr_glace.weights import ACE_HEADS, ENCODER, GLACE_HEAD, R2FORMER
+from scr_glace.official.weights import ACE_HEADS, ENCODER, GLACE_HEAD, R2FORMER
 
 
 @hookimpl

@@ -20,7 +20,7 @@ from torch import Tensor
 from reloc_core.geometry import unproject
 from reloc_core.types import Camera, Float64Array, FloatArray, ImageArray
 from scr_glace.config import AugmentConfig, ImageConfig
-from scr_glace.encoder import Encoder
+from scr_glace.networks.encoder import Encoder
 
 
 @dataclass(frozen=True)

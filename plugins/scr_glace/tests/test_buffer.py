@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 from scr_glace import buffer as buffer_module
-from scr_glace.buffer import Buffer, BufferPlan, Visit
 from scr_glace.config import BufferConfig
+from scr_glace.training.buffer import Buffer, BufferPlan, Visit
 
 from reloc_core.errors import RelocError
 from reloc_core.training.processes import Processes

@@ -2,16 +2,16 @@ import pickle
 
 import pytest
 import torch
-from scr_glace.checkpoints import (
+from scr_glace.config import GlaceConfig
+from scr_glace.networks.encoder import AceEncoder
+from scr_glace.networks.head import Head, HeadSpec
+from scr_glace.official.checkpoints import (
     head_from_official,
     infer_spec,
     official_from_head,
     write_head,
 )
-from scr_glace.config import GlaceConfig
-from scr_glace.encoder import AceEncoder
-from scr_glace.exchange import export_head, import_head
-from scr_glace.head import Head, HeadSpec
+from scr_glace.official.exchange import export_head, import_head
 
 from reloc_core.errors import MapError
 from reloc_core.features.weights import read_state_dict

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 from scr_glace.config import LossConfig, OptimizerConfig
-from scr_glace.loss import reprojection_loss, robust, threshold
-from scr_glace.schedule import one_cycle
+from scr_glace.training.loss import reprojection_loss, robust, threshold
+from scr_glace.training.schedule import one_cycle
 
 from reloc_core.geometry import inverse, so3_exp
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scr_glace.buffer import Batch
-from scr_glace.encoder import AceEncoder
 from scr_glace.estimator import GlaceEstimator
-from scr_glace.head import Head, HeadSpec
-from scr_glace.mapper import posed_frames
-from scr_glace.precision import autocast_dtype
-from scr_glace.train import Trainer
+from scr_glace.networks.encoder import AceEncoder
+from scr_glace.networks.head import Head, HeadSpec
+from scr_glace.networks.precision import autocast_dtype
+from scr_glace.training.buffer import Batch
+from scr_glace.training.mapper import posed_frames
+from scr_glace.training.trainer import Trainer
 
 from reloc_core.errors import ConfigError, DataError, MapError, RelocError
 from reloc_core.geometry import inverse, project, transform
@@ -288,7 +288,7 @@ def test_a_map_of_another_encoder_is_refused(mapped, tmp_path):
 
 
 def test_other_weights_of_the_same_encoder_are_refused(mapped, monkeypatch):
-    from scr_glace.encoder import XFeatEncoder
+    from scr_glace.networks.encoder import XFeatEncoder
 
     scene_map, estimator, _ = mapped
     monkeypatch.setattr(XFeatEncoder, "identity", {"name": "xfeat", "weights": "0" * 16})

@@ -10,18 +10,19 @@ import torch
 from reloc_core.config import typed_config
 from reloc_core.errors import MapError
 from reloc_core.features.weights import read_state_dict
-from reloc_core.interfaces import Runtime
+from reloc_core.interfaces import Dataset, Run, Runtime
 from reloc_core.maps import Map, MapInfo, MapWriter
 from reloc_core.registry import Registry
 from scr_glace import plugin
-from scr_glace.checkpoints import head_from_official, write_head
 from scr_glace.config import GlaceConfig, as_dict
-from scr_glace.encoder import build_encoder
 from scr_glace.estimator import GlaceEstimator, scene_tensors
-from scr_glace.globaldesc import build_descriptor
-from scr_glace.mapper import Scene
+from scr_glace.networks.encoder import Encoder, build_encoder
+from scr_glace.networks.global_descriptor import build_descriptor
+from scr_glace.networks.head import Head
+from scr_glace.official.checkpoints import head_from_official, write_head
+from scr_glace.training.mapper import Scene
 
-__all__ = ["export_head", "import_head"]
+__all__ = ["export_head", "import_head", "import_weights"]
 
 
 def import_head(
@@ -43,17 +44,8 @@ def import_head(
         MapError: the file is no such head, or the encoder or descriptor does not fit it.
         ConfigError: weights are missing.
     """
-    head = head_from_official(read_state_dict(path, "ACE or GLACE head"))
+    head, encoder = _fitting(path, config)
     spec = head.spec
-    encoder = build_encoder(config.encoder)
-    expected = spec.in_channels - encoder.channels
-    descriptor = build_descriptor(config.global_descriptor)
-    if config.global_descriptor.name == "vlad" or descriptor.dimension != expected:
-        need = f"{expected} global channels" if expected else "no global descriptor (name=none)"
-        raise MapError(
-            f"{path} takes {spec.in_channels} channels: {encoder.channels} of the encoder "
-            f"'{encoder.name}' and {need}, not those of '{config.global_descriptor.name}'."
-        )
     config.head.channels, config.head.blocks = spec.channels, spec.blocks
     config.head.mlp_ratio, config.head.homogeneous = spec.mlp_ratio, spec.homogeneous
     config.head.decoder_clusters = spec.clusters
@@ -64,10 +56,47 @@ def import_head(
         dataset={"name": Path(path).stem, "fingerprint": "imported", "frames": 0},
     )  # fmt: skip
     writer = MapWriter(map_dir, info, resume=False, overwrite=overwrite)
-    scene = Scene(head, np.zeros(3), 1.0, config.image, torch.zeros(0, expected), {})
+    _write(head, encoder, config, writer)
+    return writer.finish()
+
+
+def import_weights(path: Path, config: GlaceConfig, dataset: Dataset, run: Run) -> None:
+    """Write the map of an official head in the place of a training; see `Component.importer`.
+
+    Args:
+        path: the official `.pt` file.
+        config: encoder and global descriptor that the head was trained with.
+        dataset: the images that it was trained on; only their poses are used, by reports.
+        run: whose map is written.
+
+    Raises:
+        MapError: the file is no such head, or the encoder or descriptor does not fit it.
+        ConfigError: weights are missing.
+    """
+    head, encoder = _fitting(path, config)
+    _write(head, encoder, config, run.map)
+
+
+def _fitting(path: Path | str, config: GlaceConfig) -> tuple[Head, Encoder]:
+    """The head of a file, and the encoder, if both fit the configured global descriptor."""
+    head = head_from_official(read_state_dict(path, "ACE or GLACE head"))
+    encoder = build_encoder(config.encoder)
+    expected = head.spec.in_channels - encoder.channels
+    descriptor = build_descriptor(config.global_descriptor)
+    if config.global_descriptor.name == "vlad" or descriptor.dimension != expected:
+        need = f"{expected} global channels" if expected else "no global descriptor (name=none)"
+        raise MapError(
+            f"{path} takes {head.spec.in_channels} channels: {encoder.channels} of the encoder "
+            f"'{encoder.name}' and {need}, not those of '{config.global_descriptor.name}'."
+        )
+    return head, encoder
+
+
+def _write(head: Head, encoder: Encoder, config: GlaceConfig, writer: MapWriter) -> None:
+    width = head.spec.in_channels - encoder.channels
+    scene = Scene(head, np.zeros(3), 1.0, config.image, torch.zeros(0, width), {})
     writer.save("head", *scene_tensors(scene, encoder, config))
     writer.details.update(imported=True, parameters=sum(p.numel() for p in head.parameters()))
-    return writer.finish()
 
 
 def export_head(scene_map: Map, path: Path | str, runtime: Runtime | None = None) -> None:

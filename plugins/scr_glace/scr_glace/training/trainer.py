@@ -16,12 +16,12 @@ from reloc_core.training.checkpoint import Checkpoint
 from reloc_core.training.packing import pack, unpack
 from reloc_core.training.processes import Processes
 from reloc_core.training.streams import torch_rng
-from scr_glace.buffer import Batch, Buffer
 from scr_glace.config import GlaceConfig
-from scr_glace.head import Head
-from scr_glace.loss import LossTerms, reprojection_loss
-from scr_glace.precision import autocast_dtype
-from scr_glace.schedule import one_cycle
+from scr_glace.networks.head import Head
+from scr_glace.networks.precision import autocast_dtype
+from scr_glace.training.buffer import Batch, Buffer
+from scr_glace.training.loss import LossTerms, reprojection_loss
+from scr_glace.training.schedule import one_cycle
 
 STAGE = "head"
 """Name of the training in the checkpoint."""

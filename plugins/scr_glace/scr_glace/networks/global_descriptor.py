@@ -23,8 +23,8 @@ from reloc_core.interfaces import Dataset, Progress
 from reloc_core.training.streams import numpy_rng
 from reloc_core.types import FloatArray, Query
 from scr_glace.config import GlobalConfig, ImageConfig, check_descriptor
-from scr_glace.encoder import Encoder, LocalFeatures
-from scr_glace.r2former import R2Former
+from scr_glace.networks.encoder import Encoder, LocalFeatures
+from scr_glace.networks.r2former import R2Former
 from scr_glace.views import make_view
 
 _WORD_SAMPLES = 20_000

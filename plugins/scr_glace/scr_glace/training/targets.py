@@ -66,6 +66,7 @@ class Targets:
             torch.from_numpy(np.stack([self.images, self.labels])),
             torch.ones(len(self.labels)),
             (count, max(len(self.points), 1)),
+            check_invariants=True,
         ).coalesce()
         # In blocks: dense, the incidence of a large place would not fit.
         shared = np.concatenate(

@@ -17,14 +17,14 @@ from reloc_core.maps import load_tensors, save_tensors
 from reloc_core.training.processes import Processes
 from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Float64Array
-from scr_glace.buffer import Buffer, BufferPlan, Visit
-from scr_glace.camera_clusters import hierarchical_split
 from scr_glace.config import EnsembleConfig, GlaceConfig, ImageConfig
-from scr_glace.encoder import Encoder, KeypointEncoder
-from scr_glace.globaldesc import GlobalDescriptor
-from scr_glace.head import Head, HeadSpec
-from scr_glace.targets import Targets, find_targets, neighbour_table
-from scr_glace.train import Trainer
+from scr_glace.networks.encoder import Encoder, KeypointEncoder
+from scr_glace.networks.global_descriptor import GlobalDescriptor
+from scr_glace.networks.head import Head, HeadSpec
+from scr_glace.training.buffer import Buffer, BufferPlan, Visit
+from scr_glace.training.ensemble import hierarchical_split
+from scr_glace.training.targets import Targets, find_targets, neighbour_table
+from scr_glace.training.trainer import Trainer
 from scr_glace.views import View, augmented_view
 
 MIN_FRAMES = 8
