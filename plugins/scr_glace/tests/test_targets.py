@@ -168,6 +168,21 @@ def test_a_point_behind_the_camera_goes_straight_to_its_target():
     assert float((points - targets).norm(dim=1).median()) < 0.05
 
 
+def test_depth_adjusted_errors():
+    """R-SCoRe's factor, in NumPy; a point much farther than its constant counts as before."""
+    targets, poses, rays, focal = problem()
+    points = targets * torch.tensor([1.01, 1.0, 1.0])
+    plain, adjusted = LossConfig(type="tanh"), LossConfig(type="tanh", depth_adjust=3.0)
+    terms = reprojection_loss(adjusted, points, poses, rays, focal, 0.5)
+    depth = points[:, 2].double().numpy()
+    off = np.abs(points[:, 0].double().numpy() / depth - rays[:, 0].double().numpy()) * 500
+    off *= np.sqrt(depth**2 / (depth**2 + 9))
+    assert float(terms.total) == pytest.approx(float((50 * np.tanh(off / 50)).sum()), rel=1e-4)
+    assert float(terms.total) < float(
+        reprojection_loss(plain, points, poses, rays, focal, 0.5).total
+    )
+
+
 def test_unknown_targets_change_nothing():
     targets, poses, rays, focal = problem()
     points = targets + 0.3

@@ -97,6 +97,8 @@ class BufferPlan:
     def of(cls, config: BufferConfig, frames: int, seed: int) -> BufferPlan:
         """The plan of a configuration."""
         visits = math.ceil(config.size / config.samples_per_image)
+        if config.max_visits:
+            visits = min(visits, frames * config.max_visits)
         return cls(frames, config.samples_per_image, visits, seed)
 
     @property

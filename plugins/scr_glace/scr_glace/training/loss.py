@@ -10,6 +10,8 @@ from torch import Tensor
 
 from scr_glace.config import LossConfig
 
+_NEAR = 0.3  # depth below which pixels are no longer counted by it; the median is 1
+
 
 @dataclass(frozen=True)
 class LossTerms:
@@ -86,6 +88,8 @@ def reprojection_loss(
     # As published: the divisor is clamped, which only matters for points that are invalid anyway.
     projected = cam[:, :2] / depth.clamp(min=config.depth_min)[:, None]
     errors = ((projected - rays) * focal).abs().sum(-1)
+    if config.depth_adjust > 0:
+        errors = errors * (depth**2 / (depth**2 + config.depth_adjust**2)).clamp(min=1e-12).sqrt()
     invalid = (depth < config.depth_min) | (errors > config.hard_clamp) | (depth > config.depth_max)
     target = config.depth_target * torch.cat([rays, torch.ones_like(rays[:, :1])], -1)
     pull = (cam - target).abs().sum(-1)
@@ -118,6 +122,7 @@ def _distance(cam_from_world: Tensor, points: Tensor, targets: Tensor, focal: Te
     Its gradient has the same length for every sample: far off or near, in front or behind.
     """
     depth = torch.einsum("nj,nj->n", cam_from_world[:, 2, :3], targets) + cam_from_world[:, 2, 3]
-    pixels = focal.mean(-1) / depth.detach().clamp(min=1e-6)
+    # Near points would pull so hard that nothing else is learned.
+    pixels = focal.mean(-1) / depth.detach().clamp(min=_NEAR)
     squared = ((points - targets) ** 2).sum(-1)
     return (squared + 1e-12).sqrt() * pixels
