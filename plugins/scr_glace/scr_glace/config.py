@@ -17,6 +17,7 @@ ENCODERS = ("xfeat", "xfeat_keypoints", "ace")
 GLOBAL_DESCRIPTORS = ("none", "vlad", "r2former", "file")
 LOSSES = ("dyntanh", "tanh", "l1", "l1+sqrt", "l1+log")
 SCHEDULES = ("circle", "linear")
+OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -205,9 +206,11 @@ class LossConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW with a one-cycle schedule.
+    """AdamW or Muon with a one-cycle schedule.
 
     Attributes:
+        name: "adamw" (published) or "muon", which needs fewer steps.
+        muon_factor: learning rate of Muon's matrices relative to that of all other parameters.
         learning_rate_max: peak.
         learning_rate_min: final value, where `respect_lr_min` is set.
         respect_lr_min: end the schedule at `learning_rate_min`. The published code has the option
@@ -216,6 +219,8 @@ class OptimizerConfig:
         weight_decay: of AdamW.
     """
 
+    name: str = "adamw"
+    muon_factor: float = 4.0
     learning_rate_max: float = 0.005
     learning_rate_min: float = 0.0005
     respect_lr_min: bool = True
@@ -294,6 +299,7 @@ def check(config: GlaceConfig) -> None:
     check_descriptor(config.global_descriptor)
     options.one_of("loss.type", LOSSES)
     options.one_of("loss.schedule", SCHEDULES)
+    options.one_of("optimizer.name", OPTIMIZERS)
     options.one_of("train.precision", PRECISIONS)
     options.at_least(
         1, "head.channels", "head.decoder_clusters", "buffer.size", "buffer.samples_per_image",
@@ -312,7 +318,7 @@ def check(config: GlaceConfig) -> None:
         "head.mlp_ratio", "head.min_scale", "optimizer.learning_rate_max",
         "optimizer.learning_rate_min", "loss.soft_clamp", "loss.soft_clamp_min", "loss.hard_clamp",
         "loss.depth_min", "loss.depth_target", "buffer.memory_fraction", "points.max_error_px",
-        "points.until", "points.max_angle_deg",
+        "points.until", "points.max_angle_deg", "optimizer.muon_factor",
     )  # fmt: skip
     if config.head.max_scale <= 1:
         raise ConfigError("estimator.head.max_scale must exceed 1.")

@@ -21,6 +21,7 @@ from scr_glace.networks.head import Head
 from scr_glace.networks.precision import autocast_dtype
 from scr_glace.training.buffer import Batch, Buffer
 from scr_glace.training.loss import LossTerms, reprojection_loss
+from scr_glace.training.muon import Muon
 from scr_glace.training.schedule import one_cycle
 
 STAGE = "head"
@@ -67,9 +68,16 @@ class Trainer:
         self.dtype = autocast_dtype(config.train.precision, kind)
         self.scaler = torch.amp.GradScaler(kind, enabled=self.dtype == torch.float16)
         self.parameters = [p for p in head.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=0.0, weight_decay=config.optimizer.weight_decay
-        )
+        options = config.optimizer
+        self.optimizer: torch.optim.Optimizer
+        if options.name == "muon":
+            self.optimizer = Muon(
+                self.parameters, options.muon_factor, weight_decay=options.weight_decay
+            )
+        else:
+            self.optimizer = torch.optim.AdamW(
+                self.parameters, lr=0.0, weight_decay=options.weight_decay
+            )
         if buffer.plan.size < config.train.batch_size:
             raise ConfigError(
                 f"The buffer holds {buffer.plan.size} samples, fewer than one batch of "
