@@ -37,6 +37,7 @@ def reloc_register_components(registry: Registry) -> None:
                 "25 / 0.4 (ACE, by NeRFMatch)",
             },
             weights=(XFEAT, ENCODER, R2FORMER, ACE_HEADS, GLACE_HEAD),
+            importer="scr_glace.official.exchange:import_weights",
         )
     )
 
