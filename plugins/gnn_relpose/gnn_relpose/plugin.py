@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gnn_relpose.config import GnnConfig
-from gnn_relpose.published_config import PublishedConfig
+from gnn_relpose.matched.config import MatchedConfig
+from gnn_relpose.published.config import PublishedConfig
 from gnn_relpose.weights import PUBLISHED, RESNET34
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
@@ -24,8 +24,8 @@ def reloc_register_components(registry: Registry) -> None:
         Component(
             interface="estimator",
             name="gnn_relpose",
-            target="gnn_relpose.estimator:GnnEstimator",
-            config=GnnConfig,
+            target="gnn_relpose.matched.estimator:MatchedEstimator",
+            config=MatchedConfig,
             produces="RelativePoses",
             solver="averaging",
             needs_map=True,
@@ -39,7 +39,7 @@ def reloc_register_components(registry: Registry) -> None:
         Component(
             interface="estimator",
             name="gnn_published",
-            target="gnn_relpose.published_estimator:PublishedEstimator",
+            target="gnn_relpose.published.estimator:PublishedEstimator",
             config=PublishedConfig,
             produces="RelativePoses",
             solver="single_reference",

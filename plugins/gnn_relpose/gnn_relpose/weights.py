@@ -50,7 +50,7 @@ def check_relpose(path: Path) -> str:
     """Read a checkpoint of RelPose-GNN; see `reloc_core.weights.Check`."""
     import torch
 
-    from gnn_relpose.published import PublishedNetwork, read_checkpoint
+    from gnn_relpose.published.network import PublishedNetwork, read_checkpoint
     from reloc_core.features.weights import check_layout
 
     state = read_checkpoint(path)
@@ -65,7 +65,7 @@ def check_resnet34(path: Path) -> str:
     """Read torchvision's ResNet-34; see `reloc_core.weights.Check`."""
     import torch
 
-    from gnn_relpose.resnet import ResNet34
+    from gnn_relpose.published.resnet import ResNet34
     from reloc_core.features.weights import check_layout, read_state_dict
 
     state = read_state_dict(path, "ResNet-34 of torchvision")

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 import torch
 
 from nefes_refine.bundle import Bundle, build_field, load_bundle, save_bundle
-from nefes_refine.compact_field import CompactField
+from nefes_refine.compact.training import residual_covariance, train_posenet
 from nefes_refine.config import NefesConfig, check
-from nefes_refine.data import Images, mapped_frames, read_images
-from nefes_refine.features import FeatureNetwork, XFeatFeatures
-from nefes_refine.field_training import FieldTrainer, evaluate_field
-from nefes_refine.mapped_views import MappedViews, describe
-from nefes_refine.posenet import PoseNet
-from nefes_refine.refiner import Target
-from nefes_refine.regressor_training import regress, residual_covariance, train_posenet
-from nefes_refine.rendering import Field
-from nefes_refine.scene import measure_scene
-from nefes_refine.sparse import triangulated_points
+from nefes_refine.field.compact_field import CompactField
+from nefes_refine.field.data import Images, depth_points, held_out, mapped_frames, read_images
+from nefes_refine.field.features import FeatureNetwork, XFeatFeatures
+from nefes_refine.field.rendering import Field
+from nefes_refine.field.scene import measure_scene
+from nefes_refine.field.sparse import triangulated_points
+from nefes_refine.field.training import FieldTrainer, evaluate_field
+from nefes_refine.refine.mapped_views import MappedViews
+from nefes_refine.target import Target
 from reloc_core.errors import MapError
 from reloc_core.geometry import transform
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
-from reloc_core.types import Float64Array, PosePrior, Query
-
-_DEPTH_STEP = 7  # every so-many-th measured cell tells where the scene is
-_MIN_VALIDATION = 4
+from reloc_core.types import PosePrior, Query
 
 
 class NefesEstimator(Estimator):
@@ -57,13 +52,14 @@ class NefesEstimator(Estimator):
             RelocError: the training diverged.
         """
         if self.config.regressor.name == "dfnet":
-            from nefes_refine.published import fit_published
+            from nefes_refine.published.recipe import fit_published
 
             self.bundle = fit_published(self.config, dataset, run)
             return
         device = torch.device(run.runtime.device)
         network = XFeatFeatures(run.runtime.device)
-        frames = mapped_frames(dataset, self.config.training.max_images)
+        options = self.config.training
+        frames = mapped_frames(dataset, options.max_images, options.frame_step or 1)
         held = held_out(len(frames), self.config.training.validation_every)
         images = read_images(dataset, frames[~held], self.config, run, network)
         unseen = read_images(dataset, frames[held], self.config, run, network)
@@ -82,7 +78,7 @@ class NefesEstimator(Estimator):
         run.log("field", **quality, **seconds)
         regressor = train_posenet(self.config.regressor, field, images, run, run.runtime.seed)
         covariance = torch.from_numpy(residual_covariance(regressor, unseen))
-        views = mapped_views(images, quality)
+        views = MappedViews.of(images, quality)
         self.bundle = Bundle(
             self.config, field, network, regressor.to(device), covariance, views, device
         )
@@ -127,44 +123,4 @@ class NefesEstimator(Estimator):
         if self.bundle is None:
             raise MapError("nefes_regressor has no map yet: call load or fit first.")
         target = Target(self.bundle, query)
-        pose = regress_image(self.bundle, target)
-        return PosePrior(pose, self.bundle.covariance.cpu().numpy())
-
-
-@torch.inference_mode()
-def regress_image(bundle: Bundle, target: Target) -> Float64Array:
-    """The regressor's pose (4, 4) of one image."""
-    if isinstance(bundle.regressor, PoseNet):
-        pose: Float64Array = regress(bundle.regressor, target.features[None])[0]
-        return pose
-    from nefes_refine.published import regress_dfnet
-
-    return regress_dfnet(bundle, target.view.image)
-
-
-def mapped_views(images: Images, quality: dict[str, float]) -> MappedViews:
-    """The training images in short, with what `evaluate_field` found on unseen ones."""
-    descriptors = torch.stack([describe(images.maps([i])[0]) for i in range(len(images))])
-    return MappedViews(
-        descriptors.half(), images.poses, 1 - quality["fused"], quality["fused_spread"]
-    )
-
-
-def held_out(count: int, every: int) -> np.ndarray:
-    """Which of `count` images validate: every so-many-th, but at least some of a small scene."""
-    mask = np.zeros(count, bool)
-    step = max(2, min(every, count // _MIN_VALIDATION))
-    mask[step // 2 :: step] = True
-    return mask
-
-
-def depth_points(images: Images) -> Float64Array:
-    """Scene points (M, 3) of the measured cells of all images, thinned."""
-    assert images.depths is not None
-    points = []
-    for number in range(len(images)):
-        depth = images.depths[number]
-        known = torch.nonzero(depth > 0)[::_DEPTH_STEP, 0]
-        local = images.directions[number][known] * depth[known, None]
-        points.append(transform(images.poses[number].numpy(), local.double().numpy()))
-    return np.concatenate(points)
+        return PosePrior(target.locate(), self.bundle.covariance.cpu().numpy())

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 from nefes_refine.config import NefesConfig, RefineConfig
-from nefes_refine.data import Images
-from nefes_refine.dfnet import DFNet
 from nefes_refine.estimator import NefesEstimator
-from nefes_refine.field_training import FieldTrainer
-from nefes_refine.paper_field import PaperField
-from nefes_refine.published import centred, dfnet_loss, from_centred
-from nefes_refine.refiner import NefesRefiner
-from nefes_refine.scene import Scene
-from nefes_refine.views import cell_rays
+from nefes_refine.field.data import Images
+from nefes_refine.field.scene import Scene
+from nefes_refine.field.training import FieldTrainer
+from nefes_refine.field.views import cell_rays
+from nefes_refine.published.dfnet import DFNet
+from nefes_refine.published.dfnet_training import dfnet_loss
+from nefes_refine.published.mlp_field import PaperField
+from nefes_refine.refine.refiner import NefesRefiner
 
 from reloc_core.errors import ConfigError
 from reloc_core.geometry import rotation_angle_deg, so3_exp
@@ -86,13 +86,13 @@ def test_centred_frame_is_rigid_and_invertible():
     poses = np.tile(np.eye(4), (2, 1, 1))
     poses[1, :3, :3] = so3_exp(np.array([0.0, 0.3, 0.1]))
     poses[1, :3, 3] = [0.0, 3.0, 4.0]
-    moved = centred(scene, torch.from_numpy(poses))
+    moved = scene.centred(torch.from_numpy(poses))
     assert float((moved[1, :, 3] - moved[0, :, 3]).norm()) == pytest.approx(5.0)
     angle = rotation_angle_deg(moved[0, :, :3].numpy(), moved[1, :, :3].numpy())
     assert float(angle) == pytest.approx(
         float(rotation_angle_deg(poses[0, :3, :3], poses[1, :3, :3]))
     )
-    np.testing.assert_allclose(from_centred(scene, moved), poses[:, :3], atol=1e-12)
+    np.testing.assert_allclose(scene.from_centred(moved), poses[:, :3], atol=1e-12)
 
 
 def test_the_whole_published_chain(tmp_path, make_wall, start_run):

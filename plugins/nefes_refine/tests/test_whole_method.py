@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from nefes_refine.align import Template, align, match
 from nefes_refine.config import NefesConfig, RefineConfig
-from nefes_refine.estimator import NefesEstimator, held_out
-from nefes_refine.refiner import NefesRefiner, Target
-from nefes_refine.rendering import Field, Rendering
+from nefes_refine.estimator import NefesEstimator
+from nefes_refine.field.data import held_out
+from nefes_refine.field.rendering import Field, Rendering
+from nefes_refine.refine.align import Template, align, match
+from nefes_refine.refine.refiner import NefesRefiner
+from nefes_refine.target import Target
 from torch import nn
 
 from reloc_core.errors import ConfigError, DataError, MapError
@@ -188,18 +190,18 @@ class Waves(Field):
 
 def test_gradient_of_the_pose_by_finite_differences(refiner, wall):
     """The chunked two-pass gradient is that of the loss it reports, for every entry of the pose."""
-    from nefes_refine.gradient_modes import rendered_gradient
+    from nefes_refine.refine.gradient_modes import rendered_gradient
 
     channels = len(Target(refiner.bundle, wall[2]).features)
     bundle = replace(refiner.bundle, field=Waves(refiner.bundle.scene, channels))
     target = Target(bundle, wall[2])
     pose = torch.from_numpy(perturbed(wall[2].world_from_cam)[:3])
-    _, gradient, _ = rendered_gradient(bundle, target, pose)
+    _, gradient, _ = rendered_gradient(target, pose)
     for row in range(3):
         for column in range(4):
             step = torch.zeros_like(pose)
             step[row, column] = 5e-3
-            high, low = (rendered_gradient(bundle, target, pose + s * step)[0] for s in (1, -1))
+            high, low = (rendered_gradient(target, pose + s * step)[0] for s in (1, -1))
             assert float(gradient[row, column]) == pytest.approx(
                 (high - low) / 1e-2, rel=0.05, abs=2e-4
             )
@@ -220,8 +222,8 @@ def test_regressor_beats_the_mean_pose(wall_map, wall):
 
 
 def test_scene_without_depth_is_measured_by_triangulation(make_wall, config, start_run, tmp_path):
-    from nefes_refine.data import mapped_frames
-    from nefes_refine.sparse import triangulated_points
+    from nefes_refine.field.data import mapped_frames
+    from nefes_refine.field.sparse import triangulated_points
 
     wall = make_wall(depth=False)
     points = triangulated_points(
@@ -269,7 +271,7 @@ def test_too_few_images_are_refused(make_wall, config, tmp_path, start_run):
 
 
 def test_field_of_another_feature_network_is_refused(wall_map, monkeypatch):
-    from nefes_refine.features import XFeatFeatures
+    from nefes_refine.field.features import XFeatFeatures
 
     monkeypatch.setattr(XFeatFeatures, "identity", property(lambda self: "another"))
     with pytest.raises(MapError, match="other weights of the feature network"):
