@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gnn_relpose.compact.config import CompactConfig
 from gnn_relpose.matched.config import MatchedConfig
 from gnn_relpose.published.config import PublishedConfig
 from gnn_relpose.weights import PUBLISHED, RESNET34
@@ -24,13 +25,28 @@ def reloc_register_components(registry: Registry) -> None:
         Component(
             interface="estimator",
             name="gnn_relpose",
+            target="gnn_relpose.compact.estimator:CompactEstimator",
+            config=CompactConfig,
+            produces="RelativePoses",
+            solver="averaging",
+            needs_map=True,
+            reads_depth=False,
+            summary="retrieved references and a graph network that regresses poses relative to them",
+            paper=f"{_PAPER}, on features of Potje et al., XFeat, CVPR 2024",
+            licence="Apache-2.0",
+        )
+    )
+    registry.add(
+        Component(
+            interface="estimator",
+            name="gnn_matched",
             target="gnn_relpose.matched.estimator:MatchedEstimator",
             config=MatchedConfig,
             produces="RelativePoses",
             solver="averaging",
             needs_map=True,
             reads_depth=False,
-            summary="retrieved references and a graph network that regresses poses relative to them",
+            summary="retrieved references, matched cells and their depth, weighed by a graph network",
             paper=f"after {_PAPER}, on features of Potje et al., XFeat, CVPR 2024",
             licence="Apache-2.0",
         )

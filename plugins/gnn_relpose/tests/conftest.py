@@ -66,7 +66,7 @@ class Walls(Dataset):
         return Query(frame.name, frame.camera, frame.world_from_cam, image=image)
 
 
-def _start_run(path, config, dataset, extra=(), component="gnn_relpose"):
+def _start_run(path, config, dataset, extra=(), component="gnn_matched"):
     return start_run(
         path, component, dataset, config, plugin="gnn_relpose", extra_datasets=tuple(extra)
     )

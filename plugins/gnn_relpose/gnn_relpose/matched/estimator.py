@@ -1,4 +1,4 @@
-"""The estimator `gnn_relpose`: retrieval graph and graph network on frozen XFeat features."""
+"""The estimator `gnn_matched`: retrieval graph and graph network on frozen XFeat features."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class MatchedEstimator(Estimator):
             salt: of the random thinning.
         """
         if self.index is None or self.scene is None:
-            raise MapError("gnn_relpose has no map yet: call load or fit first.")
+            raise MapError("gnn_matched has no map yet: call load or fit first.")
         options = self.config.graph
         found, similarity = self.index.search(descriptor[None], self.config.retrieval.pool)
         ranking = found[0][found[0] >= 0]
@@ -180,7 +180,7 @@ class MatchedEstimator(Estimator):
     def _estimate(self, query: Query) -> RelativePoses:
         scene, vlad, network, describer = self.scene, self.vlad, self.network, self.describer
         if scene is None or vlad is None or network is None or describer is None:
-            raise MapError("gnn_relpose has no map yet: call load or fit first.")
+            raise MapError("gnn_matched has no map yet: call load or fit first.")
         frame = describer.describe(query.image)
         descriptor = vlad(frame.maps.flatten(1).T[None])[0]
         # The same image gets the same neighbours, in whatever order images come.

@@ -90,11 +90,15 @@ class PublishedConfig:
     """Configuration of the estimator `gnn_published`.
 
     Attributes:
+        constants: what the released checkpoints expect: "7scenes/SCENE" (colour statistics of that
+            scene; poses in metres) or "cambridge" (fixed colours; normalised world-to-camera
+            translations). "" for metric poses and the colours of the mapped images.
         height: length of the shorter side of images in pixels.
         resolution: of the images that retrieval describes.
         cross_connect: connect training images only with references of other blocks of ten images.
     """
 
+    constants: str = ""
     height: int = 256
     resolution: int = 320
     cross_connect: bool = False

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from gnn_relpose.published.config import PublishedConfig, check
+from gnn_relpose.published.constants import constants
 from gnn_relpose.published.images import Colors, resize
 from gnn_relpose.published.network import (
     PublishedNetwork,
     load_checkpoint,
     load_node_weights,
-    pose_vectors,
-    poses_of_vectors,
 )
 from gnn_relpose.published.training import PublishedTrainer, TrainingScene, thinning
 from gnn_relpose.shared.frames import Describer
@@ -38,6 +37,7 @@ class PublishedEstimator(Estimator):
     def __init__(self, config: PublishedConfig) -> None:
         check(config)
         self.config = config
+        self.constants = constants(config.constants)
         self.network: PublishedNetwork | None = None
         self.describer: Describer | None = None
         self.seed = 0
@@ -66,7 +66,7 @@ class PublishedEstimator(Estimator):
         elif self.config.network.node_weights:
             load_node_weights(network, self.config.network.node_weights)
         self.describer = Describer(self.config.resolution, run.runtime.device)
-        scene, vlad, descriptors = self._scene(dataset, run)
+        scene, vlad, descriptors = self._scene(dataset, run, mapped=True)
         if options.epochs:
             scenes = [] if options.regime == "leave_one_out" else [scene]
             scenes += [self._scene(other, run)[0] for other in extra]
@@ -96,7 +96,9 @@ class PublishedEstimator(Estimator):
             options.scatter,
         )
 
-    def _scene(self, dataset: Dataset, run: Run) -> tuple[TrainingScene, NetVlad, Tensor]:
+    def _scene(
+        self, dataset: Dataset, run: Run, mapped: bool = False
+    ) -> tuple[TrainingScene, NetVlad, Tensor]:
         """Rank the images of a dataset against each other."""
         assert self.describer is not None
         seed, maps = run.runtime.seed, []
@@ -116,7 +118,10 @@ class PublishedEstimator(Estimator):
         own = np.arange(len(dataset))[:, None]
         ranking = found[found != own].reshape(len(dataset), -1)
         poses = np.stack([np.asarray(f.world_from_cam, np.float64) for f in dataset.frames])
-        scene = TrainingScene(dataset, Colors.of(dataset), pose_vectors(poses), ranking)
+        known = self.constants
+        colors = known.colors if mapped or known.everywhere else None
+        vectors = known.convention.vectors(poses)
+        scene = TrainingScene(dataset, colors or Colors.of(dataset), vectors, ranking)
         return scene, vlad, descriptors
 
     @torch.inference_mode()
@@ -196,10 +201,11 @@ class PublishedEstimator(Estimator):
         into = index[1] == 0
         source = (index[0, into] - 1).cpu().numpy()
         world_from_ref = self.poses[references[source]]
-        vectors = pose_vectors(world_from_ref) - relative[into].cpu()
+        convention = self.constants.convention
+        vectors = convention.vectors(world_from_ref) - relative[into].cpu()
         finite = vectors.isfinite().all(-1).numpy()
         world_from_ref = world_from_ref[finite]
-        poses = poses_of_vectors(vectors[torch.from_numpy(finite)])
+        poses = convention.poses(vectors[torch.from_numpy(finite)])
         return RelativePoses(
             world_from_ref,
             inverse(world_from_ref) @ poses,

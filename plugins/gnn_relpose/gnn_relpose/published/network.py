@@ -1,26 +1,22 @@
-"""RelPose-GNN as published (Turkoglu et al., 3DV 2021): network, pose vectors, checkpoint importer.
+"""RelPose-GNN as published (Turkoglu et al., 3DV 2021): network and checkpoint importer.
 
-The relative pose of an edge is the plain difference of two 6-vectors [centre, half-angle log quaternion] of
-camera-to-world poses, source minus target; the query's pose is a neighbour's vector minus that.
+The relative pose of an edge is the difference of two pose vectors (`shared.vectors`), source minus target;
+the query's pose is a neighbour's vector minus that.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gnn_relpose.published.resnet import ResNet34
 from gnn_relpose.shared.layers import GnnLayer
-from gnn_relpose.shared.poses import exp_quaternion, log_quaternion
 from gnn_relpose.shared.topology import nearest_edges
 from reloc_core.errors import MapError
 from reloc_core.features.weights import load_strictly, read_state_dict
-from reloc_core.geometry import quaternion_from_rotation, rotation_from_quaternion
-from reloc_core.types import Float64Array
 
 _UNUSED = "gnn2."  # in official files of 7-Scenes; never called
 
@@ -84,22 +80,6 @@ class PublishedNetwork(nn.Module):
             nodes, edges = torch.relu(nodes), torch.relu(edges)
         edges = F.dropout(edges, self.droprate, dropping)
         return torch.cat([self.fc_xyz_R(edges), self.fc_wpqr_R(edges)], -1), index
-
-
-def pose_vectors(world_from_cam: Float64Array) -> Tensor:
-    """Pose vectors (..., 6) float32 of poses (..., 4, 4): centre and half-angle log quaternion."""
-    quaternion = torch.from_numpy(quaternion_from_rotation(world_from_cam[..., :3, :3]))
-    centre = torch.from_numpy(np.ascontiguousarray(world_from_cam[..., :3, 3]))
-    return torch.cat([centre, log_quaternion(quaternion)], -1).float()
-
-
-def poses_of_vectors(vectors: Tensor) -> Float64Array:
-    """Poses (..., 4, 4) of pose vectors (..., 6)."""
-    v = vectors.detach().double().cpu()
-    pose = np.broadcast_to(np.eye(4), (*v.shape[:-1], 4, 4)).copy()
-    pose[..., :3, :3] = rotation_from_quaternion(exp_quaternion(v[..., 3:]).numpy())
-    pose[..., :3, 3] = v[..., :3].numpy()
-    return pose
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Tensor]:
