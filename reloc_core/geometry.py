@@ -236,3 +236,31 @@ def lift(camera: Camera, pixels: FloatArray, depth: FloatArray) -> Float64Array:
     """Camera-frame points (..., 3) of pixels (..., 2) with depth (...) along the optical axis."""
     result: Float64Array = unproject(camera, pixels) * np.asarray(depth, np.float64)[..., None]
     return result
+
+
+def pose_plus(world_from_cam: FloatArray, tangent: FloatArray) -> Float64Array:
+    """The pose (4, 4) that lies xi = (w, v) away: R Exp(w), t + R v.
+
+    Its rotation is one to the last digit: in a loop of products the rounding errors would grow.
+    """
+    pose, xi = np.asarray(world_from_cam, np.float64), np.asarray(tangent, np.float64)
+    result: Float64Array = pose.copy()
+    result[:3, :3] = nearest_rotation(pose[:3, :3] @ so3_exp(xi[:3]))
+    result[:3, 3] += pose[:3, :3] @ xi[3:]
+    return result
+
+
+def pose_minus(world_from_there: FloatArray, world_from_cam: FloatArray) -> Float64Array:
+    """The tangent xi (6,) at the second pose that leads to the first one."""
+    there = inverse(world_from_cam) @ np.asarray(world_from_there, np.float64)
+    return np.concatenate([so3_log(there[:3, :3]), there[:3, 3]])
+
+
+def adjoint(motion: FloatArray) -> Float64Array:
+    """(6, 6) that takes the tangent of a pose T to the one of T @ motion."""
+    pose = np.asarray(motion, np.float64)
+    back = pose[:3, :3].T
+    result = np.zeros((6, 6))
+    result[:3, :3] = result[3:, 3:] = back
+    result[3:, :3] = -back @ skew(pose[:3, 3])
+    return result
