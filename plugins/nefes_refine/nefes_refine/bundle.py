@@ -15,6 +15,7 @@ from nefes_refine.field.features import FeatureNetwork, XFeatFeatures
 from nefes_refine.field.rendering import Field
 from nefes_refine.field.scene import Scene
 from nefes_refine.refine.mapped_views import MappedViews
+from nefes_refine.refine.novelty import Novelty
 from nefes_refine.regressor import Regressor
 from reloc_core.errors import MapError
 from reloc_core.interfaces import Run, Runtime
@@ -35,6 +36,7 @@ class Bundle:
         covariance: (6, 6) of the regressor's errors.
         views: the training images in short.
         device: where they are.
+        novelty: what is usual for images that the regressor has not seen; None in older maps.
     """
 
     config: NefesConfig
@@ -44,6 +46,7 @@ class Bundle:
     covariance: Tensor
     views: MappedViews
     device: torch.device
+    novelty: Novelty | None = None
 
     @property
     def shared_network(self) -> bool:
@@ -83,6 +86,7 @@ def save_bundle(run: Run, bundle: Bundle) -> None:
             "field": asdict(bundle.config.field),
             "view": asdict(bundle.config.view),
             "regressor": bundle.config.regressor.name,
+            "novelty": bundle.novelty.metadata() if bundle.novelty else None,
             "views": {"cost": bundle.views.cost, "spread": bundle.views.spread},
             "features": {
                 "name": bundle.features.name, "channels": bundle.features.channels,
@@ -114,6 +118,8 @@ def load_bundle(scene_map: Map, runtime: Runtime) -> Bundle:
             tensors["views.descriptors"], tensors["views.poses"].double(),
             float(metadata["views"]["cost"]), float(metadata["views"]["spread"]),
         )  # fmt: skip
+        known = metadata.get("novelty")
+        novelty = Novelty(**known) if known else None
     except (KeyError, TypeError, RuntimeError) as error:
         raise MapError(
             f"{scene_map.path} holds no feature field of this version ({str(error)[:200]}). "
@@ -126,7 +132,7 @@ def load_bundle(scene_map: Map, runtime: Runtime) -> Bundle:
             "again."
         )
     field = field.to(device).eval().requires_grad_(False)
-    return Bundle(config, field, features, regressor.to(device), covariance, views, device)
+    return Bundle(config, field, features, regressor.to(device), covariance, views, device, novelty)
 
 
 def _networks(

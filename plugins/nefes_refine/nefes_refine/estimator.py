@@ -7,14 +7,20 @@ import time
 import torch
 
 from nefes_refine.bundle import Bundle, build_field, load_bundle, save_bundle
-from nefes_refine.compact.training import residual_covariance, train_posenet
+from nefes_refine.compact.training import measure_errors, prepare, train_posenet
 from nefes_refine.config import NefesConfig, check
 from nefes_refine.field.compact_field import CompactField
-from nefes_refine.field.data import Images, depth_points, held_out, mapped_frames, read_images
+from nefes_refine.field.data import (
+    Images,
+    held_out,
+    mapped_frames,
+    measured,
+    read_images,
+    scene_points,
+)
 from nefes_refine.field.features import FeatureNetwork, XFeatFeatures
 from nefes_refine.field.rendering import Field
 from nefes_refine.field.scene import measure_scene
-from nefes_refine.field.sparse import triangulated_points
 from nefes_refine.field.training import FieldTrainer, evaluate_field
 from nefes_refine.refine.mapped_views import MappedViews
 from nefes_refine.target import Target
@@ -63,7 +69,7 @@ class NefesEstimator(Estimator):
         held = held_out(len(frames), self.config.training.validation_every)
         images = read_images(dataset, frames[~held], self.config, run, network)
         unseen = read_images(dataset, frames[held], self.config, run, network)
-        field, measured = self._field(dataset, images, network, run, device)
+        field, known = self._field(dataset, images, network, run, device)
         began = time.process_time()
         trainer = FieldTrainer(self.config.training, field, images, run.runtime.seed)
         checkpoint = run.map.load_checkpoint()
@@ -76,16 +82,18 @@ class NefesEstimator(Estimator):
         field = field.eval().requires_grad_(False)
         quality = evaluate_field(field, unseen, range(len(unseen)))
         run.log("field", **quality, **seconds)
-        regressor = train_posenet(self.config.regressor, field, images, run, run.runtime.seed)
-        covariance = torch.from_numpy(residual_covariance(regressor, unseen))
-        views = MappedViews.of(images, quality)
+        views, seed = MappedViews.of(images, quality), run.runtime.seed
+        lesson = prepare(self.config.regressor, field, images, run, seed)
+        regressor = train_posenet(self.config.regressor, lesson, run, seed)
+        errors = measure_errors(self.config.regressor, lesson, views, images, run, seed)
         self.bundle = Bundle(
-            self.config, field, network, regressor.to(device), covariance, views, device
-        )
+            self.config, field, network, regressor.to(device), torch.from_numpy(errors[0]), views,
+            device, errors[1],
+        )  # fmt: skip
         save_bundle(run, self.bundle)
         run.map.details.update(
             images=len(images), parameters=sum(p.numel() for p in field.parameters()),
-            depth=bool(measured), validation=quality, **seconds,
+            depth=known, validation=quality, **seconds,
         )  # fmt: skip
 
     def _field(
@@ -93,20 +101,15 @@ class NefesEstimator(Estimator):
         device: torch.device,
     ) -> tuple[Field, bool]:  # fmt: skip
         """An untrained field of the scene's size, and whether its surfaces were measured."""
-        measured = images.depths is not None and bool((images.depths > 0).any())
-        points = (
-            depth_points(images)
-            if measured
-            else triangulated_points(dataset, images.indices, self.config.view, run)
-        )
+        points = scene_points(dataset, images, self.config, run)
         centers = images.poses[:, :3, 3].numpy()
         scene = measure_scene(centers, points, self.config.scene)
         torch.manual_seed(run.runtime.seed)
         field = build_field(self.config.field, scene, network.channels).to(device)
-        if measured and isinstance(field, CompactField):
+        if measured(images) and isinstance(field, CompactField):
             inside = transform(scene.field_from_world, points)
             field.mark_occupied(torch.from_numpy(inside).float().to(device))
-        return field, measured
+        return field, measured(images)
 
     def load(self, scene_map: Map, runtime: Runtime) -> None:
         """See `Estimator.load`.
@@ -119,8 +122,16 @@ class NefesEstimator(Estimator):
     # ---------------------------------------------------------------------------- localization
 
     def estimate(self, query: Query) -> PosePrior:
-        """See `Estimator.estimate`: the regressed pose with the covariance of held-out images."""
+        """See `Estimator.estimate`: the regressed pose with the covariance of stretches that were held out.
+
+        The covariance grows with the distance from what was mapped.
+        """
         if self.bundle is None:
             raise MapError("nefes_regressor has no map yet: call load or fit first.")
         target = Target(self.bundle, query)
-        return PosePrior(target.locate(), self.bundle.covariance.cpu().numpy())
+        pose, covariance = target.locate(), self.bundle.covariance.cpu().numpy()
+        if self.bundle.novelty is None:
+            return PosePrior(pose, covariance)
+        views = self.bundle.views
+        signals, factor = self.bundle.novelty.judge(views, target.features, pose, covariance)
+        return PosePrior(pose, covariance * factor, signals=signals)

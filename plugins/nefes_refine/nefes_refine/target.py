@@ -9,8 +9,9 @@ from torch import Tensor
 
 from nefes_refine.bundle import Bundle
 from nefes_refine.field.training import render_map
-from nefes_refine.field.views import View, cell_rays, histogram, make_view
+from nefes_refine.field.views import View, histogram, make_view
 from nefes_refine.refine.align import Template, feature_cost
+from reloc_core.mapping.views import pixel_rays
 from reloc_core.types import Float64Array, Query
 
 
@@ -29,7 +30,7 @@ class Target:
         self.colours = torch.from_numpy(self.view.colours())
         bins = bundle.config.field.histogram_bins
         self.histogram = torch.from_numpy(histogram(self.colours.numpy(), bins)).to(bundle.device)
-        rays = cell_rays(self.view.cells).reshape(-1, 3)
+        rays = pixel_rays(self.view.cells).reshape(-1, 3)
         self.directions = torch.from_numpy(rays).float()
 
     @property

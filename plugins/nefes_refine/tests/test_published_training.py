@@ -8,7 +8,6 @@ from nefes_refine.estimator import NefesEstimator
 from nefes_refine.field.data import Images, mapped_frames
 from nefes_refine.field.scene import Scene
 from nefes_refine.field.training import FieldTrainer
-from nefes_refine.field.views import cell_rays
 from nefes_refine.published.dfnet import DFNet, DFNetFeatures
 from nefes_refine.published.dfnet_training import DFNetTrainer, dfnet_loss, photographs
 from nefes_refine.published.mlp_field import PaperField
@@ -18,6 +17,7 @@ from nefes_refine.refine.refiner import NefesRefiner
 from reloc_core.errors import ConfigError
 from reloc_core.geometry import rotation_angle_deg, so3_exp
 from reloc_core.interfaces import Dataset, Runtime
+from reloc_core.mapping.views import pixel_rays
 from reloc_core.types import Camera, Frame, Localization, Status
 
 
@@ -37,7 +37,7 @@ def paper_config():
 def random_images(count=4, rows=12, columns=16, channels=128):
     generator = torch.Generator().manual_seed(0)
     cells = Camera("PINHOLE", columns, rows, (14.0, 14.0, 7.5, 5.5))
-    rays = torch.from_numpy(cell_rays(cells).reshape(1, -1, 3)).float()
+    rays = torch.from_numpy(pixel_rays(cells).reshape(1, -1, 3)).float()
     number = rows * columns
     return Images(
         np.arange(count), [cells] * count, torch.eye(4).double().repeat(count, 1, 1),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -221,14 +222,73 @@ def test_regressor_beats_the_mean_pose(wall_map, wall):
     assert found[0].covariance.shape == (6, 6)
 
 
+def test_a_strange_image_gets_a_wider_covariance(wall_map, wall, make_wall):
+    """Oracle: the same regressor, asked about a mapped view and about pictures of nothing there."""
+    estimator = NefesEstimator(NefesConfig())
+    estimator.load(wall_map, Runtime(threads=1))
+    known = estimator.estimate(wall[3])
+    rng = np.random.default_rng(0)
+    for pixels in (rng.integers(0, 255, wall[3].image.shape), np.full(wall[3].image.shape, 30)):
+        strange = estimator.estimate(replace(wall[3], image=pixels.astype(np.uint8)))
+        assert np.trace(strange.covariance) > 2 * np.trace(known.covariance)
+        assert strange.signals["familiarity"] < known.signals["familiarity"] - 1
+    assert set(known.signals) == {"familiarity", "retrieval"}
+
+
+def test_covariance_grows_with_the_distance_from_the_image_that_looks_alike(wall_map, wall):
+    estimator = NefesEstimator(NefesConfig())
+    estimator.load(wall_map, Runtime(threads=1))
+    bundle = estimator.bundle
+    features, pose = Target(bundle, wall[3]).features, wall[3].world_from_cam
+    covariance = bundle.covariance.numpy()
+    factors, signals = [], []
+    for shift in (0.0, 1.0, 3.0):
+        moved = pose.copy()
+        moved[0, 3] += shift
+        found = bundle.novelty.judge(bundle.views, features, moved, covariance)
+        factors.append(found[1])
+        signals.append(found[0]["retrieval"])
+    assert factors[0] < factors[1] < factors[2]
+    assert signals[0] > signals[1] > signals[2]
+
+
+def test_maps_without_novelty_keep_the_constant_covariance(wall_map, wall):
+    estimator = NefesEstimator(NefesConfig())
+    estimator.load(wall_map, Runtime(threads=1))
+    estimator.bundle.novelty = None
+    found = estimator.estimate(wall[3])
+    np.testing.assert_array_equal(found.covariance, estimator.bundle.covariance.numpy())
+
+
+def test_images_of_other_shapes_are_cut_not_squeezed(make_wall, config):
+    """Oracle: points of the wall project to where the cut image shows them, in portrait too."""
+    from nefes_refine.field.views import make_view
+
+    from reloc_core.geometry import project
+    from reloc_core.types import Camera, Query
+
+    query = make_wall(3)[1]
+    tall = np.ascontiguousarray(np.rot90(query.image, axes=(1, 0)))
+    camera = Camera.pinhole(query.camera.fx, tall.shape[1], tall.shape[0])
+    view = make_view(Query("tall", camera, image=tall), config.view, (256, 192))
+    assert view.image.shape == (192, 256, 3)
+    assert view.camera.fx == pytest.approx(view.camera.fy)
+    y, x = np.mgrid[20:170:30, 20:240:40]
+    rays = np.stack([(x - view.camera.cx) / view.camera.fx, (y - view.camera.cy) / view.camera.fy,
+                     np.ones_like(x)], -1)  # fmt: skip
+    source, _ = project(camera, rays)
+    expected = cv2.remap(tall, source.astype(np.float32), None, cv2.INTER_LINEAR)
+    np.testing.assert_allclose(view.image[y, x].astype(int), expected, atol=2)
+
+
 def test_scene_without_depth_is_measured_by_triangulation(make_wall, config, start_run, tmp_path):
-    from nefes_refine.field.data import mapped_frames
-    from nefes_refine.field.sparse import triangulated_points
+    from nefes_refine.field.data import mapped_frames, read_images, scene_points
+    from nefes_refine.field.features import XFeatFeatures
 
     wall = make_wall(depth=False)
-    points = triangulated_points(
-        wall, mapped_frames(wall, 24), config.view, start_run(tmp_path / "map", config, wall)
-    )
+    run = start_run(tmp_path / "map", config, wall)
+    images = read_images(wall, mapped_frames(wall, 24), config, run, XFeatFeatures())
+    points = scene_points(wall, images, config, run)
     assert len(points) > 100
     assert np.median(np.abs(points[:, 2] - 2.0)) < 0.1  # a pixel is 6 cm over this baseline
 

@@ -48,7 +48,7 @@ class AugmentConfig:
         most: feature maps that are kept in memory at most; large datasets get fewer copies.
     """
 
-    views: int = 4
+    views: int = 2
     tilt_deg: float = 12.0
     roll_deg: float = 10.0
     noise: float = 0.05
@@ -78,7 +78,7 @@ class TrainConfig:
 
     regime: str = "joint"
     warm_start: str = ""
-    iterations: int = 3000
+    iterations: int = 2000
     batch_size: int = 8
     learning_rate: float = 1.5e-3
     weight_decay: float = 1e-3

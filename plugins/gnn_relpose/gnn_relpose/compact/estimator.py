@@ -15,12 +15,12 @@ from gnn_relpose.compact.scene import Scene, TrainingScene, prepare, retrieval
 from gnn_relpose.compact.training import Trainer
 from gnn_relpose.compact.views import describe
 from gnn_relpose.shared.frames import Describer
-from gnn_relpose.shared.randomness import Stream, numpy_rng
 from gnn_relpose.shared.selection import Thinning, thin
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.retrieval import NetVlad, RetrievalIndex
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Query, RelativePoses
 
 _OTHER = (
@@ -62,7 +62,7 @@ class CompactEstimator(Estimator):
                 "extra_datasets=[{name: DATASET, root: DIR}, ...]."
             )
         self.describer = Describer(self.config.resolution)
-        torch.manual_seed(int(numpy_rng(seed, Stream.NETWORK).integers(1 << 62)))
+        torch.manual_seed(int(numpy_rng(seed, "network").integers(1 << 62)))
         network = CompactNetwork(self.config.network)
         scales = (1.0, 1.0)
         if options.warm_start:
@@ -151,7 +151,7 @@ class CompactEstimator(Estimator):
         )  # fmt: skip
         # The same image gets the same neighbours, in whatever order images come.
         salt = int(abs(float(descriptor[0, :8].double().sum())) * 1e9) % (1 << 31)
-        rng = numpy_rng(self.seed, Stream.THINNING, salt)
+        rng = numpy_rng(self.seed, "thinning", salt)
         # Without depths the spread of the cameras stands for the size of the scene.
         size = float(scene.convention.deviation[0]) * 2
         references = thin(found[0][found[0] >= 0], rule, rng, scene.poses, size)

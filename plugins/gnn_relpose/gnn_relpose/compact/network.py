@@ -38,6 +38,16 @@ class CompactNetwork(nn.Module):
         self.fc_xyz_R = nn.Linear(width, 3)
         self.fc_wpqr_R = nn.Linear(width, 3)
         self.log_scale = nn.Linear(width, 2)
+        # PyTorch's own initialisation shrinks what passes eight layers to nothing, which the published
+        # training has a hundred thousand steps to make good.
+        layer = self.gnn1
+        for part in (self.proj_edge, *layer.mlp, *layer.mlp_updating, *layer.edge_model.edge_mlp):
+            if isinstance(part, nn.Linear):
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+                nn.init.zeros_(part.bias)
+        with torch.no_grad():
+            self.log_scale.weight.mul_(0.1)
+            self.log_scale.bias.copy_(torch.tensor([-1.0, -3.0]))
 
     def nodes(self, maps: Tensor) -> Tensor:
         """Node vectors (N, C) of feature maps (N, 64, rows, columns) of any size."""

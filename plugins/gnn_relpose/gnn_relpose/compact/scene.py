@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gnn_relpose.compact.config import CompactConfig
 from gnn_relpose.compact.views import Views
-from gnn_relpose.shared.randomness import Stream, numpy_rng
 from gnn_relpose.shared.vectors import Convention, scene_convention
 from reloc_core.features.retrieval import NetVlad, RetrievalIndex
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Float64Array
 
 _BLOCKS = 20  # of a sequence, some of which are held out
@@ -99,7 +99,7 @@ class TrainingScene:
 
 def retrieval(views: Views, config: CompactConfig, seed: int) -> tuple[NetVlad, Tensor]:
     """NetVLAD of a scene, and the global descriptors (F, D) float16 of its images."""
-    rng = numpy_rng(seed, Stream.WORDS)
+    rng = numpy_rng(seed, "words")
     vlad = NetVlad.from_descriptors(views.locals.flatten(0, 1), rng, config.retrieval.clusters)
     with torch.inference_mode():
         found = torch.cat([vlad(flat.float()[None]) for flat in views.full])

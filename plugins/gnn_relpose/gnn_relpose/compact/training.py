@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,14 +13,14 @@ from torch import Tensor
 from gnn_relpose.compact.config import CompactConfig
 from gnn_relpose.compact.network import CompactNetwork
 from gnn_relpose.compact.scene import TrainingScene
-from gnn_relpose.shared.loss import WeightedPoseLoss
-from gnn_relpose.shared.randomness import Stream, numpy_rng, torch_rng
+from gnn_relpose.shared.loss import WeightedPoseLoss, one_cycle
 from gnn_relpose.shared.selection import Thinning, thin
 from gnn_relpose.shared.topology import batch_edges
 from reloc_core.errors import RelocError
 from reloc_core.interfaces import Run
+from reloc_core.training.packing import pack, unpack
+from reloc_core.training.streams import numpy_rng, torch_rng
 
-_WARMUP = 0.1
 _MAX_GRADIENT = 5.0
 _LARGEST_PERIOD = 5  # published indoors; smaller ones are met at localization
 _ELSEWHERE = 0.5  # share of graphs without references of the query's own stretch of the sequence
@@ -92,10 +91,11 @@ class Trainer:
 
     def iterate(self) -> dict[str, float]:
         """One optimizer step."""
-        rng = numpy_rng(self.seed, Stream.BATCH, self.step)
+        options = self.config.train
+        rng = numpy_rng(self.seed, "batch", self.step)
         torch.manual_seed(int(rng.integers(1 << 62)))  # of dropout
         maps, vectors, sizes = [], [], []
-        for _ in range(self.config.train.batch_size):
+        for _ in range(options.batch_size):
             number = int(rng.choice(len(self.scenes), p=self.chances))
             scene, images = self.scenes[number], self._graph(number, rng)
             shown = rng.integers(scene.maps.shape[1], size=len(images))
@@ -120,7 +120,7 @@ class Trainer:
         (loss + _SCALE_WEIGHT * likelihood).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.parameters, _MAX_GRADIENT)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = options.learning_rate * one_cycle(self.step / options.iterations)
         self.optimizer.step()
         self.step += 1
         mean = both.detach().mean(0)
@@ -129,14 +129,6 @@ class Trainer:
             "translation": float(mean[0]),
             "half_angle": float(mean[1]),
         }
-
-    def learning_rate(self) -> float:
-        """Warm-up, then half a cosine."""
-        total, peak = self.config.train.iterations, self.config.train.learning_rate
-        warm = max(round(_WARMUP * total), 1)
-        if self.step < warm:
-            return peak * (self.step + 1) / warm
-        return peak * (0.01 + 0.99 * (1 + math.cos(math.pi * (self.step - warm) / total)) / 2)
 
     def _graph(self, number: int, rng: np.random.Generator) -> np.ndarray:
         """A query and its references, in random order but for the query."""
@@ -156,7 +148,7 @@ class Trainer:
     def _augmented(self, maps: Tensor) -> Tensor:
         """Noise on all features, a blank rectangle in some images."""
         options = self.config.augment
-        generator = torch_rng(self.seed, Stream.AUGMENT, self.step)
+        generator = torch_rng(self.seed, "augment", self.step)
         noisy = maps + options.noise * torch.randn(maps.shape, generator=generator)
         rows, columns = maps.shape[-2:]
         for one in noisy:
@@ -168,22 +160,10 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that continuing needs, as tensors and JSON."""
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"loss.{k}": v for k, v in self.weighting.state_dict().items()}
-        for number, parameter in enumerate(self.parameters):
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{number}.{key}"] = value
-        return {k: v.detach().clone() for k, v in tensors.items()}, {"step": self.step}
+        modules = {"network": self.network, "loss": self.weighting}
+        return pack(modules, self.optimizer), {"step": self.step}
 
     def restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Continue from `state`."""
-
-        def below(prefix: str) -> dict[str, Tensor]:
-            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
+        unpack(tensors, {"network": self.network, "loss": self.weighting}, self.optimizer)
         self.step = int(metadata["step"])
-        self.network.load_state_dict(below("network."))
-        self.weighting.load_state_dict(below("loss."))
-        for number, parameter in enumerate(self.parameters):
-            found = below(f"optimizer.{number}.")
-            self.optimizer.state[parameter] = {k: v.clone() for k, v in found.items()}

@@ -12,9 +12,9 @@ from torch import Tensor
 from gnn_relpose.compact.config import AugmentConfig
 from gnn_relpose.compact.network import pooled
 from gnn_relpose.shared.frames import Describer
-from gnn_relpose.shared.randomness import Stream, numpy_rng
 from reloc_core.geometry import project, so3_exp, unproject
 from reloc_core.interfaces import Dataset, Run
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Camera, Float64Array, ImageArray, Query
 
 _WORD_SAMPLES = 100  # local descriptors per image for NetVLAD's centres
@@ -79,7 +79,7 @@ def describe(
     with run.progress(f"Describing {dataset.name}", len(dataset)) as progress:
         for number, frame in enumerate(dataset.frames):
             query = dataset[number]
-            rng = numpy_rng(run.runtime.seed, Stream.AUGMENT, number)
+            rng = numpy_rng(run.runtime.seed, "augment", number)
             found = describer.describe(query.image).maps
             shown, own = [pooled(found[None])[0].half()], [np.asarray(frame.world_from_cam)]
             flat = found.flatten(1).T

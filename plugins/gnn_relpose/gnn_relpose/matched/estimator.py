@@ -18,12 +18,12 @@ from gnn_relpose.matched.scene import Pairs, Scene, match_rays, pool, prepare
 from gnn_relpose.matched.training import Trainer
 from gnn_relpose.shared.config import as_dict
 from gnn_relpose.shared.frames import Describer
-from gnn_relpose.shared.randomness import Stream, numpy_rng
 from gnn_relpose.shared.selection import Thinning, thin
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.retrieval import NetVlad, RetrievalIndex
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map, MapWriter, load_tensors, save_tensors
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Query, RelativePoses
 
 
@@ -73,7 +73,7 @@ class MatchedEstimator(Estimator):
                 "extra_datasets=[{name: DATASET, root: DIR}, ...]."
             )
         self.describer = Describer(self.config.image.resolution)
-        torch.manual_seed(int(numpy_rng(seed, Stream.NETWORK).integers(1 << 62)))
+        torch.manual_seed(int(numpy_rng(seed, "network").integers(1 << 62)))
         network = GraphNetwork(self.config.network)
         if options.warm_start:
             self.calibration = load_network(network, Map.open(options.warm_start))
@@ -163,7 +163,7 @@ class MatchedEstimator(Estimator):
             options.random_start,
             options.spacing,
         )
-        rng = numpy_rng(self.seed, Stream.THINNING, salt)
+        rng = numpy_rng(self.seed, "thinning", salt)
         chosen = thin(ranking, thinning, rng, self.scene.poses, self.scene.depth)
         best = float(similarity[0, 0]) if len(ranking) else 0.0
         return Neighbours(chosen, best)

@@ -18,12 +18,12 @@ from gnn_relpose.matched.cells import grid_cells, rays, soft_matches
 from gnn_relpose.matched.config import MatchedConfig
 from gnn_relpose.matched.depth import triangulate
 from gnn_relpose.shared.frames import DenseFrame, Describer
-from gnn_relpose.shared.randomness import Stream, numpy_rng
 from gnn_relpose.shared.selection import spread
 from reloc_core.errors import DataError
 from reloc_core.features.retrieval import NetVlad, RetrievalIndex
 from reloc_core.geometry import inverse
 from reloc_core.interfaces import Dataset, Run
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Camera, Float64Array
 
 _WORD_SAMPLES = 100  # local descriptors per image for NetVLAD's centres
@@ -164,10 +164,8 @@ def prepare(
     cameras = [f.camera for f in dataset.frames]
     frames, foreign = _describe(dataset, describer, run, _FOREIGN_STEP if training else 0)
     cells = _cells(frames, cameras, config.image.cells)
-    sample = torch.cat([_sample(f, numpy_rng(seed, Stream.WORDS, i)) for i, f in enumerate(frames)])
-    vlad = NetVlad.from_descriptors(
-        sample, numpy_rng(seed, Stream.WORDS), config.retrieval.clusters
-    )
+    sample = torch.cat([_sample(f, numpy_rng(seed, "words", i)) for i, f in enumerate(frames)])
+    vlad = NetVlad.from_descriptors(sample, numpy_rng(seed, "words"), config.retrieval.clusters)
     with torch.inference_mode():
         descriptors = torch.cat([vlad(f.maps.float().flatten(1).T[None]) for f in frames])
     ranking, similarity = _rank(descriptors, config)
@@ -312,7 +310,7 @@ def _pairs(
     shown = [*frames, *foreign.values()]
     with run.progress("Matching training pairs", count) as progress:
         for row, (i, frame) in enumerate(zip(queries, shown, strict=True)):
-            rng = numpy_rng(seed, Stream.CANDIDATES, row)
+            rng = numpy_rng(seed, "candidates", row)
             others = ranking[i][other_half[i, ranking[i]]][: config.retrieval.pool]
             chosen = _candidates(others, wanted, rng)
             candidates[row, : len(chosen)] = chosen

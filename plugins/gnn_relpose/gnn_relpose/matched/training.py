@@ -16,12 +16,12 @@ from gnn_relpose.matched.graphs import augment, make_batch, training_graph
 from gnn_relpose.matched.loss import LossTerms, graph_loss
 from gnn_relpose.matched.network import GraphNetwork
 from gnn_relpose.matched.scene import Pairs, Scene
-from gnn_relpose.shared.loss import WeightedPoseLoss
-from gnn_relpose.shared.randomness import Stream, numpy_rng, torch_rng
+from gnn_relpose.shared.loss import WeightedPoseLoss, one_cycle
 from reloc_core.errors import RelocError
 from reloc_core.interfaces import Run
+from reloc_core.training.packing import pack, unpack
+from reloc_core.training.streams import numpy_rng, torch_rng
 
-_WARMUP = 0.1
 _MAX_GRADIENT = 5.0
 
 
@@ -89,7 +89,7 @@ class Trainer:
     def iterate(self) -> LossTerms:
         """One optimizer step."""
         options = self.config.train
-        rng = numpy_rng(self.seed, Stream.BATCH, self.step)
+        rng = numpy_rng(self.seed, "batch", self.step)
         torch.manual_seed(int(rng.integers(1 << 62)))  # of dropout
         graphs = []
         for _ in range(options.batch_size):
@@ -100,7 +100,7 @@ class Trainer:
             graphs.append(training_graph(scene, pairs, row, columns))
         batch, target = make_batch(graphs)
         assert target is not None
-        stream = torch_rng(self.seed, Stream.AUGMENT, self.step)
+        stream = torch_rng(self.seed, "augment", self.step)
         batch, target, genuine = augment(batch, target, self.config.augment, stream)
         shown = [g.genuine for g in graphs for _ in g.rays]
         genuine = genuine * torch.tensor(shown, dtype=genuine.dtype)
@@ -121,33 +121,14 @@ class Trainer:
         return terms
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Checkpoint: tensors and metadata."""
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"loss.{k}": v for k, v in self.weighting.state_dict().items()}
-        for index, parameter in enumerate(self.parameters):
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{index}.{key}"] = value
-        return {k: v.detach().clone() for k, v in tensors.items()}, {"step": self.step}
+        """Everything that continuing needs, as tensors and JSON."""
+        modules = {"network": self.network, "loss": self.weighting}
+        return pack(modules, self.optimizer), {"step": self.step}
 
     def restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from `state`."""
+        unpack(tensors, {"network": self.network, "loss": self.weighting}, self.optimizer)
         self.step = int(metadata["step"])
-        self.network.load_state_dict(_below(tensors, "network."))
-        self.weighting.load_state_dict(_below(tensors, "loss."))
-        for index, parameter in enumerate(self.parameters):
-            found = _below(tensors, f"optimizer.{index}.")
-            self.optimizer.state[parameter] = {k: v.clone() for k, v in found.items()}
-
-
-def one_cycle(progress: float) -> float:
-    """Share of the peak learning rate: linear rise, cosine fall."""
-    if progress < _WARMUP:
-        return 0.1 + 0.9 * progress / _WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (progress - _WARMUP) / (1 - _WARMUP))) + 1e-3
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _metrics(terms: LossTerms) -> dict[str, float]:

@@ -18,7 +18,6 @@ from gnn_relpose.published.network import (
 )
 from gnn_relpose.published.training import PublishedTrainer, TrainingScene, thinning
 from gnn_relpose.shared.frames import Describer
-from gnn_relpose.shared.randomness import Stream, numpy_rng
 from gnn_relpose.shared.selection import thin
 from gnn_relpose.shared.topology import fully_connected
 from reloc_core.errors import DataError, MapError
@@ -26,6 +25,7 @@ from reloc_core.features.retrieval import NetVlad, RetrievalIndex
 from reloc_core.geometry import inverse
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Float64Array, Query, RelativePoses
 
 
@@ -59,7 +59,7 @@ class PublishedEstimator(Estimator):
                 "estimator.train.regime=leave_one_out trains on other scenes only: name some with "
                 "extra_datasets=[{name: DATASET, root: DIR}, ...]."
             )
-        torch.manual_seed(int(numpy_rng(seed, Stream.NETWORK).integers(1 << 62)))
+        torch.manual_seed(int(numpy_rng(seed, "network").integers(1 << 62)))
         network = self._network().to(run.runtime.device)
         if self.config.network.weights:
             load_checkpoint(network, self.config.network.weights)
@@ -106,11 +106,11 @@ class PublishedEstimator(Estimator):
         with run.progress(f"Describing {dataset.name}", len(dataset)) as progress:
             for i in range(len(dataset)):
                 flat = self.describer.describe(dataset[i].image).maps.flatten(1).T
-                drawn = numpy_rng(seed, Stream.WORDS, i).permutation(len(flat))
+                drawn = numpy_rng(seed, "words", i).permutation(len(flat))
                 sample.append(flat[torch.from_numpy(drawn[:100])])
                 maps.append(flat.half())
                 progress.advance(1)
-        words = numpy_rng(seed, Stream.WORDS)
+        words = numpy_rng(seed, "words")
         vlad = NetVlad.from_descriptors(torch.cat(sample), words, self.config.retrieval.clusters)
         with torch.inference_mode():
             descriptors = torch.cat([vlad(m[None].float()) for m in maps])
@@ -188,7 +188,7 @@ class PublishedEstimator(Estimator):
         found, _ = self.index.search(descriptor, self.config.retrieval.pool)
         # The same image gets the same neighbours, in whatever order images come.
         salt = int(abs(float(descriptor[0, :8].double().sum())) * 1e9) % (1 << 31)
-        rng = numpy_rng(self.seed, Stream.THINNING, salt)
+        rng = numpy_rng(self.seed, "thinning", salt)
         references = thin(found[0][found[0] >= 0], thinning(self.config), rng)
         torch.manual_seed(salt)
         image = self.colors.normalize(resize(query.image, self.config.height) / 255.0)

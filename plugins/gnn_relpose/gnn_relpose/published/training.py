@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,12 @@ from gnn_relpose.published.config import PublishedConfig
 from gnn_relpose.published.images import Colors, jitter, resize
 from gnn_relpose.published.network import PublishedNetwork
 from gnn_relpose.shared.loss import WeightedPoseLoss
-from gnn_relpose.shared.randomness import Stream, numpy_rng
 from gnn_relpose.shared.selection import Thinning, thin
 from gnn_relpose.shared.topology import batch_edges
 from reloc_core.errors import RelocError
 from reloc_core.interfaces import Dataset, Run
+from reloc_core.training.packing import pack, unpack
+from reloc_core.training.streams import numpy_rng
 
 _BLOCK = 10  # images that cross_connect counts as one sequence
 
@@ -98,9 +99,9 @@ class PublishedTrainer:
         """
         options = self.config.train
         epoch, position = divmod(self.step, self.steps_per_epoch)
-        order = numpy_rng(self.seed, Stream.BATCH, epoch).permutation(len(self.images))
+        order = numpy_rng(self.seed, "batch", epoch).permutation(len(self.images))
         rows = order[position * options.batch_size :][: options.batch_size]
-        rng = numpy_rng(self.seed, Stream.AUGMENT, self.step)
+        rng = numpy_rng(self.seed, "augment", self.step)
         images, vectors, sizes = [], [], []
         for row in rows:
             shown, poses = self._graph(*self.images[row], rng)
@@ -179,23 +180,11 @@ class PublishedTrainer:
         return index[:, chosen] if bool(chosen.any()) else index
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"loss.{k}": v for k, v in self.weighting.state_dict().items()}
-        for number, parameter in enumerate(self.parameters):
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{number}.{key}"] = value
-        return {k: v.detach().clone() for k, v in tensors.items()}, {"step": self.step}
+        """Everything that continuing needs, as tensors and JSON."""
+        modules = {"network": self.network, "loss": self.weighting}
+        return pack(modules, self.optimizer), {"step": self.step}
 
-    def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        def below(prefix: str) -> dict[str, Tensor]:
-            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
+    def _restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Continue from `_state`."""
+        unpack(tensors, {"network": self.network, "loss": self.weighting}, self.optimizer)
         self.step = int(metadata["step"])
-        self.network.load_state_dict(below("network."))
-        self.weighting.load_state_dict(below("loss."))
-        for number, parameter in enumerate(self.parameters):
-            found = below(f"optimizer.{number}.")
-            self.optimizer.state[parameter] = {
-                k: v.clone() if k == "step" else v.to(self.device, copy=True)
-                for k, v in found.items()
-            }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,25 +14,44 @@ from nefes_refine.config import RegressorConfig
 from nefes_refine.field.data import Images
 from nefes_refine.field.rendering import Field
 from nefes_refine.field.synthetic_views import median_depth, random_poses, render_features
+from nefes_refine.refine.mapped_views import MappedViews, tangents
+from nefes_refine.refine.novelty import Novelty
 from nefes_refine.regressor import orthogonal
-from reloc_core.geometry import nearest_rotation, so3_log
+from reloc_core.geometry import nearest_rotation
 from reloc_core.interfaces import Run
+from reloc_core.types import Float64Array
 
+_STRETCHES = 14  # of a sequence, every third of which tests the regressor
 _NOISE = 0.05  # standard deviation of the noise on features in training
 _DROP = 0.3  # share of training maps in which a rectangle is blanked
 
 
-def train_posenet(
-    options: RegressorConfig, field: Field, images: Images, run: Run, seed: int
-) -> PoseNet:
-    """Train a regressor for the scene of a field.
+@dataclass
+class Lesson:
+    """What a regressor learns from.
+
+    Attributes:
+        inputs: (M, C, rows, columns) float16 feature maps, those of the N images first.
+        targets: (M, 3, 4) poses.
+        source: (M,) image that a map shows or was drawn near.
+        images: N.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    source: np.ndarray
+    images: int
+
+
+def prepare(options: RegressorConfig, field: Field, images: Images, run: Run, seed: int) -> Lesson:
+    """Feature maps of the images and of random views near them that the field renders.
 
     Args:
-        options: epochs, synthetic views.
+        options: how many views, and how far.
         field: trained.
         images: the training images with features.
         run: for progress.
-        seed: of views, order and initialisation.
+        seed: of the views.
     """
     rng = np.random.default_rng(seed)
     poses = images.poses.numpy()
@@ -45,10 +66,30 @@ def train_posenet(
             found = render_features(field, pose, images.cells[number], images.histograms[number])
             maps.append(_resized(found[None].cpu()))
             progress.advance()
-    inputs = torch.cat(maps)
     targets = torch.from_numpy(np.concatenate([poses, synthetic])[:, :3]).float()
+    return Lesson(
+        torch.cat(maps), targets, np.concatenate([np.arange(len(images)), source]), len(images)
+    )
+
+
+def train_posenet(
+    options: RegressorConfig, lesson: Lesson, run: Run, seed: int, kept: np.ndarray | None = None
+) -> PoseNet:
+    """Train a regressor.
+
+    Args:
+        options: epochs, batch, learning rate.
+        lesson: from `prepare`.
+        run: for progress.
+        seed: of order and initialisation.
+        kept: (N,) bool: the images that it may learn from, and the views near these; all by default.
+    """
+    rows = np.arange(len(lesson.inputs))
+    if kept is not None:
+        rows = rows[kept[lesson.source]]
+    inputs, targets = lesson.inputs[rows], lesson.targets[rows]
     torch.manual_seed(seed)
-    centers = images.poses[:, :3, 3].float()
+    centers = targets[rows < lesson.images][:, :3, 3]
     spread = float(centers.std(0).norm()) or 1.0
     network = PoseNet(inputs.shape[1], centers.mean(0), spread)
     optimizer = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=1e-4)
@@ -57,7 +98,8 @@ def train_posenet(
         optimizer, options.learning_rate * 2, total_steps=max(steps, 2)
     )
     generator = torch.Generator().manual_seed(seed)
-    with run.progress("Training the regressor", options.epochs) as progress:
+    title = "Training the regressor" if kept is None else "Testing the regressor"
+    with run.progress(title, options.epochs) as progress:
         for _ in range(options.epochs):
             total = 0.0
             for chosen in torch.randperm(len(inputs), generator=generator).split(options.batch):
@@ -70,6 +112,32 @@ def train_posenet(
                 total += float(loss.detach()) * len(chosen)
             progress.advance(1, loss=total / len(inputs))
     return network.eval().requires_grad_(False)
+
+
+def measure_errors(
+    options: RegressorConfig,
+    lesson: Lesson,
+    views: MappedViews,
+    images: Images,
+    run: Run,
+    seed: int,
+) -> tuple[Float64Array, Novelty]:
+    """Covariance (6, 6) of a regressor's errors away from mapped images, and what is usual there.
+
+    A regressor like the real one, trained for half as long, is asked about stretches of the sequence that
+    it has not seen: single images between mapped ones would tell far too little.
+    """
+    stretch = np.arange(lesson.images) * _STRETCHES // lesson.images
+    held = stretch % 3 == 1
+    half = replace(options, epochs=max(options.epochs // 2, 1))
+    network = train_posenet(half, lesson, run, seed, ~held)
+    numbers = np.flatnonzero(held)
+    found = regress(network, lesson.inputs[numbers].float())
+    truth = images.poses.numpy()[numbers]
+    errors = np.concatenate([tangents(f, t[None]) for f, t in zip(found, truth, strict=True)])
+    covariance: Float64Array = np.diag((errors**2).mean(0) + 1e-8)
+    maps = [images.maps([int(i)])[0] for i in numbers]
+    return covariance, Novelty.measure(views.some(~held), maps, found, covariance)
 
 
 def _resized(maps: Tensor) -> Tensor:
@@ -95,17 +163,3 @@ def regress(network: PoseNet, maps: Tensor) -> np.ndarray:
     poses[:, :3] = orthogonal(network(maps)).cpu().numpy()
     poses[:, :3, :3] = nearest_rotation(poses[:, :3, :3])
     return poses
-
-
-def residual_covariance(network: PoseNet, images: Images) -> np.ndarray:
-    """Covariance (6, 6) of the regressor's errors on images it has not seen.
-
-    In the tangent of `reloc_core.types`; a diagonal, because the errors are few.
-    """
-    found = regress(network, images.maps())
-    true = images.poses.numpy()
-    turned = np.swapaxes(found[:, :3, :3], 1, 2)
-    rotation = so3_log(turned @ true[:, :3, :3])
-    shift = np.einsum("nij,nj->ni", turned, true[:, :3, 3] - found[:, :3, 3])
-    errors = np.concatenate([rotation, shift], 1)
-    return np.diag((errors**2).mean(0) + 1e-8)

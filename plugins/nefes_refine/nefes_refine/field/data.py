@@ -10,15 +10,19 @@ import torch
 from torch import Tensor
 
 from nefes_refine.config import NefesConfig
-from nefes_refine.field.views import cell_rays, histogram, make_view, working_size
+from nefes_refine.field.views import histogram, make_view, working_size
 from reloc_core.errors import DataError
+from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.geometry import transform
 from reloc_core.interfaces import Dataset, Run
+from reloc_core.mapping import ReconstructionOptions, evenly, reconstruct
+from reloc_core.mapping.views import pixel_rays
 from reloc_core.types import Camera, Float64Array, ImageArray
 
 MIN_IMAGES = 8
 _DEPTH_STEP = 7  # every so-many-th measured cell tells where the scene is
 _MIN_VALIDATION = 4
+_TRIANGULATED = 60  # images of which a scene without depth is triangulated
 
 
 @dataclass
@@ -116,7 +120,7 @@ def read_images(
             view = make_view(query, config.view, size)
             colour = view.colours()
             cells.append(view.cells)
-            directions.append(cell_rays(view.cells).reshape(-1, 3).astype(np.float32))
+            directions.append(pixel_rays(view.cells).reshape(-1, 3).astype(np.float32))
             colours.append(colour.reshape(-1, 3))
             histograms.append(histogram(colour, config.field.histogram_bins))
             static = None if masks is None else masks.read(query.name, view.cells)
@@ -188,6 +192,26 @@ def held_out(count: int, every: int) -> np.ndarray:
     step = max(2, min(every, count // _MIN_VALIDATION))
     mask[step // 2 :: step] = True
     return mask
+
+
+def scene_points(dataset: Dataset, images: Images, config: NefesConfig, run: Run) -> Float64Array:
+    """Scene points (M, 3): measured where the images have depth, else triangulated.
+
+    Raises:
+        DataError: too few images to triangulate from.
+    """
+    if measured(images):
+        return depth_points(images)
+    chosen = images.indices[evenly(len(images), _TRIANGULATED)]
+    options = ReconstructionOptions(keypoints=512, min_similarity=0.8, max_error_px=3.0)
+    detector = KeypointDetector(config.view.resolution)
+    found: Float64Array = reconstruct(dataset, chosen, detector, run, options).tracks.points
+    return found
+
+
+def measured(images: Images) -> bool:
+    """Whether the images bring depth."""
+    return images.depths is not None and bool((images.depths > 0).any())
 
 
 def depth_points(images: Images) -> Float64Array:

@@ -10,8 +10,9 @@ from nefes_refine.config import RegressorConfig
 from nefes_refine.field.data import Images
 from nefes_refine.field.rendering import Field
 from nefes_refine.field.training import render_map
-from nefes_refine.field.views import cell_camera, cell_rays
+from nefes_refine.field.views import cell_camera
 from reloc_core.geometry import so3_exp
+from reloc_core.mapping.views import pixel_rays
 from reloc_core.types import Camera, Float64Array
 
 _SHIFT = 0.15  # of the median depth, where no translation is given: the parallax then has a scale
@@ -74,7 +75,7 @@ def render_features(field: Field, pose: Float64Array, cells: Camera, histogram: 
     Not fused: the fusion network has learned its neighbourhoods at full resolution.
     """
     half = cell_camera(cells, 2)
-    directions = torch.from_numpy(cell_rays(half).reshape(-1, 3)).float()
+    directions = torch.from_numpy(pixel_rays(half).reshape(-1, 3)).float()
     shape = (half.height, half.width)
     device = next(field.parameters()).device
     return render_map(field, torch.from_numpy(pose), directions, shape, histogram.to(device))[1]

@@ -16,6 +16,7 @@ from nefes_refine.field.data import Images
 from nefes_refine.field.rendering import Field, Rendering
 from reloc_core.errors import RelocError
 from reloc_core.interfaces import Run
+from reloc_core.training.packing import pack, unpack
 
 _SIGHT_MARGIN = 0.08  # scene units before a measured surface that must be empty
 _STAGES = ("colour", "feature", "fusion")
@@ -205,22 +206,11 @@ class FieldTrainer:
 
     def state(self) -> dict[str, Tensor]:
         """Tensors to resume from."""
-        state = {f"field.{k}": v.detach() for k, v in self.field.state_dict().items()}
-        for number, values in self.optimizer.state_dict()["state"].items():
-            for key, value in values.items():
-                state[f"optimizer.{number}.{key}"] = value.detach()
-        return state
+        return pack({"field": self.field}, self.optimizer)
 
     def load_state(self, tensors: dict[str, Tensor], step: int) -> None:
         """Continue from `state` at a step."""
-        self.field.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("field.")})
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, number, name = key.split(".")
-                moments.setdefault(int(number), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        unpack(tensors, {"field": self.field}, self.optimizer)
         self.done = step
 
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from nefes_refine.config import ViewConfig
-from reloc_core.geometry import project
+from reloc_core.mapping.views import resample, resample_depth
 from reloc_core.types import Camera, DepthArray, FloatArray, ImageArray, Query
 
 _SHAPE = 0.02  # relative difference of aspect ratios that rounding explains
@@ -75,24 +75,10 @@ def make_view(query: Query, config: ViewConfig, size: tuple[int, int] | None = N
     width, height = size or working_size(query.camera, config.resolution)
     camera = _working_camera(query.camera, width, height)
     cells = cell_camera(camera, config.stride)
-    if query.camera.is_pinhole and _same_shape(query.camera, width, height):
-        image = query.image
-        if image.shape[:2] != (height, width):
-            shrink = width * height < image.shape[0] * image.shape[1]
-            method = cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
-            image = cv2.resize(image, (width, height), interpolation=method)
-    else:
-        grid = _source_pixels(query.camera, camera)
-        image = cv2.remap(
-            query.image, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
+    image, _ = resample(query.image, query.camera, camera)
     depth = None
     if query.depth is not None:
-        # The nearest measurement: a mean over an edge lies on neither surface.
-        grid = np.rint(np.nan_to_num(_source_pixels(query.camera, cells), nan=-1)).astype(int)
-        inside = ((grid >= 0) & (grid < [query.camera.width, query.camera.height])).all(-1)
-        x, y = (np.where(inside, grid[..., i], 0) for i in (0, 1))
-        depth = np.where(inside, query.depth[y, x], 0).astype(np.float32)
+        depth = resample_depth(query.depth, query.camera, cells)
     return View(image, camera, cells, depth)
 
 
@@ -116,21 +102,6 @@ def _working_camera(camera: Camera, width: int, height: int) -> Camera:
         )
     ]
     return Camera("PINHOLE", width, height, (camera.fx * scale, camera.fy * scale, *center))
-
-
-def _source_pixels(source: Camera, target: Camera) -> FloatArray:
-    """Where the pixels of `target` lie in an image of `source`, (H, W, 2) float32."""
-    rays = cell_rays(target)
-    pixels, _ = project(source, rays)
-    return pixels.astype(np.float32)
-
-
-def cell_rays(cells: Camera) -> FloatArray:
-    """Viewing directions (rows, columns, 3) float64 with z = 1 of a pinhole camera's pixels."""
-    x = (np.arange(cells.width) - cells.cx) / cells.fx
-    y = (np.arange(cells.height) - cells.cy) / cells.fy
-    xx, yy = np.meshgrid(x, y)
-    return np.stack([xx, yy, np.ones_like(xx)], -1)
 
 
 def histogram(colours: FloatArray, bins: int) -> FloatArray:

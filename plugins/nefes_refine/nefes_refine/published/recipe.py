@@ -14,17 +14,19 @@ import torch
 from nefes_refine.bundle import Bundle, build_field, save_bundle
 from nefes_refine.config import NefesConfig
 from nefes_refine.field.constants import scene_constants
-from nefes_refine.field.data import Images, depth_points, held_out, mapped_frames, read_images
+from nefes_refine.field.data import Images, held_out, mapped_frames, read_images, scene_points
 from nefes_refine.field.scene import measure_scene
-from nefes_refine.field.sparse import triangulated_points
 from nefes_refine.field.training import FieldTrainer, evaluate_field
 from nefes_refine.field.views import make_view
 from nefes_refine.published.dfnet import DFNet, DFNetFeatures, load_dfnet, load_vgg16
 from nefes_refine.published.dfnet_training import DFNetTrainer, photographs
-from nefes_refine.refine.mapped_views import MappedViews
-from reloc_core.geometry import so3_log
+from nefes_refine.refine.mapped_views import MappedViews, tangents
+from nefes_refine.refine.novelty import Novelty
+from reloc_core.features.weights import load_strictly
 from reloc_core.interfaces import Dataset, Run
 from reloc_core.maps import Map
+from reloc_core.training.packing import pack, part, unpack
+from reloc_core.types import Float64Array
 
 
 def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
@@ -47,11 +49,7 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
     held = held_out(len(frames), config.training.validation_every)
     images = read_images(dataset, frames[~held], config, run, features)
     unseen = read_images(dataset, frames[held], config, run, features)
-    points = (
-        depth_points(images)
-        if images.depths is not None
-        else triangulated_points(dataset, images.indices, config.view, run)
-    )
+    points = scene_points(dataset, images, config, run)
     scene = measure_scene(images.poses[:, :3, 3].numpy(), points, config.scene)
     network.scene = scene
     field = build_field(config.field, scene, features.channels).to(device)
@@ -62,12 +60,9 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
     trained = bool(options.weights)
     if checkpoint is not None:
         tensors, metadata = checkpoint
-        dfnet = {k[6:]: v for k, v in tensors.items() if k.startswith("dfnet.")}
-        trainer.load_state(
-            {k: v for k, v in tensors.items() if not k.startswith("dfnet.")}, int(metadata["step"])
-        )
-        if dfnet:
-            network.load_state_dict(dfnet)
+        trainer.load_state(tensors, int(metadata["step"]))
+        if part(tensors, "dfnet"):
+            unpack(tensors, {"dfnet": network})
             trained = trained or bool(metadata.get("dfnet"))
     if trainer.done < trainer.steps[0]:
         trainer.run(run, trainer.steps[0])
@@ -76,19 +71,23 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
         shown = shown[~np.isin(shown, frames[held])]
         photos = photographs(dataset, shown, config, run)
         DFNetTrainer(network, config, field, dataset, photos, unseen, run).train()
-        state = {f"dfnet.{k}": v for k, v in network.state_dict().items()}
-        run.map.save_checkpoint({**trainer.state(), **state}, {"step": trainer.done, "dfnet": True})
+        state = {**trainer.state(), **pack({"dfnet": network})}
+        run.map.save_checkpoint(state, {"step": trainer.done, "dfnet": True})
     network.eval().requires_grad_(False)
     if seeing is network:
         images.features = read_images(dataset, frames[~held], config, run, features).features
         unseen = read_images(dataset, frames[held], config, run, features)
-    trainer.extra = {f"dfnet.{k}": v for k, v in network.state_dict().items()}
+    trainer.extra = pack({"dfnet": network})
     trainer.run(run)
     field.eval().requires_grad_(False)
-    covariance = _covariance(network, dataset, unseen, config)
+    covariance, poses = _errors(network, dataset, unseen, config)
     quality = evaluate_field(field, unseen, range(len(unseen)))
     views = MappedViews.of(images, quality)
-    bundle = Bundle(config, field, features, network, covariance, views, device)
+    maps = [unseen.maps([i])[0] for i in range(len(unseen))]
+    novelty = Novelty.measure(views, maps, poses, covariance)
+    bundle = Bundle(
+        config, field, features, network, torch.from_numpy(covariance), views, device, novelty
+    )
     save_bundle(run, bundle)
     run.map.details.update(images=len(images), steps=list(trainer.steps), validation=quality)
     return bundle
@@ -112,26 +111,18 @@ def feature_dfnet(path: str) -> DFNet:
     """
     if not Path(path).is_dir():
         return load_dfnet(path).eval().requires_grad_(False)
-    from reloc_core.features.weights import load_strictly
-
     tensors, _ = Map.open(path).tensors("nefes")
     network = DFNet()
-    state = {k[len("regressor.") :]: v for k, v in tensors.items() if k.startswith("regressor.")}
-    load_strictly(network, state, f"DFNet of the map {path}")
+    load_strictly(network, part(tensors, "regressor"), f"DFNet of the map {path}")
     return network.eval().requires_grad_(False)
 
 
-@torch.inference_mode()
-def _covariance(
+def _errors(
     network: DFNet, dataset: Dataset, unseen: Images, config: NefesConfig
-) -> torch.Tensor:
-    """Covariance (6, 6) of the regressor's errors on held-out images."""
-    errors = []
-    for number, index in enumerate(unseen.indices):
-        view = make_view(dataset[int(index)], config.view)
-        found, true = network.locate(view, torch.zeros(0)), unseen.poses[number].numpy()
-        turned = found[:3, :3].T
-        errors.append(
-            np.concatenate([so3_log(turned @ true[:3, :3]), turned @ (true[:3, 3] - found[:3, 3])])
-        )
-    return torch.from_numpy(np.diag((np.array(errors) ** 2).mean(0) + 1e-8))
+) -> tuple[Float64Array, Float64Array]:
+    """Covariance (6, 6) of the regressor's errors on held-out images, and their regressed poses."""
+    views = [make_view(dataset[int(i)], config.view) for i in unseen.indices]
+    found = np.stack([network.locate(view, torch.zeros(0)) for view in views])
+    truth = unseen.poses.numpy()
+    errors = np.concatenate([tangents(f, t[None]) for f, t in zip(found, truth, strict=True)])
+    return np.diag((errors**2).mean(0) + 1e-8), found

@@ -48,6 +48,11 @@ class MappedViews:
         descriptors = torch.stack([describe(images.maps([i])[0]) for i in range(len(images))])
         return cls(descriptors.half(), images.poses, 1 - quality["fused"], quality["fused_spread"])
 
+    def some(self, which: np.ndarray) -> MappedViews:
+        """Only some of the images (N,) bool."""
+        chosen = torch.from_numpy(which)
+        return MappedViews(self.descriptors[chosen], self.poses[chosen], self.cost, self.spread)
+
     def arrived(self, cost: float) -> bool:
         """Whether a feature cost is one that true poses have."""
         return cost <= self.cost + _SPREADS * max(self.spread, _LEAST_SPREAD * self.cost)
@@ -81,16 +86,20 @@ def describe(features: Tensor) -> Tensor:
     return F.normalize(F.adaptive_avg_pool2d(features[None], _GRID)[0].flatten(), dim=0)
 
 
+def tangents(pose: Float64Array, poses: Float64Array) -> Float64Array:
+    """Tangents (N, 6) of `reloc_core.types` that move a pose (4, 4) to others (N, 4, 4)."""
+    turned = pose[:3, :3].T
+    shift = (poses[:, :3, 3] - pose[:3, 3]) @ turned.T
+    return np.concatenate([so3_log(turned @ poses[:, :3, :3]), shift], 1)
+
+
 def _compatible(
     poses: Float64Array, pose: Float64Array, covariance: Float64Array | None
 ) -> np.ndarray:
     """Which poses (N, 4, 4) a pose with covariance admits."""
     if covariance is None:
         return np.ones(len(poses), bool)
-    turned = pose[:3, :3].T
-    difference = np.concatenate(
-        [so3_log(turned @ poses[:, :3, :3]), (poses[:, :3, 3] - pose[:3, 3]) @ turned.T], 1
-    )
+    difference = tangents(pose, poses)
     information = np.linalg.inv(covariance * _TRUSTED**2 + 1e-12 * np.eye(6))
     distance = np.einsum("ni,ij,nj->n", difference, information, difference)
     return np.asarray(distance < _CHI2)
