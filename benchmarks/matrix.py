@@ -82,7 +82,7 @@ SIZES: dict[str, dict[str, tuple[str, ...]]] = {
     "small": {
         "gsplat_loc": ("estimator.train.iterations=600", "estimator.init.count=25000",
                        "estimator.gaussians.max_gaussians=40000", "estimator.densify.stop=450"),
-        "gnn_relpose": ("estimator.train.iterations=600",),
+        "gnn_regressor": ("estimator.train.iterations=600",),
         "gnn_matched": ("estimator.train.iterations=200",),
         "kfnet_temporal": ("estimator.process.iterations=60", "estimator.joint.iterations=30"),
         "nefes_regressor": ("estimator.training.colour_steps=200", "estimator.training.feature_steps=300",
@@ -96,7 +96,7 @@ SIZES: dict[str, dict[str, tuple[str, ...]]] = {
                        "estimator.init.count=8000", "estimator.gaussians.max_gaussians=10000",
                        "estimator.densify.start=40", "estimator.densify.stop=80",
                        "estimator.features.images=12", "estimator.features.resolution=240"),
-        "gnn_relpose": ("estimator.resolution=120", "estimator.retrieval.clusters=4",
+        "gnn_regressor": ("estimator.resolution=120", "estimator.retrieval.clusters=4",
                         "estimator.graph.neighbours=4", "estimator.network.channels=32",
                         "estimator.augment.views=1", "estimator.train.iterations=60",
                         "estimator.train.batch_size=4"),

@@ -24,7 +24,7 @@ def reloc_register_components(registry: Registry) -> None:
     registry.add(
         Component(
             interface="estimator",
-            name="gnn_relpose",
+            name="gnn_regressor",
             target="gnn_relpose.compact.estimator:CompactEstimator",
             config=CompactConfig,
             produces="RelativePoses",
@@ -40,6 +40,7 @@ def reloc_register_components(registry: Registry) -> None:
         Component(
             interface="estimator",
             name="gnn_matched",
+            aliases=("gnn_relpose",),
             target="gnn_relpose.matched.estimator:MatchedEstimator",
             config=MatchedConfig,
             produces="RelativePoses",

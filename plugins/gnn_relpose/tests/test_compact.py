@@ -31,7 +31,9 @@ def tiny():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, make_walls, start_run):
     config, walls = tiny(), make_walls(120)
-    run = start_run(tmp_path_factory.mktemp("maps") / "map", config, walls, component="gnn_relpose")
+    run = start_run(
+        tmp_path_factory.mktemp("maps") / "map", config, walls, component="gnn_regressor"
+    )
     estimator = CompactEstimator(config)
     estimator.fit(walls, run)
     return estimator, run.map.finish()
@@ -126,7 +128,7 @@ def test_interrupted_training_resumes_to_the_same_network(
     config, walls = tiny(), make_walls(8)
     config.train.iterations, config.train.checkpoint_seconds = 12, 0
     whole = CompactEstimator(config)
-    whole.fit(walls, start_run(tmp_path / "whole", config, walls, component="gnn_relpose"))
+    whole.fit(walls, start_run(tmp_path / "whole", config, walls, component="gnn_regressor"))
     iterate, steps = Trainer.iterate, []
 
     def stop(self):
@@ -137,32 +139,24 @@ def test_interrupted_training_resumes_to_the_same_network(
     monkeypatch.setattr(Trainer, "iterate", stop)
     with pytest.raises(KeyboardInterrupt):
         CompactEstimator(config).fit(
-            walls, start_run(tmp_path / "map", config, walls, component="gnn_relpose")
+            walls, start_run(tmp_path / "map", config, walls, component="gnn_regressor")
         )
     monkeypatch.setattr(
         Trainer, "iterate", lambda self: (steps.append(self.step), iterate(self))[1]
     )
     resumed = CompactEstimator(config)
-    resumed.fit(walls, start_run(tmp_path / "map", config, walls, component="gnn_relpose"))
+    resumed.fit(walls, start_run(tmp_path / "map", config, walls, component="gnn_regressor"))
     assert steps[0] == 6
     for key, value in whole.network.state_dict().items():
         assert torch.allclose(value, resumed.network.state_dict()[key], atol=1e-6), key
 
 
-def test_a_map_of_the_other_method_is_refused_with_what_to_do(make_walls, tmp_path, start_run):
-    from gnn_relpose.matched.config import MatchedConfig
-    from gnn_relpose.matched.estimator import MatchedEstimator
+def test_maps_from_before_the_other_method_had_its_name_are_that_methods():
+    from reloc_core.registry import default_registry
 
-    config = MatchedConfig()
-    config.image.resolution, config.image.cells, config.retrieval.clusters = 128, 60, 4
-    config.network.channels, config.train.iterations, config.train.batch_size = 16, 2, 2
-    walls = make_walls(8)
-    # As maps were named when that method had the name.
-    run = start_run(tmp_path / "map", config, walls, component="gnn_relpose")
-    MatchedEstimator(config).fit(walls, run)
-    old = run.map.finish()
-    with pytest.raises(MapError, match="gnn_matched"):
-        CompactEstimator(tiny()).load(old, Runtime())
+    registry = default_registry()
+    assert registry.get("estimator", "gnn_relpose").name == "gnn_matched"
+    assert registry.get("estimator", "gnn_regressor").produces == "RelativePoses"
 
 
 def test_bad_options_and_data(make_walls, tmp_path, start_run):
@@ -176,7 +170,7 @@ def test_bad_options_and_data(make_walls, tmp_path, start_run):
         CompactEstimator(config)
     config = tiny()
     config.train.regime = "leave_one_out"
-    run = start_run(tmp_path / "map", config, make_walls(4), component="gnn_relpose")
+    run = start_run(tmp_path / "map", config, make_walls(4), component="gnn_regressor")
     with pytest.raises(DataError, match="extra_datasets"):
         CompactEstimator(config).fit(make_walls(4), run)
     with pytest.raises(MapError, match="no map yet"):
@@ -188,7 +182,7 @@ def test_a_new_scene_is_indexed_without_training(trained, make_walls, tmp_path, 
     config = tiny()
     config.train.warm_start, config.train.iterations = str(scene_map.path), 0
     other = make_walls(10, seed=5)
-    run = start_run(tmp_path / "map", config, other, component="gnn_relpose")
+    run = start_run(tmp_path / "map", config, other, component="gnn_regressor")
     indexed = CompactEstimator(config)
     indexed.fit(other, run)
     assert len(indexed.estimate(other[0].without_ground_truth()).world_from_ref) == 4

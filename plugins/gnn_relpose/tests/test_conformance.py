@@ -12,8 +12,8 @@ class TestGnnMatched(EstimatorConformance):
     }
 
 
-class TestGnnRelpose(EstimatorConformance):
-    component = "gnn_relpose"
+class TestGnnRegressor(EstimatorConformance):
+    component = "gnn_regressor"
     options = {  # noqa: RUF012
         "resolution": 120,
         "network": {"channels": 64},

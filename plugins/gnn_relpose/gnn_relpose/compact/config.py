@@ -1,4 +1,4 @@
-"""Typed configuration of the estimator `gnn_relpose`. Imports no PyTorch."""
+"""Typed configuration of the estimator `gnn_regressor`. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _graph() -> GraphConfig:
 
 @dataclass
 class CompactConfig:
-    """Configuration of the estimator `gnn_relpose`.
+    """Configuration of the estimator `gnn_regressor`.
 
     Attributes:
         resolution: length of the shorter side of described images in pixels.

@@ -1,4 +1,4 @@
-"""The estimator `gnn_relpose`: relative poses regressed by the graph network alone."""
+"""The estimator `gnn_regressor`: relative poses regressed by the graph network alone."""
 
 from __future__ import annotations
 
@@ -22,12 +22,6 @@ from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
 from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Query, RelativePoses
-
-_OTHER = (
-    "{path} was made by the method that is now called 'gnn_matched': edit 'component: gnn_relpose' in "
-    "{path}/map.yaml to 'component: gnn_matched' and it works as before, or train the present method with "
-    "'reloc train experiment=gnn_relpose/compact ...'."
-)
 
 
 class CompactEstimator(Estimator):
@@ -139,7 +133,7 @@ class CompactEstimator(Estimator):
     def _estimate(self, query: Query) -> RelativePoses:
         scene, network, index = self.scene, self.network, self.index
         if scene is None or network is None or self.vlad is None or index is None:
-            raise MapError("gnn_relpose has no map yet: call load or fit first.")
+            raise MapError("gnn_regressor has no map yet: call load or fit first.")
         assert self.describer is not None
         maps = self.describer.describe(query.image).maps
         descriptor: Tensor = self.vlad(maps.flatten(1).T[None])
@@ -167,8 +161,6 @@ def load_network(network: CompactNetwork, scene_map: Map) -> tuple[float, float]
         MapError: the map is of another method, or its network of another shape.
     """
     state, metadata = scene_map.tensors("network")
-    if "cell_head.0.weight" in state:
-        raise MapError(_OTHER.format(path=scene_map.path))
     expected = network.state_dict()
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
         raise MapError(
