@@ -8,7 +8,7 @@ from pathlib import Path
 from gnn_relpose.compact.config import CompactConfig
 from gnn_relpose.matched.config import MatchedConfig
 from gnn_relpose.published.config import PublishedConfig
-from gnn_relpose.weights import PUBLISHED, RESNET34
+from gnn_relpose.weights import NETVLAD, PUBLISHED, RESNET34
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 
@@ -69,7 +69,7 @@ def reloc_register_components(registry: Registry) -> None:
                 "7Scenes, mean of medians": "0.16 or 0.17 m / 5.2 deg (trained on all seven; two "
                 "printed revisions)",
             },
-            weights=(*PUBLISHED, RESNET34),
+            weights=(*PUBLISHED, RESNET34, NETVLAD),
         )
     )
 

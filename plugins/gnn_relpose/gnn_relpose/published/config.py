@@ -95,12 +95,14 @@ class PublishedConfig:
             translations). "" for metric poses and the colours of the mapped images.
         height: length of the shorter side of images in pixels.
         resolution: of the images that retrieval describes.
+        retrieval_weights: `netvlad_vgg16.tar`, to rank images as published; "" for NetVLAD on XFeat.
         cross_connect: connect training images only with references of other blocks of ten images.
     """
 
     constants: str = ""
     height: int = 256
     resolution: int = 320
+    retrieval_weights: str = ""
     cross_connect: bool = False
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     graph: GraphConfig = field(default_factory=_published_graph)

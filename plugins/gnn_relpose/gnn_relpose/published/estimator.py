@@ -16,12 +16,12 @@ from gnn_relpose.published.network import (
     load_checkpoint,
     load_node_weights,
 )
+from gnn_relpose.published.retrieval import Retrieval, read_netvlad
 from gnn_relpose.published.training import PublishedTrainer, TrainingScene, thinning
-from gnn_relpose.shared.frames import Describer
 from gnn_relpose.shared.selection import thin
 from gnn_relpose.shared.topology import fully_connected
 from reloc_core.errors import DataError, MapError
-from reloc_core.features.retrieval import NetVlad, RetrievalIndex
+from reloc_core.features.retrieval import RetrievalIndex
 from reloc_core.geometry import inverse
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
@@ -39,7 +39,7 @@ class PublishedEstimator(Estimator):
         self.config = config
         self.constants = constants(config.constants)
         self.network: PublishedNetwork | None = None
-        self.describer: Describer | None = None
+        self.retrieval: Retrieval | None = None
         self.seed = 0
 
     # ------------------------------------------------------------------------------- mapping
@@ -65,16 +65,18 @@ class PublishedEstimator(Estimator):
             load_checkpoint(network, self.config.network.weights)
         elif self.config.network.node_weights:
             load_node_weights(network, self.config.network.node_weights)
-        self.describer = Describer(self.config.resolution, run.runtime.device)
-        scene, vlad, descriptors = self._scene(dataset, run, mapped=True)
+        weights = self.config.retrieval_weights
+        retrieval = self._retrieval(read_netvlad(weights) if weights else None, run)
+        scene, descriptors = self._scene(dataset, run, retrieval, mapped=True)
         if options.epochs:
             scenes = [] if options.regime == "leave_one_out" else [scene]
-            scenes += [self._scene(other, run)[0] for other in extra]
+            given = retrieval.network.state_dict() if retrieval.network else None
+            scenes += [self._scene(o, run, self._retrieval(given, run))[0] for o in extra]
             run.map.details.update(PublishedTrainer(self.config, network, scenes, seed).run(run))
         nodes = self._nodes(network, scene, run)
         poses = np.stack([np.asarray(f.world_from_cam, np.float64) for f in dataset.frames])
         run.map.save("network", dict(network.state_dict()), {})
-        run.map.save("vlad", dict(vlad.state_dict()), {})
+        run.map.save("vlad", retrieval.tensors(), {})
         tensors = {
             "nodes": nodes.half(),
             "descriptors": descriptors.half(),
@@ -84,7 +86,7 @@ class PublishedEstimator(Estimator):
         }
         names = [f.name for f in dataset.frames]
         run.map.save("scene", tensors, {"names": names})
-        self._use(network, vlad, tensors, names, run.runtime)
+        self._use(network, retrieval, tensors, names, run.runtime)
 
     def _network(self) -> PublishedNetwork:
         options = self.config.network
@@ -96,24 +98,15 @@ class PublishedEstimator(Estimator):
             options.scatter,
         )
 
+    def _retrieval(self, weights: dict[str, Tensor] | None, run: Run) -> Retrieval:
+        clusters, device = self.config.retrieval.clusters, run.runtime.device
+        return Retrieval(self.config.resolution, clusters, weights, device)
+
     def _scene(
-        self, dataset: Dataset, run: Run, mapped: bool = False
-    ) -> tuple[TrainingScene, NetVlad, Tensor]:
-        """Rank the images of a dataset against each other."""
-        assert self.describer is not None
-        seed, maps = run.runtime.seed, []
-        sample = []
-        with run.progress(f"Describing {dataset.name}", len(dataset)) as progress:
-            for i in range(len(dataset)):
-                flat = self.describer.describe(dataset[i].image).maps.flatten(1).T
-                drawn = numpy_rng(seed, "words", i).permutation(len(flat))
-                sample.append(flat[torch.from_numpy(drawn[:100])])
-                maps.append(flat.half())
-                progress.advance(1)
-        words = numpy_rng(seed, "words")
-        vlad = NetVlad.from_descriptors(torch.cat(sample), words, self.config.retrieval.clusters)
-        with torch.inference_mode():
-            descriptors = torch.cat([vlad(m[None].float()) for m in maps])
+        self, dataset: Dataset, run: Run, retrieval: Retrieval, mapped: bool = False
+    ) -> tuple[TrainingScene, Tensor]:
+        """Rank the images of a dataset against each other; their global descriptors, too."""
+        descriptors = retrieval.fit(dataset, run)
         found, _ = RetrievalIndex(descriptors).search(descriptors, len(dataset))
         own = np.arange(len(dataset))[:, None]
         ranking = found[found != own].reshape(len(dataset), -1)
@@ -122,7 +115,7 @@ class PublishedEstimator(Estimator):
         colors = known.colors if mapped or known.everywhere else None
         vectors = known.convention.vectors(poses)
         scene = TrainingScene(dataset, colors or Colors.of(dataset), vectors, ranking)
-        return scene, vlad, descriptors
+        return scene, descriptors
 
     @torch.inference_mode()
     def _nodes(self, network: PublishedNetwork, scene: TrainingScene, run: Run) -> Tensor:
@@ -148,21 +141,19 @@ class PublishedEstimator(Estimator):
             )
         network.load_state_dict(state)
         tensors, metadata = scene_map.tensors("scene")
-        centers, _ = scene_map.tensors("vlad")
-        vlad = NetVlad(centers["centroids"])
-        vlad.load_state_dict(centers)
-        self._use(network.to(runtime.device), vlad, tensors, metadata["names"], runtime)
+        known, _ = scene_map.tensors("vlad")
+        retrieval = Retrieval.of(known, self.config.resolution, runtime.device)
+        self._use(network.to(runtime.device), retrieval, tensors, metadata["names"], runtime)
 
     def _use(
         self,
         network: PublishedNetwork,
-        vlad: NetVlad,
+        retrieval: Retrieval,
         tensors: dict[str, Tensor],
         names: Sequence[str],
         runtime: Runtime,
     ) -> None:
-        self.network, self.vlad, self.names = network.eval(), vlad, tuple(names)
-        self.describer = self.describer or Describer(self.config.resolution, runtime.device)
+        self.network, self.retrieval, self.names = network.eval(), retrieval, tuple(names)
         self.device, self.seed = runtime.device, runtime.seed
         self.nodes = tensors["nodes"].float().to(runtime.device)
         self.poses: Float64Array = tensors["poses"].numpy()
@@ -181,10 +172,9 @@ class PublishedEstimator(Estimator):
 
     @torch.inference_mode()
     def _estimate(self, query: Query) -> RelativePoses:
-        if self.network is None or self.describer is None:
+        if self.network is None or self.retrieval is None:
             raise MapError("gnn_published has no map yet: call load or fit first.")
-        local = self.describer.describe(query.image).maps.flatten(1).T
-        descriptor = self.vlad(local[None])
+        descriptor = self.retrieval.describe(query.image)
         found, _ = self.index.search(descriptor, self.config.retrieval.pool)
         # The same image gets the same neighbours, in whatever order images come.
         salt = int(abs(float(descriptor[0, :8].double().sum())) * 1e9) % (1 << 31)
