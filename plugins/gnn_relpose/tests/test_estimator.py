@@ -76,6 +76,17 @@ def test_a_query_of_nothing_has_no_good_neighbour(trained, walls):
     assert np.isfinite(estimator.estimate(black).ref_from_cam).all()
 
 
+def test_signals_tell_the_scene_from_noise(trained, walls):
+    estimator, _ = trained
+    noise = np.random.default_rng(0).integers(0, 255, walls[0].image.shape, dtype=np.uint8)
+    lenient = MatchedEstimator(replace(estimator.config, min_similarity=0.0))
+    lenient.load(trained[1], Runtime(threads=1))
+    known = lenient.estimate(walls[0]).signals
+    strange = lenient.estimate(replace(walls[0], image=noise)).signals
+    assert set(known) == set(strange) == {"retrieval", "agreement", "support"}
+    assert all(known[name] > strange[name] for name in known)
+
+
 def graph_of(estimator, walls, references):
     from gnn_relpose.matched.scene import Pairs
 

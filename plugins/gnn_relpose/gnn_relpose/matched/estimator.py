@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -192,9 +192,15 @@ class MatchedEstimator(Estimator):
         seen, stats = match_rays(scene.cell_descriptors(references), frame, query.camera)
         graph = scene_graph(scene, references, pool(frame), seen, stats)
         batch, _ = make_batch([graph])
-        found = agreement(batch, network(batch)[-1])
+        agreed = agreement(batch, network(batch)[-1])
         names = tuple(scene.names[i] for i in references)
-        return evidence(graph, found, slice(None), self.calibration, names)
+        given = evidence(graph, agreed, slice(None), self.calibration, names)
+        signals = {
+            "retrieval": found.similarity / max(scene.usual_similarity, 1e-6),
+            "agreement": float(agreed.common[0].clamp(min=1e-3).log()),
+            "support": float(agreed.support.median().clamp(min=1e-3).log()),
+        }
+        return replace(given, signals=signals)
 
 
 def _empty(reason: str) -> RelativePoses:

@@ -175,7 +175,7 @@ class PublishedEstimator(Estimator):
         if self.network is None or self.retrieval is None:
             raise MapError("gnn_published has no map yet: call load or fit first.")
         descriptor = self.retrieval.describe(query.image)
-        found, _ = self.index.search(descriptor, self.config.retrieval.pool)
+        found, similarity = self.index.search(descriptor, self.config.retrieval.pool)
         # The same image gets the same neighbours, in whatever order images come.
         salt = int(abs(float(descriptor[0, :8].double().sum())) * 1e9) % (1 << 31)
         rng = numpy_rng(self.seed, "thinning", salt)
@@ -200,4 +200,5 @@ class PublishedEstimator(Estimator):
             world_from_ref,
             inverse(world_from_ref) @ poses,
             names=tuple(self.names[i] for i in references[source][finite]),
+            signals={"retrieval": float(similarity[0, 0])},
         )
