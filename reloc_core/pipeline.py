@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from reloc_core.config import TARGET, build, typed_config
 from reloc_core.errors import ConfigError, MapError
 from reloc_core.interfaces import Estimator, Refiner, Runtime, Solver
 from reloc_core.maps import Map
+from reloc_core.orientation import in_any_orientation, upright
 from reloc_core.registry import Component, Registry, default_registry
 from reloc_core.types import Evidence, ImageArray, Localization, Query
 
@@ -52,6 +53,8 @@ class Pipeline:
         refiners: `(name, refiner)`, ready to refine, applied in order.
         runtime: device, threads, seed.
         reads_depth: whether a stage may look at the depth of a query.
+        orientation: "exif" turns queries upright as their tag says, "any" tries the other orientations
+            too where that fails (queries of a sequence excepted).
     """
 
     def __init__(
@@ -61,8 +64,10 @@ class Pipeline:
         refiners: Sequence[tuple[str, Refiner]] = (),
         runtime: Runtime | None = None,
         reads_depth: bool = True,
+        orientation: Literal["exif", "any"] = "exif",
     ) -> None:
         self.reads_depth = reads_depth
+        self.orientation = orientation
         self.estimator = estimator
         self.solver = solver
         self.refiners = tuple(refiners)
@@ -136,7 +141,8 @@ class Pipeline:
 
     def estimate(self, query: Query) -> Evidence:
         """The estimator's evidence for a query, without its ground truth."""
-        return self.estimator.estimate(query.without_ground_truth())
+        query, undo = upright(query.without_ground_truth())
+        return undo.evidence(self.estimator.estimate(query), query.camera)
 
     def localize(self, query: Query) -> Localization:
         """Localize one query; "not localized" is a result, not an exception."""
@@ -144,8 +150,9 @@ class Pipeline:
 
     def pictures(self, query: Query, localization: Localization) -> dict[str, ImageArray]:
         """Titled pictures of all stages that explain a localization of `localize`."""
-        camera = localization.camera_of(query)
-        query = replace(query.without_ground_truth(), camera=camera)
+        query = replace(query.without_ground_truth(), camera=localization.camera_of(query))
+        query, undo = upright(query)
+        localization = undo.inverse.localization(localization)
         shown = dict(self.estimator.pictures(query, localization))
         for _, refiner in self.refiners:
             if localization.localized:
@@ -153,8 +160,20 @@ class Pipeline:
         return shown
 
     def localize_with_evidence(self, query: Query) -> tuple[Evidence, Localization]:
-        """Like `localize`, and also returns what the solver was given."""
-        query = query.without_ground_truth()
+        """Like `localize`, and also returns what the solver was given.
+
+        The query is localized upright; what comes back belongs to its stored pixels.
+        """
+        query, undo = upright(query.without_ground_truth())
+        if self.orientation == "any" and query.sequence is None:
+            evidence, found, back = in_any_orientation(query, self._localize_upright)
+            evidence = back.evidence(evidence, back.inverse.camera(query.camera))
+            found = back.localization(found)
+        else:
+            evidence, found = self._localize_upright(query)
+        return undo.evidence(evidence, query.camera), undo.localization(found)
+
+    def _localize_upright(self, query: Query) -> tuple[Evidence, Localization]:
         begin = time.perf_counter()
         evidence = self.estimator.estimate(query)
         estimated = time.perf_counter()

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from reloc_core.config import TARGET, build, plain
@@ -19,11 +18,12 @@ from reloc_core.evaluation import (
     write_result_files,
 )
 from reloc_core.interfaces import Dataset
+from reloc_core.mapped import mapped_frames
 from reloc_core.maps import Map, explain_os_errors
 from reloc_core.pipeline import Pipeline
 from reloc_core.registry import default_registry
 from reloc_core.runs import RunDirectory, console, environment, resolve_runtime
-from reloc_core.types import Float64Array, Localization, Query
+from reloc_core.types import Localization, Query
 
 EXIT_OK, EXIT_PARTIAL = 0, 2
 
@@ -46,16 +46,6 @@ def load_pipeline(cfg: DictConfig) -> tuple[Pipeline, Map, str]:
     names = [scene_map.info.component, solver[TARGET] if solver else "default solver"]
     names += [name for name, _ in pipeline.refiners]
     return pipeline, scene_map, " + ".join(names)
-
-
-def mapped_poses(scene_map: Map) -> list[Float64Array]:
-    """Poses of the frames a map was built from, (4, 4) each; empty for maps without them."""
-    try:
-        poses = scene_map.tensors("frames", "np")[0]["world_from_cam"].astype(np.float64)
-    except (MapError, KeyError):
-        return []
-    bottom = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (len(poses), 1, 4))
-    return list(np.concatenate([poses, bottom], axis=1))
 
 
 def localize_dataset(
@@ -134,7 +124,7 @@ def report_results(
             config_text=OmegaConf.to_yaml(run.cfg, resolve=True),
             environment=environment(),
             notes=dataset.notes,
-            mapped=mapped_poses(scene_map),
+            mapped=list(mapped_frames(scene_map).world_from_cam),
             map_bytes=scene_map.bytes,
         )
         write_report(run.path / REPORT_FILE, results, info, explainer(pipeline, dataset))

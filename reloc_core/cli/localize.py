@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,11 +24,12 @@ from reloc_core.datasets.stream import VideoStream, is_stream
 from reloc_core.errors import ConfigError, RelocError
 from reloc_core.evaluation import QueryResult, query_result, write_result_files
 from reloc_core.interfaces import Dataset
+from reloc_core.mapped import mapped_frames
 from reloc_core.maps import Map, explain_os_errors
 from reloc_core.pipeline import Pipeline
 from reloc_core.registry import default_registry
 from reloc_core.runs import RunDirectory
-from reloc_core.types import Localization
+from reloc_core.types import Camera, Localization
 
 
 def camera_config(cfg: DictConfig) -> CameraConfig:
@@ -43,6 +43,15 @@ def camera_config(cfg: DictConfig) -> CameraConfig:
     return config
 
 
+def mapping_cameras(cfg: DictConfig, camera: CameraConfig) -> tuple[Camera, ...]:
+    """The cameras of the mapping images, where the camera options ask for them."""
+    if not camera.from_map:
+        return ()
+    if cfg.map_dir is None:
+        raise ConfigError("camera.from_map needs map_dir.")
+    return mapped_frames(Map.open(cfg.map_dir)).cameras
+
+
 def show(result: QueryResult) -> None:
     """Print a result for the program that reads standard output, as soon as it is known."""
     if not sys.stdout.isatty():
@@ -53,10 +62,11 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     """Run the verb: one JSON line per image on standard output, all files in the output directory."""
     images, camera = plain(cfg.images), camera_config(cfg)
     stream = dataset = None
+    mapped = mapping_cameras(cfg, camera)
     if is_stream(images):
-        stream = VideoStream(images, camera, cfg.frame_step, cfg.max_frames)
+        stream = VideoStream(images, camera, cfg.frame_step, cfg.max_frames, mapped)
     else:
-        dataset = select_images(ImageFolder(images, camera), cfg)
+        dataset = select_images(ImageFolder(images, camera, mapped), cfg)
     pipeline, scene_map, method = load_pipeline(cfg)
     record = RunDirectory(cfg.output_dir, "localize", cfg, overrides, pipeline.runtime)
     default_registry().manager.hook.reloc_run_started(verb="localize", config=plain(cfg))
@@ -73,24 +83,12 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     return finish(record, results, content)
 
 
-class _Video(ImageFolder):
-    """Images of a folder as consecutive frames of one video."""
-
-    def __init__(self, folder: ImageFolder, chosen: Sequence[int], consecutive: bool) -> None:
-        self.__dict__.update(vars(folder))
-        frames = [folder.frames[i] for i in chosen]
-        if consecutive:
-            frames = [replace(frame, sequence=folder.name) for frame in frames]
-        self._frames = tuple(frames)
-        self._images = tuple(self._images[i] for i in chosen)
-
-
 def select_images(folder: ImageFolder, cfg: DictConfig) -> Dataset:
     """Every `frame_step`-th image, at most `max_frames`, as one video if `video` says so."""
     if cfg.frame_step < 1 or (cfg.max_frames is not None and cfg.max_frames < 1):
         raise ConfigError("frame_step and max_frames must be at least 1.")
     chosen = range(0, len(folder), cfg.frame_step)[: cfg.max_frames]
-    return _Video(folder, chosen, bool(cfg.video))
+    return folder.selected(chosen, folder.name if cfg.video else None)
 
 
 def _run_stream(

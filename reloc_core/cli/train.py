@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig
 
 from reloc_core.config import TARGET, build, experiments, plain, typed_config
 from reloc_core.errors import ConfigError, DataError, RelocError
 from reloc_core.interfaces import Dataset, Runtime
+from reloc_core.mapped import save_mapped_frames
 from reloc_core.maps import Map, MapInfo, MapWriter, dataset_identity
 from reloc_core.registry import Component, Registry, default_registry
 from reloc_core.runs import RunDirectory, resolve_runtime
@@ -108,10 +108,7 @@ def fit_map(
         # Nothing half-made stays behind; an interrupted run that can resume does.
         run.map.discard_without_checkpoint()
         raise
-    # Where the map was seen from, for reports and viewers.
-    posed = [f.world_from_cam for f in dataset.frames if f.world_from_cam is not None]
-    poses = np.stack(posed)
-    run.map.save("frames", {"world_from_cam": poses[:, :3].astype(np.float32)}, {})
+    save_mapped_frames(run.map, dataset.frames)
     return run.map.finish() if run.map.primary else None
 
 

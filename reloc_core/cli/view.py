@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from omegaconf import DictConfig
 
-from reloc_core.cli.evaluate import load_pipeline, mapped_poses
-from reloc_core.cli.localize import camera_config, select_images
+from reloc_core.cli.evaluate import load_pipeline
+from reloc_core.cli.localize import camera_config, mapping_cameras, select_images
 from reloc_core.config import TARGET, build, plain
 from reloc_core.datasets.images import ImageFolder
 from reloc_core.datasets.stream import VideoStream, is_stream
@@ -21,6 +21,7 @@ from reloc_core.errors import ConfigError, RelocError
 from reloc_core.evaluation import QueryResult, query_result, read_localizations
 from reloc_core.evaluation.results import LOCALIZATIONS_FILE
 from reloc_core.interfaces import Dataset
+from reloc_core.mapped import mapped_frames
 from reloc_core.maps import Map, explain_os_errors
 from reloc_core.pipeline import Pipeline
 from reloc_core.runs import console, show_progress
@@ -94,9 +95,10 @@ def _queries(cfg: DictConfig) -> Dataset | VideoStream | None:
         return None
     if cfg.images is not None:
         images, camera = plain(cfg.images), camera_config(cfg)
+        mapped = mapping_cameras(cfg, camera)
         if is_stream(images):
-            return VideoStream(images, camera, cfg.frame_step, cfg.max_frames)
-        return select_images(ImageFolder(images, camera), cfg)
+            return VideoStream(images, camera, cfg.frame_step, cfg.max_frames, mapped)
+        return select_images(ImageFolder(images, camera, mapped), cfg)
     return _dataset(cfg)
 
 
@@ -128,12 +130,12 @@ def _map(
         return None, None, []
     info = Map.open(cfg.map_dir)
     if info.info.interface != "estimator":
-        return None, None, mapped_poses(info)
+        return None, None, list(mapped_frames(info).world_from_cam)
     pipeline, scene_map, _ = load_pipeline(cfg)
     return (
         pipeline,
         _thinned(pipeline.estimator.scene_points(), cfg.max_points),
-        mapped_poses(scene_map),
+        list(mapped_frames(scene_map).world_from_cam),
     )
 
 

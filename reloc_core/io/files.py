@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from reloc_core.maps import explain_os_errors
 
 JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"})
 """Files (lower case) that operating systems leave in folders; hidden files are junk, too."""
+
+_NUMBER = re.compile("([0-9]+)")
 
 
 @contextlib.contextmanager
@@ -80,10 +83,26 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK_FILES
 
 
+def natural_key(name: str) -> tuple[object, ...]:
+    """Sorting key that puts "2.jpg" before "10.jpg"."""
+    parts: list[object] = []
+    for part in _NUMBER.split(name):
+        # A number of any length compares by its length, then by its digits.
+        digits = part.lstrip("0")
+        parts.append((len(digits), digits) if part[:1].isdecimal() else part)
+    return (*parts, name)
+
+
 def list_files(folder: Path) -> list[str]:
-    """Sorted names of the regular files in a folder, without junk."""
+    """Names of the regular files in a folder in natural order, without junk."""
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if not is_junk(e.name) and e.is_file())
+        names = [e.name for e in entries if not is_junk(e.name) and e.is_file()]
+    return sorted(names, key=natural_key)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file, whatever the path holds: `Path.is_file` raises for odd names."""
+    return os.path.isfile(path)
 
 
 def _umask() -> int:
