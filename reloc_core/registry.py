@@ -57,6 +57,7 @@ class Component:
             the machine lack is refused before the first query.
         published: published results worth quoting, by name.
         weights: published files of weights that it can use.
+        aliases: names it had before; maps that were made under them still load.
         plugin: distribution module it came from; filled in by the registry.
     """
 
@@ -77,6 +78,7 @@ class Component:
     requires: tuple[str, ...] = ()
     published: Mapping[str, str] = field(default_factory=dict)
     weights: tuple[Weights, ...] = ()
+    aliases: tuple[str, ...] = ()
     plugin: str = BUILTIN
 
     def __post_init__(self) -> None:
@@ -85,8 +87,9 @@ class Component:
                 f"Component '{self.name}' names the interface '{self.interface}'."
                 f"{did_you_mean(self.interface, INTERFACES)}"
             )
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
-            raise PluginError(f"Component name '{self.name}' must be lower_snake_case.")
+        for name in (self.name, *self.aliases):
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise PluginError(f"Component name '{name}' must be lower_snake_case.")
         if not _TARGET.fullmatch(self.target):
             raise PluginError(
                 f"Component '{self.name}': target '{self.target}' must read 'package.module:Class'."
@@ -183,13 +186,13 @@ class Registry:
         return (found[name] for name in sorted(found))
 
     def get(self, interface: str, name: str) -> Component:
-        """Look up a component.
+        """Look up a component by its name, or by one that it had before.
 
         Raises:
             PluginError: its plugin is broken.
             ConfigError: no such component; names the nearest spelling.
         """
-        found = self._components.get((interface, name))
+        found = self._components.get((interface, name)) or self.renamed(interface, name)
         if found is not None:
             return found
         broken = self.plugins.get(name) or next(
@@ -202,6 +205,10 @@ class Registry:
             )
         known = [c.name for c in self.components(interface)]
         raise ConfigError(f"There is no {interface} '{name}'.{did_you_mean(name, known)}")
+
+    def renamed(self, interface: str, name: str) -> Component | None:
+        """The component that once had this name."""
+        return next((c for c in self.components(interface) if name in c.aliases), None)
 
     def config_dirs(self) -> list[Path]:
         """Config directories that the plugins add to Hydra's search path."""

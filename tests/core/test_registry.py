@@ -132,3 +132,12 @@ def test_estimator_and_solver_must_fit():
     with pytest.raises(ConfigError, match="Solvers that fit: pnp"):
         check_fit(estimator, registry.get("solver", "avg"), registry)
     assert default_solver(estimator, registry).name == "pnp"
+
+
+def test_a_former_name_still_finds_the_component():
+    registry = Registry()
+    registry.add(component("landmarks", aliases=("scr_landmarks",)))
+    assert registry.get("solver", "scr_landmarks").name == "landmarks"
+    assert [c.name for c in registry.components()] == ["landmarks"]
+    with pytest.raises(PluginError, match="lower_snake_case"):
+        component("good", aliases=("Not good",))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from reloc_core.training import ranks
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ def join(device: str) -> Iterator[Processes]:
     Args:
         device: "cpu" or "cuda"; each local process takes a CUDA device of its own.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = ranks.world()
     if device == "cuda":
-        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        own = torch.device("cuda", ranks.local_rank())
         torch.cuda.set_device(own)
     else:
         own = torch.device(device)
