@@ -70,7 +70,9 @@ def test_a_point_is_seen_at_the_same_place_of_the_image(model, quarters):
     """Projecting into the turned camera = projecting into the given one and turning the pixels."""
     camera, turn, world_from_cam = some_camera(model), Turn(quarters), some_pose()
     rng = np.random.default_rng(2)
-    points = np.column_stack([rng.uniform(-0.6, 0.6, (40, 2)), np.ones(40)]) * rng.uniform(1, 3, (40, 1))
+    points = np.column_stack([rng.uniform(-0.6, 0.6, (40, 2)), np.ones(40)]) * rng.uniform(
+        1, 3, (40, 1)
+    )
     world = points @ world_from_cam[:3, :3].T + world_from_cam[:3, 3]
     given = project(camera, points)[0]
     pose = turn.pose(world_from_cam)
@@ -134,7 +136,9 @@ def test_answers_are_turned_back():
         relative = RelativePoses(pose[None], some_pose(1)[None])
         world = pose @ some_pose(1)
         turned = Turn(quarters).evidence(relative, camera)
-        np.testing.assert_allclose(pose @ turned.ref_from_cam[0], Turn(quarters).pose(world), atol=1e-12)
+        np.testing.assert_allclose(
+            pose @ turned.ref_from_cam[0], Turn(quarters).pose(world), atol=1e-12
+        )
 
 
 def test_depth_and_prior_turn_with_the_image():
