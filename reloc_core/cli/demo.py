@@ -52,7 +52,7 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     record.note(
         f"\nLook at {record.path / 'report.html'} in a browser. Try next:\n"
         f"  reloc localize map_dir={map_dir} images=PHOTOS camera.focal=FOCAL_IN_PIXELS\n"
-        "  reloc train experiment=scr_glace/compact dataset=ace dataset.root=DIR map_dir=MAP\n"
+        "  reloc train experiment=landmarks/default dataset=ace dataset.root=DIR map_dir=MAP\n"
         "  reloc train --help"
     )
     return code

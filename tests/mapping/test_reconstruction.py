@@ -23,7 +23,7 @@ def detector():
 
 def test_points_lie_on_the_surfaces(images, detector, tmp_path):
     result = reconstruct(
-        images, evenly(24, 24), detector, start_run(tmp_path / "map", "scr_landmarks"),
+        images, evenly(24, 24), detector, start_run(tmp_path / "map", "landmarks"),
         ReconstructionOptions(keypoints=400),
     )  # fmt: skip
     assert len(result.tracks) > 300
@@ -38,14 +38,14 @@ def test_points_lie_on_the_surfaces(images, detector, tmp_path):
 
 def test_too_few_images_are_refused(images, detector, tmp_path):
     with pytest.raises(DataError, match="1 image; triangulation needs at least 2"):
-        reconstruct(images, np.array([0]), detector, start_run(tmp_path / "map", "scr_landmarks"))
+        reconstruct(images, np.array([0]), detector, start_run(tmp_path / "map", "landmarks"))
 
 
 def test_describing_resumes(images, detector, tmp_path, monkeypatch):
     monkeypatch.setattr("reloc_core.mapping.features.CHECKPOINT_SECONDS", 0.0)
     few = Subset(images, range(6))
     whole = describe(
-        few, np.arange(6), detector, 100, start_run(tmp_path / "a", "scr_landmarks"), batch=2
+        few, np.arange(6), detector, 100, start_run(tmp_path / "a", "landmarks"), batch=2
     )
 
     class Broken(Subset):
@@ -54,7 +54,7 @@ def test_describing_resumes(images, detector, tmp_path, monkeypatch):
                 raise DataError("gone")
             return super().__getitem__(index)
 
-    run = start_run(tmp_path / "b", "scr_landmarks")
+    run = start_run(tmp_path / "b", "landmarks")
     with pytest.raises(DataError, match="gone"):
         describe(Broken(images, range(6)), np.arange(6), detector, 100, run, batch=2)
     assert run.map.has_checkpoint

@@ -1,10 +1,10 @@
-"""`scr_landmarks` passes the suite that third parties' estimators are held to."""
+"""`landmarks` passes the suite that third parties' estimators are held to."""
 
 from reloc_core.testing import EstimatorConformance
 
 
 class TestScrLandmarks(EstimatorConformance):
-    component = "scr_landmarks"
+    component = "landmarks"
     options = {  # noqa: RUF012
         "keypoints": {"resolution": 240, "mapping": 400, "query": 400},
         "decoder": {"iterations": 60},

@@ -1,4 +1,4 @@
-"""The estimator `scr_landmarks`: key points, triangulation, decoder, and mapping end to end."""
+"""The estimator `landmarks`: key points, triangulation, decoder, and mapping end to end."""
 
 import os
 import signal
@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scr_glace.decoder import PositionDecoder, top_k, train_keys
-from scr_glace.landmark_config import DecoderConfig, LandmarkConfig
-from scr_glace.landmarks import LandmarkEstimator, best_observed
-from scr_glace.pairs import choose_pairs
-from scr_glace.tracks import Landmarks, Observations, build_landmarks, triangulate
+from landmarks.config import DecoderConfig, LandmarkConfig
+from landmarks.decoder import PositionDecoder, top_k, train_keys
+from landmarks.estimator import LandmarkEstimator, best_observed
 
 from reloc_core.cli.main import main
 from reloc_core.datasets.config import SyntheticConfig
@@ -24,6 +22,7 @@ from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.geometry import lift, transform
 from reloc_core.interfaces import Runtime
+from reloc_core.mapping import Tracks
 from reloc_core.maps import Map
 from reloc_core.testing import start_run
 
@@ -63,106 +62,14 @@ def test_blank_image_has_no_keypoints():
     assert len(KeypointDetector(240).detect([np.full((240, 320, 3), 128, np.uint8)], 100)[0]) == 0
 
 
-# -------------------------------------------------------------------------------- triangulation
-
-
-def cameras_and_points(seed=0, images=8, points=40, noise=0.0):
-    """Rays from cameras on a circle to points around the origin; exact unless `noise` radians."""
-    rng = np.random.default_rng(seed)
-    truth = rng.uniform(-0.5, 0.5, (points, 3))
-    angle = np.linspace(0, 1.2, images)
-    centers = 3 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], 1)
-    rays = truth[None] - centers[:, None]
-    rays += noise * 3 * rng.standard_normal(rays.shape)
-    rays /= np.linalg.norm(rays, axis=2, keepdims=True)
-    return Observations(points, rays.reshape(-1, 3), centers, focal=500.0), truth
-
-
-def all_matches(observations, images):
-    """Every key point with its counterpart in every other image."""
-    first, second = [], []
-    k = np.arange(observations.count)
-    for i in range(images):
-        for j in range(i + 1, images):
-            first.append(i * observations.count + k)
-            second.append(j * observations.count + k)
-    return np.concatenate(first), np.concatenate(second)
-
-
-def test_triangulation_is_exact_without_noise():
-    observations, truth = cameras_and_points()
-    numbers = np.arange(len(observations.rays))
-    found = triangulate(observations, numbers, numbers % observations.count, len(truth))
-    np.testing.assert_allclose(found, truth, atol=1e-6)
-
-
-def test_triangulation_resists_wrong_rays():
-    observations, truth = cameras_and_points()
-    numbers = np.arange(len(observations.rays))
-    labels = numbers % observations.count
-    # Two of eight rays of every point belong to another point.
-    labels = np.where(numbers // observations.count >= 6, (labels + 1) % len(truth), labels)
-    found = triangulate(observations, numbers, labels, len(truth))
-    error = np.linalg.norm(found - truth, axis=1)
-    assert np.median(error) < 2e-3
-
-
-def test_landmarks_from_matches_with_outliers():
-    images = 8
-    observations, truth = cameras_and_points(images=images, noise=0.5 / 500)
-    first, second = all_matches(observations, images)
-    rng = np.random.default_rng(1)
-    wrong = rng.random(len(first)) < 0.2
-    second = second.copy()
-    second[wrong] = rng.integers(0, len(observations.rays), wrong.sum())
-    landmarks = build_landmarks(observations, first, second, 3, 3.0, 2.0)
-    # Each landmark is one true point, and nearly all of them are found, once.
-    distance = np.linalg.norm(landmarks.points[:, None] - truth, axis=2)
-    assert (distance.min(1) < 0.02).all()
-    assert len(np.unique(distance.argmin(1))) == len(landmarks.points) >= 0.9 * len(truth)
-    owner = distance.argmin(1)[landmarks.labels]
-    assert (landmarks.observers % observations.count == owner).mean() > 0.98
-    # At most one observation per image.
-    pairs = landmarks.labels * images + landmarks.observers // observations.count
-    assert len(np.unique(pairs)) == len(pairs)
-
-
-def test_parallax_is_required():
-    # Eight cameras within a centimetre see points three metres away under 0.2 degrees.
-    wide, truth = cameras_and_points()
-    centers = wide.centers[:1] + 0.003 * (wide.centers - wide.centers[:1])
-    rays = truth[None] - centers[:, None]
-    rays /= np.linalg.norm(rays, axis=2, keepdims=True)
-    narrow = Observations(wide.count, rays.reshape(-1, 3), centers, 500.0)
-    matches = all_matches(narrow, 8)
-    assert len(build_landmarks(narrow, *matches, 3, 3.0, 2.0).points) == 0
-    assert len(build_landmarks(narrow, *matches, 3, 3.0, 0.01).points) > 0
-
-
-def test_no_matches_give_no_landmarks():
-    observations, _ = cameras_and_points()
-    none = np.zeros(0, np.int64)
-    assert len(build_landmarks(observations, none, none, 3, 3.0, 2.0).points) == 0
-
-
 def test_every_image_keeps_its_landmarks():
     # Image 0 sees twenty landmarks often; image 9 sees only the two rarest.
     labels = np.concatenate([np.repeat(np.arange(20), 5), np.repeat([20, 21], 3)])
     images = np.concatenate([np.tile(np.arange(5), 20), np.tile([7, 8, 9], 2)])
-    landmarks = Landmarks(np.zeros((22, 3)), images * 100, labels, np.ones(22))
-    kept = best_observed(landmarks, 100, 10)
+    tracks = Tracks(np.zeros((22, 3)), np.zeros((22, 3, 3)), np.arange(106), labels, np.ones(106))
+    kept = best_observed(tracks, images, 10)
     assert len(kept) == 10
     assert {20, 21} <= set(kept.tolist())
-
-
-def test_pairs_are_similar_and_face_the_same_way():
-    poses = np.tile(np.eye(4), (12, 1, 1))
-    poses[:, 0, 3] = np.arange(12) * 0.1
-    poses[6:, :3, :3] = np.diag([-1.0, 1, -1])  # half of the cameras look the other way
-    pairs = choose_pairs(poses, F.normalize(torch.ones(12, 4), dim=1), 2, 3, 50.0)
-    assert len(pairs)
-    assert ((pairs[:, 0] < 6) == (pairs[:, 1] < 6)).all()
-    assert (pairs[:, 0] < pairs[:, 1]).all()
 
 
 # -------------------------------------------------------------------------------------- decoder
@@ -240,7 +147,7 @@ def small_config(**decoder):
 @pytest.fixture(scope="module")
 def fitted(room, tmp_path_factory):
     path = tmp_path_factory.mktemp("maps") / "map"
-    run = start_run(path, "scr_landmarks")
+    run = start_run(path, "landmarks")
     estimator = LandmarkEstimator(small_config())
     estimator.fit(room, run)
     run.map.finish()
@@ -295,7 +202,7 @@ def test_bad_queries_raise_nothing(fitted, room):
 def test_useless_data_is_explained(tmp_path):
     few = SyntheticDataset(SyntheticConfig(width=160, height=120, train_frames=2, test_frames=1))
     with pytest.raises(DataError, match="at least 3"):
-        LandmarkEstimator(small_config()).fit(few, start_run(tmp_path / "few", "scr_landmarks"))
+        LandmarkEstimator(small_config()).fit(few, start_run(tmp_path / "few", "landmarks"))
 
 
 @pytest.mark.parametrize(
@@ -312,14 +219,14 @@ def test_nonsense_options_are_refused(section, option, value):
 def test_kill_and_resume_gives_the_same_map(tmp_path):
     """A training process killed at an arbitrary moment, then the same command again."""
     command = [
-        "train", "estimator=scr_landmarks", "dataset=synthetic", "dataset.width=320",
+        "train", "estimator=landmarks", "dataset=synthetic", "dataset.width=320",
         "dataset.height=240", "dataset.train_frames=24", "estimator.keypoints.resolution=240",
         "estimator.keypoints.mapping=300", "estimator.decoder.iterations=20",
     ]  # fmt: skip
     script = textwrap.dedent("""
         import sys
-        import scr_glace.landmarks as m
-        m._CHECKPOINT_SECONDS = 0.0
+        import reloc_core.mapping.features as m
+        m.CHECKPOINT_SECONDS = 0.0
         from reloc_core.cli.main import main
         sys.exit(main(sys.argv[1:]))
     """)

@@ -1,4 +1,4 @@
-"""Typed configuration of the estimator `scr_landmarks`. Imports no PyTorch."""
+"""Typed configuration of the estimator `landmarks`. Imports no PyTorch."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scr_glace.landmark_config import DecoderConfig
-from scr_glace.randomness import Stream, torch_rng
+from landmarks.config import DecoderConfig
+from reloc_core.training.streams import torch_rng
 
 _GROUP = 32
 _ROWS = 128
@@ -114,7 +114,7 @@ def train_keys(
         optimizer.param_groups[0]["lr"] = (
             config.learning_rate * warm * (1 - step / config.iterations)
         )
-        rng = torch_rng(seed, Stream.BATCH_ORDER, step)
+        rng = torch_rng(seed, "landmark keys", step)
         batch = torch.randint(len(labels), (config.batch_size,), generator=rng)
         others = torch.randint(len(keys), (config.negatives,), generator=rng)
         present, target = torch.unique(torch.cat([labels[batch], others]), return_inverse=True)
