@@ -141,6 +141,17 @@ def nearest_rotation(rotation: FloatArray) -> Float64Array:
     return np.asarray(u @ vt)
 
 
+def orthonormalized(pose: FloatArray) -> Float64Array:
+    """Rigid transforms (..., 4, 4) in float64 whose rotations are exact ones.
+
+    Every pose that leaves a pipeline is one: regressed and rendered rotations are often of single
+    precision, with determinants off by 1e-6.
+    """
+    result = np.array(pose, np.float64)
+    result[..., :3, :3] = nearest_rotation(result[..., :3, :3])
+    return result
+
+
 def _distort(camera: Camera, x: Float64Array, y: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Apply the model's distortion to normalised coordinates."""
     k = camera.distortion
@@ -235,4 +246,32 @@ def unproject(camera: Camera, pixels: FloatArray, iterations: int = 20) -> Float
 def lift(camera: Camera, pixels: FloatArray, depth: FloatArray) -> Float64Array:
     """Camera-frame points (..., 3) of pixels (..., 2) with depth (...) along the optical axis."""
     result: Float64Array = unproject(camera, pixels) * np.asarray(depth, np.float64)[..., None]
+    return result
+
+
+def pose_plus(world_from_cam: FloatArray, tangent: FloatArray) -> Float64Array:
+    """The pose (4, 4) that lies xi = (w, v) away: R Exp(w), t + R v.
+
+    Its rotation is one to the last digit: in a loop of products the rounding errors would grow.
+    """
+    pose, xi = np.asarray(world_from_cam, np.float64), np.asarray(tangent, np.float64)
+    result: Float64Array = pose.copy()
+    result[:3, :3] = nearest_rotation(pose[:3, :3] @ so3_exp(xi[:3]))
+    result[:3, 3] += pose[:3, :3] @ xi[3:]
+    return result
+
+
+def pose_minus(world_from_there: FloatArray, world_from_cam: FloatArray) -> Float64Array:
+    """The tangent xi (6,) at the second pose that leads to the first one."""
+    there = inverse(world_from_cam) @ np.asarray(world_from_there, np.float64)
+    return np.concatenate([so3_log(there[:3, :3]), there[:3, 3]])
+
+
+def adjoint(motion: FloatArray) -> Float64Array:
+    """(6, 6) that takes the tangent of a pose T to the one of T @ motion."""
+    pose = np.asarray(motion, np.float64)
+    back = pose[:3, :3].T
+    result = np.zeros((6, 6))
+    result[:3, :3] = result[3:, 3:] = back
+    result[3:, :3] = -back @ skew(pose[:3, 3])
     return result

@@ -6,18 +6,18 @@ Positions are kept in double precision: coordinates such as UTM's have millions 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from reloc_core.errors import InputError, MapError
-from reloc_core.geometry import nearest_rotation
 from reloc_core.maps import Map, MapWriter
 from reloc_core.types import Camera, Float64Array, Frame
 
-_NAME = "frames"
+FRAMES = "frames"
+"""Name of the file in a map."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class MappedFrames:
     """The frames that a map was built from.
 
     Attributes:
-        world_from_cam: (N, 4, 4) float64.
+        world_from_cam: (N, 4, 4).
         cameras: (N,) their intrinsics; empty for maps that do not know them.
     """
 
@@ -33,36 +33,37 @@ class MappedFrames:
     cameras: tuple[Camera, ...] = ()
 
 
-def save_mapped_frames(writer: MapWriter, frames: Sequence[Frame]) -> None:
-    """Write the posed frames among `frames` into a map."""
+def save_mapped_frames(
+    writer: MapWriter, frames: Sequence[Frame], details: Mapping[str, Any] | None = None
+) -> None:
+    """Write the posed frames among `frames`, and details of the map that go with them, into a map."""
     posed = [(f.world_from_cam, f.camera) for f in frames if f.world_from_cam is not None]
     poses = np.array([pose for pose, _ in posed], np.float64).reshape(-1, 4, 4)
     cameras = list(dict.fromkeys(camera for _, camera in posed))
     number = {camera: i for i, camera in enumerate(cameras)}
     writer.save(
-        _NAME,
+        FRAMES,
         {
-            "rotation": poses[:, :3, :3].astype(np.float32),
-            "position": np.ascontiguousarray(poses[:, :3, 3]),
+            "world_from_cam": np.ascontiguousarray(poses[:, :3]),
             "camera": np.array([number[camera] for _, camera in posed], np.int32),
         },
-        {"cameras": [asdict(camera) for camera in cameras]},
+        {
+            "cameras": [asdict(camera) for camera in cameras],
+            "details": dict(details or {}),
+        },
     )
 
 
 def mapped_frames(scene_map: Map) -> MappedFrames:
     """The frames that a map was built from; none for maps that do not keep them."""
     try:
-        tensors, metadata = scene_map.tensors(_NAME, "np")
-        if "position" not in tensors:  # written by earlier versions
-            poses = np.tile(np.eye(4), (len(tensors["world_from_cam"]), 1, 1))
-            poses[:, :3] = tensors["world_from_cam"]
-            return MappedFrames(poses)
-        poses = np.tile(np.eye(4), (len(tensors["position"]), 1, 1))
-        poses[:, :3, :3] = nearest_rotation(tensors["rotation"].astype(np.float64))
-        poses[:, :3, 3] = tensors["position"]
-        cameras = [camera_from_dict(entry) for entry in metadata["cameras"]]
-        return MappedFrames(poses, tuple(cameras[i] for i in tensors["camera"]))
+        tensors, metadata = scene_map.tensors(FRAMES, "np")
+        poses = np.tile(np.eye(4), (len(tensors["world_from_cam"]), 1, 1))
+        poses[:, :3] = tensors["world_from_cam"]
+        cameras = [camera_from_dict(entry) for entry in metadata.get("cameras", ())]
+        # Maps of earlier versions know no cameras.
+        numbers = tensors["camera"] if cameras else ()
+        return MappedFrames(poses, tuple(cameras[i] for i in numbers))
     except (MapError, InputError, KeyError, TypeError, ValueError, IndexError):
         return MappedFrames(np.zeros((0, 4, 4)))
 

@@ -163,25 +163,28 @@ def upright(query: Query) -> tuple[Query, Turn]:
 
 
 def in_any_orientation(
-    query: Query, localize: Callable[[Query], tuple[Outcome, Localization]]
+    query: Query,
+    first: tuple[Outcome, Localization],
+    localize: Callable[[Query], tuple[Outcome, Localization]],
 ) -> tuple[Outcome, Localization, Turn]:
-    """Localize a query as it is, and where that fails in the three other orientations.
+    """Try the three other orientations of a query that was not localized as it is.
 
     Args:
         query: without a sequence: trying would disturb the state of methods that have one.
+        first: what `localize` gave for it.
         localize: gives something and the localization of a query.
 
     Returns:
         what `localize` gave for the best-scored orientation that was localized, or else for the query
         as it is, and the turn that undoes that orientation.
     """
-    outcome, found = localize(query)
-    best = (outcome, found, Turn(0))
-    if found.localized:
+    best = (*first, Turn(0))
+    if first[1].localized:
         return best
+    score = -1.0
     for quarters in (1, 3, 2):
         turn = Turn(quarters)
         outcome, found = localize(turn.query(query))
-        if found.localized and (not best[1].localized or found.score > best[1].score):
-            best = (outcome, found, turn.inverse)
+        if found.localized and found.score > score:
+            best, score = (outcome, found, turn.inverse), found.score
     return best

@@ -223,7 +223,7 @@ def _cameras_bin(path: Path) -> dict[int, _Entry]:
 
 
 def _images_bin(path: Path) -> list[tuple[str, int, tuple[float, ...]]]:
-    rows = []
+    rows, size = [], path.stat().st_size
     with _open(path) as file:
         for _ in range(_count(file, path)):
             _, *pose, camera = _IMAGE.unpack(_take(file, _IMAGE.size, path))
@@ -237,12 +237,14 @@ def _images_bin(path: Path) -> list[tuple[str, int, tuple[float, ...]]]:
             name += chunk[: chunk.index(b"\0")]
             file.seek(start + len(name) + 1)
             (points,) = struct.unpack("<Q", _take(file, 8, path))
+            if points > size // 24:
+                raise DataError(f"{path} is truncated or damaged.")
             file.seek(24 * points, os.SEEK_CUR)
             try:
                 rows.append((name.decode("utf-8"), camera, tuple(pose)))
             except UnicodeDecodeError:
                 raise DataError(f"{path}: an image name is no UTF-8 text.") from None
-        if file.tell() > path.stat().st_size:
+        if file.tell() > size:
             raise DataError(f"{path} is truncated or damaged.")
     return rows
 

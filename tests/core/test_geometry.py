@@ -97,3 +97,22 @@ def test_nearest_rotation_removes_noise():
     fixed = geo.nearest_rotation(noisy)
     np.testing.assert_allclose(np.linalg.det(fixed), 1, atol=1e-12)
     assert geo.rotation_angle_deg(fixed, truth).max() < 0.3
+
+
+def test_pose_plus_and_minus_are_inverse():
+    rng = np.random.default_rng(1)
+    a, step = geo.pose_plus(np.eye(4), rng.normal(0, 0.5, 6)), rng.normal(0, 0.5, 6)
+    np.testing.assert_allclose(geo.pose_minus(geo.pose_plus(a, step), a), step, atol=1e-12)
+
+
+def test_adjoint_by_finite_differences():
+    rng, h = np.random.default_rng(2), 1e-6
+    start, motion = (geo.pose_plus(np.eye(4), rng.normal(0, 0.5, 6)) for _ in range(2))
+    numeric = np.stack(
+        [
+            geo.pose_minus(geo.pose_plus(start, h * e) @ motion, start @ motion) / h
+            for e in np.eye(6)
+        ],
+        1,
+    )
+    np.testing.assert_allclose(geo.adjoint(motion), numeric, atol=1e-5)

@@ -167,15 +167,14 @@ def test_any_orientation_takes_the_one_that_works():
         )
         return None, found
 
-    _, found, undo = in_any_orientation(query, localize)
+    _, found, undo = in_any_orientation(query, localize(query), localize)
     assert found.localized
     assert len(seen) == 4
     np.testing.assert_allclose(
         undo.localization(found).world_from_cam, Turn(3).pose(some_pose()), atol=1e-12
     )
-    _, found, undo = in_any_orientation(
-        query, lambda given: (None, Localization.failure(f"{given.image.shape}"))
-    )
+    fail = lambda given: (None, Localization.failure(f"{given.image.shape}"))  # noqa: E731
+    _, found, undo = in_any_orientation(query, fail(query), fail)
     assert not found.localized
     assert found.reason == "(48, 64, 3)"
     assert undo == Turn(0)
