@@ -14,6 +14,7 @@ import numpy as np
 
 from nefes_refine.config import ViewConfig
 from reloc_core.geometry import project
+from reloc_core.mapping.views import working_scale
 from reloc_core.types import Camera, DepthArray, FloatArray, ImageArray, Query
 
 
@@ -45,8 +46,8 @@ class View:
 
 def working_size(camera: Camera, resolution: int) -> tuple[int, int]:
     """(width, height) of the image whose shorter side is `resolution`."""
-    scale = resolution / min(camera.width, camera.height)
-    return round(camera.width * scale), round(camera.height * scale)
+    scale = working_scale(camera.width, camera.height, resolution)
+    return max(round(camera.width * scale), 1), max(round(camera.height * scale), 1)
 
 
 def cell_camera(camera: Camera, stride: int) -> Camera:
