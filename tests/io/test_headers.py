@@ -109,7 +109,9 @@ def test_huge_images_are_refused_before_they_take_memory(tmp_path):
 
 
 def many_scans(scans, side=1000):
-    data = encoded("JPEG", (side, side), mode="L", progressive=True, quality=50)
+    file = io.BytesIO()
+    PIL.new("L", (side, side), 128).save(file, "JPEG", progressive=True, quality=50)
+    data = file.getvalue()
     last = data[data.rfind(b"\xff\xda") : -2]
     return data[:-2] + last * scans + b"\xff\xd9"
 
@@ -144,12 +146,3 @@ def test_12_bits_in_16_are_refused(tmp_path):
         else:
             with pytest.raises(DataError, match=r"16 bits but no value above \d+"):
                 read_image(tmp_path / "a.png")
-
-
-def test_a_header_that_lies(tmp_path):
-    data = bytearray(encoded("BMP", (64, 48)))
-    struct.pack_into("<ii", data, 18, 60, 48)
-    with pytest.raises(DataError):
-        image = decode_image(bytes(data))
-        assert image.shape == (48, 60, 3)
-        raise DataError("read as it says")
