@@ -55,10 +55,11 @@ def report_results(
             notes=dataset.notes,
             mapped=list(mapped_frames(pipeline.map).world_from_cam) if pipeline.map else [],
             map_bytes=pipeline.map.bytes if pipeline.map else None,
+            depth=evaluation.depth,
         )
         write_report(run.path / REPORT_FILE, results, info, explainer(pipeline, dataset))
     title = f"{pipeline.method} on {dataset.name}"
-    console.print(summary_table(results, title=title, unit=dataset.unit))
+    console.print(summary_table(results, title=title, unit=dataset.unit, depth=evaluation.depth))
     return result
 
 

@@ -103,6 +103,15 @@ class FileDataset(Dataset):
             with contextlib.suppress(OSError):
                 yield self._images[index].read_bytes()
 
+    def model_points(self) -> Float64Array:
+        """(N, 3) points of the model that the poses come from; none where there is no such model.
+
+        Raises:
+            DataError: they cannot be read.
+            RelocError: a package for it is missing.
+        """
+        return np.zeros((0, 3))
+
     @property
     def unit(self) -> str:
         """Unit of translations."""

@@ -13,10 +13,10 @@ from reloc_core.datasets.base import FileDataset, fitted_camera, held_out, selec
 from reloc_core.datasets.config import ColmapConfig
 from reloc_core.datasets.sequences import find_sequences
 from reloc_core.errors import ConfigError, DataError
-from reloc_core.io.colmap import find_models, read_model
+from reloc_core.io.colmap import find_models, read_model, read_points
 from reloc_core.io.files import is_file, read_text
 from reloc_core.io.headers import read_header
-from reloc_core.types import Frame
+from reloc_core.types import Float64Array, Frame
 
 TEST_LIST = "list_test.txt"
 
@@ -79,6 +79,11 @@ class ColmapDataset(FileDataset):
         frames, order = find_sequences(frames, files, config.sequence, title)
         files = [files[i] for i in order]
         super().__init__(title, frames, files, None, notes, config.unit, config.undistort)
+        self._model = model.path
+
+    def model_points(self) -> Float64Array:
+        """(N, 3) points of the sparse model."""
+        return read_points(self._model)[0]
 
 
 def _split(config: ColmapConfig, root: Path, names: Sequence[str], notes: list[str]) -> list[int]:
