@@ -3,6 +3,7 @@
 An answer or a `RelocError`, nothing else, within bounds of time and memory.
 """
 
+import copy
 import json
 import resource
 import struct
@@ -90,7 +91,7 @@ def mutated_json(value, rng):
                 holder = holder[key]
                 continue
             kind = rng.integers(0, 4)
-            odd = _ODD[int(rng.integers(len(_ODD)))]
+            odd = copy.deepcopy(_ODD[int(rng.integers(len(_ODD)))])
             if kind == 0 and isinstance(holder, dict):
                 del holder[key]
             elif kind == 1:

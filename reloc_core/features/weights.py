@@ -51,8 +51,9 @@ def read_state_dict(path: Path | str, what: str) -> dict[str, Tensor]:
         raise MapError(
             f"{path} is no readable {what}; it may be truncated. Get it again."
         ) from error
-    if isinstance(content, Mapping) and "model_state_dict" in content:
-        content = content["model_state_dict"]
+    for wrapper in ("model_state_dict", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
     if not isinstance(content, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
     ):
