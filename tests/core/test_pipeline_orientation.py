@@ -41,7 +41,10 @@ class Known:
     def solve_batch(self, evidence, cameras, runtime):
         return [
             Localization(
-                Status.LOCALIZED, world_from_cam=np.eye(4), covariance=np.diag(np.arange(1.0, 7)), score=0.5
+                Status.LOCALIZED,
+                world_from_cam=np.eye(4),
+                covariance=np.diag(np.arange(1.0, 7)),
+                score=0.5,
             )
             if len(e.points2d)
             else Localization.failure(e.reason)
