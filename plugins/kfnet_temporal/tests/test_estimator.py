@@ -164,8 +164,16 @@ def test_pictures_show_the_last_step(loaded, film):
 def test_data_that_cannot_be_learned_from(tmp_path, film, start_run):
     still = film(12)
     still._frames = [replace(f, sequence=None) for f in still._frames]
-    with pytest.raises(DataError, match="no consecutive frames"):
+    with pytest.raises(DataError, match=r"no consecutive frames.*dataset\.sequence=order"):
         TemporalEstimator(small_config()).fit(still, start_run(tmp_path / "a", still))
+
+
+def test_a_folder_whose_order_is_a_video_has_stretches(film):
+    """As `dataset.sequence=order` reads it: one sequence, no time stamps."""
+    ordered = film(12)
+    ordered._frames = [replace(f, sequence="all", timestamp=None) for f in ordered._frames]
+    stretches = choose_stretches(ordered, 8, 2, 0.5)
+    assert [len(s) for s in stretches] == [4, 4]
 
 
 def test_stretches_never_cross_a_gap(film):
