@@ -47,10 +47,10 @@ def choose_stretches(dataset: Dataset, frames: int, count: int, max_gap: float) 
     if not runs:
         raise DataError(
             f"{dataset.name} has no consecutive frames: no two images belong to one sequence within "
-            f"{max_gap} s (estimator.filter.max_gap). kfnet_temporal learns from video. Images in the order "
-            "of a video become one with dataset.sequence=order (or name, or exif); folders in the ACE layout "
-            "tell sequences by names like SEQUENCE-frame-NUMBER. Photographs that are no video need another "
-            "estimator: 'reloc plugin list' shows them, for example estimator=landmarks."
+            f"{max_gap} s (estimator.filter.max_gap). kfnet_temporal learns from video. Images in the "
+            "order of a video become one with dataset.sequence=order (or name, or exif); folders in the "
+            "ACE layout tell sequences by names like SEQUENCE-frame-NUMBER. Photographs that are no video "
+            "need another estimator, such as estimator=landmarks; 'reloc plugin list' shows all."
         )
     length = max(2, frames // count)
     pieces = [
