@@ -35,6 +35,8 @@ CAMERA_MODELS: Mapping[str, tuple[str, ...]] = {
     "SIMPLE_RADIAL": ("f", "cx", "cy", "k1"),
     "RADIAL": ("f", "cx", "cy", "k1", "k2"),
     "OPENCV": ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2"),
+    "SIMPLE_RADIAL_FISHEYE": ("f", "cx", "cy", "k1"),
+    "RADIAL_FISHEYE": ("f", "cx", "cy", "k1", "k2"),
     "OPENCV_FISHEYE": ("fx", "fy", "cx", "cy", "k1", "k2", "k3", "k4"),
     "FULL_OPENCV": (
         "fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6",
@@ -128,8 +130,13 @@ class Camera:
 
     @property
     def is_pinhole(self) -> bool:
-        """Whether no distortion coefficient differs from zero."""
-        return self.model != "OPENCV_FISHEYE" and not any(self.distortion)
+        """Whether points project as through a pinhole: no fisheye, and no distortion that is not zero."""
+        return not self.is_fisheye and not any(self.distortion)
+
+    @property
+    def is_fisheye(self) -> bool:
+        """Whether the model maps the angle off the axis, not its tangent, to the image."""
+        return self.model.endswith("_FISHEYE")
 
     @property
     def matrix(self) -> Float64Array:
@@ -156,9 +163,9 @@ class Camera:
             focal = self.fx * math.sqrt(sx * sy)
             return Camera(self.model, width, height, (focal, cx, cy, *self.distortion))
         k = (*self.distortion, 0.0, 0.0)[:2]
-        if any(k):
+        if any(k) or self.is_fisheye:
             return Camera(
-                "OPENCV", width, height, (self.fx * sx, self.fy * sy, cx, cy, *k, 0.0, 0.0)
+                "OPENCV_FISHEYE" if self.is_fisheye else "OPENCV", width, height, (self.fx * sx, self.fy * sy, cx, cy, *k, 0.0, 0.0)
             )
         return Camera("PINHOLE", width, height, (self.fx * sx, self.fy * sy, cx, cy))
 
@@ -372,6 +379,7 @@ class Localization:
         seconds: wall time by stage name.
         stages: pose after each stage that produced one, in order: (stage name, (4, 4)).
         camera: the intrinsics where they were estimated with the pose; None where the query's hold.
+        signals: what the solver knows about the worth of the pose beside the score, as `Evidence.signals`.
     """
 
     status: Status
@@ -384,6 +392,7 @@ class Localization:
     seconds: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[tuple[str, Float64Array], ...] = ()
     camera: Camera | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status is Status.LOCALIZED:
