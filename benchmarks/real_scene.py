@@ -1,6 +1,6 @@
 """Map and localize the real scene with the commands of the README; print and save the table.
 
-    python benchmarks/real_scene.py --data DIR [--experiment scr_glace/compact] [--protocol easy hard]
+    python benchmarks/real_scene.py --data DIR [--experiment landmarks/default] [--protocol easy hard]
 
 Protocols on `redkitchen_seq01`: "easy" maps all training frames, "hard" only frames 0-199. Both are
 measured on the same test frames, which no training or tuning has seen.
@@ -24,7 +24,7 @@ SCENE = "redkitchen_seq01"
 PROTOCOLS = {"easy": [], "hard": ["dataset.frames=0:200"]}
 # What a map of this scene must reach, from the project's goals for two CPU cores.
 GOALS = {
-    "scr_glace/compact": {"mapping s": 180, "map MB": 10, "peak MB": 4000, "median cm": 1.0,
+    "landmarks/default": {"mapping s": 180, "map MB": 10, "peak MB": 4000, "median cm": 1.0,
                           "median deg": 0.35, "5cm/5deg %": 99, "query ms": 80},
     "gsplat_loc/compact": {"mapping s": 720, "peak MB": 6000, "median cm": 1.2, "median deg": 0.4,
                            "5cm/5deg %": 95, "coarse cm": 3.0, "coarse deg": 0.8, "psnr dB": 21},
@@ -78,8 +78,8 @@ def field_quality(root: Path, map_dir: Path, out: Path) -> dict[str, float]:
     """Of a field of Gaussians: the pose without its refiner, and how well it renders test images."""
     import numpy as np
     from gsplat_loc.estimator import rendered_psnr
-    from gsplat_loc.fieldmap import load_field
-    from gsplat_loc.views import Views
+    from gsplat_loc.field.fieldmap import load_field
+    from gsplat_loc.mapping.views import Views
 
     from reloc_core.datasets.ace import AceDataset
     from reloc_core.datasets.config import AceConfig
@@ -104,7 +104,7 @@ def field_quality(root: Path, map_dir: Path, out: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the scenes")
-    parser.add_argument("--experiment", nargs="+", default=["scr_glace/compact"])
+    parser.add_argument("--experiment", nargs="+", default=["landmarks/default"])
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--json", type=Path, help="save the rows here")

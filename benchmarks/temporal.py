@@ -1,10 +1,12 @@
-"""The filter against its own per-frame measurement, clean and under stress, in the same run.
+"""What filtering over time is worth: poses of single frames and filtered ones, clean and under stress.
 
     python benchmarks/temporal.py --map MAP --root DIR [--setting clean blur ...] [--json FILE]
 
-MAP is a map of kfnet_temporal. Both sides see the same pictures; the measurement's pose comes from its
-own evidence through the same solver. Stress settings, all reproducible; frames 20 to 29 of every 50 are
-degraded:
+MAP is a map of any estimator: its own poses ("frame") beside those of the refiner `pose_filter`. For a map
+of kfnet_temporal the rows are: its measurement alone, with the filter over the cells, with the filter over
+the poses, and both. All see the same pictures and the same solver.
+
+Stress settings, all reproducible; frames 20 to 29 of every 50 are degraded:
 
   blur       by a Gaussian of 24 px
   occlusion  a third of the width is covered by a texture that does not move
@@ -24,8 +26,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,15 +33,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import yaml
+from kfnet_temporal.common.labels import labels_at
 from kfnet_temporal.estimator import TemporalEstimator
-from kfnet_temporal.labels import labels_at
 
+from reloc_core.config import typed_config
 from reloc_core.datasets.ace import AceDataset
 from reloc_core.datasets.config import AceConfig
 from reloc_core.evaluation.metrics import NEES_95, nees
 from reloc_core.geometry import rotation_angle_deg
 from reloc_core.interfaces import Dataset, Runtime
+from reloc_core.maps import Map
 from reloc_core.pipeline import Pipeline
+from reloc_core.refiners.pose_filter import PoseFilter
+from reloc_core.registry import default_registry
 from reloc_core.types import Localization, Query
 
 PERIOD, FIRST, LENGTH = 50, 20, 10
@@ -137,72 +142,115 @@ def normalised_error(found: Localization, query: Query) -> float:
     return nees(found.world_from_cam, found.covariance, query.world_from_cam)
 
 
-def coordinate_errors(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    error = np.linalg.norm(points - labels, axis=1)
-    return error[np.isfinite(error)]
+class Sides:
+    """Localizes every query in all ways that are compared.
+
+    Args:
+        pipeline: of a map, without the pose filter.
+        options: of the pose filter.
+    """
+
+    def __init__(self, pipeline: Pipeline, options: dict[str, str]) -> None:
+        self.pipeline = pipeline
+        estimator = pipeline.estimator
+        self.temporal = estimator if isinstance(estimator, TemporalEstimator) else None
+        self.names = ("measurement", "cells") if self.temporal else ("frame",)
+        config = typed_config(default_registry().get("refiner", "pose_filter"), {}, options)
+        self.filters = {name: PoseFilter(config) for name in self.names}
+
+    def start(self) -> None:
+        self.pipeline.start_sequence()
+        for tracker in self.filters.values():
+            tracker.start_sequence()
+
+    def localize(self, query: Query) -> dict[str, Localization]:
+        """Poses by the name of the side."""
+        seen, found = query.without_ground_truth(), {}
+        if self.temporal is None:
+            found["frame"] = self.pipeline.localize_with_evidence(seen)
+        else:
+            measured = self.temporal.measurement.estimate(seen)
+            for name, evidence in (
+                ("measurement", measured),
+                ("cells", self.temporal.filtered(seen, measured)),
+            ):
+                solver, runtime = self.pipeline.solver, self.pipeline.runtime
+                found[name] = evidence, solver.solve(evidence, query.camera, runtime)
+        result = {name: pose for name, (_, pose) in found.items()}
+        for name, (evidence, pose) in found.items():
+            result[f"{name} + pose filter"] = self.filters[name].refine(seen, pose, evidence)
+        return result
 
 
-def measure(pipeline: Pipeline, dataset: Dataset, stress: Stress) -> dict[str, float]:
-    """One row of the table."""
-    estimator = pipeline.estimator
-    assert isinstance(estimator, TemporalEstimator)
-    poses: dict[str, list[tuple[float, float]]] = {"measured": [], "filtered": []}
-    errors: dict[str, list[np.ndarray]] = {"measured": [], "filtered": []}
-    normalised: dict[str, list[float]] = {"measured": [], "filtered": []}
-    nis, seconds, bad, cuts, memory = [], [], [], [], []
+def cell_errors(estimator: TemporalEstimator, query: Query) -> dict[str, np.ndarray]:
+    """Metres; of the measured and of the filtered scene coordinates of the last frame."""
+    assert estimator.shown is not None
+    step, pixels = estimator.shown[1], estimator._grid(query).pixels
+    labels, errors = labels_at(query, pixels), {}
+    for name, state in (("measurement", step.measured), ("cells", step.posterior)):
+        known = state.known.flatten().numpy()
+        points = state.mean.flatten(1).T.numpy()[known] + estimator.origin
+        error = np.linalg.norm(points - labels[known], axis=1)
+        errors[name] = error[np.isfinite(error)]
+    return errors
+
+
+def measure(sides: Sides, dataset: Dataset, stress: Stress) -> dict[str, dict[str, float]]:
+    """A row per side."""
+    poses: dict[str, list[tuple[float, float]]] = {}
+    normalised: dict[str, list[float]] = {}
+    cells: dict[str, list[np.ndarray]] = {"measurement": [], "cells": []}
+    nis, bad, cuts = [], [], []
     previous = None
     for query, degraded, cut in frames(dataset, stress):
         if previous is None or query.sequence != previous:
-            estimator.start_sequence()
+            sides.start()
         previous = query.sequence
-        begin = time.perf_counter()
-        evidence = estimator.measurement.estimate(query)
-        measured_at = time.perf_counter()
-        found = pipeline.solver.solve(evidence, query.camera, pipeline.runtime)
-        resumed = time.perf_counter()
-        filtered = estimator.filtered(query, evidence)
-        pose = pipeline.solver.solve(filtered, query.camera, pipeline.runtime)
-        seconds.append(measured_at - begin + time.perf_counter() - resumed)
-        assert estimator.shown is not None
-        step = estimator.shown[1]
-        nis.append(step.accepted_nis().numpy())
-        poses["measured"].append(pose_error(found, query))
-        poses["filtered"].append(pose_error(pose, query))
-        normalised["measured"].append(normalised_error(found, query))
-        normalised["filtered"].append(normalised_error(pose, query))
+        for name, found in sides.localize(query).items():
+            poses.setdefault(name, []).append(pose_error(found, query))
+            normalised.setdefault(name, []).append(normalised_error(found, query))
         bad.append(degraded)
         cuts.append(cut)
-        memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        for name, state in (("measured", step.measured), ("filtered", step.posterior)):
-            known = state.known.flatten().numpy()
-            points = state.mean.flatten(1).T.numpy()[known] + estimator.origin
-            pixels = estimator._grid(query).pixels[known]
-            errors[name].append(coordinate_errors(points, labels_at(query, pixels)))
-    row: dict[str, float] = {"frames": len(bad)}
-    for name in ("measured", "filtered"):
-        metres, degrees = np.array(poses[name]).T
-        good = (metres < 0.10) & (degrees < 5)
-        every = np.concatenate(errors[name])
-        row |= {
-            f"{name} coordinates mean cm": 100 * float(every.mean()),
-            f"{name} coordinates median cm": 100 * float(np.median(every)),
-            f"{name} pose median cm": 100 * float(np.median(metres)),
-            f"{name} pose p90 cm": 100 * float(np.quantile(metres, 0.9, method="lower")),
-            f"{name} 10cm/5deg %": 100 * float(good.mean()),
-            f"{name} in 95 % region, %": 100 * float(np.mean(np.array(normalised[name]) < NEES_95)),
-        }
-        if any(bad):
-            row[f"{name} 10cm/5deg % of degraded"] = 100 * float(good[np.array(bad)].mean())
-        if any(cuts):
-            lengths = []
-            for start in np.flatnonzero(cuts):
-                after = good[start : start + PERIOD]
-                lengths.append(int(np.argmax(after)) if after.any() else PERIOD)
-            row[f"{name} frames lost after a cut, most"] = float(max(lengths))
-    accepted = np.concatenate(nis)
-    row["nis of accepted, mean"] = float(accepted.mean()) if len(accepted) else float("nan")
-    row["query ms, median"] = 1000 * float(np.median(seconds))
-    row["memory growth MB, second half"] = memory[-1] - memory[len(memory) // 2]
+        if sides.temporal is not None and sides.temporal.shown is not None:
+            nis.append(sides.temporal.shown[1].accepted_nis().numpy())
+            for name, errors in cell_errors(sides.temporal, query).items():
+                cells[name].append(errors)
+    rows = {n: summary(poses[n], normalised[n], np.array(bad), np.array(cuts)) for n in poses}
+    for name, every in cells.items():
+        if every:
+            together = np.concatenate(every)
+            rows[name]["coordinates mean cm"] = 100 * float(together.mean())
+            rows[name]["coordinates median cm"] = 100 * float(np.median(together))
+    if nis and sum(map(len, nis)):
+        rows["cells"]["nis of accepted, mean"] = float(np.concatenate(nis).mean())
+    return rows
+
+
+def summary(
+    poses: list[tuple[float, float]], normalised: list[float], bad: np.ndarray, cuts: np.ndarray
+) -> dict[str, float]:
+    metres, degrees = np.array(poses).T
+    good = (metres < 0.10) & (degrees < 5)
+    squares = np.array(normalised)
+    squares = squares[np.isfinite(squares)]
+    row = {
+        "localized %": 100 * float(np.isfinite(metres).mean()),
+        "median cm": 100 * float(np.median(metres)),
+        "median deg": float(np.median(degrees)),
+        "p90 cm": 100 * float(np.quantile(metres, 0.9, method="lower")),
+        "10cm/5deg %": 100 * float(good.mean()),
+        "wrong %": 100 * float((np.isfinite(metres) & ~good).mean()),
+        "in 95 % region, %": 100 * float(np.mean(squares < NEES_95)),
+        "mean NEES": float(squares.mean()),
+    }
+    if bad.any():
+        row["10cm/5deg % of degraded"] = 100 * float(good[bad].mean())
+    if cuts.any():
+        lengths = []
+        for start in np.flatnonzero(cuts):
+            after = good[start : start + PERIOD]
+            lengths.append(int(np.argmax(after)) if after.any() else PERIOD)
+        row["frames lost after a cut, most"] = float(max(lengths))
     return row
 
 
@@ -217,10 +265,16 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=LENGTH, help="degraded frames of every 50")
     parser.add_argument("--frames", default="", help="slice of the split's frames, as 0:100")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--option", nargs="*", default=[], help="of the pose filter, KEY=VALUE")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    pipeline = Pipeline.from_map(arguments.map, runtime=Runtime(threads=arguments.threads))
+    runtime = Runtime(threads=arguments.threads)
+    component = default_registry().get("estimator", Map.open(arguments.map).info.component)
+    refiners = [name for name in component.refiners if name != "pose_filter"]
+    pipeline = Pipeline.from_map(arguments.map, refiners=refiners, runtime=runtime)
+    options = {k: yaml.safe_load(v) for k, v in (o.split("=", 1) for o in arguments.option)}
+    sides = Sides(pipeline, options)
     dataset = AceDataset(
         AceConfig(str(arguments.root), split=arguments.split, frames=arguments.frames)
     )
@@ -231,10 +285,10 @@ def main() -> None:
             stress = replace(stress, blur=arguments.blur or stress.blur)
         if stress.cover > 0:
             stress = replace(stress, cover=arguments.cover or stress.cover)
-        rows[setting] = measure(pipeline, dataset, stress)
-        print(setting, flush=True)
-        for name, value in rows[setting].items():
-            print(f"  {name:45s}{value:10.2f}", flush=True)
+        rows[setting] = measure(sides, dataset, stress)
+        for name, row in rows[setting].items():
+            numbers = ", ".join(f"{key} {value:.2f}" for key, value in row.items())
+            print(f"{setting:10s}{name:26s}{numbers}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -10,6 +10,7 @@ from reloc_core.datasets.config import (
     TransformsConfig,
 )
 from reloc_core.hooks import hookimpl
+from reloc_core.refiners.config import PoseFilterConfig
 from reloc_core.registry import Component, Registry
 from reloc_core.solvers.config import (
     AveragingConfig,
@@ -22,7 +23,7 @@ from reloc_core.solvers.prior import PriorConfig
 
 @hookimpl
 def reloc_register_components(registry: Registry) -> None:
-    """Datasets and solvers of the core."""
+    """Datasets, solvers and refiners of the core."""
     for component in (
         Component(
             interface="dataset",
@@ -102,6 +103,15 @@ def reloc_register_components(registry: Registry) -> None:
             summary="the pose relative to one reference, as published with RelPose-GNN",
             paper="Turkoglu et al., Visual Camera Re-Localization Using Graph Neural Networks and "
             "Relative Pose Supervision, 3DV 2021",
+        ),
+        Component(
+            interface="refiner",
+            name="pose_filter",
+            target="reloc_core.refiners.pose_filter:PoseFilter",
+            config=PoseFilterConfig,
+            reads_depth=False,
+            requires=("sequence",),
+            summary="Kalman filter on the poses of a video, along followed points or odometry",
         ),
     ):
         registry.add(component)

@@ -19,7 +19,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from reloc_core.errors import ConfigError, did_you_mean
+from reloc_core.errors import ConfigError, MapError, PluginError, did_you_mean
+from reloc_core.maps import Map
 from reloc_core.registry import Component, Registry, default_registry
 
 TARGET = "_target_"
@@ -44,6 +45,17 @@ def plain(cfg: Any) -> Any:
     return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
 
 
+def literal(value: Any) -> Any:
+    """Plain values such that OmegaConf takes every text as it is: `${` refers to nothing."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda m: m.group(1) * 2 + "\\${", value)
+    if isinstance(value, Mapping):
+        return {key: literal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [literal(item) for item in value]
+    return value
+
+
 def config_hash(cfg: Any) -> str:
     """First 12 hex digits of the SHA-256 of a config's canonical JSON."""
     text = json.dumps(plain(cfg), sort_keys=True, default=str)
@@ -53,14 +65,22 @@ def config_hash(cfg: Any) -> str:
 def typed_config(component: Component, *layers: Mapping[str, Any] | DictConfig) -> Any:
     """Merge layers over a component's defaults into an instance of its config dataclass.
 
+    Interpolations of a composed config are resolved in it; in a mapping `${...}` is text.
+
     Raises:
         ConfigError: a key is unknown (names the nearest spelling) or a value has the wrong type.
     """
     where = f"{component.interface} '{component.name}'"
-    merged = OmegaConf.structured(component.config)
+    try:
+        merged = OmegaConf.structured(component.config)
+    except OmegaConfBaseException as error:
+        raise PluginError(
+            f"{where} of plugin '{component.plugin}' has a configuration that cannot be used: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     try:
         for layer in layers:
-            content = plain(layer) or {}
+            content = literal(plain(layer) or {})
             merged = OmegaConf.merge(merged, {k: v for k, v in content.items() if k != TARGET})
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
@@ -76,6 +96,32 @@ def typed_config(component: Component, *layers: Mapping[str, Any] | DictConfig) 
         raise ConfigError(f"{where}, option '{error.full_key}': {message}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
+
+
+def config_of_map(
+    component: Component, scene_map: Map, *layers: Mapping[str, Any] | DictConfig
+) -> Any:
+    """The config that a component was trained with, with the user's options over it.
+
+    Args:
+        component: that reads the map.
+        scene_map: made by it, perhaps by an older version.
+        layers: options of the user.
+
+    Raises:
+        MapError: the map has options that the component does not have (any more).
+        ConfigError: the user's options are wrong.
+    """
+    try:
+        typed_config(component, scene_map.info.config)
+    except ConfigError as error:
+        made_by = scene_map.info.plugin_version or "another version"
+        raise MapError(
+            f"{scene_map.path} was made by {scene_map.info.plugin} {made_by}, this version cannot read "
+            f"its configuration ({error}). Train it again: reloc train "
+            f"{component.interface}={component.name} dataset=... map_dir={scene_map.path} overwrite=true"
+        ) from error
+    return typed_config(component, scene_map.info.config, *layers)
 
 
 def build(

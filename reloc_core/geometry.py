@@ -146,9 +146,10 @@ def nearest_rotation(rotation: FloatArray) -> Float64Array:
 
 
 def orthonormalized(pose: FloatArray) -> Float64Array:
-    """Poses (..., 4, 4) in float64 whose rotations are exactly rotations, the closest ones.
+    """Rigid transforms (..., 4, 4) in float64 whose rotations are exact ones.
 
-    What left float32 arithmetic is a rotation to 1e-6; what goes on from here is one to 1e-15.
+    Every pose that leaves a pipeline is one: regressed and rendered rotations are often of single
+    precision, with determinants off by 1e-6.
     """
     result = np.array(pose, np.float64)
     result[..., :3, :3] = nearest_rotation(result[..., :3, :3])
@@ -160,10 +161,9 @@ _MAX_ANGLE = math.radians(89)
 """Rays farther off the optical axis are out of the field of any lens here."""
 
 
-def _distort(camera: Camera, x: FloatArray, y: FloatArray) -> tuple[Float64Array, Float64Array]:
+def _distort(camera: Camera, x: Float64Array, y: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Apply the model's distortion to normalised coordinates."""
     k = camera.distortion
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     r2 = x * x + y * y
     if camera.is_fisheye:
         k1, k2, k3, k4 = (*k, 0.0, 0.0, 0.0)[:4]
@@ -223,7 +223,7 @@ def _slopes(camera: Camera, x: Float64Array, y: Float64Array) -> tuple[Float64Ar
 
 def _in_field(camera: Camera, x: Float64Array, y: Float64Array) -> np.ndarray:
     """Whether rays (x, y, 1) are seen: nothing folds between the optical axis and them."""
-    seen = np.hypot(x, y) <= _profile(camera)[0][-1]
+    seen = np.asarray(np.hypot(x, y) <= _profile(camera)[0][-1])
     if _tangential(camera):
         for share in np.linspace(0.125, 1, 8):
             _, _, xx, yx, xy, yy = _slopes(camera, share * x, share * y)
@@ -302,4 +302,32 @@ def _undistort(
 def lift(camera: Camera, pixels: FloatArray, depth: FloatArray) -> Float64Array:
     """Camera-frame points (..., 3) of pixels (..., 2) with depth (...) along the optical axis."""
     result: Float64Array = unproject(camera, pixels) * np.asarray(depth, np.float64)[..., None]
+    return result
+
+
+def pose_plus(world_from_cam: FloatArray, tangent: FloatArray) -> Float64Array:
+    """The pose (4, 4) that lies xi = (w, v) away: R Exp(w), t + R v.
+
+    Its rotation is one to the last digit: in a loop of products the rounding errors would grow.
+    """
+    pose, xi = np.asarray(world_from_cam, np.float64), np.asarray(tangent, np.float64)
+    result: Float64Array = pose.copy()
+    result[:3, :3] = nearest_rotation(pose[:3, :3] @ so3_exp(xi[:3]))
+    result[:3, 3] += pose[:3, :3] @ xi[3:]
+    return result
+
+
+def pose_minus(world_from_there: FloatArray, world_from_cam: FloatArray) -> Float64Array:
+    """The tangent xi (6,) at the second pose that leads to the first one."""
+    there = inverse(world_from_cam) @ np.asarray(world_from_there, np.float64)
+    return np.concatenate([so3_log(there[:3, :3]), there[:3, 3]])
+
+
+def adjoint(motion: FloatArray) -> Float64Array:
+    """(6, 6) that takes the tangent of a pose T to the one of T @ motion."""
+    pose = np.asarray(motion, np.float64)
+    back = pose[:3, :3].T
+    result = np.zeros((6, 6))
+    result[:3, :3] = result[3:, 3:] = back
+    result[3:, :3] = -back @ skew(pose[:3, 3])
     return result

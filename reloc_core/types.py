@@ -164,9 +164,9 @@ class Camera:
             return Camera(self.model, width, height, (focal, cx, cy, *self.distortion))
         k = (*self.distortion, 0.0, 0.0)[:2]
         if any(k) or self.is_fisheye:
-            return Camera(
-                "OPENCV_FISHEYE" if self.is_fisheye else "OPENCV", width, height, (self.fx * sx, self.fy * sy, cx, cy, *k, 0.0, 0.0)
-            )
+            model = "OPENCV_FISHEYE" if self.is_fisheye else "OPENCV"
+            focals = (self.fx * sx, self.fy * sy)
+            return Camera(model, width, height, (*focals, cx, cy, *k, 0.0, 0.0))
         return Camera("PINHOLE", width, height, (self.fx * sx, self.fy * sy, cx, cy))
 
 
@@ -379,7 +379,8 @@ class Localization:
         seconds: wall time by stage name.
         stages: pose after each stage that produced one, in order: (stage name, (4, 4)).
         camera: the intrinsics where they were estimated with the pose; None where the query's hold.
-        signals: what the solver knows about the worth of the pose beside the score, as `Evidence.signals`.
+        support: what speaks for the pose, as named numbers of which larger is better; see
+            `reloc_core.calibration.support`.
     """
 
     status: Status
@@ -392,7 +393,7 @@ class Localization:
     seconds: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[tuple[str, Float64Array], ...] = ()
     camera: Camera | None = None
-    signals: Mapping[str, float] = field(default_factory=dict)
+    support: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status is Status.LOCALIZED:

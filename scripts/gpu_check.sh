@@ -77,7 +77,7 @@ r = json.loads((out / "result.json").read_text())
 m, s = r["metrics"], r["seconds"]
 fit = [json.loads(x) for x in (out / "log.jsonl").read_text().splitlines()]
 mapping = sum(e["seconds"] for e in fit if e["event"] == "finished" and e["step"] != "Localizing")
-print(f"| scr_glace/compact | {device} | {mapping:.1f} | {1000 * s['per_query']['median']:.1f} "
+print(f"| landmarks/default | {device} | {mapping:.1f} | {1000 * s['per_query']['median']:.1f} "
       f"| {100 * m['median_translation_m']:.2f} | {100 * m['recall']['5cm_5deg']:.0f} % |")
 PY
 }

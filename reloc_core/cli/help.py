@@ -9,9 +9,9 @@ from reloc_core.registry import Registry
 
 EXAMPLES = {
     "train": """\
-  reloc train experiment=scr_glace/compact dataset=ace dataset.root=DIR map_dir=MAP
-  reloc train experiment=scr_glace/compact dataset=transforms dataset.root=DIR map_dir=MAP
-  reloc train -m experiment=scr_glace/compact dataset=ace dataset.root=DIR \\
+  reloc train experiment=landmarks/default dataset=ace dataset.root=DIR map_dir=MAP
+  reloc train experiment=landmarks/default dataset=transforms dataset.root=DIR map_dir=MAP
+  reloc train -m experiment=landmarks/default dataset=ace dataset.root=DIR \\
       'map_dir=maps/seed${seed}' seed=1,2,3                       three seeds, one after another
   torchrun --nproc_per_node=2 -m reloc_core.cli train ...         several processes, same result
 """,
@@ -38,7 +38,7 @@ EXAMPLES = {
   reloc view map_dir=MAP results=OUT                              what was localized before
 """,
     "benchmark": """\
-  reloc benchmark experiment=scr_glace/compact dataset=ace dataset.root=DIR output_dir=OUT
+  reloc benchmark experiment=landmarks/default dataset=ace dataset.root=DIR output_dir=OUT
   reloc benchmark -m experiment=paper/ace_7scenes_sfm root=data \\
       estimator.encoder.weights=ace_encoder_pretrained.pt
 """,

@@ -18,7 +18,7 @@ reloc {version} - where was the camera? Map a place, then localize images in it.
 Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
 
   demo        map the embedded room, localize its test path, write a report: start here
-  train       build a map:       reloc train experiment=scr_glace/compact dataset=ace \\
+  train       build a map:       reloc train experiment=landmarks/default dataset=ace \\
                                      dataset.root=DIR map_dir=MAP
   evaluate    measure a map:     reloc evaluate map_dir=MAP dataset=ace dataset.root=DIR \\
                                      dataset.split=test output_dir=OUT

@@ -16,15 +16,15 @@ from reloc_core.datasets.epipolar import (
     Matcher,
     Pair,
     convention_errors,
-    depth_at,
     focal_errors,
     relative,
     sampson,
-    triangulate,
 )
 from reloc_core.datasets.report import DataReport, Finding
 from reloc_core.geometry import check_pose, lift, project, rotation_angle_deg, transform
 from reloc_core.interfaces import Dataset
+from reloc_core.mapping.triangulation import two_view_depths
+from reloc_core.mapping.views import depth_at
 from reloc_core.types import BoolArray, Float64Array, ImageArray
 
 __all__ = ["DataReport", "Finding", "check_dataset", "nearest_views"]
@@ -225,7 +225,7 @@ def _check_focal(report: DataReport, pairs: Sequence[Pair]) -> bool:
 def _typical_depth(pairs: Sequence[Pair]) -> float:
     depths = []
     for pair in pairs:
-        z, parallax = triangulate(pair, relative(pair))
+        z, parallax = two_view_depths(pair.rays, relative(pair))
         depths.append(z[0][(parallax > np.radians(0.5)) & (z > 0).all(0)])
     found = np.concatenate(depths)
     return float(np.median(found)) if len(found) else 2.0
@@ -239,7 +239,7 @@ def _check_depth(report: DataReport, pairs: Sequence[Pair]) -> None:
         measured = depth_at(pair.first, pair.pixels[0])
         assert pair.first.depth is not None
         valid.append(float((pair.first.depth > 0).mean()))
-        z, parallax = triangulate(pair, motion)
+        z, parallax = two_view_depths(pair.rays, motion)
         telling = (parallax > np.radians(1.0)) & (z > 0).all(0) & np.isfinite(measured)
         ratios.append(z[0][telling] / measured[telling])
         known = np.isfinite(measured)

@@ -23,7 +23,6 @@ from reloc_core.io.ace import stem, write_ace
 from reloc_core.io.colmap import write_model
 from reloc_core.io.files import write_atomically
 from reloc_core.io.kapture import write_kapture
-from reloc_core.io.kfnet import LabelLists, write_label_lists
 from reloc_core.io.poselists import NamedPose, write_pose_list
 from reloc_core.io.poses import write_tum
 from reloc_core.io.transforms import write_transforms
@@ -344,7 +343,11 @@ def _kfnet(splits: Sequence[Split], job: Job) -> None:
         names = tuple(str(job.final / split.name / "images" / f.name) for f in split.frames)
         _write_pixels(split, folder / "images", job)
         sequences = tuple(frame.sequence or split.name for frame in split.frames)
-        write_label_lists(folder, LabelLists(names, None, sequences))
+        for name, entries in (("image_list.txt", names), ("sequence_list.txt", sequences)):
+            bad = next((e for e in entries if e != e.strip() or len(e.splitlines()) != 1), None)
+            if bad is not None:
+                raise InputError(f"{name} holds one entry a line and cannot represent {bad!r}.")
+            write_atomically(folder / name, "".join(f"{entry}\n" for entry in entries))
 
 
 LAYOUTS: Mapping[str, Layout] = {

@@ -10,11 +10,14 @@ import numpy as np
 
 from reloc_core.geometry import OPENCV_FROM_OPENGL, inverse, skew, unproject
 from reloc_core.interfaces import Dataset
-from reloc_core.types import Camera, Float64Array, FloatArray, ImageArray, Query
+from reloc_core.mapping.matching import mutual_matches
+from reloc_core.mapping.triangulation import two_view_depths
+from reloc_core.types import Float64Array, FloatArray, ImageArray, Query
 
 _MAX_SIDE = 800
 _FEATURES = 2500
 _MIN_MATCHES = 40
+_RATIO = 0.8
 _MIN_FLOW = 0.02  # of the image width: less motion says nothing about the poses
 _GAPS = (24, 12, 6, 3, 1)
 
@@ -68,7 +71,7 @@ class Matcher:
     _features: dict[int, tuple[Query, Float64Array, FloatArray]] = field(default_factory=dict)
 
     def features(self, index: int) -> tuple[Query, Float64Array, FloatArray]:
-        """The frame, its keypoints (N, 2) in pixels and descriptors (N, 128)."""
+        """The frame, its keypoints (N, 2) in pixels and unit descriptors (N, 128)."""
         if index not in self._features:
             query = self.dataset[index]
             keypoints, descriptors = _sift(query.image)
@@ -81,17 +84,10 @@ class Matcher:
         query_b, points_b, descriptors_b = (other or self).features(second)
         if min(len(points_a), len(points_b)) < _MIN_MATCHES:
             return None
-        knn = cv2.BFMatcher().knnMatch(descriptors_a, descriptors_b, k=2)
-        good = [m[0] for m in knn if len(m) == 2 and m[0].distance < 0.8 * m[1].distance]
-        # One-to-one: keep the best of several that point at the same keypoint.
-        best: dict[int, cv2.DMatch] = {}
-        for m in good:
-            if m.trainIdx not in best or m.distance < best[m.trainIdx].distance:
-                best[m.trainIdx] = m
-        if len(best) < _MIN_MATCHES:
+        ours, theirs, _ = mutual_matches(descriptors_a, descriptors_b, ratio=_RATIO)
+        if len(ours) < _MIN_MATCHES:
             return None
-        a = points_a[[m.queryIdx for m in best.values()]]
-        b = points_b[[m.trainIdx for m in best.values()]]
+        a, b = points_a[ours], points_b[theirs]
         rays = np.stack([unproject(query_a.camera, a), unproject(query_b.camera, b)])
         finite = np.isfinite(rays).all((0, 2))
         if finite.sum() < _MIN_MATCHES:
@@ -137,7 +133,9 @@ def _sift(image: ImageArray) -> tuple[Float64Array, FloatArray]:
     if not keypoints:
         return np.zeros((0, 2)), np.zeros((0, 128), np.float32)
     points = np.array([k.pt for k in keypoints], np.float64)
-    return (points + 0.5) / scale - 0.5, np.asarray(descriptors, np.float32)
+    lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
+    unit = np.asarray(descriptors / np.maximum(lengths, 1e-9), np.float32)
+    return (points + 0.5) / scale - 0.5, unit
 
 
 def relative(pair: Pair, convention: str = "as given") -> Float64Array:
@@ -166,25 +164,6 @@ def sampson(pair: Pair, second_from_first: Float64Array, focal_factor: float = 1
     return np.asarray(focal * np.abs(residual) / np.sqrt(np.maximum(gradient, 1e-18)))
 
 
-def triangulate(pair: Pair, second_from_first: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Depths of the matches along the rays of both cameras and their parallax.
-
-    Returns:
-        depths (2, N): midpoint method, negative behind a camera; parallax (N,) in radians.
-    """
-    rotation, translation = second_from_first[:3, :3], second_from_first[:3, 3]
-    a = pair.rays[0] @ rotation.T
-    b = pair.rays[1]
-    # Least squares of depth_b * b - depth_a * a = translation.
-    aa, bb, ab = (a * a).sum(1), (b * b).sum(1), (a * b).sum(1)
-    at, bt = a @ translation, b @ translation
-    determinant = np.maximum(aa * bb - ab * ab, 1e-18)
-    depth_a = (ab * bt - bb * at) / determinant
-    depth_b = (aa * bt - ab * at) / determinant
-    parallax = np.sqrt(determinant / (aa * bb))
-    return np.stack([depth_a, depth_b]), np.asarray(np.arcsin(np.clip(parallax, 0, 1)))
-
-
 def convention_errors(pairs: Sequence[Pair]) -> dict[str, float]:
     """Median epipolar error in pixels over the pairs for each of `CONVENTIONS`.
 
@@ -197,7 +176,7 @@ def convention_errors(pairs: Sequence[Pair]) -> dict[str, float]:
         for pair in pairs:
             motion = relative(pair, convention)
             error = float(np.median(sampson(pair, motion)))
-            depths, parallax = triangulate(pair, motion)
+            depths, parallax = two_view_depths(pair.rays, motion)
             telling = parallax > np.radians(0.5)
             behind = (
                 telling.sum() >= 20 and ((depths > 0).all(0) & telling).sum() < telling.sum() / 2
@@ -213,13 +192,3 @@ def focal_errors(pairs: Sequence[Pair], factors: Sequence[float]) -> list[float]
         float(np.median([np.median(sampson(p, relative(p), factor)) for p in pairs]))
         for factor in factors
     ]
-
-
-def depth_at(query: Query, pixels: Float64Array) -> Float64Array:
-    """Measured depth at the nearest pixel, NaN where there is none, (N,)."""
-    camera: Camera = query.camera
-    assert query.depth is not None
-    x = np.clip(np.rint(pixels[:, 0]), 0, camera.width - 1).astype(int)
-    y = np.clip(np.rint(pixels[:, 1]), 0, camera.height - 1).astype(int)
-    depth = query.depth[y, x].astype(np.float64)
-    return np.where(depth > 0, depth, np.nan)

@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
 
 from reloc_core.errors import DataError
-from reloc_core.maps import explain_os_errors
+from reloc_core.storage import atomic_write
+
+__all__ = [
+    "JUNK_FILES",
+    "atomic_write",
+    "is_junk",
+    "list_files",
+    "read_text",
+    "write_atomically",
+]
 
 JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"})
 """Files (lower case) that operating systems leave in folders; hidden files are junk, too."""
-
-
-@contextlib.contextmanager
-def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that replaces `path` only when the block ends without an error.
-
-    Readers see the old file or the whole new one; a crash leaves no half-written file.
-
-    Args:
-        path: target; its folder must exist.
-        mode: "w" for UTF-8 text, "wb" for bytes.
-
-    Yields:
-        the open temporary file, in the same folder.
-
-    Raises:
-        RelocError: the disk is full, or the folder cannot be written.
-    """
-    path = Path(path)
-    with explain_os_errors(path):
-        if not path.parent.is_dir():
-            raise DataError(f"{path} cannot be written: the folder {path.parent} does not exist.")
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent
-        )
-        try:
-            with open(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files private
-            os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
 
 
 def write_atomically(path: Path | str, content: str | bytes) -> None:
@@ -84,9 +53,3 @@ def list_files(folder: Path) -> list[str]:
     """Sorted names of the regular files in a folder, without junk."""
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if not is_junk(e.name) and e.is_file())
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

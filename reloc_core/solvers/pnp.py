@@ -25,16 +25,15 @@ __all__ = ["PnpConfig", "PnpSolver", "to_localization"]
 def to_localization(estimate: PoseEstimate, redundancy: float = 1.0) -> Localization:
     """The pipeline's view of an estimate; `redundancy` multiplies the covariance.
 
-    The signals, larger is better: `beyond_chance`, orders of magnitude by which the number of inliers
-    exceeds what unrelated correspondences would have; `focal`, how well the inliers agree with the
-    camera's focal length, 0 down to minus the change that they want beyond its noise.
+    Its `support`, larger is better: `focal`, how well the inliers agree with the camera's focal length,
+    0 down to minus the change that they want of its logarithm beyond the noise.
     """
     wanted = abs(estimate.focal_shift) - 2 * estimate.focal_shift_std
     details: dict[str, Any] = {
         "num_inliers": estimate.num_inliers,
         "inliers": estimate.inliers,
         "score": estimate.score,
-        "signals": {"beyond_chance": -estimate.false_alarms, "focal": -max(0.0, wanted)},
+        "support": {"focal": -max(0.0, wanted)},
     }
     if not estimate.success:
         return Localization.failure(estimate.message, **details)

@@ -226,3 +226,208 @@ def test_what_was_saved_can_be_read_before_the_map_is_finished(tmp_path):
     assert metadata["n"] == 3
     with pytest.raises(MapError, match="holds no"):
         writer.so_far().tensors("values", "np")
+
+
+OTHER = MapInfo("estimator", "toy", "toy_plugin", "1.0", {"size": 3}, {"name": "room2"})
+
+WRITE = """
+import sys, time
+import numpy as np
+from reloc_core.maps import MapInfo, MapWriter
+info = MapInfo("estimator", "toy", "toy_plugin", "1.0", {{"size": 3}}, {{"name": "room"}})
+writer = MapWriter({path!r}, info)
+writer.save_checkpoint({{"w": np.ones(3)}}, {{"step": 1}})
+print("writing", flush=True)
+{then}
+"""
+
+
+def writing(path, then="time.sleep(60)"):
+    script = WRITE.format(path=str(path), then=then)
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "writing\n"
+    return process
+
+
+def test_a_second_writer_is_told_who_is_writing(tmp_path):
+    first = writing(tmp_path / "map")
+    try:
+        with pytest.raises(MapError, match=f"being written by process {first.pid} on this machine"):
+            MapWriter(tmp_path / "map", INFO, resume=False, overwrite=True)
+        assert MapWriter(tmp_path / "other", INFO).path.name == "other"
+    finally:
+        first.kill()
+        first.wait()
+    # A kill leaves the file of the lock, but nobody who holds it.
+    with pytest.raises(MapError, match="another dataset"):
+        MapWriter(tmp_path / "map", OTHER)
+    assert MapWriter(tmp_path / "map", OTHER, resume=False).has_checkpoint is False
+
+
+def test_children_of_a_killed_writer_do_not_keep_its_lock(tmp_path):
+    then = "import os\nif os.fork() == 0:\n    print(os.getpid(), flush=True)\ntime.sleep(60)"
+    first = writing(tmp_path / "map", then)
+    child = int(first.stdout.readline())
+    try:
+        first.kill()
+        first.wait()
+        os.kill(child, 0)
+        MapWriter(tmp_path / "map", OTHER, resume=False).close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+    assert not (tmp_path / ".map.lock").exists()
+
+
+def test_another_thread_of_this_process_is_another_writer(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    writer = MapWriter(tmp_path / "map", INFO)
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(MapError, match="this very process"):
+            pool.submit(MapWriter, tmp_path / "map", INFO).result()
+        writer.close()
+        pool.submit(lambda: MapWriter(tmp_path / "map", INFO).finish()).result()
+    assert sorted(os.listdir(tmp_path)) == ["map"]
+
+
+def test_where_files_cannot_be_locked_the_process_number_decides(tmp_path, monkeypatch):
+    import errno
+    import fcntl
+    import socket
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    lock = tmp_path / ".map.lock"
+    lock.write_text(json.dumps({"pid": 1, "host": socket.gethostname()}))
+    with pytest.raises(MapError, match="process 1 on"):
+        MapWriter(tmp_path / "map", INFO)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    lock.write_text(json.dumps({"pid": ended.pid, "host": socket.gethostname()}))
+    MapWriter(tmp_path / "map", INFO).finish()
+    assert sorted(os.listdir(tmp_path)) == ["map"]
+
+
+def test_a_failed_write_at_the_start_leaves_the_checkpoint_usable(tmp_path, monkeypatch):
+    MapWriter(tmp_path / "map", INFO).save_checkpoint({"w": np.ones(3)}, {"step": 7})
+
+    def fails(*_):
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fails)
+        broken.setattr(os, "replace", fails)
+        assert MapWriter(tmp_path / "map", INFO).has_checkpoint  # nothing has to be written
+        with pytest.raises(RelocError, match="disk is full"):
+            MapWriter(tmp_path / "new", INFO)
+    assert MapWriter(tmp_path / "map", INFO).load_checkpoint()[1] == {"step": 7}
+
+
+def test_files_beyond_the_limit_of_the_shell_are_explained(tmp_path):
+    script = WRITE.format(path=str(tmp_path / "map"), then="").replace(
+        "print(",
+        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "from reloc_core.errors import RelocError\n"
+        "try:\n    writer.save_checkpoint({'w': np.ones(5000)}, {'step': 2})\n"
+        "except RelocError as error:\n    print(error)\n"
+        "print(",
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "larger than the file system" in done.stdout, done.stderr
+    assert MapWriter(tmp_path / "map", MapInfo(
+        "estimator", "toy", "toy_plugin", "1.0", {"size": 3}, {"name": "room"}
+    )).load_checkpoint()[1] == {"step": 1}  # fmt: skip
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [BOMB, "[" * 5000, "config: " + "{a: " * 3000, "x: " + "9" * 100_000, "x: " + "1:" * 9000 + "1",
+     "- 1", "3", "", "\0", "a: !!python/name:os.system", "x: 2001-99-99", "? [a]\n: b"],
+)  # fmt: skip
+def test_strange_descriptions_are_refused(tmp_path, text):
+    finished(tmp_path / "map")
+    (tmp_path / "map" / "map.yaml").write_text(text)
+    with pytest.raises(MapError):
+        Map.open(tmp_path / "map")
+
+
+@pytest.mark.parametrize(
+    "key", ["config", "pipeline", "details", "dataset", "files", "unit", "component"]
+)
+@pytest.mark.parametrize("value", [[1], 3, None, {"a": {1: 2}}, "x"])
+def test_descriptions_of_the_wrong_kind_are_refused(tmp_path, key, value):
+    finished(tmp_path / "map")
+    file = tmp_path / "map" / "map.yaml"
+    content = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**content, key: value}))
+    if isinstance(value, str) and key in ("unit", "component"):
+        assert getattr(Map.open(tmp_path / "map").info, key) == "x"
+    else:
+        with pytest.raises(MapError, match="damaged"):
+            Map.open(tmp_path / "map")
+
+
+def test_a_config_of_a_map_is_text_and_resolves_nothing(tmp_path, monkeypatch):
+    from dataclasses import field, make_dataclass
+
+    from reloc_core.config import config_of_map
+    from reloc_core.registry import Component
+
+    monkeypatch.setenv("SECRET", "seen")
+    texts = ["${oc.env:SECRET}", "a${b}", "\\${x}", "a\\b${", "${${x}}", "$", "\\"]
+    component = Component(
+        "dataset",
+        "toy",
+        "a.b:C",
+        make_dataclass("C", [("texts", list, field(default_factory=list))]),
+        "",
+    )
+    info = MapInfo("dataset", "toy", "p", "1", {"texts": texts}, {})
+    scene_map = MapWriter(tmp_path / "map", info).finish()
+    assert config_of_map(component, scene_map).texts == texts
+    old = MapInfo("dataset", "toy", "p", "0.1", {"gone": 1}, {})
+    scene_map = MapWriter(tmp_path / "old", old).finish()
+    with pytest.raises(MapError, match="made by p 0.1.*'gone'.*reloc train dataset=toy"):
+        config_of_map(component, scene_map)
+
+
+def test_tensors_are_checked_against_what_is_expected(tmp_path):
+    writer = MapWriter(tmp_path / "map", INFO)
+    values = {"p": np.zeros((4, 3), np.float32), "s": np.ones(4), "bad": np.array([np.nan])}
+    writer.save("head", values, {})
+    made = writer.finish()
+    assert made.tensors("head", "np", {"p": ("n", 3), "s": ("n",)})[0]["s"].sum() == 4
+    for expect in ({"p": ("n", 2)}, {"p": ("n",)}, {"q": (1,)}, {"p": ("n", "n")}, {"bad": (1,)}):
+        for framework in ("np", "pt"):
+            with pytest.raises(MapError, match=r"head\.safetensors"):
+                made.tensors("head", framework, expect)
+
+
+def test_what_a_component_makes_of_wrong_contents_names_the_map():
+    from reloc_core.maps import loading
+
+    cause = "MAP holds what estimator 'x' cannot use .KeyError: 'w'"
+    with pytest.raises(MapError, match=cause), loading("MAP", "estimator 'x'"):
+        {}["w"]
+    with pytest.raises(MapError, match="^mine$"), loading("MAP", "estimator 'x'"):
+        raise MapError("mine")
+
+
+def test_rooms_with_equal_poses_have_different_fingerprints(tmp_path):
+    from reloc_core.config import build
+    from reloc_core.maps import dataset_identity
+
+    rooms = [
+        build({"_target_": "synthetic", "train_frames": 3, "width": 64, "height": 48, "seed": s}, "dataset")
+        for s in (0, 1, 0)
+    ]  # fmt: skip
+    first, second, again = (dataset_identity(room) for room in rooms)
+    assert first["fingerprint"] != second["fingerprint"]
+    assert first == again

@@ -61,10 +61,10 @@ def test_a_refiner_works_after_another_map_with_its_own(train, query):
 def test_a_map_that_a_refiner_cannot_read_is_refused(train, tmp_path):
     made = train("map")
     content = yaml.safe_load((made / "map.yaml").read_text())
-    content["component"] = "scr_landmarks"
+    content["component"] = "landmarks"
     (made / "map.yaml").write_text(yaml.safe_dump(content))
     other = train("other")
-    with pytest.raises(MapError, match="map of 'scr_landmarks', not of 'toy_push'"):
+    with pytest.raises(MapError, match="map of 'landmarks', not of 'toy_push'"):
         Pipeline.from_map(other, refiners=[{"name": "toy_push", "map_dir": str(made)}])
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from reloc_core.datasets.check import check_dataset, nearest_views
 from reloc_core.datasets.config import SyntheticConfig
-from reloc_core.datasets.epipolar import CONVENTIONS, Pair, reinterpret, sampson, triangulate
+from reloc_core.datasets.epipolar import CONVENTIONS, Pair, reinterpret, sampson
 from reloc_core.datasets.synthetic import SyntheticDataset
 from reloc_core.geometry import OPENCV_FROM_OPENGL, inverse, project, transform
 from reloc_core.interfaces import Dataset
@@ -199,17 +199,6 @@ def test_epipolar_error_is_zero_for_exact_matches_and_measures_pixels(exact_pair
     rays[1, :, :2] += normal / pair.first.camera.fx
     errors = sampson(replace(pair, rays=rays), motion)
     assert ((errors > 0.6) & (errors < 0.85)).all()
-
-
-def test_triangulation_recovers_the_depths(exact_pair):
-    pair, motion, points, moved = exact_pair
-    depths, parallax = triangulate(pair, motion)
-    np.testing.assert_allclose(depths, np.stack([points[:, 2], moved[:, 2]]), rtol=1e-9)
-    to_second = -np.linalg.inv(motion)[:3, :3] @ motion[:3, 3]
-    cosine = np.einsum("ij,ij->i", points, points - to_second) / (
-        np.linalg.norm(points, axis=1) * np.linalg.norm(points - to_second, axis=1)
-    )
-    np.testing.assert_allclose(parallax, np.arccos(cosine), atol=1e-9)
 
 
 def test_nearest_view_weighs_angle_against_distance():

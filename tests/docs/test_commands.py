@@ -257,8 +257,8 @@ def test_a_walk_through_the_pages(reader, monkeypatch, capsys):
     """The commands of README, "Getting started" and "Putting a map to work", in order."""
     monkeypatch.chdir(reader)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    if "scr_landmarks" not in {c.name for c in default_registry().components("estimator")}:
-        pytest.skip("needs the plugin scr_glace")
+    if "landmarks" not in {c.name for c in default_registry().components("estimator")}:
+        pytest.skip("needs the plugin landmarks")
     for command in WALK:
         assert clean(command) in SHOWN, f"no page shows this any more: {command}"
         arguments = words(command)[1:]

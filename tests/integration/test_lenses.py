@@ -22,7 +22,7 @@ from reloc_core.types import Camera
 
 METHODS = [(experiment, component.name) for experiment, component in methods([])]
 # What a method of tiny size must reach, in cm; regressors of poses only must give poses.
-BOUNDS = {"scr_landmarks": 4.0, "gsplat_loc": 5.0, "kfnet_temporal": 15.0}
+BOUNDS = {"landmarks": 4.0, "gsplat_loc": 5.0, "kfnet_temporal": 15.0}
 
 
 def lens(camera, index):
@@ -101,7 +101,7 @@ def test_distorted_images_with_intrinsics_of_their_own(
         return
     assert metrics["localized"] == 6
     assert median_cm(tmp_path / "out") < BOUNDS[name]
-    if name == "scr_landmarks":
+    if name == "landmarks":
         # Forgetting the lens must cost accuracy, or the scene would prove nothing.
         forgotten = distorted_room / "forgotten"
         run("evaluate", *evaluate, f"output_dir={tmp_path / 'flat'}", root=forgotten)

@@ -32,7 +32,6 @@ from reloc_core.geometry import inverse, project
 from reloc_core.io.ace import write_ace
 from reloc_core.io.colmap import find_models, read_model, read_points, write_model
 from reloc_core.io.kapture import read_kapture, write_kapture
-from reloc_core.io.kfnet import LabelLists, read_label_lists, write_label_lists
 from reloc_core.io.nvm import read_nvm
 from reloc_core.io.poselists import (
     NamedPose,
@@ -178,24 +177,6 @@ def test_pairs_round_trip(pairs):
         path = Path(folder) / "pairs.txt"
         write_pairs(path, pairs)
         assert read_pairs(path) == pairs
-
-
-@FEW
-@given(st.lists(st.tuples(_WORD, _WORD, _WORD), min_size=1, max_size=8), st.booleans())
-def test_label_lists_round_trip(rows, sequences):
-    images, labels, names = (tuple(column) for column in zip(*rows, strict=True))
-    # A reflection: published transforms have determinant -1.
-    transform = np.diag([1.0, -1, 1, 1]) + np.eye(4, k=3) * 0.1
-    lists = LabelLists(images, labels, names if sequences else None, transform)
-    with tempfile.TemporaryDirectory() as folder:
-        write_label_lists(folder, lists)
-        found = read_label_lists(folder)
-    assert (found.images, found.labels, found.sequences) == (
-        lists.images,
-        lists.labels,
-        lists.sequences,
-    )
-    np.testing.assert_array_equal(found.normalized_from_world, transform)
 
 
 # ---------------------------------------------------------------------------------- other readers
@@ -484,18 +465,6 @@ def test_kapture_refusals(tmp_path):
         assert not (tmp_path / "sensors" / "sensors.txt").exists()
     with pytest.raises(DataError, match="no kapture folder"):
         read_kapture(tmp_path)
-
-
-def test_label_list_refusals(tmp_path):
-    with pytest.raises(InputError, match="1 entries for 2"):
-        write_label_lists(tmp_path, LabelLists(("a", "b"), ("c",)))
-    with pytest.raises(InputError, match="cannot represent"):
-        write_label_lists(tmp_path, LabelLists(("a\nb",)))
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "image_list.txt").write_text("a\nb\n")
-    (tmp_path / "label_list.txt").write_text("a\n")
-    with pytest.raises(DataError, match="has 1 lines"):
-        read_label_lists(tmp_path)
 
 
 def test_calibration_matrix_only_where_needed():

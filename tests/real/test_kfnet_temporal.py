@@ -37,12 +37,15 @@ def rows(tmp_path_factory):
 
 def test_filtering_pays(rows):
     clean = rows["clean"]
-    assert clean["filtered coordinates mean cm"] < 0.85 * clean["measured coordinates mean cm"]
-    assert clean["filtered pose median cm"] <= clean["measured pose median cm"]
-    assert 2 <= clean["nis of accepted, mean"] <= 4
+    measured, cells, both = (
+        clean[n] for n in ("measurement", "cells", "cells + pose filter")
+    )  # fmt: skip
+    assert cells["coordinates mean cm"] < 0.85 * measured["coordinates mean cm"]
+    assert both["median cm"] <= measured["median cm"]
+    assert 2 <= cells["nis of accepted, mean"] <= 4
 
 
 def test_blurred_frames_are_bridged(rows):
     blur = rows["blur"]
-    assert blur["measured 10cm/5deg %"] <= 80
-    assert blur["filtered 10cm/5deg %"] >= 95
+    assert blur["measurement"]["10cm/5deg %"] <= 80
+    assert blur["cells + pose filter"]["10cm/5deg %"] >= 95

@@ -21,7 +21,7 @@ pytestmark = [
 def room_map(tmp_path_factory):
     work = tmp_path_factory.mktemp("room")
     code = main(
-        ["train", "experiment=scr_glace/compact", "dataset=ace", f"dataset.root={ROOM}",
+        ["train", "experiment=landmarks/default", "dataset=ace", f"dataset.root={ROOM}",
          f"map_dir={work / 'map'}", f"output_dir={work / 'fit'}"]
     )  # fmt: skip
     assert code == 0

@@ -57,9 +57,7 @@ def test_a_right_focal_length_is_left_alone(scene, kind):
     noise = {"pixel_noise": 1.0} if kind == "sparse" else {"point_noise": 0.02}
     for seed in range(30):
         s = scene(seed, n=600, outliers=0.4, **noise)
-        checked, plain = (
-            solve(s, camera(), kind, verify_focal=verify) for verify in (True, False)
-        )
+        checked, plain = (solve(s, camera(), kind, verify_focal=verify) for verify in (True, False))
         assert checked.camera is None
         assert np.array_equal(checked.world_from_cam, plain.world_from_cam)
         grown = checked.covariance - plain.covariance
@@ -92,9 +90,7 @@ def test_an_uncertain_focal_length_is_estimated_around_its_prior(scene):
         e = estimate_absolute_pose(
             s.points2d, s.points3d, cam, options={"residual": "reprojection"}
         )
-        free = estimate_absolute_pose(
-            s.points2d, s.points3d, cam, options={"estimate_focal": True}
-        )
+        free = estimate_absolute_pose(s.points2d, s.points3d, cam, options={"estimate_focal": True})
         assert e.success
         assert e.focal_std is not None
         square.append(((e.camera.fx - TRUE) / e.focal_std) ** 2)
@@ -165,4 +161,4 @@ def test_a_batch_is_the_same_as_one_by_one(scene):
         assert np.array_equal(a.world_from_cam, b.world_from_cam)
         assert np.array_equal(a.covariance, b.covariance)
         assert a.camera == b.camera
-        assert a.signals == b.signals
+        assert a.support == b.support

@@ -27,7 +27,7 @@ def installed(*estimators):
 def test_every_job_composes_and_fits(path: Path):
     params = yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"]
     if "(" in "".join(map(str, params.values())):  # an optimiser's choices
-        assert installed("scr_landmarks")
+        assert installed("landmarks")
         compose("benchmark", [f"experiment=sweep/{path.stem}", "estimator.keypoints.query=300"])
         return
     options = [[f"{key}={v}" for v in str(value).split(",")] for key, value in params.items()]

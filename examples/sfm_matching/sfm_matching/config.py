@@ -17,10 +17,7 @@ class MatchingConfig:
         keypoints: of each map image.
         query_keypoints: of a query.
         partners: other map images that each map image is matched with to triangulate its keypoints.
-        max_angle_deg: largest angle between viewing directions of matched map images.
         min_similarity: least cosine of matched descriptors.
-        max_epipolar_px: largest distance of a match of two map images from its epipolar line.
-        max_error_px: largest reprojection error of a triangulated point.
         min_views: images that must agree about a point.
         min_parallax_deg: angle that a point's viewing rays must span.
         retrieved: map images that a query is matched with.
@@ -31,10 +28,7 @@ class MatchingConfig:
     keypoints: int = 1024
     query_keypoints: int = 2048
     partners: int = 12
-    max_angle_deg: float = 45.0
     min_similarity: float = 0.8
-    max_epipolar_px: float = 2.5
-    max_error_px: float = 2.5
     min_views: int = 3
     min_parallax_deg: float = 1.5
     retrieved: int = 16
@@ -52,6 +46,5 @@ def check(config: MatchingConfig) -> None:
     options.at_least(3, "images")
     options.at_least(2, "partners", "min_views")
     options.at_least(1, "retrieved")
-    options.positive("max_angle_deg", "max_epipolar_px", "max_error_px", "min_parallax_deg")
-    similarity = config.min_similarity
-    options.require(-1 <= similarity < 1, "min_similarity", "be a cosine")
+    options.positive("min_parallax_deg")
+    options.require(-1 <= config.min_similarity < 1, "min_similarity", "be a cosine")

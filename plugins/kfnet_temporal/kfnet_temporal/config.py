@@ -101,6 +101,10 @@ class ScoordnetConfig:
     augment: bool = True
     labels: LabelConfig = field(default_factory=LabelConfig)
 
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return self.learning_rate * 0.5 ** (step / self.halve_every)
+
 
 @dataclass
 class MeasurementConfig:
@@ -155,6 +159,10 @@ class ProcessConfig:
     augment: bool = False
     weights: str = ""
 
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return self.learning_rate * 0.5 ** (step / self.halve_every)
+
 
 @dataclass
 class JointConfig:
@@ -186,6 +194,12 @@ class JointConfig:
     smooth_weight: float = 0.0
     fix_process: bool = False
     held_out: float = 0.15
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        if self.halve_every:
+            return self.learning_rate * 0.5 ** (step / self.halve_every)
+        return self.learning_rate * (1 - step / max(self.iterations, 1))
 
 
 @dataclass
@@ -235,52 +249,6 @@ class FilterConfig:
 
 
 @dataclass
-class PoseConfig:
-    """The filter on the pose, which removes what the errors of all cells have in common.
-
-    Attributes:
-        enabled: False for the cells' filter alone.
-        tracks: points that are followed from frame to frame.
-        max_age: frames after which new points are chosen.
-        min_share: of the points that must still be followed; with less new ones are chosen.
-        track_noise: covariance of the camera's motion, as a factor on that of the followed points,
-            whose distances share errors.
-        drift: metres; and `drift_rotation`: radians; error of the motion per frame at least.
-        shared: frames that an error of the measured pose lasts: after as many, its correlation has
-            fallen to 1 / e.
-        redundancy: factor on the covariance of the measured pose.
-        floor: metres; and `floor_rotation`: radians; standard deviation of the map's own errors.
-        threshold: of the normalised innovation squared with six degrees of freedom (12.6: 5 %).
-        confirm: measured poses that must contradict the belief and agree with each other before the
-            filter follows them.
-        sure_score: score of a measured pose that is followed at once when the view has changed.
-        hold: frames for which a picture that is exactly the last one is taken for a copy of it, made
-            by the recorder; then the camera is assumed to have moved on unseen.
-        coast: frames that the camera is assumed to keep its velocity when no motion can be seen.
-        coast_drift: metres; and `coast_rotation`: radians; error of that per frame.
-    """
-
-    enabled: bool = True
-    tracks: int = 600
-    max_age: int = 20
-    min_share: float = 0.5
-    track_noise: float = 8.0
-    drift: float = 1e-3
-    drift_rotation: float = 5e-4
-    shared: float = 10.0
-    redundancy: float = 10.0
-    floor: float = 3e-3
-    floor_rotation: float = 2e-3
-    threshold: float = 12.6
-    confirm: int = 5
-    sure_score: float = 0.7
-    hold: int = 2
-    coast: int = 15
-    coast_drift: float = 4e-3
-    coast_rotation: float = 5e-3
-
-
-@dataclass
 class TemporalConfig:
     """Options of `TemporalEstimator`.
 
@@ -292,7 +260,6 @@ class TemporalConfig:
     process: ProcessConfig = field(default_factory=ProcessConfig)
     joint: JointConfig = field(default_factory=JointConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
-    pose: PoseConfig = field(default_factory=PoseConfig)
     labels: LabelConfig = field(default_factory=LabelConfig)
     export: str = ""
 
@@ -337,7 +304,6 @@ def check_temporal(config: TemporalConfig) -> None:
     _check_process(options, config.process)
     _check_joint(options, config.joint)
     _check_filter(options)
-    _check_pose(options)
     _check_labels(options, config.labels)
 
 
@@ -388,17 +354,6 @@ def _check_filter(options: Checks) -> None:
         "filter.threshold", "filter.lost_share", "filter.max_gap", "filter.max_support",
         "filter.process_factor", "filter.target_nis",
     )  # fmt: skip
-
-
-def _check_pose(options: Checks) -> None:
-    options.at_least(40, "pose.tracks")
-    options.at_least(1, "pose.max_age", "pose.redundancy")
-    options.share("pose.min_share", "pose.sure_score")
-    options.not_negative(
-        "pose.track_noise", "pose.drift", "pose.drift_rotation", "pose.confirm", "pose.hold",
-        "pose.coast", "pose.coast_drift", "pose.coast_rotation",
-    )  # fmt: skip
-    options.positive("pose.floor", "pose.floor_rotation", "pose.threshold", "pose.shared")
 
 
 def _check_labels(options: Checks, config: LabelConfig) -> None:

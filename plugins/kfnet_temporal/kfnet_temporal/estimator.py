@@ -9,26 +9,29 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from kfnet_temporal.calibration import Calibration, calibrate, correspondences, inflate
-from kfnet_temporal.clips import Clip, add_motions, load_clip, save_clip
+from kfnet_temporal.common.grid import FeatureExtractor, FeatureGrid
+from kfnet_temporal.common.inner import InnerRun, Subset, build_measurement
+from kfnet_temporal.common.labels import Labels, make_labels
+from kfnet_temporal.common.sequences import beginnings, choose_stretches
 from kfnet_temporal.config import TemporalConfig, check_temporal
-from kfnet_temporal.export import MapExport
-from kfnet_temporal.grid import FeatureExtractor, FeatureGrid
-from kfnet_temporal.kalman import State
-from kfnet_temporal.labels import Labels, make_labels
-from kfnet_temporal.measurement import InnerRun, Subset, build_measurement, measured_state
-from kfnet_temporal.oflow_process import OflowExtractor, OflowProcess
-from kfnet_temporal.pose_stage import PoseStage
-from kfnet_temporal.process import FlowProcess, Process
-from kfnet_temporal.published_training import Scene, train_both, train_oflow
-from kfnet_temporal.resume import Checkpoints, part
-from kfnet_temporal.scoordnet_estimator import ScoordnetEstimator
-from kfnet_temporal.sequences import beginnings, choose_stretches
-from kfnet_temporal.tracker import Step, Tracker
-from kfnet_temporal.training import NoiseScale, process_std, train_flow, train_joint
+from kfnet_temporal.filtering.calibration import Calibration, calibrate
+from kfnet_temporal.filtering.clips import Clip, add_motions, load_clip, save_clip
+from kfnet_temporal.filtering.evidence import correspondences, inflate, measured_state
+from kfnet_temporal.filtering.export import MapExport
+from kfnet_temporal.filtering.kalman import State
+from kfnet_temporal.filtering.noise import NoiseScale
+from kfnet_temporal.filtering.process import Process, process_std
+from kfnet_temporal.filtering.tracker import Step, Tracker
+from kfnet_temporal.memory.flow import FlowProcess
+from kfnet_temporal.memory.training import train_flow, train_joint
+from kfnet_temporal.published.measurement import ScoordnetEstimator
+from kfnet_temporal.published.process import OflowExtractor, OflowProcess
+from kfnet_temporal.published.training import Scene, train_both, train_oflow
 from reloc_core.errors import DataError, InputError, MapError
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
+from reloc_core.training.checkpoint import Checkpoint
+from reloc_core.training.packing import part
 from reloc_core.types import (
     Correspondences,
     Evidence,
@@ -62,8 +65,8 @@ class TemporalEstimator(Estimator):
         self.runtime = Runtime(threads=1)
         self.extractor: FeatureExtractor | OflowExtractor | None = None
         self.tracker = Tracker(config.filter)
-        self.pose = PoseStage(config.pose)
         self.last: tuple[Frame, FeatureGrid] | None = None
+        self.median_std = float("nan")
         self.shown: tuple[ImageArray, Step] | None = None
         self.export: MapExport | None = None
 
@@ -84,13 +87,13 @@ class TemporalEstimator(Estimator):
         poses = [f.world_from_cam for f in dataset.frames if f.world_from_cam is not None]
         labels = make_labels(dataset, self.config.labels, run)
         self.origin = np.stack(poses)[:, :3, 3].mean(0)
-        checkpoints = Checkpoints(run.map)
-        stretches = self._fit_measurement(dataset, labels, stretches, run, checkpoints)
+        checkpoint = Checkpoint(run.map)
+        stretches = self._fit_measurement(dataset, labels, stretches, run, checkpoint)
         self._prepare(run.runtime)
         if self._published:
-            self._fit_published(dataset, labels, run, checkpoints)
+            self._fit_published(dataset, labels, run, checkpoint)
         else:
-            self._fit_clips(dataset, labels, stretches, run, checkpoints)
+            self._fit_clips(dataset, labels, stretches, run, checkpoint)
         self._freeze()
         self._save(run)
 
@@ -103,7 +106,7 @@ class TemporalEstimator(Estimator):
 
     def _fit_measurement(
         self, dataset: Dataset, labels: Labels, stretches: list[range], run: Run,
-        checkpoints: Checkpoints,
+        checkpoint: Checkpoint,
     ) -> list[range]:  # fmt: skip
         """Fit the measurement; returns the stretches that it has not learned from."""
         inner = self._inner(run, labels)
@@ -113,18 +116,18 @@ class TemporalEstimator(Estimator):
             left_out = {i for s in stretches for i in s}
             kept = [i for i in range(len(dataset)) if i not in left_out]
             inner.labels = None  # they are numbered as the whole dataset is
-        if checkpoints.finished("measurement", {}):
+        if checkpoint.finished("measurement"):
             self.measurement.load(inner.map.so_far(), run.runtime)
-            inner.map.details.update(checkpoints.noted("measurement"))
+            inner.map.details.update(checkpoint.notes("measurement"))
         else:
             self.measurement.fit(dataset if whole else Subset(dataset, kept), inner)
-            checkpoints.mark("measurement", inner.map.details)
+            checkpoint.finish("measurement", notes=inner.map.details)
         run.map.details[_PART] = inner.map.details
         return stretches
 
     def _fit_clips(
         self, dataset: Dataset, labels: Labels, stretches: list[range], run: Run,
-        checkpoints: Checkpoints,
+        checkpoint: Checkpoint,
     ) -> None:  # fmt: skip
         clips = [self._clip(dataset, labels, s, i, run) for i, s in enumerate(stretches)]
         if not any(bool(torch.isfinite(c.labels).any()) for c in clips):
@@ -134,30 +137,30 @@ class TemporalEstimator(Estimator):
             )
         if isinstance(self.process, OflowProcess):
             scenes = self._scenes(dataset, labels, run)
-            train_oflow(self.process, scenes, self.config, run, checkpoints)
+            train_oflow(self.process, scenes, self.config, run, checkpoint)
             with torch.no_grad():
                 self._describe_again(dataset, stretches, clips)
         else:
-            train_flow(self.process, clips, self.config, run, checkpoints)
+            train_flow(self.process, clips, self.config, run, checkpoint)
         self.process.requires_grad_(False)
         add_motions(self.process, clips, run)
         self.process.noise.requires_grad_(True)
-        train_joint(self.process, self.scale, clips, self.config, run, checkpoints)
+        train_joint(self.process, self.scale, clips, self.config, run, checkpoint)
         self._freeze()
         with run.progress("Calibration", 1) as progress:
             self.calibration = calibrate(self.process, self.scale, clips, self.config, self.origin)
             progress.advance()
 
     def _fit_published(
-        self, dataset: Dataset, labels: Labels, run: Run, checkpoints: Checkpoints
+        self, dataset: Dataset, labels: Labels, run: Run, checkpoint: Checkpoint
     ) -> None:
         assert isinstance(self.process, OflowProcess)
         assert isinstance(self.measurement, ScoordnetEstimator)
         self.scale.set_identity()
         scenes = self._scenes(dataset, labels, run)
-        train_oflow(self.process, scenes, self.config, run, checkpoints)
+        train_oflow(self.process, scenes, self.config, run, checkpoint)
         own = Scene(dataset, labels, self.measurement.normalised_from_world)
-        train_both(self.measurement, self.process, own, self.config, run, checkpoints)
+        train_both(self.measurement, self.process, own, self.config, run, checkpoint)
         self.measurement.freeze()
         self.measurement.save(self._inner(run, labels))
 
@@ -241,8 +244,8 @@ class TemporalEstimator(Estimator):
         self.measurement.load(scene_map.part(_PART), runtime)
         try:
             self.origin = tensors["origin"].double().numpy()
-            self.process.load_state_dict(part(tensors, "process."))
-            self.scale.load_state_dict(part(tensors, "scale."))
+            self.process.load_state_dict(part(tensors, "process"))
+            self.scale.load_state_dict(part(tensors, "scale"))
             self.calibration = Calibration(**metadata["calibration"])
         except (KeyError, TypeError, RuntimeError) as error:
             raise MapError(
@@ -270,15 +273,13 @@ class TemporalEstimator(Estimator):
         self.process.eval().requires_grad_(False)
         self.scale.eval().requires_grad_(False)
         self.tracker = Tracker(self.config.filter, self.calibration.min_similarity)
-        self.pose = PoseStage(self.config.pose, self.calibration.pose, self.calibration.typical_std)
 
     # -------------------------------------------------------------------------- localization
 
     def start_sequence(self) -> None:
         """See `Estimator.start_sequence`."""
         self.tracker.reset()
-        self.pose.reset()
-        self.last = None
+        self.last, self.median_std = None, float("nan")
 
     def _grid(self, query: Query) -> FeatureGrid:
         if self.extractor is None:
@@ -357,21 +358,18 @@ class TemporalEstimator(Estimator):
     def filtered(self, query: Query, evidence: Evidence) -> Correspondences:
         """The posterior after one more frame, of which the measurement gave the evidence."""
         step, grid = self.advance(query, evidence)
-        found = correspondences(
+        if np.isfinite(step.measured.median_std):
+            self.median_std = step.measured.median_std
+        return correspondences(
             step.posterior, grid.pixels, self.origin, self.calibration.output,
-            self.calibration.redundancy,
+            self.calibration.pose_factor(self.median_std),
         )  # fmt: skip
-        if not self.config.pose.enabled:
-            return found
-        return self.pose.step(
-            found, grid, query.camera, step.event, self.runtime, step.measured.median_std
-        )
 
     def pictures(self, query: Query, localization: Localization) -> Mapping[str, ImageArray]:
         """See `Estimator.pictures`."""
         if self.shown is None or self.shown[0] is not query.image:
             return {}
-        from kfnet_temporal.pictures import step_pictures
+        from kfnet_temporal.filtering.pictures import step_pictures
 
         return step_pictures(query.image, self.shown[1], self.calibration.output)
 

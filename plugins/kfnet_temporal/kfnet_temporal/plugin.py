@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kfnet_temporal.config import MemoryConfig, ScoordnetConfig, TemporalConfig
-from kfnet_temporal.weights import KFNET
+from kfnet_temporal.published.weights import KFNET
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 
@@ -26,6 +26,7 @@ def reloc_register_components(registry: Registry) -> None:
             config=TemporalConfig,
             produces="Correspondences",
             solver="pnp",
+            refiners=("pose_filter",),
             needs_map=True,
             requires=("sequence",),
             summary="Kalman filter over the scene coordinates of a video, on any dense estimator",
@@ -41,7 +42,7 @@ def reloc_register_components(registry: Registry) -> None:
         Component(
             interface="estimator",
             name="kfnet_memory",
-            target="kfnet_temporal.memory:MemoryEstimator",
+            target="kfnet_temporal.memory.estimator:MemoryEstimator",
             config=MemoryConfig,
             produces="Correspondences",
             solver="pnp",
@@ -56,7 +57,7 @@ def reloc_register_components(registry: Registry) -> None:
         Component(
             interface="estimator",
             name="kfnet_scoordnet",
-            target="kfnet_temporal.scoordnet_estimator:ScoordnetEstimator",
+            target="kfnet_temporal.published.measurement:ScoordnetEstimator",
             config=ScoordnetConfig,
             produces="Correspondences",
             solver="pnp",

@@ -3,11 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from kfnet_temporal.common.sequences import choose_stretches
 from kfnet_temporal.config import MeasurementConfig, MemoryConfig, TemporalConfig, check_temporal
 from kfnet_temporal.estimator import TemporalEstimator
-from kfnet_temporal.measurement import measured_state
-from kfnet_temporal.memory import MemoryEstimator
-from kfnet_temporal.sequences import choose_stretches
+from kfnet_temporal.filtering.calibration import Calibration
+from kfnet_temporal.filtering.evidence import measured_state
+from kfnet_temporal.memory.estimator import MemoryEstimator
 
 from reloc_core.errors import ConfigError, DataError, InputError
 from reloc_core.interfaces import Dataset, Runtime
@@ -187,7 +188,7 @@ def test_evidence_on_another_grid_goes_to_the_cells_it_lies_in():
 @pytest.mark.parametrize(("part", "name", "value"), [
     ("filter", "policy", "hope"), ("filter", "fading", 0.9), ("filter", "threshold", 0.0),
     ("joint", "window", 1), ("joint", "weights", [1.0]), ("process", "noise", [0.2, 0.1]),
-    ("filter", "common_gain", 1.5), ("filter", "max_support", 0.0), ("pose", "sure_score", 2.0),
+    ("filter", "common_gain", 1.5), ("filter", "max_support", 0.0),
     ("labels", "source", "files"), ("measurement", "default_std", 0.0),
 ])  # fmt: skip
 def test_nonsense_options_are_named(part, name, value):
@@ -202,16 +203,14 @@ def test_a_repeated_picture_says_nothing_new(loaded, film):
     frames = [data[i] for i in range(8)]
     frozen = [replace(data[i], image=frames[7].image) for i in range(8, 11)]
     assert events(loaded, [*frames, *frozen])[-3:] == ["frozen"] * 3
-    loaded.start_sequence()
-    solver, found = PnpSolver(PnpConfig()), []
-    for query in [*frames, *frozen]:
-        evidence = loaded.estimate(query.without_ground_truth())
-        found.append(solver.solve(evidence, query.camera, Runtime(threads=1)))
-    # The camera is assumed to go on: nearer to where it is than where it was last seen.
-    truth, last = data[10].world_from_cam[:3, 3], data[7].world_from_cam[:3, 3]
-    assert np.linalg.norm(found[-1].world_from_cam[:3, 3] - truth) < np.linalg.norm(last - truth)
-    sizes = [np.trace(f.covariance[3:, 3:]) for f in found[-4:]]
-    assert sizes == sorted(sizes)
+
+
+def test_unsure_coordinates_widen_the_covariance():
+    found = Calibration(redundancy=8.0, typical_std=0.02)
+    assert found.pose_factor(0.02) == pytest.approx(8)
+    assert found.pose_factor(0.04) == pytest.approx(32)
+    assert found.pose_factor(1e-4) == 1.0
+    assert found.pose_factor(np.nan) == 8.0
 
 
 def test_a_sequence_of_one_frame_is_the_measurement(loaded, film):
@@ -243,8 +242,6 @@ def test_exported_maps_are_what_the_estimate_says(trained, film, tmp_path):
     estimator = TemporalEstimator(config)
     estimator.load(trained[1], Runtime(threads=1))
     queries = list(film(5, phase=0.33))
-    # The pose filter moves the evidence, not the coordinate maps.
-    estimator.config.pose.enabled = False
     found = follow(estimator, queries[:3]) + follow(estimator, queries[3:])
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {"image_list.txt", *(f"coord_{i}.npy" for i in range(5)),

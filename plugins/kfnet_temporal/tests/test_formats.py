@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from kfnet_temporal.formats import (
+from kfnet_temporal.common.formats import (
     cell_labels,
     coordinate_map,
     read_label,
@@ -11,7 +11,7 @@ from kfnet_temporal.formats import (
     write_lists,
     write_transform,
 )
-from kfnet_temporal.labels import lift_labels
+from kfnet_temporal.common.labels import lift_labels
 
 from reloc_core.errors import DataError
 from reloc_core.geometry import inverse, project, so3_exp, transform

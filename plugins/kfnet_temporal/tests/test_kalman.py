@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from kfnet_temporal.kalman import (
+from kfnet_temporal.filtering.kalman import (
     NIS_95,
     State,
     correct_common,

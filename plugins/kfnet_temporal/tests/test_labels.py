@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from kfnet_temporal.common.formats import write_label, write_lists
+from kfnet_temporal.common.grid import FeatureExtractor
+from kfnet_temporal.common.labels import interpolate, labels_at, make_labels
+from kfnet_temporal.common.stereo import StereoDepth
 from kfnet_temporal.config import LabelConfig
-from kfnet_temporal.formats import write_label, write_lists
-from kfnet_temporal.grid import FeatureExtractor
-from kfnet_temporal.labels import interpolate, labels_at, make_labels
-from kfnet_temporal.stereo import StereoDepth
 
 from reloc_core.errors import DataError
 

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from kfnet_temporal.process import average, cost_volume
+from kfnet_temporal.memory.flow import average, cost_volume
 
 
 def test_cost_volume_is_the_cosine_of_every_pair_of_cells():

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from kfnet_temporal import scoordnet
-from kfnet_temporal.augment import (
+from kfnet_temporal.common.labels import DepthLabels, labels_at
+from kfnet_temporal.config import LabelConfig, MeasurementConfig, ScoordnetConfig, TemporalConfig
+from kfnet_temporal.estimator import TemporalEstimator
+from kfnet_temporal.published import scoordnet
+from kfnet_temporal.published.augment import (
     corner_pixels,
     draw_motion,
     jitter,
@@ -12,17 +15,14 @@ from kfnet_temporal.augment import (
     moved_pixels,
     scaled_rgb,
 )
-from kfnet_temporal.config import LabelConfig, MeasurementConfig, ScoordnetConfig, TemporalConfig
-from kfnet_temporal.estimator import TemporalEstimator
-from kfnet_temporal.labels import DepthLabels, labels_at
-from kfnet_temporal.oflow_process import OflowProcess, whole_window
-from kfnet_temporal.oflownet import OFlowNet
-from kfnet_temporal.published_training import Scene, flow_loss, joint_rate, read_window, window_loss
-from kfnet_temporal.resume import step_rng
-from kfnet_temporal.scoordnet_estimator import ScoordnetEstimator
+from kfnet_temporal.published.measurement import ScoordnetEstimator
+from kfnet_temporal.published.oflownet import OFlowNet
+from kfnet_temporal.published.process import OflowProcess, whole_window
+from kfnet_temporal.published.training import Scene, flow_loss, read_window, window_loss
 
 from reloc_core.errors import ConfigError, DataError
 from reloc_core.interfaces import Runtime
+from reloc_core.training.streams import numpy_rng, torch_rng
 
 
 @pytest.fixture
@@ -60,7 +60,6 @@ def paper_config(resolution=96):
     j.window, j.iterations, j.loss_clamp, j.smooth_weight = 3, 3, 20.0, 50.0
     j.learning_rate, j.halve_every = 1e-4, 1000
     config.filter.policy, config.filter.common_gain = "use_measurement", 0.0
-    config.pose.enabled = False
     return config
 
 
@@ -90,12 +89,11 @@ def test_every_stage_lowers_its_loss(narrow, film):
     assert last < first - 0.5
     config, process = paper_config(), OflowProcess(96, 1e-5)
     scene = Scene(data, labels, np.eye(4))
-    rng, _ = step_rng(0, 0, 0)
+    rng = numpy_rng(0, "test", 0)
     window = read_window(scene, range(2), 96, rng, augment=False, zoom=False)
 
     def flow():
-        rng, generator = step_rng(0, 0, 1)
-        return flow_loss(process, window, config, rng, generator)
+        return flow_loss(process, window, config, numpy_rng(0, "test", 1), torch_rng(0, "test", 1))
 
     config.process.loss_clamp = 50.0
     first, last = descend(process.network.parameters(), flow, 5, 1e-3)
@@ -175,9 +173,9 @@ def test_whole_window_needs_all_sixty_four():
 def test_schedule_of_the_third_stage():
     config = paper_config()
     config.joint.learning_rate, config.joint.halve_every = 6.25e-6, 100
-    assert joint_rate(config, 100) == pytest.approx(3.125e-6)
+    assert config.joint.rate(100) == pytest.approx(3.125e-6)
     config.joint.halve_every, config.joint.iterations = 0, 10
-    assert joint_rate(config, 5) == pytest.approx(3.125e-6)
+    assert config.joint.rate(5) == pytest.approx(3.125e-6)
 
 
 def test_scoordnet_needs_labels(film, start_run, tmp_path):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from kfnet_temporal import resume
 from kfnet_temporal.config import TemporalConfig
 from kfnet_temporal.estimator import TemporalEstimator
 
 from reloc_core.maps import MapWriter
+from reloc_core.training import checkpoint
 
 
 def config():
@@ -33,7 +33,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize(("stage", "done"), [("", ["measurement"]), ("flow", []), ("joint", [])])
 def test_killed_and_resumed(film, start_run, tmp_path, monkeypatch, stage, done):
     """Nothing runs after the checkpoint was written that the second training could profit from."""
-    monkeypatch.setattr(resume, "_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint.Checkpoint.__init__, "__defaults__", (0.0,))
     data = film(24)
     whole = train(tmp_path / "whole", data, start_run)
     expected = whole.tensors("filter")[0]

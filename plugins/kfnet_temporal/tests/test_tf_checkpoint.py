@@ -5,11 +5,11 @@ import struct
 import numpy as np
 import pytest
 import torch
-from kfnet_temporal.crc32c import crc32c
-from kfnet_temporal.oflownet import OFlowNet
-from kfnet_temporal.scoordnet import SCoordNet
-from kfnet_temporal.tf_checkpoint import TensorBundle, decompress_snappy
-from kfnet_temporal.tf_import import import_oflownet, state_of
+from kfnet_temporal.published.crc32c import crc32c
+from kfnet_temporal.published.oflownet import OFlowNet
+from kfnet_temporal.published.scoordnet import SCoordNet
+from kfnet_temporal.published.tf_checkpoint import TensorBundle, decompress_snappy
+from kfnet_temporal.published.tf_import import import_oflownet, state_of
 
 from reloc_core.errors import MapError
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parent))
-from kfnet_temporal.oflownet import OFlowNet
-from kfnet_temporal.weights import KFNET, check_bundle
+from kfnet_temporal.published.oflownet import OFlowNet
+from kfnet_temporal.published.weights import KFNET, check_bundle
 from test_tf_checkpoint import variables, write_bundle
 
 from reloc_core.errors import MapError

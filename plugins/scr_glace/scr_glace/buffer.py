@@ -21,9 +21,9 @@ from torch import Tensor
 
 from reloc_core.interfaces import Progress
 from reloc_core.maps import explain_os_errors
+from reloc_core.training.processes import Processes
+from reloc_core.training.streams import numpy_rng
 from scr_glace.config import BufferConfig
-from scr_glace.distributed import Processes
-from scr_glace.randomness import Stream, numpy_rng
 
 _GROUP_VISITS = 64
 _DISK_CHUNK = 512
@@ -118,10 +118,7 @@ class BufferPlan:
     def visited_frames(self) -> Tensor:
         """Frame of every visit (visits,); every pass over the frames has a new random order."""
         passes = math.ceil(self.visits / self.frames)
-        orders = [
-            numpy_rng(self.seed, Stream.FRAME_ORDER, k).permutation(self.frames)
-            for k in range(passes)
-        ]
+        orders = [numpy_rng(self.seed, "frames", k).permutation(self.frames) for k in range(passes)]
         return torch.from_numpy(np.concatenate(orders)[: self.visits])
 
     def owned(self, processes: Processes) -> list[int]:
@@ -149,7 +146,7 @@ class BufferPlan:
 
     def order(self, epoch: int) -> Tensor:
         """All global sample numbers in the random order of an epoch."""
-        rng = numpy_rng(self.seed, Stream.BATCH_ORDER, epoch)
+        rng = numpy_rng(self.seed, "batches", epoch)
         if self.chunk == 1:
             return torch.from_numpy(rng.permutation(self.size))
         starts = torch.from_numpy(rng.permutation(self.size // self.chunk)) * self.chunk
@@ -242,7 +239,7 @@ class Buffer:
                 progress.advance()
             size = self.plan.samples_of(group)
             # Mixed before it is stored, so that chunks read from disk hold samples of many visits.
-            mix = torch.from_numpy(numpy_rng(self.plan.seed, Stream.GROUP, group).permutation(size))
+            mix = torch.from_numpy(numpy_rng(self.plan.seed, "groups", group).permutation(size))
             self.features[row : row + size] = torch.cat(features)[mix]
             self.rays[row : row + size] = torch.cat(rays)[mix].to(self.rays.device)
             self.visit[row : row + size] = torch.cat(labels)[mix].to(self.visit.device)

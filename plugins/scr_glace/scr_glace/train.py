@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +12,19 @@ from torch import Tensor
 
 from reloc_core.errors import ConfigError, RelocError
 from reloc_core.interfaces import Run
+from reloc_core.training.checkpoint import Checkpoint
+from reloc_core.training.packing import pack, unpack
+from reloc_core.training.processes import Processes
+from reloc_core.training.streams import torch_rng
 from scr_glace.buffer import Batch, Buffer
 from scr_glace.config import GlaceConfig
-from scr_glace.distributed import Processes
 from scr_glace.head import Head
 from scr_glace.loss import LossTerms, reprojection_loss
 from scr_glace.precision import autocast_dtype
-from scr_glace.randomness import Stream, torch_rng
 from scr_glace.schedule import one_cycle
+
+STAGE = "head"
+"""Name of the training in the checkpoint."""
 
 
 class Trainer:
@@ -80,13 +84,17 @@ class Trainer:
             RelocError: the loss is not a number; the last checkpoint is kept.
         """
         # Only rank 0 reads the file: its state is everybody's.
-        checkpoint = run.map.load_checkpoint() if self.processes.rank == 0 else None
-        checkpoint = self.processes.share(checkpoint)
-        if checkpoint is not None:
-            self.restore(*checkpoint)
+        checkpoint = None
+        saved = None
+        if self.processes.rank == 0:
+            checkpoint = Checkpoint(run.map, self.config.train.checkpoint_seconds)
+            step, tensors = checkpoint.resume(STAGE)
+            saved = (step, tensors, checkpoint.notes(STAGE)) if tensors else None
+        saved = self.processes.share(saved)
+        if saved is not None:
+            self.restore(*saved)
         total = self.config.train.iterations
         metrics: dict[str, float] = {}
-        saved = time.monotonic()
         with run.progress("train", total) as progress:
             progress.advance(self.step)
             while self.step < total:
@@ -99,13 +107,8 @@ class Trainer:
                 if shown:
                     run.log("iteration", step=self.step, **metrics)
                 progress.advance(1, **metrics)
-                if (
-                    self.processes.rank == 0
-                    and self.step < total
-                    and time.monotonic() - saved >= self.config.train.checkpoint_seconds
-                ):
-                    self._save(run)
-                    saved = time.monotonic()
+                if checkpoint is not None and self.step < total:
+                    checkpoint.save(STAGE, self.step, self.state, self.notes())
         return metrics
 
     def iterate(self) -> LossTerms:
@@ -149,44 +152,27 @@ class Trainer:
         std = self.config.global_descriptor.noise_std
         if std > 0:
             device = self.processes.device
-            rng = torch_rng(self.seed, Stream.NOISE, self.step, device=device)
+            rng = torch_rng(self.seed, "noise", self.step, device=device)
             # Drawn for the whole batch, so that every number of processes draws the same.
             noise = torch.randn(batch.size, width, generator=rng, device=device)
             descriptor = F.normalize(descriptor + std * noise[batch.slot], dim=-1)
         return torch.cat([descriptor, local], -1)
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Checkpoint: tensors and metadata."""
-        tensors = {f"head.{k}": v for k, v in self.head.state_dict().items()}
-        for index, parameter in enumerate(self.parameters):
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{index}.{key}"] = value
-        # Clones: the file is written while nothing else runs, but storages may be shared.
-        return (
-            {k: v.detach().clone() for k, v in tensors.items()},
-            {"step": self.step, "updates": self.updates, "scaler": self.scaler.state_dict()},
-        )
+    def state(self) -> dict[str, Tensor] | None:
+        """Tensors of a checkpoint; None where they are not worth keeping."""
+        if not all(bool(p.isfinite().all()) for p in self.parameters):
+            return None
+        return pack({"head": self.head}, self.optimizer)
 
-    def restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-        """Continue from what `state` returned."""
-        self.step, self.updates = int(metadata["step"]), int(metadata["updates"])
-        self.scaler.load_state_dict(dict(metadata["scaler"]))
-        prefix = "head."
-        self.head.load_state_dict(
-            {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-        )
-        for index, parameter in enumerate(self.parameters):
-            start = f"optimizer.{index}."
-            found = {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
-            self.optimizer.state[parameter] = {
-                # AdamW keeps its step count on the CPU.
-                k: v.clone() if k == "step" else v.to(parameter.device, copy=True)
-                for k, v in found.items()
-            }
+    def notes(self) -> dict[str, Any]:
+        """What goes with `state`, besides the step."""
+        return {"updates": self.updates, "scaler": self.scaler.state_dict()}
 
-    def _save(self, run: Run) -> None:
-        if all(bool(p.isfinite().all()) for p in self.parameters):
-            run.map.save_checkpoint(*self.state())
+    def restore(self, step: int, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """Continue from what `state` and `notes` returned."""
+        self.step, self.updates = step, int(notes["updates"])
+        self.scaler.load_state_dict(dict(notes["scaler"]))
+        unpack(tensors, {"head": self.head}, self.optimizer)
 
     def _metrics(self, terms: LossTerms) -> dict[str, float]:
         size = self.config.train.batch_size

@@ -4,9 +4,9 @@ import torch
 from scr_glace import buffer as buffer_module
 from scr_glace.buffer import Buffer, BufferPlan, Visit
 from scr_glace.config import BufferConfig
-from scr_glace.distributed import Processes
 
 from reloc_core.errors import RelocError
+from reloc_core.training.processes import Processes
 
 CONFIG = BufferConfig(size=1500, samples_per_image=30)
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scr_glace.buffer import Batch
-from scr_glace.distributed import Processes
 from scr_glace.encoder import AceEncoder
 from scr_glace.estimator import GlaceEstimator
 from scr_glace.head import Head, HeadSpec
@@ -21,6 +20,8 @@ from scr_glace.train import Trainer
 from reloc_core.errors import ConfigError, DataError, MapError, RelocError
 from reloc_core.geometry import inverse, project, transform
 from reloc_core.interfaces import Runtime
+from reloc_core.training.checkpoint import Checkpoint
+from reloc_core.training.processes import Processes
 from reloc_core.types import Frame, Query
 
 
@@ -102,7 +103,7 @@ def test_resuming_gives_the_map_of_an_undisturbed_run(
         GlaceEstimator(config).fit(wall, start_run(tmp_path / "map", config, wall))
     monkeypatch.undo()
     run = start_run(tmp_path / "map", config, wall)
-    saved = run.map.load_checkpoint()[1]["step"]
+    saved = Checkpoint(run.map).resume("head")[0]
     assert 0 < saved <= 117
     resumed = GlaceEstimator(config)
     resumed.fit(wall, run)
@@ -285,7 +286,7 @@ def test_a_map_of_another_encoder_is_refused(mapped, tmp_path):
 
 
 def test_other_weights_of_the_same_encoder_are_refused(mapped, monkeypatch):
-    from scr_glace.xfeat import XFeatEncoder
+    from scr_glace.encoder import XFeatEncoder
 
     scene_map, estimator, _ = mapped
     monkeypatch.setattr(XFeatEncoder, "identity", {"name": "xfeat", "weights": "0" * 16})

@@ -6,10 +6,10 @@ import pytest
 import torch
 from scr_glace.config import AugmentConfig, ImageConfig
 from scr_glace.encoder import AceEncoder
-from scr_glace.randomness import Stream, numpy_rng
 from scr_glace.views import View, augmented_view, make_view, resized_size, rotate
 
 from reloc_core.geometry import project
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Camera
 
 CAMERAS = {
@@ -128,7 +128,7 @@ def test_augmentation_is_seeded_and_within_its_range(encoder):
     image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
     scales, angles = [], []
     for visit in range(40):
-        rng = numpy_rng(7, Stream.VIEW, visit)
+        rng = numpy_rng(7, "views", visit)
         view = augmented_view(
             encoder, image, CAMERAS["centred"], ImageConfig(60), AugmentConfig(), rng
         )
@@ -139,7 +139,7 @@ def test_augmentation_is_seeded_and_within_its_range(encoder):
     assert -15 <= min(angles) < -8 < 8 < max(angles) <= 15
     again = augmented_view(
         encoder, image, CAMERAS["centred"], ImageConfig(60), AugmentConfig(),
-        numpy_rng(7, Stream.VIEW, 39),
+        numpy_rng(7, "views", 39),
     )  # fmt: skip
     torch.testing.assert_close(again.grey, view.grey)
     off = AugmentConfig(enabled=False)

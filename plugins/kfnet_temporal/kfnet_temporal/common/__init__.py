@@ -1,0 +1,1 @@
+"""Shared leaves: feature grids, labels, losses, files, components within components."""

@@ -1,0 +1,1 @@
+"""Measurement by attention to key frames, and flow without a trained network."""

@@ -1,0 +1,1 @@
+"""The published networks, their training and their files."""

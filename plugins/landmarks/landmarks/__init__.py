@@ -1,0 +1,1 @@
+"""Triangulated landmarks, read by a softmax: a plugin of reloc."""

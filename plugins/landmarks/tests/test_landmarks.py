@@ -1,0 +1,250 @@
+"""The estimator `landmarks`: key points, triangulation, decoder, and mapping end to end."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from landmarks.config import DecoderConfig, LandmarkConfig
+from landmarks.decoder import PositionDecoder, top_k, train_keys
+from landmarks.estimator import LandmarkEstimator, best_observed
+
+from reloc_core.cli.main import main
+from reloc_core.datasets.config import SyntheticConfig
+from reloc_core.datasets.synthetic import SyntheticDataset
+from reloc_core.errors import ConfigError, DataError, MapError
+from reloc_core.features.keypoints import KeypointDetector
+from reloc_core.geometry import lift, transform
+from reloc_core.interfaces import Runtime
+from reloc_core.mapping import Tracks
+from reloc_core.maps import Map
+from reloc_core.testing import start_run
+
+# ------------------------------------------------------------------------------------- detector
+
+
+@pytest.fixture(scope="module")
+def room():
+    return SyntheticDataset(SyntheticConfig(width=320, height=240, train_frames=60, test_frames=6))
+
+
+def test_keypoints_follow_the_image(room):
+    image = room[0].image
+    detector = KeypointDetector(240)
+    found = detector.detect([image], 300)[0]
+    assert found.pixels.min() >= 0
+    assert (found.pixels < [320, 240]).all()
+    # Twice the size: the same points at twice the (corner-based) coordinates.
+    double = np.repeat(np.repeat(image, 2, 0), 2, 1)
+    again = detector.detect([double], 300)[0]
+    expected = (found.pixels + 0.5) * 2 - 0.5
+    nearest = np.linalg.norm(again.pixels[:, None] - expected, axis=2).min(0)
+    assert np.median(nearest) < 1.0
+
+
+def test_batches_change_nothing(room):
+    detector = KeypointDetector(240)
+    images = [room[i].image for i in range(3)]
+    together = detector.detect(images, 200)
+    for image, batched in zip(images, together, strict=True):
+        alone = detector.detect([image], 200)[0]
+        np.testing.assert_allclose(batched.pixels, alone.pixels, atol=1e-2)
+        torch.testing.assert_close(batched.descriptors, alone.descriptors, atol=1e-3, rtol=0)
+
+
+def test_blank_image_has_no_keypoints():
+    assert len(KeypointDetector(240).detect([np.full((240, 320, 3), 128, np.uint8)], 100)[0]) == 0
+
+
+def test_every_image_keeps_its_landmarks():
+    # Image 0 sees twenty landmarks often; image 9 sees only the two rarest.
+    labels = np.concatenate([np.repeat(np.arange(20), 5), np.repeat([20, 21], 3)])
+    images = np.concatenate([np.tile(np.arange(5), 20), np.tile([7, 8, 9], 2)])
+    tracks = Tracks(np.zeros((22, 3)), np.zeros((22, 3, 3)), np.arange(106), labels, np.ones(106))
+    kept = best_observed(tracks, images, 10)
+    assert len(kept) == 10
+    assert {20, 21} <= set(kept.tolist())
+
+
+# -------------------------------------------------------------------------------------- decoder
+
+
+@pytest.mark.parametrize("columns", [5, 32, 100, 1000])
+def test_top_k_is_exact(columns):
+    rows = torch.randn(20, columns)
+    values, index = top_k(rows, min(8, columns))
+    torch.testing.assert_close(values, rows.topk(min(8, columns), 1).values)
+    torch.testing.assert_close(rows.gather(1, index), values)
+
+
+def test_decoder_against_numpy():
+    rng = np.random.default_rng(0)
+    keys = rng.standard_normal((300, 16))
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    positions = rng.uniform(-1, 1, (300, 3))
+    positions[1] = positions[0] + 0.01
+    keys[1] = keys[0] + 0.05 * rng.standard_normal(16)
+    keys[1] /= np.linalg.norm(keys[1])
+    queries = np.concatenate([keys[:2], rng.standard_normal((30, 16))])
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    config = DecoderConfig(sharpness=20.0, top=4)
+    decoder = PositionDecoder(
+        torch.from_numpy(keys).float(),
+        torch.from_numpy(positions).float(),
+        torch.full((300,), 0.1),
+        config,
+    )
+    points, confidence = decoder(torch.from_numpy(queries).float())
+    for query, point, sure in zip(queries, points.numpy(), confidence.numpy(), strict=True):
+        similarity = keys @ query
+        best = np.argsort(-similarity)[:4]
+        weight = np.exp(20 * (similarity[best] - similarity[best[0]]))
+        weight /= weight.sum()
+        near = np.linalg.norm(positions[best] - positions[best[0]], axis=1) <= 0.1
+        assert sure == pytest.approx(weight[near].sum(), abs=1e-4)
+        expected = (weight * near) @ positions[best] / weight[near].sum()
+        np.testing.assert_allclose(point, expected, atol=1e-4)
+
+
+def test_training_tells_similar_landmarks_apart():
+    generator = torch.Generator().manual_seed(0)
+    base = F.normalize(torch.randn(1, 32, generator=generator), dim=1)
+    centers = F.normalize(
+        base + 0.3 * F.normalize(torch.randn(50, 32, generator=generator), dim=1), dim=1
+    )
+    labels = torch.arange(50).repeat(20)
+    seen = F.normalize(centers[labels] + 0.02 * torch.randn(1000, 32, generator=generator), dim=1)
+    wrong_start = F.normalize(centers + 0.05 * torch.randn(50, 32, generator=generator), dim=1)
+    config = DecoderConfig(iterations=100, batch_size=256, negatives=50, learning_rate=0.01)
+    trained = train_keys(wrong_start, seen, labels, config, 0, lambda loss: None)
+
+    def accuracy(keys):
+        return ((seen @ keys.T).argmax(1) == labels).float().mean().item()
+
+    assert accuracy(trained) > accuracy(wrong_start) + 0.02
+    again = train_keys(wrong_start, seen, labels, config, 0, lambda loss: None)
+    torch.testing.assert_close(trained, again)
+
+
+# ------------------------------------------------------------------------------------ estimator
+
+
+def small_config(**decoder):
+    config = LandmarkConfig()
+    config.keypoints.resolution, config.keypoints.mapping, config.keypoints.query = 240, 400, 400
+    config.decoder.iterations = 30
+    for key, value in decoder.items():
+        setattr(config.decoder, key, value)
+    return config
+
+
+@pytest.fixture(scope="module")
+def fitted(room, tmp_path_factory):
+    path = tmp_path_factory.mktemp("maps") / "map"
+    run = start_run(path, "landmarks")
+    estimator = LandmarkEstimator(small_config())
+    estimator.fit(room, run)
+    run.map.finish()
+    return estimator, path
+
+
+def test_scene_points_are_where_the_surfaces_are(fitted, room):
+    # Oracle: the ray caster's depth. Unseen frames, so this is generalisation.
+    estimator, _ = fitted
+    test = SyntheticDataset(
+        SyntheticConfig(split="test", width=320, height=240, train_frames=60, test_frames=6)
+    )
+    errors = []
+    for query in test:
+        evidence = estimator.estimate(query)
+        x, y = evidence.points2d.round().astype(int).T
+        truth = transform(
+            query.world_from_cam, lift(query.camera, evidence.points2d, query.depth[y, x])
+        )
+        error = np.linalg.norm(evidence.points3d - truth, axis=1)
+        errors.append(error[evidence.weights > 0.5])
+    assert np.median(np.concatenate(errors)) < 0.10
+
+
+def test_map_round_trip(fitted, room):
+    estimator, path = fitted
+    loaded = LandmarkEstimator(small_config())
+    loaded.load(Map.open(path), Runtime())
+    for index in (0, 7):
+        ours, theirs = estimator.estimate(room[index]), loaded.estimate(room[index])
+        np.testing.assert_allclose(ours.points3d, theirs.points3d, atol=1e-5)
+        np.testing.assert_allclose(ours.weights, theirs.weights, atol=1e-5)
+    batch = loaded.estimate_batch([room[0], room[7]])
+    np.testing.assert_array_equal(batch[1].points3d, loaded.estimate(room[7]).points3d)
+
+
+def test_map_of_another_resolution_is_refused(fitted):
+    config = small_config()
+    config.keypoints.resolution = 480
+    with pytest.raises(MapError, match="resolution 240, not 480"):
+        LandmarkEstimator(config).load(Map.open(fitted[1]), Runtime())
+
+
+def test_bad_queries_raise_nothing(fitted, room):
+    estimator, _ = fitted
+    query = room[0]
+    for image in (np.zeros_like(query.image), np.full_like(query.image, 255)):
+        evidence = estimator.estimate(type(query)("bad", query.camera, image=image))
+        assert np.isfinite(evidence.points3d).all()
+
+
+def test_useless_data_is_explained(tmp_path):
+    few = SyntheticDataset(SyntheticConfig(width=160, height=120, train_frames=2, test_frames=1))
+    with pytest.raises(DataError, match="at least 3"):
+        LandmarkEstimator(small_config()).fit(few, start_run(tmp_path / "few", "landmarks"))
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value"),
+    [("keypoints", "query", 0), ("decoder", "iterations", -1), ("triangulation", "min_views", 1)],
+)
+def test_nonsense_options_are_refused(section, option, value):
+    config = LandmarkConfig()
+    setattr(getattr(config, section), option, value)
+    with pytest.raises(ConfigError, match=option):
+        LandmarkEstimator(config)
+
+
+def test_kill_and_resume_gives_the_same_map(tmp_path):
+    """A training process killed at an arbitrary moment, then the same command again."""
+    command = [
+        "train", "estimator=landmarks", "dataset=synthetic", "dataset.width=320",
+        "dataset.height=240", "dataset.train_frames=24", "estimator.keypoints.resolution=240",
+        "estimator.keypoints.mapping=300", "estimator.decoder.iterations=20",
+    ]  # fmt: skip
+    script = textwrap.dedent("""
+        import sys
+        import reloc_core.mapping.features as m
+        m.CHECKPOINT_SECONDS = 0.0
+        from reloc_core.cli.main import main
+        sys.exit(main(sys.argv[1:]))
+    """)
+
+    def arguments(name):
+        return [*command, f"map_dir={tmp_path / name}", f"output_dir={tmp_path / ('run_' + name)}"]
+
+    assert main(arguments("whole")) == 0
+    child = subprocess.Popen([sys.executable, "-c", script, *arguments("killed")])
+    checkpoint = tmp_path / ".killed.partial" / "checkpoint.safetensors"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+    assert main(arguments("killed")) == 0
+    whole, _ = Map.open(tmp_path / "whole").tensors("landmarks")
+    killed, _ = Map.open(tmp_path / "killed").tensors("landmarks")
+    for name, tensor in whole.items():
+        torch.testing.assert_close(killed[name], tensor, atol=1e-3, rtol=1e-3)

@@ -1,0 +1,218 @@
+"""Local features of a dataset's images: read ahead, described in batches, resumable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from reloc_core.errors import DataError
+from reloc_core.interfaces import Dataset, Run
+from reloc_core.mapping.observations import Observations
+from reloc_core.mapping.views import depth_at
+from reloc_core.types import Camera, Float64Array, FloatArray, ImageArray, Query
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CHECKPOINT_SECONDS = 10.0
+
+
+class FoundKeypoints(Protocol):
+    """Key points of one image, as `reloc_core.features.keypoints.Keypoints`."""
+
+    @property
+    def pixels(self) -> Float64Array:
+        """(N, 2) in pixels of the original image."""
+
+    @property
+    def descriptors(self) -> Any:
+        """(N, C) unit vectors, an array or a tensor."""
+
+
+class Detector(Protocol):
+    """What finds and describes key points."""
+
+    resolution: int
+    """Shorter side in pixels of the images that it sees."""
+
+    def detect(self, images: Sequence[ImageArray], count: int) -> Sequence[FoundKeypoints]:
+        """At most `count` key points of each image."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Key points of N images of a dataset.
+
+    Attributes:
+        frames: (N,) indices of the dataset's frames.
+        cameras: of the N images.
+        world_from_cam: (N, 4, 4).
+        images: (M,) number in 0..N-1 of each key point's image, ascending.
+        pixels: (M, 2) in the stored images.
+        descriptors: (M, C) float32 unit vectors.
+        depths: (M,) measured depth along the optical axis, NaN where there is none.
+        colors: (M, 3) uint8.
+        resolution: of the detector.
+    """
+
+    frames: np.ndarray
+    cameras: Sequence[Camera]
+    world_from_cam: Float64Array
+    images: np.ndarray
+    pixels: Float64Array
+    descriptors: FloatArray
+    depths: Float64Array
+    colors: ImageArray
+    resolution: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(N,) key points of each image."""
+        return np.bincount(self.images, minlength=len(self.frames))
+
+    def of_image(self, number: int) -> slice:
+        """The rows of an image's key points."""
+        first, last = np.searchsorted(self.images, [number, number + 1])
+        return slice(int(first), int(last))
+
+    def observations(self, depth_noise: float = 0.0) -> Observations:
+        """The key points as rays; with measured depths of the given relative noise if it is not 0."""
+        depths = self.depths if depth_noise > 0 and np.isfinite(self.depths).any() else None
+        return Observations.of(
+            self.cameras, self.world_from_cam, self.images, self.pixels, depths, self.resolution,
+            depth_noise or 0.02,
+        )  # fmt: skip
+
+
+def poses_of(dataset: Dataset, frames: np.ndarray) -> Float64Array:
+    """(N, 4, 4) world_from_cam of frames.
+
+    Raises:
+        DataError: one has none.
+    """
+    poses = []
+    for index in frames:
+        frame = dataset.frames[int(index)]
+        if frame.world_from_cam is None:
+            raise DataError(f"{frame.name} has no pose; mapping needs one of every image.")
+        poses.append(frame.world_from_cam)
+    return np.stack(poses) if poses else np.zeros((0, 4, 4))
+
+
+def describe(
+    dataset: Dataset,
+    frames: np.ndarray,
+    detector: Detector,
+    count: int,
+    run: Run,
+    *,
+    batch: int = 4,
+    resumable: bool = True,
+) -> Features:
+    """Key points of some images of a dataset.
+
+    Images are read while others are described. Progress is saved in the map's checkpoint every ten
+    seconds and taken up from there.
+
+    Args:
+        dataset: posed.
+        frames: (N,) indices.
+        detector: what finds key points.
+        count: at most so many per image.
+        run: progress, checkpoints.
+        batch: images described together.
+        resumable: whether to use the map's checkpoint; off where the caller keeps its own there.
+
+    Raises:
+        DataError: a frame without pose, or an image that cannot be read.
+    """
+    poses = poses_of(dataset, frames)
+    parts: list[Mapping[str, np.ndarray]] = []
+    done = 0
+    saved = run.map.load_checkpoint() if resumable else None
+    if saved is not None:
+        done = int(saved[1]["described"])
+        parts.append({name: np.asarray(tensor) for name, tensor in saved[0].items()})
+    saved_at = time.monotonic()
+    with (
+        run.progress("Describing images", len(frames)) as progress,
+        ThreadPoolExecutor(1, thread_name_prefix="read-images") as pool,
+    ):
+        progress.advance(done)
+        starts = list(range(done, len(frames), batch))
+
+        def read(start: int) -> list[Query]:
+            return [dataset[int(i)] for i in frames[start : start + batch]]
+
+        ahead = pool.submit(read, starts[0]) if starts else None
+        for position, start in enumerate(starts):
+            assert ahead is not None
+            queries = ahead.result()
+            if position + 1 < len(starts):
+                ahead = pool.submit(read, starts[position + 1])
+            found = detector.detect([q.image for q in queries], count)
+            for offset, (query, keypoints) in enumerate(zip(queries, found, strict=True)):
+                parts.append(_part(start + offset, query, keypoints))
+            progress.advance(len(queries))
+            done = start + len(queries)
+            if resumable and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                parts = [_checkpoint(run, parts, done)]
+                saved_at = time.monotonic()
+        if resumable and starts:
+            parts = [_checkpoint(run, parts, done)]
+    joined = _joined(parts)
+    return Features(
+        frames=frames,
+        cameras=[dataset.frames[int(i)].camera for i in frames],
+        world_from_cam=poses,
+        resolution=detector.resolution,
+        images=joined["images"],
+        pixels=joined["pixels"],
+        descriptors=joined["descriptors"],
+        depths=joined["depths"],
+        colors=joined["colors"],
+    )
+
+
+def _part(number: int, query: Query, found: FoundKeypoints) -> Mapping[str, np.ndarray]:
+    descriptors = found.descriptors
+    if not isinstance(descriptors, np.ndarray):
+        descriptors = descriptors.cpu().numpy()
+    nearest = np.rint(found.pixels).astype(int)
+    x = nearest[:, 0].clip(0, query.camera.width - 1)
+    y = nearest[:, 1].clip(0, query.camera.height - 1)
+    return {
+        "images": np.full(len(found.pixels), number),
+        "pixels": np.asarray(found.pixels, np.float64),
+        "descriptors": np.asarray(descriptors, np.float32),
+        "depths": depth_at(query, found.pixels),
+        "colors": query.image[y, x],
+    }
+
+
+def _joined(parts: list[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    if not parts:
+        return {
+            "images": np.zeros(0, np.int64),
+            "pixels": np.zeros((0, 2)),
+            "descriptors": np.zeros((0, 1), np.float32),
+            "depths": np.zeros(0),
+            "colors": np.zeros((0, 3), np.uint8),
+        }
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _checkpoint(
+    run: Run, parts: list[Mapping[str, np.ndarray]], done: int
+) -> Mapping[str, np.ndarray]:
+    joined = _joined(parts)
+    run.map.save_checkpoint(joined, {"described": done})
+    return joined

@@ -1,0 +1,88 @@
+"""Mutual nearest neighbours of descriptors, checked against known poses."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reloc_core.interfaces import Progress
+from reloc_core.mapping.observations import Observations
+from reloc_core.types import FloatArray
+
+
+def mutual_matches(
+    a: FloatArray,
+    b: FloatArray,
+    min_similarity: float = -1.0,
+    ratio: float = 1.0,
+    buffer: FloatArray | None = None,
+) -> tuple[np.ndarray, np.ndarray, FloatArray]:
+    """Mutual nearest neighbours of unit descriptors.
+
+    Args:
+        a: (N, C) float32.
+        b: (M, C) float32.
+        min_similarity: least cosine.
+        ratio: largest distance to the best match over that to the second best (Lowe); 1 asks nothing.
+        buffer: float32 array of N * M or more numbers to work in.
+
+    Returns:
+        their indices (K,) in `a` and in `b`, and cosines (K,).
+    """
+    if not len(a) or not len(b):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+    out = None if buffer is None else buffer[: len(a) * len(b)].reshape(len(a), len(b))
+    similarity = np.matmul(a, b.T, out=out)
+    index = np.arange(len(a))
+    partner = similarity.argmax(1)
+    best = similarity[index, partner]
+    kept = (best >= similarity.max(0)[partner]) & (best > min_similarity)
+    if ratio < 1 and len(b) > 1:
+        similarity[index, partner] = -2
+        second = similarity.max(1)
+        kept &= 1 - best < ratio**2 * (1 - second)  # squared distance of unit vectors, halved
+    (chosen,) = np.nonzero(kept)
+    return chosen, partner[chosen], best[chosen]
+
+
+def match_pairs(
+    descriptors: FloatArray,
+    observations: Observations,
+    pairs: np.ndarray,
+    *,
+    min_similarity: float = -1.0,
+    ratio: float = 1.0,
+    max_epipolar_px: float = 2.5,
+    progress: Progress | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mutual nearest neighbours of pairs of images that agree with the known poses.
+
+    Args:
+        descriptors: (M, C) unit vectors of all key points.
+        observations: rays of the key points.
+        pairs: (P, 2) image indices.
+        min_similarity: cosine.
+        ratio: see `mutual_matches`.
+        max_epipolar_px: largest epipolar error.
+        progress: advanced once per pair.
+
+    Returns:
+        the matched key points' rows, two arrays (K,).
+    """
+    starts = np.searchsorted(observations.images, np.arange(len(observations.centers) + 1))
+    most = int(np.diff(starts).max(initial=0))
+    # One for all pairs: matches that are kept between large blocks that come and go would leave the
+    # heap full of holes, by gigabytes.
+    buffer = np.empty(most * most, np.float32)
+    first, second = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for i, j in pairs:
+        a, b, _ = mutual_matches(
+            descriptors[starts[i] : starts[i + 1]], descriptors[starts[j] : starts[j + 1]],
+            min_similarity, ratio, buffer,
+        )  # fmt: skip
+        a, b = a + starts[i], b + starts[j]
+        agrees = observations.epipolar_errors(a, b) < max_epipolar_px
+        first.append(a[agrees])
+        second.append(b[agrees])
+        if progress is not None:
+            progress.advance()
+    return np.concatenate(first), np.concatenate(second)

@@ -1,0 +1,200 @@
+"""The refiner `pose_filter`: poses of a video filtered over time, after any estimator and solver."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+
+from reloc_core.geometry import inverse, transform
+from reloc_core.interfaces import Refiner, Runtime
+from reloc_core.refiners.config import PoseFilterConfig, check_pose_filter
+from reloc_core.refiners.point_tracks import CONTRAST, PointTracks
+from reloc_core.refiners.pose_belief import Belief, PoseBelief
+from reloc_core.types import (
+    Correspondences,
+    Evidence,
+    ImageArray,
+    Localization,
+    PosePrior,
+    Query,
+    Status,
+)
+
+_UNKNOWN_STD = 0.02
+"""Radians, and share of the distance: standard deviation of a pose that comes without covariance."""
+_TRUST = 0.5
+"""Seconds in which the score of a pose that nothing confirms falls to 1 / e."""
+_RUNTIME = Runtime(threads=1)
+
+
+class PoseFilter(Refiner):
+    """Fuses the poses of single frames along the camera's motion.
+
+    Motion comes from points of the evidence that are followed in the images, else from the query's prior
+    where that is odometry, else from the last velocity. Frames that are not localized get the
+    predicted pose, whose covariance grows until `coast` seconds have passed.
+
+    Args:
+        config: options; see `PoseFilterConfig`.
+    """
+
+    history: ClassVar[int] = 40
+    takes_failures: ClassVar[bool] = True
+
+    def __init__(self, config: PoseFilterConfig) -> None:
+        check_pose_filter(config)
+        self.config = config
+        self.belief = PoseBelief(config)
+        self.tracks = PointTracks(config.tracks, config.resolution)
+        self.start_sequence()
+
+    def start_sequence(self) -> None:
+        """See `Refiner.start_sequence`."""
+        self.belief.reset()
+        self.tracks.reset()
+        self._timestamp: float | None = None
+        self._grey: ImageArray | None = None
+        self._odometry: PosePrior | None = None
+        self._unseen = 0.0  # seconds since the time that the belief is of
+        self._score = 0.0
+        self._repeated = 0
+
+    def refine(
+        self, query: Query, localization: Localization, evidence: Evidence | None = None
+    ) -> Localization:
+        """See `Refiner.refine`; also takes queries that are not localized."""
+        elapsed = self._elapsed(query)
+        if not 0 < elapsed <= self.config.max_gap:
+            self.start_sequence()
+            elapsed = 1 / self.config.rate
+        self._timestamp = query.timestamp
+        self._unseen += elapsed
+        self._score *= float(np.exp(-elapsed / _TRUST))
+        grey = self.tracks.scaled(query.image)
+        prior = query.prior if self.config.prior == "pose" else None
+        if self._repeats(grey) and prior is None:
+            unseen = self._unseen if self._repeated > self.config.hold else 0.0
+            return self._predicted(localization, unseen)
+        found = evidence if isinstance(evidence, Correspondences) else None
+        self._learn_distance(localization, found)
+        followed = self._follow(query, localization, grey)
+        if not followed:
+            if not (localization.localized or (prior and self.belief.belief)):
+                # The belief stays where it is: the points may come into view again.
+                changed = self.tracks.started > 0 and self.tracks.shows_something(grey)
+                return self._predicted(localization, self._unseen, changed)
+            self.belief.coast(self._unseen)
+            self._arrive(query)
+            self.tracks.reset()
+        if prior is not None and prior.covariance is not None:
+            self.belief.inform(Belief(prior.world_from_cam, prior.covariance))
+        if localization.localized:
+            self._correct(localization, followed)
+            self._renew(query, localization, found, grey)
+        return self._predicted(localization, 0.0)
+
+    # ------------------------------------------------------------------------------- motion
+
+    def _elapsed(self, query: Query) -> float:
+        if query.timestamp is None or self._timestamp is None:
+            return 1 / self.config.rate
+        return query.timestamp - self._timestamp
+
+    def _repeats(self, grey: ImageArray) -> bool:
+        """Whether a picture is exactly the last one; a black one may look the same anywhere."""
+        same = self._grey is not None and np.array_equal(grey, self._grey)
+        self._repeated = self._repeated + 1 if same and grey.std() >= CONTRAST else 0
+        self._grey = grey
+        return self._repeated > 0
+
+    def _arrive(self, query: Query) -> None:
+        """The belief is of this frame now."""
+        self._unseen, self._odometry = 0.0, query.prior
+
+    def _follow(self, query: Query, localization: Localization, grey: ImageArray) -> bool:
+        """Move the belief along with the followed points, or else with the odometry."""
+        last = self._odometry
+        motion = self.tracks.follow(grey, query.camera, _RUNTIME, localization.world_from_cam)
+        if motion is not None:
+            covariance = self.config.track_noise * motion.covariance
+            self.belief.move(motion.last_from_cam, covariance, self._unseen)
+        elif self.config.prior == "odometry" and last is not None and query.prior is not None:
+            moved = inverse(last.world_from_cam) @ query.prior.world_from_cam
+            self.belief.move(moved, np.zeros((6, 6)), self._unseen)
+            self.tracks.reset()
+        else:
+            return False
+        self._arrive(query)
+        return True
+
+    def _learn_distance(self, localization: Localization, found: Correspondences | None) -> None:
+        good = inliers(localization, found)
+        if found is None or not good.any():
+            return
+        assert localization.world_from_cam is not None
+        depth = transform(inverse(localization.world_from_cam), found.points3d[good])[:, 2]
+        if float(np.median(depth)) > 0:
+            self.belief.distance = float(np.median(depth))
+
+    def _renew(
+        self, query: Query, localization: Localization, found: Correspondences | None,
+        grey: ImageArray,
+    ) -> None:  # fmt: skip
+        """Choose new points to follow, where it is time to."""
+        tracks, options = self.tracks, self.config
+        if tracks.age < options.max_age and tracks.share >= options.min_share:
+            return
+        good = inliers(localization, found)
+        if found is None or options.tracks == 0:
+            return
+        assert localization.world_from_cam is not None
+        tracks.start(
+            grey, query.camera, localization.world_from_cam, found.points2d[good],
+            found.points3d[good],
+        )  # fmt: skip
+
+    # ----------------------------------------------------------------------------- the pose
+
+    def _correct(self, localization: Localization, followed: bool) -> None:
+        pose, covariance = localization.world_from_cam, localization.covariance
+        assert pose is not None
+        if covariance is None:
+            std = np.array([_UNKNOWN_STD] * 3 + [_UNKNOWN_STD * self.belief.distance] * 3)
+            covariance = np.diag(std**2)
+        sure = not followed and localization.score >= self.config.sure_score
+        if self.belief.correct(Belief(pose, covariance), sure):
+            self._score = max(self._score, localization.score)
+
+    def _predicted(
+        self, localization: Localization, unseen: float, changed: bool = False
+    ) -> Localization:
+        """The believed pose `unseen` seconds ahead, or the frame's own where nothing is believed.
+
+        Args:
+            localization: of the frame.
+            unseen: seconds since the time that the belief is of.
+            changed: whether the frame shows something that the last one did not.
+        """
+        if unseen > self.config.coast:
+            self.belief.reset()
+            self.tracks.reset()
+        belief = self.belief.ahead(unseen)
+        if belief is None:
+            return localization
+        if changed:
+            return replace(localization, reason=f"{localization.reason}; and the view has changed")
+        return replace(
+            localization, status=Status.LOCALIZED, reason="", score=self._score,
+            world_from_cam=belief.world_from_cam, covariance=belief.covariance,
+        )  # fmt: skip
+
+
+def inliers(localization: Localization, found: Correspondences | None) -> np.ndarray:
+    """The correspondences (N,) bool that support a pose; none where that is not known."""
+    count = 0 if found is None else len(found.points2d)
+    mask = localization.inliers
+    if not localization.localized or mask is None or len(mask) != count:
+        return np.zeros(count, bool)
+    return np.asarray(mask, bool)
