@@ -15,7 +15,8 @@ from kfnet_temporal.published.oflownet import OFlowNet
 from kfnet_temporal.published.schedule import STEP_VALUES
 
 from reloc_core.cli.main import main
-from reloc_core.config import compose, typed_config
+from reloc_core.composition import compose
+from reloc_core.config import typed_config
 from reloc_core.errors import ConfigError
 from reloc_core.registry import default_registry
 from reloc_core.types import Camera
