@@ -31,7 +31,7 @@ class Keypoints:
     Attributes:
         pixels: (N, 2) float64, in pixels of the original image.
         scores: (N,) float32 in 0..1, detection times reliability.
-        descriptors: (N, 64) float32 unit vectors.
+        descriptors: (N, C) float32 unit vectors; C is 64 for XFeat.
     """
 
     pixels: Float64Array
@@ -40,6 +40,18 @@ class Keypoints:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+
+def shrunk_grey(image: ImageArray, short_side: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """Grey image whose shorter side has `short_side` pixels, and its (x, y) scale to the original."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    height, width = grey.shape
+    factor = short_side / min(height, width)
+    size = (max(round(width * factor), _SMALLEST), max(round(height * factor), _SMALLEST))
+    if size != (width, height):
+        shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+        grey = cv2.resize(grey, size, interpolation=shrink)
+    return grey, (width / size[0], height / size[1])
 
 
 class KeypointDetector(nn.Module):
@@ -64,14 +76,7 @@ class KeypointDetector(nn.Module):
 
     def prepare(self, image: ImageArray) -> tuple[np.ndarray, tuple[float, float]]:
         """Grey image at the detector's resolution, and its (x, y) scale to the original."""
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        height, width = grey.shape
-        factor = self.resolution / min(height, width)
-        size = (max(round(width * factor), _SMALLEST), max(round(height * factor), _SMALLEST))
-        if size != (width, height):
-            shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-            grey = cv2.resize(grey, size, interpolation=shrink)
-        return grey, (width / size[0], height / size[1])
+        return shrunk_grey(image, self.resolution)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[ImageArray], count: int) -> list[Keypoints]:
