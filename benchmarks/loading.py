@@ -164,27 +164,30 @@ def evaluation(data, ahead, depth, images=100):
 
     from reloc_core.datasets.ace import AceDataset
     from reloc_core.datasets.config import AceConfig
-    from reloc_core.evaluation import evaluate
-    from reloc_core.types import Localization
+    from reloc_core.engine import evaluate
+    from reloc_core.types import Evidence, Localization
 
     torch.set_num_threads(THREADS)
     cv2.setNumThreads(0)
     layer = torch.nn.Conv2d(1, 32, 3, 2, 1)
 
     class Busy:
+        history = 0
+
         def start_sequence(self):
             pass
 
         @torch.no_grad()
-        def localize(self, query):
-            step(torch, layer, query)
-            return Localization.failure("only busy")
+        def localize_batch(self, queries):
+            for query in queries:
+                step(torch, layer, query)
+            return [(Evidence(), Localization.failure("only busy")) for _ in queries]
 
     dataset = AceDataset(AceConfig(str(data / "redkitchen_seq01"), split="test", max_frames=images))
     queries = dataset if depth else dataset.without_depth()
     begin, cpu = time.perf_counter(), time.process_time()
-    with mock.patch("reloc_core.evaluation.evaluate.AHEAD", ahead):
-        results = evaluate(Busy(), queries)
+    with mock.patch("reloc_core.engine.queries.AHEAD", ahead):
+        results = evaluate(Busy(), queries).results
     total, cpu = time.perf_counter() - begin, time.process_time() - cpu
     waited = sum(r.wait_seconds for r in results)
     return {
@@ -229,7 +232,7 @@ def main():
         for workers in (1, 2):
             rows["stalls"].append(stalls(options.data, workers))
             print(rows["stalls"][-1])
-        from reloc_core.evaluation.evaluate import AHEAD
+        from reloc_core.engine.queries import AHEAD
 
         for ahead, depth in ((1, True), (1, False), (AHEAD, True), (AHEAD, False)):
             rows["evaluation"].append(evaluation(options.data, ahead, depth))

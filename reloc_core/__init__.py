@@ -33,7 +33,9 @@ from reloc_core.types import (
 )
 
 if TYPE_CHECKING:
+    from reloc_core.engine import Evaluation, evaluate, train
     from reloc_core.localizer import Localizer
+    from reloc_core.pipeline import Pipeline
 
 __version__ = "0.1.0"
 
@@ -45,12 +47,14 @@ __all__ = [
     "DataError",
     "Dataset",
     "Estimator",
+    "Evaluation",
     "Evidence",
     "Frame",
     "InputError",
     "Localization",
     "Localizer",
     "MapError",
+    "Pipeline",
     "PluginError",
     "PosePrior",
     "Query",
@@ -64,12 +68,23 @@ __all__ = [
     "Solver",
     "Status",
     "__version__",
+    "evaluate",
     "hookimpl",
+    "train",
 ]
 
 
+_LATE = {
+    "Evaluation": "reloc_core.engine",
+    "Localizer": "reloc_core.localizer",
+    "Pipeline": "reloc_core.pipeline",
+    "evaluate": "reloc_core.engine",
+    "train": "reloc_core.engine",
+}
+
+
 def __getattr__(name: str) -> Any:
-    # Needs more than the types do, so it is imported when it is asked for.
-    if name == "Localizer":
-        return importlib.import_module("reloc_core.localizer").Localizer
+    # They need more than the types do, so they are imported when they are asked for.
+    if name in _LATE:
+        return getattr(importlib.import_module(_LATE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

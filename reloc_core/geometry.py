@@ -141,6 +141,17 @@ def nearest_rotation(rotation: FloatArray) -> Float64Array:
     return np.asarray(u @ vt)
 
 
+def orthonormalized(pose: FloatArray) -> Float64Array:
+    """Rigid transforms (..., 4, 4) in float64 whose rotations are exact ones.
+
+    Every pose that leaves a pipeline is one: regressed and rendered rotations are often of single
+    precision, with determinants off by 1e-6.
+    """
+    result = np.array(pose, np.float64)
+    result[..., :3, :3] = nearest_rotation(result[..., :3, :3])
+    return result
+
+
 def _distort(camera: Camera, x: Float64Array, y: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Apply the model's distortion to normalised coordinates."""
     k = camera.distortion

@@ -32,12 +32,10 @@ class Localizer:
 
     Args:
         pipeline: ready to localize.
-        scene_map: that it was loaded from, or None.
     """
 
-    def __init__(self, pipeline: Pipeline, scene_map: Map | None = None) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
-        self.map = scene_map
         self._sequence: str | None = None
         self._lock = threading.Lock()
 
@@ -68,8 +66,12 @@ class Localizer:
             ConfigError: components do not fit or options are wrong.
         """
         runtime = resolve_runtime(device, threads, seed)
-        pipeline = Pipeline.from_map(map_dir, solver, refiners, estimator, runtime)
-        return cls(pipeline, Map.open(map_dir))
+        return cls(Pipeline.from_map(map_dir, solver, refiners, estimator, runtime))
+
+    @property
+    def map(self) -> Map | None:
+        """The map that it localizes in."""
+        return self.pipeline.map
 
     def localize(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,15 @@ class Map:
         self._files = files
         self._prefix = prefix
 
-    def part(self, name: str) -> Map:
-        """The map of a component inside this one, as written through `MapWriter.part`."""
-        return Map(self.path, self.info, self._files, f"{self._prefix}{name}.")
+    def part(self, name: str, **identity: Any) -> Map:
+        """The map of a component inside this one, as written through `MapWriter.part`.
+
+        Args:
+            name: of the part.
+            identity: fields of `info` in which the part differs, such as `component` and `config`.
+        """
+        info = replace(self.info, **identity)
+        return Map(self.path, info, self._files, f"{self._prefix}{name}.")
 
     @classmethod
     def open(cls, path: Path | str) -> Map:
@@ -102,6 +108,10 @@ class Map:
     def bytes(self) -> int:
         """Total size of the tensor files."""
         return sum(int(entry["bytes"]) for entry in self._files.values())
+
+    def has(self, name: str) -> bool:
+        """Whether `NAME.safetensors` is part of the map."""
+        return f"{self._prefix}{name}.safetensors" in self._files
 
     def tensors(
         self,

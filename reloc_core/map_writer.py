@@ -108,7 +108,7 @@ class MapWriter:
             self._lock.release()
 
     def _identity(self) -> dict[str, Any]:
-        keep = ("interface", "component", "plugin_version", "config", "dataset")
+        keep = ("interface", "component", "plugin_version", "config", "dataset", "pipeline")
         return {"format_version": FORMAT_VERSION,
                 **{k: json.loads(json.dumps(getattr(self.info, k))) for k in keep}}  # fmt: skip
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reloc_core.calibration import Calibration, support
 from reloc_core.config import TARGET, build, typed_config
-from reloc_core.errors import ConfigError, MapError
-from reloc_core.interfaces import Estimator, Refiner, Runtime, Solver
+from reloc_core.errors import ConfigError, DataError, MapError
+from reloc_core.geometry import orthonormalized
+from reloc_core.interfaces import Dataset, Estimator, Refiner, Runtime, Solver
 from reloc_core.maps import Map
 from reloc_core.registry import Component, Registry, default_registry
 from reloc_core.types import Evidence, ImageArray, Localization, Query
@@ -43,15 +45,37 @@ def default_solver(estimator: Component, registry: Registry) -> Component:
     )
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One component of a pipeline under the name it was registered by.
+
+    Attributes:
+        name: of the component.
+        requires: what it cannot work without, as in `Component.requires`.
+        reads_depth: whether it may look at the depth of a query.
+    """
+
+    name: str
+    requires: tuple[str, ...] = ()
+    reads_depth: bool = True
+
+    @classmethod
+    def of(cls, component: Component) -> Stage:
+        """The stage that a registered component makes."""
+        return cls(component.name, component.requires, component.reads_depth)
+
+
 class Pipeline:
-    """Localizes queries: estimate, solve, then refine.
+    """Localizes queries: estimate, solve, refine, and judge what came out.
 
     Args:
         estimator: ready to estimate (fitted or loaded).
         solver: accepts the estimator's evidence.
         refiners: `(name, refiner)`, ready to refine, applied in order.
         runtime: device, threads, seed.
-        reads_depth: whether a stage may look at the depth of a query.
+        scene_map: the map that it was loaded from, or None.
+        stages: estimator, solver and refiners in words; by default unnamed ones that require nothing.
+        calibration: of the map, which turns scores into probabilities; None leaves them as they are.
     """
 
     def __init__(
@@ -60,35 +84,43 @@ class Pipeline:
         solver: Solver,
         refiners: Sequence[tuple[str, Refiner]] = (),
         runtime: Runtime | None = None,
-        reads_depth: bool = True,
+        scene_map: Map | None = None,
+        stages: Sequence[Stage] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
-        self.reads_depth = reads_depth
         self.estimator = estimator
         self.solver = solver
         self.refiners = tuple(refiners)
         self.runtime = runtime or Runtime()
+        self.map = scene_map
+        self.calibration = calibration
+        names = (type(estimator).__name__, type(solver).__name__, *(n for n, _ in self.refiners))
+        self.stages = tuple(stages) if stages is not None else tuple(Stage(n) for n in names)
 
     @classmethod
     def from_map(
         cls,
-        map_dir: Path | str,
+        map_dir: Path | str | Map,
         solver: str | Mapping[str, Any] | None = None,
         refiners: Sequence[str | Mapping[str, Any]] | None = None,
-        estimator: Mapping[str, Any] | None = None,
+        estimator: str | Mapping[str, Any] | None = None,
         runtime: Runtime | None = None,
         registry: Registry | None = None,
+        calibrated: bool = True,
     ) -> Pipeline:
         """Load a map into a ready pipeline.
 
         Args:
-            map_dir: directory written by `reloc train`.
+            map_dir: directory written by `reloc train`, or a map that is open already.
             solver: name, or config with `_target_`; None for the one the map or else the estimator
                 recommends.
             refiners: names, or `{"name": ..., "map_dir": ..., **options}`; None for those that belong
-                to the map or else to the estimator. Without a `map_dir` a refiner uses this map if it can.
-            estimator: overrides of the map's estimator config.
+                to the map or else to the estimator. Without a `map_dir` a refiner uses what was trained
+                for it into this map, or this map itself if it can.
+            estimator: overrides of the map's estimator config; with a name it must be the map's.
             runtime: device, threads and seed; CPU with two threads by default.
             registry: the installed components by default.
+            calibrated: whether the map's calibration judges the poses, where it has one.
 
         Raises:
             MapError: the map cannot be used.
@@ -96,14 +128,20 @@ class Pipeline:
         """
         registry = registry or default_registry()
         runtime = runtime or Runtime()
-        scene_map = Map.open(map_dir)
+        scene_map = map_dir if isinstance(map_dir, Map) else Map.open(map_dir)
         info = scene_map.info
         if info.interface != "estimator":
             raise MapError(
-                f"{map_dir} is a map of {info.interface} '{info.component}', not of an estimator. "
-                f"Use it as refiners=[{{name: {info.component}, map_dir: {map_dir}}}]."
+                f"{scene_map.path} is a map of {info.interface} '{info.component}', not of an "
+                f"estimator. Use it as refiners=[{{name: {info.component}, map_dir: {scene_map.path}}}]."
             )
         component = registry.get("estimator", info.component)
+        overrides = {TARGET: estimator} if isinstance(estimator, str) else dict(estimator or {})
+        wanted = overrides.get(TARGET, component.name)
+        if registry.get("estimator", str(wanted)).name != component.name:
+            raise MapError(
+                f"{scene_map.path} was trained for estimator '{info.component}', not '{wanted}'."
+            )
         solver = solver or info.pipeline.get("solver")
         if refiners is None:
             refiners = info.pipeline.get("refiners", component.refiners)
@@ -116,17 +154,47 @@ class Pipeline:
         )
         check_fit(component, solver_component, registry)
         solver_object = build(solver or {TARGET: solver_component.name}, "solver", registry)
-        loaded: Estimator = component.load()(typed_config(component, info.config, estimator or {}))
+        loaded: Estimator = component.load()(typed_config(component, info.config, overrides))
         loaded.load(scene_map, runtime)
-        stages = [load_refiner(choice, runtime, registry, scene_map) for choice in refiners]
-        used = [component, *(registry.get("refiner", name) for name, _ in stages)]
-        reads_depth = any(c.reads_depth for c in used)
-        return cls(loaded, solver_object, stages, runtime, reads_depth)
+        added = [load_refiner(choice, runtime, registry, scene_map) for choice in refiners]
+        used = [component, solver_component, *(registry.get("refiner", n) for n, _ in added)]
+        stages = [Stage.of(c) for c in used]
+        for stage in stages:
+            if "cuda" in stage.requires and runtime.device != "cuda":
+                raise ConfigError(f"'{stage.name}' needs a CUDA device; this run uses the CPU.")
+        calibration = Calibration.of_map(scene_map) if calibrated else None
+        return cls(loaded, solver_object, added, runtime, scene_map, stages, calibration)
+
+    @property
+    def method(self) -> str:
+        """The stages in words."""
+        return " + ".join(stage.name for stage in self.stages)
+
+    @property
+    def reads_depth(self) -> bool:
+        """Whether a stage may look at the depth of a query."""
+        return any(stage.reads_depth for stage in self.stages)
 
     @property
     def history(self) -> int:
         """How many preceding frames of the sequence shape the outcome of a query, about."""
         return max(self.estimator.history, *(r.history for _, r in self.refiners), 0)
+
+    def check(self, dataset: Dataset) -> None:
+        """Refuse queries that lack what a stage cannot work without, before the first of them.
+
+        Raises:
+            DataError: names the stage and what is missing.
+        """
+        for stage in self.stages:
+            if "depth" in stage.requires and not dataset.has_depth:
+                raise DataError(f"'{stage.name}' needs depth images; {dataset.name} has none.")
+            if "sequence" in stage.requires and all(f.sequence is None for f in dataset.frames):
+                raise DataError(
+                    f"'{stage.name}' needs the consecutive frames of a video; {dataset.name} has single "
+                    "photographs. Where their order is that of a video, say so: dataset.sequence=order, "
+                    "or video=true for images of a folder."
+                )
 
     def start_sequence(self) -> None:
         """Forget temporal state; call before the first query of every sequence."""
@@ -142,6 +210,55 @@ class Pipeline:
         """Localize one query; "not localized" is a result, not an exception."""
         return self.localize_with_evidence(query)[1]
 
+    def localize_with_evidence(self, query: Query) -> tuple[Evidence, Localization]:
+        """Like `localize`, and also returns what the solver was given."""
+        return self.localize_batch([query])[0]
+
+    def localize_batch(self, queries: Sequence[Query]) -> list[tuple[Evidence, Localization]]:
+        """Localize several queries through the batched paths of estimator and solver.
+
+        Returns:
+            evidence and outcome of each, the same as one by one; stage times are shares of the batch.
+        """
+        queries = [query.without_ground_truth() for query in queries]
+        begin = time.perf_counter()
+        evidence = self.estimator.estimate_batch(queries)
+        estimated = time.perf_counter()
+        cameras = [query.camera for query in queries]
+        solved = self.solver.solve_batch(evidence, cameras, self.runtime)
+        done = time.perf_counter()
+        seconds = {
+            "estimate": (estimated - begin) / len(queries),
+            "solve": (done - estimated) / len(queries),
+        }
+        return [
+            (given, self._finish(query, given, result, dict(seconds)))
+            for query, given, result in zip(queries, evidence, solved, strict=True)
+        ]
+
+    def _finish(
+        self, query: Query, evidence: Evidence, result: Localization, seconds: dict[str, float]
+    ) -> Localization:
+        """Refine and judge what a solver found."""
+        stages = [("solve", result.world_from_cam)] if result.world_from_cam is not None else []
+        camera = result.camera
+        query = replace(query, camera=result.camera_of(query))
+        speaks = support(evidence, result, query.camera) if result.localized else {}
+        for name, refiner in self.refiners:
+            if not result.localized and not refiner.takes_failures:
+                continue
+            start = time.perf_counter()
+            result = refiner.refine(query, result, evidence)
+            seconds[f"refine.{name}"] = time.perf_counter() - start
+            if result.world_from_cam is not None:
+                stages.append((f"refine.{name}", result.world_from_cam))
+        if result.world_from_cam is not None:
+            result = replace(result, world_from_cam=orthonormalized(result.world_from_cam))
+        result = replace(result, support=speaks)
+        if self.calibration is not None:
+            result = self.calibration.judge(result)
+        return replace(result, seconds=seconds, stages=tuple(stages), camera=camera)
+
     def pictures(self, query: Query, localization: Localization) -> dict[str, ImageArray]:
         """Titled pictures of all stages that explain a localization of `localize`."""
         camera = localization.camera_of(query)
@@ -151,28 +268,6 @@ class Pipeline:
             if localization.localized:
                 shown.update(refiner.pictures(query, localization))
         return shown
-
-    def localize_with_evidence(self, query: Query) -> tuple[Evidence, Localization]:
-        """Like `localize`, and also returns what the solver was given."""
-        query = query.without_ground_truth()
-        begin = time.perf_counter()
-        evidence = self.estimator.estimate(query)
-        estimated = time.perf_counter()
-        result = self.solver.solve(evidence, query.camera, self.runtime)
-        solved = time.perf_counter()
-        seconds = {"estimate": estimated - begin, "solve": solved - estimated}
-        stages = [("solve", result.world_from_cam)] if result.world_from_cam is not None else []
-        camera = result.camera
-        query = replace(query, camera=result.camera_of(query))
-        for name, refiner in self.refiners:
-            if not result.localized and not refiner.takes_failures:
-                continue
-            start = time.perf_counter()
-            result = refiner.refine(query, result, evidence)
-            seconds[f"refine.{name}"] = time.perf_counter() - start
-            if result.world_from_cam is not None:
-                stages.append((f"refine.{name}", result.world_from_cam))
-        return evidence, replace(result, seconds=seconds, stages=tuple(stages), camera=camera)
 
 
 def load_refiner(
@@ -200,14 +295,14 @@ def load_refiner(
             "Every refiner needs a name, as in refiners=[{name: NAME, map_dir: DIR}]."
         )
     map_dir = options.pop("map_dir", None)
+    options.pop("train", None)  # how it was trained, for `train`
     component = registry.get("refiner", str(name))
     scene_map = Map.open(map_dir) if map_dir else None
-    readable = {("refiner", component.name), *(("estimator", e) for e in component.reads_maps_of)}
-    if scene_map is not None:
-        if (scene_map.info.interface, scene_map.info.component) not in readable:
-            raise MapError(f"{map_dir} is a map of '{scene_map.info.component}', not of '{name}'.")
-    elif estimator_map is not None and estimator_map.info.component in component.reads_maps_of:
-        scene_map = estimator_map
+    if scene_map is not None and not can_read(component, scene_map):
+        raise MapError(f"{map_dir} is a map of '{scene_map.info.component}', not of '{name}'.")
+    if scene_map is None and estimator_map is not None:
+        own = trained_part(estimator_map, component.name)
+        scene_map = own or (estimator_map if can_read(component, estimator_map) else None)
     if scene_map is None:
         if component.needs_map:
             raise ConfigError(
@@ -215,10 +310,35 @@ def load_refiner(
                 f"made by 'reloc train'{_trained_by(component)}."
             )
         return component.name, component.load()(typed_config(component, options))
-    own = scene_map.info.config if scene_map.info.interface == "refiner" else {}
-    refiner: Refiner = component.load()(typed_config(component, own, options))
+    stored = scene_map.info.config if scene_map.info.interface == "refiner" else {}
+    refiner: Refiner = component.load()(typed_config(component, stored, options))
     refiner.load(scene_map, runtime)
     return component.name, refiner
+
+
+def can_read(refiner: Component, scene_map: Map) -> bool:
+    """Whether a refiner can work with a map: its own, or that of an estimator it names."""
+    info = scene_map.info
+    if info.interface == "refiner":
+        return info.component == refiner.name
+    return info.component in refiner.reads_maps_of
+
+
+PARTS = "trained"
+"""Key of `MapInfo.pipeline`: what was trained into the map beside its estimator, by refiner."""
+
+
+def part_name(refiner: str) -> str:
+    """Name of the part of a map that was trained for a refiner."""
+    return f"refiner_{refiner}"
+
+
+def trained_part(scene_map: Map, refiner: str) -> Map | None:
+    """What was trained into an estimator's map for a refiner, as a map of its own; or None."""
+    trained = scene_map.info.pipeline.get(PARTS, {}).get(refiner)
+    if trained is None:
+        return None
+    return scene_map.part(part_name(refiner), **trained)
 
 
 def _trained_by(component: Component) -> str:

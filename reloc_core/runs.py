@@ -34,11 +34,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from reloc_core.config import config_hash
+from reloc_core.config import config_hash, plain
 from reloc_core.curves import FOLDER, Curves
 from reloc_core.errors import RelocError
-from reloc_core.interfaces import Dataset, Runtime
-from reloc_core.maps import MapWriter, explain_os_errors
+from reloc_core.interfaces import Runtime
+from reloc_core.maps import explain_os_errors
+from reloc_core.registry import default_registry
 
 PACKAGES = ("reloc", "numpy", "torch", "opencv-python-headless", "hydra-core", "safetensors")
 
@@ -168,12 +169,48 @@ def show_progress(
         yield task
 
 
-class RunDirectory:
-    """One verb's output directory; implements `reloc_core.interfaces.Run` together with a map.
+class Reporter:
+    """Who hears of the progress of a run: the terminal.
+
+    Args:
+        quiet: nobody.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._curves: Curves | None = None
+
+    def create(self) -> None:
+        """Called once the input was checked, before the work begins."""
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[_Task]:
+        """Show progress of `total` steps under `title`; log how long it took."""
+        begin = time.monotonic()
+        with show_progress(title, total, self.quiet, self._curves) as task:
+            yield task
+        seconds = time.monotonic() - begin
+        self.log("finished", step=title, seconds=round(seconds, 3))
+        if not console.is_terminal and not self.quiet:
+            console.print(f"{title}: {total} done in {seconds:.1f} s", markup=False)
+
+    def log(self, event: str, **values: Any) -> None:
+        """Record a structured event; the terminal shows none."""
+
+    def note(self, text: str) -> None:
+        """Tell the user something."""
+        if not self.quiet:
+            console.print(text, markup=False, soft_wrap=True)
+
+
+class RunDirectory(Reporter):
+    """One verb's output directory: its log, its environment and its result.
+
+    Observers hear of the run when the directory is created and when its result is written.
 
     Args:
         path: directory to create.
-        verb: "train", "evaluate", "localize" or "demo".
+        verb: such as "train", "evaluate", "localize" or "demo".
         cfg: the composed configuration.
         overrides: what the user typed.
         runtime: resolved device, threads and seed.
@@ -189,13 +226,11 @@ class RunDirectory:
         runtime: Runtime,
         quiet: bool = False,
     ) -> None:
+        super().__init__(quiet)
         self.path = Path(path)
         self.verb, self.cfg, self.overrides = verb, cfg, list(overrides)
         self.runtime = runtime
-        self.quiet = quiet
         self.started = time.time()
-        self.extra_datasets: Sequence[Dataset] = ()
-        self._writer: MapWriter | None = None
         self._created = False
         # Refused before anything is written where it is not installed.
         wanted = bool(cfg.get("tensorboard")) and not quiet
@@ -211,28 +246,7 @@ class RunDirectory:
             write_json(self.path / "environment.json", environment())
             OmegaConf.save(self.cfg, self.path / "config.yaml", resolve=True)
         self.log("started", verb=self.verb, overrides=self.overrides)
-
-    @property
-    def map(self) -> MapWriter:
-        """The map being trained."""
-        if self._writer is None:
-            raise RuntimeError(f"'{self.verb}' builds no map.")
-        return self._writer
-
-    @map.setter
-    def map(self, writer: MapWriter) -> None:
-        self._writer = writer
-
-    @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[_Task]:
-        """Show progress of `total` steps under `title`; log how long it took."""
-        begin = time.monotonic()
-        with show_progress(title, total, self.quiet, self._curves) as task:
-            yield task
-        seconds = time.monotonic() - begin
-        self.log("finished", step=title, seconds=round(seconds, 3))
-        if not console.is_terminal and not self.quiet:
-            console.print(f"{title}: {total} done in {seconds:.1f} s", markup=False)
+        default_registry().manager.hook.reloc_run_started(verb=self.verb, config=plain(self.cfg))
 
     def log(self, event: str, **values: Any) -> None:
         """Append a structured event to `log.jsonl`."""
@@ -246,8 +260,8 @@ class RunDirectory:
 
     def note(self, text: str) -> None:
         """Tell the user something and log it."""
+        super().note(text)
         if not self.quiet:
-            console.print(text, markup=False, soft_wrap=True)
             self.log("note", text=text)
 
     def result(self, status: str, **content: Any) -> dict[str, Any]:
@@ -274,6 +288,7 @@ class RunDirectory:
         if not self.quiet:
             self.create()
             write_json(self.path / "result.json", result)
+            default_registry().manager.hook.reloc_run_finished(verb=self.verb, result=result)
         return result
 
     def discard_if_empty(self) -> None:

@@ -372,6 +372,8 @@ class Localization:
         seconds: wall time by stage name.
         stages: pose after each stage that produced one, in order: (stage name, (4, 4)).
         camera: the intrinsics where they were estimated with the pose; None where the query's hold.
+        support: what speaks for the pose, as named numbers of which larger is better; see
+            `reloc_core.calibration.support`.
     """
 
     status: Status
@@ -384,6 +386,7 @@ class Localization:
     seconds: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[tuple[str, Float64Array], ...] = ()
     camera: Camera | None = None
+    support: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status is Status.LOCALIZED:

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from reloc_core.cli.evaluate import finish, localize_dataset, report_results
-from reloc_core.cli.train import chosen_component, fit_map, recommended_pipeline
+from reloc_core.cli.results import finish, report_results
+from reloc_core.cli.train import chosen, new_record, train_map
 from reloc_core.config import TARGET, build, plain, typed_config
+from reloc_core.engine import evaluate
+from reloc_core.engine.training import configured
 from reloc_core.errors import ConfigError, MapError
 from reloc_core.evaluation.compare import Bootstrap, compare_scene
 from reloc_core.evaluation.comparison_page import csv_text, json_content, published_rows, text_table
 from reloc_core.evaluation.estimates import read_estimates, read_truth
 from reloc_core.evaluation.published import MEAN, read_published
-from reloc_core.evaluation.results import QueryResult
 from reloc_core.interfaces import Dataset
 from reloc_core.io.files import write_atomically
-from reloc_core.maps import Map
+from reloc_core.maps import Map, dataset_identity
 from reloc_core.pipeline import Pipeline, check_fit, default_solver
 from reloc_core.registry import Component, default_registry
-from reloc_core.runs import RunDirectory, console, resolve_runtime
+from reloc_core.runs import RunDirectory, console
 
 
-def _split(cfg: DictConfig, split: str) -> Dataset:
-    node = OmegaConf.merge(cfg.dataset, {"split": split})
+def split(cfg: DictConfig, name: str) -> Dataset:
+    """A split of the configured dataset."""
+    node = OmegaConf.merge(cfg.dataset, {"split": name})
     dataset: Dataset = build(node, "dataset")  # type: ignore[arg-type]
     return dataset
 
@@ -46,41 +47,32 @@ def _published(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     """Run the verb."""
-    registry = default_registry()
-    component, node = chosen_component(cfg, registry)
-    if component.interface != "estimator":
+    method = chosen(cfg, default_registry())
+    if "estimator" not in method:
         raise ConfigError(
             "reloc benchmark maps with an estimator: choose estimator=NAME or a preset."
         )
-    config = typed_config(component, node)
+    component, config = configured(method["estimator"], "estimator", default_registry())
     _published(cfg)
-    train, test = _split(cfg, cfg.dataset.split), _split(cfg, cfg.test_split)
+    mapping, test = split(cfg, cfg.dataset.split), split(cfg, cfg.test_split)
     if cfg.dry_run:
-        return _dry_run(cfg, component, config, train, test)
-    runtime = resolve_runtime(cfg.device, cfg.threads, cfg.seed)
-    helper_process = int(os.environ.get("RANK", "0")) > 0
-    record = RunDirectory(
-        cfg.output_dir, "benchmark", cfg, overrides, runtime, quiet=helper_process
-    )
+        return _dry_run(cfg, component, config, mapping, test)
+    record = new_record(cfg, "benchmark", overrides)
     record.create()
-    scene_map = _existing(cfg, component.name)
+    scene_map = _existing(cfg, component, config, mapping)
     if scene_map is None:
-        scene_map = fit_map(
-            component, config, train, record, cfg.map_dir, registry,
-            pipeline=recommended_pipeline(cfg),
-        )  # fmt: skip
+        scene_map = train_map(cfg, mapping, cfg.map_dir, record)
     else:
         record.note(f"Using the map {cfg.map_dir}.")
-    if scene_map is None or helper_process:  # the first process of a distributed run measures
+    if scene_map is None or record.quiet:  # the first process of a distributed run measures
         return 0
-    solver = plain(cfg.solver) if cfg.get("solver") else None
-    pipeline = Pipeline.from_map(cfg.map_dir, solver, plain(cfg.refiners), {}, runtime, registry)
-    results = localize_dataset(pipeline, test, record, "Localizing")
-    method = " + ".join([component.name, solver[TARGET] if solver else "default solver"])
-    result = report_results(results, test, pipeline, scene_map, method, record, bool(cfg.report))
-    if cfg.published_table and any(r.truth is not None for r in results):
-        _beside_published(cfg, record, method, results)
-    return finish(record, results, result)
+    solver, refiners = plain(cfg.get("solver")), plain(cfg.refiners)
+    pipeline = Pipeline.from_map(scene_map, solver, refiners, runtime=record.runtime)
+    evaluation = evaluate(pipeline, test, batch=cfg.batch, reporter=record)
+    report_results(evaluation, pipeline, record, bool(cfg.report))
+    if cfg.published_table and any(r.truth is not None for r in evaluation.results):
+        _beside_published(cfg, record, pipeline.method)
+    return finish(record, evaluation.results)
 
 
 def _dry_run(
@@ -107,21 +99,36 @@ def _dry_run(
     return 0
 
 
-def _existing(cfg: DictConfig, component: str) -> Map | None:
-    """The finished map at `map_dir`, None where there is none."""
+def _existing(cfg: DictConfig, component: Component, config: Any, mapping: Dataset) -> Map | None:
+    """The finished map at `map_dir`, None where there is none.
+
+    Raises:
+        MapError: it is of another configuration, seed or dataset than asked for.
+    """
     if not (Path(cfg.map_dir) / "map.yaml").is_file():
         return None
     scene_map = Map.open(cfg.map_dir)
-    if scene_map.info.component != component:
+    info = scene_map.info
+    wanted = {**dataset_identity(mapping), "seed": cfg.seed}
+    differs = [
+        what
+        for what, same in (
+            (f"estimator {info.component}", info.component == component.name),
+            ("options of the estimator", plain(typed_config(component, info.config)) == plain(config)
+             if info.component == component.name else True),
+            (f"dataset {info.dataset.get('name')}", dict(info.dataset) == wanted),
+        )
+        if not same
+    ]  # fmt: skip
+    if differs:
         raise MapError(
-            f"{cfg.map_dir} was trained for estimator '{scene_map.info.component}', not '{component}'."
+            f"{cfg.map_dir} holds a map of another {', '.join(differs)}. Choose another map_dir, or "
+            "measure that map with 'reloc evaluate'."
         )
     return scene_map
 
 
-def _beside_published(
-    cfg: DictConfig, record: RunDirectory, method: str, results: Sequence[QueryResult]
-) -> None:
+def _beside_published(cfg: DictConfig, record: RunDirectory, method: str) -> None:
     truth = read_truth(record.path, cfg.scene)
     scene = compare_scene(truth, [read_estimates(record.path, method)], Bootstrap())
     rows = published_rows(read_published(cfg.published_table), cfg.scene)

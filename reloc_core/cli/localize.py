@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from reloc_core.cli.evaluate import (
+from reloc_core.cli.results import (
     finish,
     load_pipeline,
-    localize_dataset,
+    map_content,
     report_results,
-    write_published_pose_log,
+    write_session,
 )
 from reloc_core.config import plain
 from reloc_core.datasets.config import CameraConfig
 from reloc_core.datasets.images import ImageFolder
 from reloc_core.datasets.stream import VideoStream, is_stream
-from reloc_core.errors import ConfigError, RelocError
-from reloc_core.evaluation import QueryResult, query_result, write_result_files
+from reloc_core.engine import Outcome, evaluate, run_queries
+from reloc_core.errors import ConfigError
+from reloc_core.evaluation import QueryResult, write_result_files
 from reloc_core.interfaces import Dataset
-from reloc_core.maps import Map, explain_os_errors
+from reloc_core.maps import explain_os_errors
 from reloc_core.pipeline import Pipeline
-from reloc_core.registry import default_registry
 from reloc_core.runs import RunDirectory
-from reloc_core.types import Localization
 
 
 def camera_config(cfg: DictConfig) -> CameraConfig:
@@ -43,34 +41,35 @@ def camera_config(cfg: DictConfig) -> CameraConfig:
     return config
 
 
-def show(result: QueryResult) -> None:
+def images_of(cfg: DictConfig) -> Dataset | VideoStream:
+    """What `images=` names: a video, a camera, or the chosen images of a folder."""
+    images, camera = plain(cfg.images), camera_config(cfg)
+    if is_stream(images):
+        return VideoStream(images, camera, cfg.frame_step, cfg.max_frames)
+    return select_images(ImageFolder(images, camera), cfg)
+
+
+def show(outcome: Outcome) -> None:
     """Print a result for the program that reads standard output, as soon as it is known."""
     if not sys.stdout.isatty():
-        print(json.dumps(result.as_dict(), allow_nan=False), flush=True)
+        print(json.dumps(outcome.result.as_dict(), allow_nan=False), flush=True)
 
 
 def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     """Run the verb: one JSON line per image on standard output, all files in the output directory."""
-    images, camera = plain(cfg.images), camera_config(cfg)
-    stream = dataset = None
-    if is_stream(images):
-        stream = VideoStream(images, camera, cfg.frame_step, cfg.max_frames)
-    else:
-        dataset = select_images(ImageFolder(images, camera), cfg)
-    pipeline, scene_map, method = load_pipeline(cfg)
+    queries = images_of(cfg)
+    pipeline = load_pipeline(cfg)
     record = RunDirectory(cfg.output_dir, "localize", cfg, overrides, pipeline.runtime)
-    default_registry().manager.hook.reloc_run_started(verb="localize", config=plain(cfg))
+    if isinstance(queries, VideoStream):
+        record.create()
+        return _run_stream(queries, pipeline, record)
+    pipeline.check(queries)
     record.create()
-    if stream is not None:
-        return _run_stream(stream, pipeline, scene_map, record)
-    assert dataset is not None
-    for note in dataset.notes:
+    for note in queries.notes:
         record.note(note)
-    results = localize_dataset(pipeline, dataset, record, "Localizing", show)
-    content = report_results(
-        results, dataset, pipeline, scene_map, method, record, bool(cfg.report)
-    )
-    return finish(record, results, content)
+    evaluation = evaluate(pipeline, queries, batch=cfg.batch, on_outcome=show, reporter=record)
+    report_results(evaluation, pipeline, record, bool(cfg.report))
+    return finish(record, evaluation.results)
 
 
 class _Video(ImageFolder):
@@ -93,40 +92,27 @@ def select_images(folder: ImageFolder, cfg: DictConfig) -> Dataset:
     return _Video(folder, chosen, bool(cfg.video))
 
 
-def _run_stream(
-    stream: VideoStream, pipeline: Pipeline, scene_map: Map, record: RunDirectory
-) -> int:
+def _run_stream(stream: VideoStream, pipeline: Pipeline, record: RunDirectory) -> int:
     """Localize a video or a camera until it ends, or until Ctrl-C, which is how cameras end."""
-    hook = default_registry().manager.hook.reloc_query_localized
     results: list[QueryResult] = []
     record.note(f"Localizing {stream.name}" + ("; Ctrl-C ends it." if stream.live else "."))
-    pipeline.start_sequence()
     try:
         with record.progress("Localizing", len(stream)) as progress:
-            for query in stream:
-                begin = time.perf_counter()
-                try:
-                    found = pipeline.localize(query)
-                except RelocError as error:
-                    found = Localization.failure(f"refused: {error}")
-                result = query_result(query, found, time.perf_counter() - begin)
-                results.append(result)
-                show(result)
+            for outcome in run_queries(pipeline, stream):
+                results.append(outcome.result)
+                show(outcome)
                 progress.advance(1, localized=str(sum(r.localized for r in results)))
-                hook(query=query, localization=found)
     except KeyboardInterrupt:
         if not stream.live:
             raise
         record.note("Stopped.")
     for note in stream.notes:
         record.note(note)
+    assert pipeline.map is not None
     with explain_os_errors(record.path):
-        write_result_files(record.path, results, scene_map.info.unit)
-        write_published_pose_log(record, results, scene_map)
+        write_result_files(record.path, results, pipeline.map.info.unit)
+        write_session(record, results, pipeline.map)
     localized = sum(r.localized for r in results)
-    content = record.result(
-        "ok", queries=len(results), localized=localized,
-        map={"component": scene_map.info.component, "bytes": scene_map.bytes},
-    )  # fmt: skip
+    record.result("ok", queries=len(results), localized=localized, map=map_content(pipeline.map))
     record.note(f"{localized} of {len(results)} frames localized.")
-    return finish(record, results, content)
+    return finish(record, results)

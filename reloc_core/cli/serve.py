@@ -42,7 +42,7 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
             map_dir,
             plain(cfg.solver) if cfg.get("solver") else None,
             plain(cfg.refiners),
-            plain(cfg.estimator) or {},
+            plain(cfg.estimator),
             cfg.device,
             cfg.threads,
             cfg.seed,

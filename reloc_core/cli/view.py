@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from omegaconf import DictConfig
 
-from reloc_core.cli.evaluate import load_pipeline, mapped_poses
-from reloc_core.cli.localize import camera_config, select_images
-from reloc_core.config import TARGET, build, plain
-from reloc_core.datasets.images import ImageFolder
-from reloc_core.datasets.stream import VideoStream, is_stream
-from reloc_core.errors import ConfigError, RelocError
-from reloc_core.evaluation import QueryResult, query_result, read_localizations
+from reloc_core.cli.localize import images_of
+from reloc_core.cli.results import load_pipeline, mapped_poses
+from reloc_core.config import TARGET, build
+from reloc_core.datasets.stream import VideoStream
+from reloc_core.datasets.subset import Subset
+from reloc_core.engine import run_queries
+from reloc_core.errors import ConfigError
+from reloc_core.evaluation import QueryResult, read_localizations
 from reloc_core.evaluation.results import LOCALIZATIONS_FILE
 from reloc_core.interfaces import Dataset
 from reloc_core.maps import Map, explain_os_errors
 from reloc_core.pipeline import Pipeline
 from reloc_core.runs import console, show_progress
-from reloc_core.types import Evidence, Float64Array, Frame, Localization, Query, ScenePoints
+from reloc_core.types import Float64Array, ScenePoints
 
 if TYPE_CHECKING:
     from reloc_core.viewing.recording import SceneRecording
@@ -44,7 +44,8 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
         if results is not None:
             _show_results(recording, results, dataset)
         elif queries is not None and pipeline is not None:
-            _show_queries(recording, pipeline, queries, _chosen(cfg, queries))
+            pipeline.check(queries) if isinstance(queries, Dataset) else None
+            _show_queries(recording, pipeline, queries)
     except KeyboardInterrupt:
         if not live:
             raise
@@ -93,11 +94,11 @@ def _queries(cfg: DictConfig) -> Dataset | VideoStream | None:
     if cfg.results is not None:
         return None
     if cfg.images is not None:
-        images, camera = plain(cfg.images), camera_config(cfg)
-        if is_stream(images):
-            return VideoStream(images, camera, cfg.frame_step, cfg.max_frames)
-        return select_images(ImageFolder(images, camera), cfg)
-    return _dataset(cfg)
+        return images_of(cfg)
+    dataset = _dataset(cfg)
+    if dataset is None:
+        return None
+    return Subset(dataset, range(len(dataset))[:: cfg.frame_step][: cfg.max_frames])
 
 
 def _dataset(cfg: DictConfig) -> Dataset | None:
@@ -126,15 +127,12 @@ def _map(
     """The pipeline, the points and the mapped cameras, as far as there are any."""
     if cfg.map_dir is None:
         return None, None, []
-    info = Map.open(cfg.map_dir)
-    if info.info.interface != "estimator":
-        return None, None, mapped_poses(info)
-    pipeline, scene_map, _ = load_pipeline(cfg)
-    return (
-        pipeline,
-        _thinned(pipeline.estimator.scene_points(), cfg.max_points),
-        mapped_poses(scene_map),
-    )
+    scene_map = Map.open(cfg.map_dir)
+    if scene_map.info.interface != "estimator":
+        return None, None, mapped_poses(scene_map)
+    pipeline = load_pipeline(cfg)
+    points = _thinned(pipeline.estimator.scene_points(), cfg.max_points)
+    return pipeline, points, mapped_poses(scene_map)
 
 
 def _thinned(points: ScenePoints | None, count: int) -> ScenePoints | None:
@@ -176,56 +174,14 @@ def _show_results(
             progress.advance()
 
 
-def _chosen(cfg: DictConfig, queries: Dataset | VideoStream) -> range:
-    """Indices of a dataset to show; videos and images have been thinned out already."""
-    every = range(len(queries))
-    return every if cfg.images is not None else every[:: cfg.frame_step][: cfg.max_frames]
-
-
 def _show_queries(
-    recording: SceneRecording, pipeline: Pipeline, queries: Dataset | VideoStream, chosen: range
+    recording: SceneRecording, pipeline: Pipeline, queries: Dataset | VideoStream
 ) -> None:
     """Localize and show one query after the other."""
     done = 0
-    with show_progress("Localizing", len(chosen)) as progress:
-        shown = _localized(pipeline, _read(queries, chosen))
-        for number, (query, found, evidence, result) in enumerate(shown):
-            recording.show(number, result, query, evidence, found)
+    with show_progress("Localizing", len(queries)) as progress:
+        for number, outcome in enumerate(run_queries(pipeline, queries)):
+            found = outcome.localization
+            recording.show(number, outcome.result, outcome.query, outcome.evidence, found)
             done += found.localized
             progress.advance(1, localized=str(done))
-
-
-def _localized(
-    pipeline: Pipeline, frames: Iterable[tuple[Frame, Query | None, str]]
-) -> Iterator[tuple[Query | None, Localization, Evidence | None, QueryResult]]:
-    """Queries with what became of them; a new sequence is a new start for methods with a memory."""
-    sequence: object = object()
-    for frame, query, problem in frames:
-        if frame.sequence is None or frame.sequence != sequence:
-            pipeline.start_sequence()
-        sequence = frame.sequence
-        begin = time.perf_counter()
-        evidence, found = None, Localization.failure(problem or "unreadable")
-        if query is not None:
-            try:
-                evidence, found = pipeline.localize_with_evidence(query)
-            except RelocError as error:
-                found = Localization.failure(f"refused: {error}")
-        seconds = time.perf_counter() - begin
-        yield query, found, evidence, query_result(frame, found, seconds)
-
-
-def _read(
-    queries: Dataset | VideoStream, chosen: range
-) -> Iterator[tuple[Frame, Query | None, str]]:
-    """Frames with their images, or why these cannot be read."""
-    if isinstance(queries, VideoStream):
-        for query in queries:
-            yield query, query, ""
-        return
-    for index in chosen:
-        frame = queries.frames[index]
-        try:
-            yield frame, queries[index], ""
-        except (RelocError, OSError) as error:
-            yield frame, None, f"unreadable: {error}"

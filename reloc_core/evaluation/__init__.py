@@ -1,6 +1,5 @@
 """Measuring a localizer: metrics, result files, the terminal summary and the report page."""
 
-from reloc_core.evaluation.evaluate import Localizer, evaluate
 from reloc_core.evaluation.metrics import (
     THRESHOLDS,
     Metrics,
@@ -24,11 +23,9 @@ from reloc_core.evaluation.table import summary_table
 
 __all__ = [
     "THRESHOLDS",
-    "Localizer",
     "Metrics",
     "QueryResult",
     "ReliabilityBin",
-    "evaluate",
     "nees",
     "pose_errors",
     "query_result",

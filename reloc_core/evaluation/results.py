@@ -162,6 +162,7 @@ def query_result(
     total_seconds: float = 0.0,
     read_seconds: float = 0.0,
     readable: bool = True,
+    wait_seconds: float = 0.0,
 ) -> QueryResult:
     """Judge a localization by the frame's ground truth, if it has one.
 
@@ -171,6 +172,7 @@ def query_result(
         total_seconds: wall time of the whole call.
         read_seconds: wall time of reading the image.
         readable: whether the image could be read.
+        wait_seconds: wall time for which localization waited for the image.
     """
     truth, estimate = frame.world_from_cam, localization.world_from_cam
     errors: tuple[float, float] | tuple[None, None] = (None, None)
@@ -188,6 +190,7 @@ def query_result(
         seconds=dict(localization.seconds),
         total_seconds=total_seconds,
         read_seconds=read_seconds,
+        wait_seconds=wait_seconds,
         stages=localization.stages,
         truth=truth,
         translation_error_m=errors[0],

@@ -11,11 +11,12 @@ input, comes back from its map unchanged and writes nowhere else. The fixtures t
 come with an installed reloc by themselves (a pytest plugin).
 """
 
+from reloc_core.datasets.subset import Subset
 from reloc_core.testing.dataset import DatasetConformance
 from reloc_core.testing.estimator import EstimatorConformance
 from reloc_core.testing.refiner import RefinerConformance, RefinerContract
 from reloc_core.testing.solver import SolverConformance
-from reloc_core.testing.tools import RecordedRun, Subset, room, start_run, write_ace
+from reloc_core.testing.tools import RecordedRun, room, start_run, write_ace
 
 __all__ = [
     "DatasetConformance",

@@ -67,7 +67,7 @@ class DatasetConformance(ComponentConformance):
     def dataset(self, tmp_path: Path) -> Dataset:
         """The dataset under test."""
         # At 90 images a walk, neighbours see the same things.
-        from reloc_core.testing.tools import Subset
+        from reloc_core.datasets.subset import Subset
 
         scene = Subset(room("train", 90), range(self.frames))
         options = {**self.options, **self.write(tmp_path / "scene", scene)}

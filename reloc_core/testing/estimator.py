@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from reloc_core.config import compose
+from reloc_core.datasets.subset import Subset
 from reloc_core.errors import RelocError
 from reloc_core.interfaces import Dataset, Estimator, Runtime
 from reloc_core.maps import partial_directory
@@ -23,7 +24,6 @@ from reloc_core.testing.common import (
     check_rigid,
 )
 from reloc_core.testing.tools import (
-    Subset,
     as_query,
     bad_images,
     difference,

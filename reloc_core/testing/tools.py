@@ -17,43 +17,7 @@ from reloc_core.geometry import inverse, rotation_angle_deg, so3_exp
 from reloc_core.interfaces import Dataset, Estimator, Refiner, Runtime
 from reloc_core.maps import MapInfo, MapWriter, dataset_identity
 from reloc_core.registry import Component
-from reloc_core.types import Camera, Float64Array, Frame, Localization, Query
-
-
-class Subset(Dataset):
-    """Some frames of another dataset, in the given order.
-
-    Args:
-        dataset: where the frames come from.
-        indices: which.
-    """
-
-    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
-        self._dataset, self._indices = dataset, [int(i) for i in indices]
-
-    @property
-    def name(self) -> str:
-        """Name of the whole dataset and the size of the subset."""
-        return f"{self._dataset.name}[{len(self._indices)}]"
-
-    @property
-    def frames(self) -> Sequence[Frame]:
-        """Metadata of the chosen frames."""
-        return [self._dataset.frames[i] for i in self._indices]
-
-    @property
-    def has_depth(self) -> bool:
-        """As the whole dataset."""
-        return self._dataset.has_depth
-
-    @property
-    def unit(self) -> str:
-        """As the whole dataset."""
-        return self._dataset.unit
-
-    def __getitem__(self, index: int) -> Query:
-        """Read one of the chosen images."""
-        return self._dataset[self._indices[index]]
+from reloc_core.types import Camera, Float64Array, Localization, Query
 
 
 def room(

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from reloc_core.engine import evaluate
 from reloc_core.errors import DataError
-from reloc_core.evaluation import evaluate
 from reloc_core.evaluation.figures import error_bins
 from reloc_core.evaluation.gallery import choose, explainer
 from reloc_core.evaluation.report import ReportInfo, render_report, write_report
@@ -56,7 +56,7 @@ def text_of(page: str) -> str:
 
 
 def report(room_, localizer, **info):
-    results = evaluate(localizer, room_)
+    results = evaluate(localizer, room_).results
     details = ReportInfo(room_.name, "scripted + pnp", unit=room_.unit, **info)
     return render_report(results, details, explainer(localizer, room_))
 
@@ -64,7 +64,7 @@ def report(room_, localizer, **info):
 def test_the_page_is_self_contained_and_well_formed(tmp_path, room, scripted):
     data = room(8, unreadable=[6])
     localizer = scripted(data, [0.001, 0.01, 0.02, None, 0.06, 0.3, 0.0, 0.004])
-    results = evaluate(localizer, data)
+    results = evaluate(localizer, data).results
     path = tmp_path / "report.html"
     mapped = [f.world_from_cam for f in data.frames]
     info = ReportInfo(
@@ -143,7 +143,7 @@ def test_one_wild_estimate_does_not_shrink_the_trajectory(room, scripted):
 def test_without_images_the_rest_of_the_page_stands(room, scripted):
     data = room(4)
     localizer = scripted(data, [0.01] * 4)
-    results = evaluate(localizer, data)
+    results = evaluate(localizer, data).results
 
     def broken(index):
         raise DataError("img gone")
@@ -169,7 +169,7 @@ def test_reprojected_points_meet_their_pixels_when_the_pose_is_right(room, scrip
 def test_choose_shows_failures_and_wrong_poses(room, scripted):
     data = room(20)
     errors = [None] * 8 + [0.01 * i for i in range(1, 13)]
-    choice = choose(evaluate(scripted(data, errors), data))
+    choice = choose(evaluate(scripted(data, errors), data).results)
     assert choice.worst == (0, 1, 2, 19, 18, 17)
     assert all(8 <= i < 17 for i in choice.typical)
     assert len(choice.typical) == 3

@@ -1,0 +1,277 @@
+"""Learning a map's calibration from held-out mapping images and foreign pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from reloc_core.calibration.config import CalibrationConfig
+from reloc_core.calibration.model import Calibration, Odds, Spread
+from reloc_core.calibration.support import novelty
+from reloc_core.geometry import pose_minus
+from reloc_core.interfaces import Dataset
+from reloc_core.types import Float64Array, Frame, Localization
+
+RIGHT_DEPTHS, RIGHT_DEG = 0.025, 5.0
+"""A pose is right within this share of the scene's depth and this angle."""
+_PRIOR_WEIGHTS: Mapping[str, float] = {
+    "inliers": 1.5,
+    "ratio": 0.5,
+    "chance": 1.0,
+    "spread": 0.5,
+    "cover": 0.5,
+    "weight": 0.5,
+    "claimed": 0.5,
+    "score": 0.2,
+}
+_PRIOR_SIGNAL = 0.3
+_PRIOR_BIAS = 4.0
+_FOREIGN_SHARE = 0.2  # of the queries that a map is asked, for what cannot be told apart
+_OWN = {"inliers": 0.7, "ratio": 0.7, "chance": 0.5, "claimed": 0.5, "cover": 0.2}
+"""By how much mapping images support their own poses better than unseen ones."""
+_PRIOR_STRENGTH = 2.0  # of the weights before the held-out images are seen
+_WORTH = 0.35  # of one held-out frame: neighbours in a video share their errors
+
+
+def hold_out(dataset: Dataset, config: CalibrationConfig, seed: int) -> npt.NDArray[np.int64]:
+    """Indices of the mapping images that are kept out of the map to learn its calibration from.
+
+    Blocks of consecutive frames of a video, of different lengths: their middles are seen from farther
+    away than their ends. Single photographs one by one. None of a small dataset.
+    """
+    count = len(dataset)
+    wanted = min(round(config.fraction * count), config.most)
+    if not config.enabled or count < config.least_images or wanted < 2:
+        return np.zeros(0, np.int64)
+    rng = np.random.default_rng((seed, 76))
+    sequences = [frame.sequence for frame in dataset.frames]
+    free = np.ones(count, bool)
+    chosen: list[int] = []
+    length = max(wanted // 2, 1) if any(s is not None for s in sequences) else 1
+    while len(chosen) < wanted and length >= 1:
+        length = min(length, wanted - len(chosen))
+        starts = [
+            start
+            for start in range(1, count - length)
+            if free[max(start - 2, 0) : start + length + 2].all()
+            and len(set(sequences[start - 1 : start + length + 1])) == 1
+            and (length == 1 or sequences[start] is not None)
+        ]
+        if not starts:
+            if length == 1:
+                break
+            length //= 2
+            continue
+        start = int(rng.choice(starts))
+        chosen += range(start, start + length)
+        free[start : start + length] = False
+        length = max(length // 2, 1)
+    return np.sort(np.asarray(chosen, np.int64))
+
+
+def fit_calibration(
+    held: Sequence[tuple[Frame, Localization]],
+    foreign: Sequence[Localization],
+    mapped: Float64Array,
+    depth: float,
+    config: CalibrationConfig,
+    own: bool = False,
+) -> Calibration:
+    """Learn a calibration.
+
+    Args:
+        held: held-out mapping images with their true poses, and how they were localized without any
+            calibration.
+        foreign: the same of foreign pictures.
+        mapped: (N, 3, 4) poses of the mapping images.
+        depth: of the scene.
+        config: options.
+        own: nothing was held out, the images are part of the map: too good to learn errors from, so that
+            the covariances get a conservative prior.
+    """
+    judged = [(f, loc, _depth(loc, depth)) for f, loc in held if loc.localized]
+    errors = [_error(frame, found) for frame, found, _ in judged]
+    usual = _usual(errors, judged)
+    right, as_usual = (
+        np.array(
+            [_within(e, d, *bounds) for e, (_, _, d) in zip(errors, judged, strict=True)], bool
+        )
+        for bounds in ((RIGHT_DEPTHS, RIGHT_DEG), usual)
+    )
+    spread = Spread(scale=3.0, floor=0.004, growth=0.05)
+    used = [
+        (error, found.covariance, novelty(_pose(found), mapped, scale), scale)
+        for error, (_, found, scale), good in zip(errors, judged, as_usual, strict=True)
+        if good
+    ]
+    if len(used) >= 3 and not own:
+        spread = fit_spread(used)
+    centre = _centre([found for (_, found, _), good in zip(judged, as_usual, strict=True) if good])
+    supports = [found.support for _, found, _ in judged]
+    if own:
+        supports = [{n: v - _OWN.get(n, 0.0) for n, v in s.items()} for s in supports]
+        centre = {n: v - _OWN.get(n, 0.0) for n, v in centre.items()}
+    supports += [f.support for f in foreign if f.localized]
+    none = np.zeros(sum(f.localized for f in foreign), bool)
+    return Calibration(
+        centre=centre,
+        right=fit_odds(supports, np.concatenate([right, none]), centre),
+        here=fit_odds(supports, np.concatenate([as_usual, none]), centre),
+        spread=spread,
+        depth=depth,
+        mapped=mapped[:, :3].reshape(-1, 3, 4),
+        min_score=config.min_score,
+        held_out=0 if own else len(held),
+        details={
+            "localized": len(judged),
+            "right": int(right.sum()),
+            "usual_error": {"depths": round(usual[0], 5), "deg": round(usual[1], 3)},
+            "foreign": len(foreign),
+            "foreign_localized_by_the_solver": sum(f.localized for f in foreign),
+        },
+    )
+
+
+def fit_odds(
+    supports: Sequence[Mapping[str, float]],
+    true: npt.NDArray[np.bool_],
+    centre: Mapping[str, float],
+) -> Odds:
+    """Logistic regression of a statement on the support, from a prior that holds for every map.
+
+    Weights are not negative: more support never makes a pose less likely.
+
+    Args:
+        supports: of poses.
+        true: whether the statement holds for each.
+        centre: typical support.
+    """
+    names = list(centre)
+    prior = np.array([_PRIOR_BIAS, *(_PRIOR_WEIGHTS.get(n, _PRIOR_SIGNAL) for n in names)])
+    theta = prior.copy()
+    if len(supports):
+        x = np.array([[1.0, *(s.get(n, centre[n]) - centre[n] for n in names)] for s in supports])
+        y = true.astype(float)
+        # However many foreign pictures were made: their share is what queries have.
+        share = _FOREIGN_SHARE * max(true.sum(), 5) / max((~true).sum(), 1)
+        sample = np.where(true, 1.0, min(1.0, share))
+        strength = np.array([0.5, *(_PRIOR_STRENGTH / max(p, 0.1) ** 0.5 for p in prior[1:])])
+        for _ in range(50):
+            p = 1 / (1 + np.exp(-np.clip(x @ theta, -30, 30)))
+            gradient = x.T @ (sample * (p - y)) + strength * (theta - prior)
+            curvature = (x.T * (sample * p * (1 - p))) @ x + np.diag(strength)
+            step = np.linalg.solve(curvature, gradient)
+            theta = theta - step / max(1.0, float(np.abs(step).max()))
+            theta[1:] = np.maximum(theta[1:], 0)
+            if float(np.abs(step).max()) < 1e-6:
+                break
+    return Odds(float(theta[0]), {n: float(w) for n, w in zip(names, theta[1:], strict=True)})
+
+
+def fit_spread(
+    used: Sequence[tuple[Float64Array, Float64Array | None, float, float]],
+) -> Spread:
+    """Scale, floor and growth of the covariance under which the errors are most likely.
+
+    Args:
+        used: of every right pose its error (6,) in the tangent of `reloc_core.types`, the claimed
+            covariance, its novelty and the depth of the scene.
+    """
+    prior = Spread()
+    names = ("scale", "floor", "growth", "turn")
+    centre = np.log([getattr(prior, n) for n in names])
+    width = np.array([0.8, 1.2, 0.8, 0.5])
+
+    def cost(theta: Float64Array) -> float:
+        spread = Spread(*np.exp(theta).tolist())
+        total = float((((theta - centre) / width) ** 2).sum()) / 2
+        for error, claimed, distance, depth in used:
+            covariance = spread.covariance(claimed, distance, depth)
+            sign, log_det = np.linalg.slogdet(covariance)
+            if sign <= 0:
+                return math.inf
+            nees = float(error @ np.linalg.solve(covariance, error))
+            # Student's t with 8 degrees of freedom: one outlier does not rule.
+            total += _WORTH * (7.0 * math.log1p(nees / 8.0) + log_det / 2)
+        return total
+
+    theta = descend(cost, centre, np.full(4, 0.5))
+    return Spread(*np.exp(theta).tolist())
+
+
+def descend(
+    cost: Callable[[Float64Array], float], start: Float64Array, steps: Float64Array
+) -> Float64Array:
+    """Minimum of a smooth function of few variables by pattern search (Hooke and Jeeves 1961)."""
+    best: Float64Array = start.copy()
+    lowest, steps = cost(start), steps.copy()
+    while steps.max() > 0.02:
+        before = best.copy()
+        for axis in range(len(best)):
+            for sign in (1, -1):
+                trial = best.copy()
+                trial[axis] += sign * steps[axis]
+                value = cost(trial)
+                if value < lowest:
+                    best, lowest = trial, value
+                    break
+        if np.array_equal(before, best):
+            steps /= 2
+            continue
+        trial = 2 * best - before
+        value = cost(trial)
+        if value < lowest:
+            best, lowest = trial, value
+    return best
+
+
+def scene_scale(mapped: Float64Array) -> float:
+    """A length of the size of the scene's depth from cameras alone: how far they are apart."""
+    centres = mapped[:, :3, 3]
+    return float(np.linalg.norm(centres.std(0)) * 2) or 1.0
+
+
+def _depth(found: Localization, depth: float) -> float:
+    return found.support.get("depth", depth)
+
+
+def _pose(found: Localization) -> Float64Array:
+    assert found.world_from_cam is not None
+    return found.world_from_cam
+
+
+def _error(frame: Frame, found: Localization) -> Float64Array:
+    """(6,) rotation in rad and translation of the truth seen from the estimate."""
+    assert frame.world_from_cam is not None
+    return pose_minus(frame.world_from_cam, _pose(found))
+
+
+def _within(error: Float64Array, depth: float, depths: float, degrees: float) -> bool:
+    return bool(
+        np.linalg.norm(error[3:]) <= depths * depth
+        and np.linalg.norm(error[:3]) <= math.radians(degrees)
+    )
+
+
+def _usual(
+    errors: Sequence[Float64Array], judged: Sequence[tuple[Frame, Localization, float]]
+) -> tuple[float, float]:
+    """Share of the depth and degrees within which this method's poses usually are; at least "right"."""
+    if not errors:
+        return RIGHT_DEPTHS, RIGHT_DEG
+    depths = [float(np.linalg.norm(e[3:])) / d for e, (_, _, d) in zip(errors, judged, strict=True)]
+    turns = [math.degrees(float(np.linalg.norm(e[:3]))) for e in errors]
+    return (
+        max(RIGHT_DEPTHS, 3 * float(np.median(depths))),
+        max(RIGHT_DEG, 3 * float(np.median(turns))),
+    )
+
+
+def _centre(found: Sequence[Localization]) -> dict[str, float]:
+    """Median support of the right ones, by name; what fewer than half of them have is left out."""
+    names = {n for f in found for n in f.support if n != "depth"}
+    values = {n: [f.support[n] for f in found if n in f.support] for n in sorted(names)}
+    return {n: float(np.median(v)) for n, v in values.items() if 2 * len(v) >= len(found)}

@@ -1,0 +1,185 @@
+"""The calibration of a map: from support and novelty to a probability and a covariance."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from reloc_core.calibration.support import novelty
+from reloc_core.errors import MapError
+from reloc_core.maps import Map, MapWriter
+from reloc_core.types import Float64Array, Localization, Status
+
+PART = "calibration"
+VERSION = 1
+_LOG = logging.getLogger(__name__)
+_WORDS = {
+    "inliers": "too few different scene points agree",
+    "ratio": "too small a share of the matches agrees",
+    "chance": "so few matches agree by chance",
+    "spread": "those that agree lie in a thin band of the image",
+    "cover": "those that agree cover too little of the image",
+    "weight": "those that agree are not the better matches",
+    "claimed": "the position is hardly determined",
+    "score": "the solver trusts it little",
+}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What a pose's error is made of beside the solver's covariance.
+
+    Attributes:
+        scale: factor on the solver's standard deviations.
+        floor: standard deviation of the position over the scene's depth, wherever the query is.
+        growth: the same per unit of novelty.
+        turn: standard deviation of the rotation in radians, per that of the position over the depth.
+    """
+
+    scale: float = 2.0
+    floor: float = 0.002
+    growth: float = 0.03
+    turn: float = 0.7
+
+    def covariance(
+        self, claimed: Float64Array | None, distance: float, depth: float
+    ) -> Float64Array:
+        """(6, 6) covariance of a pose that is `distance` (a novelty) from what was mapped."""
+        own = np.zeros((6, 6)) if claimed is None else np.asarray(claimed, np.float64)
+        variance = self.floor**2 + (self.growth * distance) ** 2
+        added = np.repeat([variance * self.turn**2, variance * depth**2], 3)
+        return self.scale**2 * own + np.diag(added)
+
+
+@dataclass(frozen=True)
+class Odds:
+    """Log odds of a statement about a pose, linear in its support.
+
+    Attributes:
+        bias: at the typical support of the map.
+        weights: of the difference to it, by name; never negative.
+    """
+
+    bias: float
+    weights: Mapping[str, float]
+
+    def probability(self, found: Mapping[str, float], centre: Mapping[str, float]) -> float:
+        """Probability that the statement holds for a pose with this support."""
+        total = self.bias + sum(
+            weight * (found.get(name, centre[name]) - centre[name])
+            for name, weight in self.weights.items()
+        )
+        return 1 / (1 + math.exp(-min(max(total, -30.0), 30.0)))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns a solver's result into one that can be believed.
+
+    Attributes:
+        centre: typical support of the held-out mapping images, by name.
+        right: odds that a pose is right: within 2.5 % of the scene's depth and 5 degrees.
+        here: odds that the picture was taken in this place and the pose is as right as this method's poses
+            usually are, which for a coarse method is less than right.
+        spread: of the position.
+        depth: of the scene, for evidence without points.
+        mapped: (N, 3, 4) poses of the mapping images.
+        min_score: poses that are less probably from here are refused.
+        held_out: images that it was learned from.
+        details: what it was learned from, for people.
+    """
+
+    centre: Mapping[str, float]
+    right: Odds
+    here: Odds
+    spread: Spread
+    depth: float
+    mapped: Float64Array = field(repr=False)
+    min_score: float = 0.5
+    held_out: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_map(cls, scene_map: Map) -> Calibration | None:
+        """The calibration of a map; None where it has none, or one of another version.
+
+        Raises:
+            MapError: it is damaged.
+        """
+        if not scene_map.has(PART):
+            return None
+        tensors, stored = scene_map.tensors(PART, "np")
+        if stored.get("version") != VERSION:
+            _LOG.warning("%s: its calibration is of another version; not used.", scene_map.path)
+            return None
+        try:
+            return cls(
+                centre={str(k): float(v) for k, v in stored["centre"].items()},
+                right=_odds(stored["right"]),
+                here=_odds(stored["here"]),
+                spread=Spread(**{k: float(v) for k, v in stored["spread"].items()}),
+                depth=float(stored["depth"]),
+                mapped=np.asarray(tensors["mapped"], np.float64).reshape(-1, 3, 4),
+                min_score=float(stored["min_score"]),
+                held_out=int(stored["held_out"]),
+                details=dict(stored["details"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MapError(
+                f"The calibration of {scene_map.path} is damaged ({error}). Train the map again."
+            ) from error
+
+    def save(self, writer: MapWriter) -> None:
+        """Write it into a map."""
+        stored = {k: v for k, v in asdict(self).items() if k != "mapped"}
+        writer.save(PART, {"mapped": self.mapped}, {"version": VERSION, **stored})
+
+    def judge(self, result: Localization) -> Localization:
+        """Give a result its probability and its covariance, or refuse it.
+
+        Args:
+            result: after the refiners, with the support that the solver's pose had. Without any, as where
+                a filter predicts a pose that nothing was seen of, it stays as it is.
+        """
+        found = result.support
+        if not result.localized or result.world_from_cam is None or not found:
+            return result
+        here = self.here.probability(found, self.centre)
+        score = min(here, self.right.probability(found, self.centre))
+        depth = found.get("depth", self.depth)
+        distance = novelty(result.world_from_cam, self.mapped, depth)
+        covariance = self.spread.covariance(result.covariance, distance, depth)
+        if here < self.min_score:
+            return replace(
+                result,
+                status=Status.NOT_LOCALIZED,
+                reason=f"probably wrong (probability to be right {here:.2f}): {self._reason(found)}.",
+                world_from_cam=None,
+                covariance=None,
+                score=score,
+            )
+        return replace(result, score=score, covariance=covariance)
+
+    def _reason(self, found: Mapping[str, float]) -> str:
+        """The weakest part of the support, in words."""
+        lacks = {
+            name: weight * (found.get(name, self.centre[name]) - self.centre[name])
+            for name, weight in self.here.weights.items()
+        }
+        if not lacks:
+            return "nothing is known of what supports poses in this map"
+        worst = min(lacks, key=lambda name: lacks[name])
+        words = _WORDS.get(worst, f"{worst.removeprefix('signal.')} is low")
+        if worst == "inliers":
+            now, usual = math.expm1(found.get(worst, 0.0)), math.expm1(self.centre[worst])
+            return f"{words} ({now:.0f}; {usual:.0f} for images of this map)"
+        return words
+
+
+def _odds(stored: Mapping[str, Any]) -> Odds:
+    return Odds(float(stored["bias"]), {str(k): float(v) for k, v in stored["weights"].items()})

@@ -1,0 +1,338 @@
+"""Training estimators and refiners into maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reloc_core.calibration import (
+    Calibration,
+    CalibrationConfig,
+    fit_calibration,
+    foreign_pictures,
+    hold_out,
+    scene_scale,
+)
+from reloc_core.config import TARGET, compose, experiments, plain, typed_config
+from reloc_core.datasets.subset import Subset
+from reloc_core.engine.queries import run_queries
+from reloc_core.errors import ConfigError, DataError, RelocError
+from reloc_core.interfaces import Dataset, Estimator, Progress, Refiner, Runtime
+from reloc_core.maps import Map, MapInfo, MapWriter, dataset_identity
+from reloc_core.pipeline import PARTS, Pipeline, part_name
+from reloc_core.registry import Component, Registry, default_registry
+from reloc_core.runs import Reporter, resolve_runtime
+from reloc_core.training.ranks import rank
+from reloc_core.types import Frame
+
+Choice = str | Mapping[str, Any]
+"""A component: its name, or `{"name": NAME, **options}` (`_target_` does as well as `name`)."""
+FRAMES = "frames"
+
+
+@dataclass
+class TrainingRun:
+    """What `fit` gets beside the dataset; implements `reloc_core.interfaces.Run`.
+
+    Attributes:
+        runtime: device, threads, seed.
+        map: where the map is written.
+        reporter: who is told.
+        extra_datasets: further scenes to learn from.
+    """
+
+    runtime: Runtime
+    map: MapWriter
+    reporter: Reporter
+    extra_datasets: Sequence[Dataset] = field(default=())
+
+    def progress(self, title: str, total: int) -> AbstractContextManager[Progress]:
+        """Show progress of `total` steps under `title`."""
+        return self.reporter.progress(title, total)
+
+    def log(self, event: str, **values: Any) -> None:
+        """Record a structured event."""
+        self.reporter.log(event, **values)
+
+
+def train(
+    dataset: Dataset,
+    map_dir: Path | str,
+    estimator: Choice | None = None,
+    *,
+    refiner: Choice | None = None,
+    solver: Choice | None = None,
+    refiners: Sequence[Choice] | None = None,
+    extra_datasets: Sequence[Dataset] = (),
+    calibration: CalibrationConfig | None = None,
+    device: str = "auto",
+    threads: int = 0,
+    seed: int = 42,
+    resume: bool = True,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+    registry: Registry | None = None,
+) -> Map | None:
+    """Fit an estimator, and the refiners after it, to a scene and write one map.
+
+    Args:
+        dataset: posed images of the scene.
+        map_dir: directory to write; must not exist, unless `overwrite`.
+        estimator: to train, or
+        refiner: to train alone, for use after the estimator of another map. Exactly one of the two.
+        solver: what localizes with the map by default; None for what the estimator recommends.
+        refiners: the same; those that need a map which is neither named by `map_dir` nor that of the
+            estimator are trained into this one. `{"name": NAME, "train": PRESET}` says by which preset
+            (NAME/compact where there is one), `{"name": NAME, "train": {...}}` by which options.
+        extra_datasets: further scenes, for methods that can learn from them.
+        calibration: how poses are calibrated; None for the defaults.
+        device: "auto", "cpu" or "cuda".
+        threads: CPU threads; 0 for all cores.
+        seed: of everything random.
+        resume: continue an interrupted training of the same configuration.
+        overwrite: replace a finished map.
+        reporter: who hears of the progress; by default the terminal.
+        registry: the installed components by default.
+
+    Returns:
+        the finished map; None in the helper processes of a distributed training.
+
+    Raises:
+        ConfigError: components or options are wrong.
+        DataError: the dataset lacks what a method needs.
+        MapError: a finished map is there, or an unfinished one of another configuration.
+    """
+    registry = registry or default_registry()
+    reporter = reporter or Reporter()
+    if (estimator is None) == (refiner is None):
+        raise ConfigError("Choose exactly one of estimator=NAME and refiner=NAME to train.")
+    interface, chosen = ("estimator", estimator) if estimator is not None else ("refiner", refiner)
+    assert chosen is not None
+    component, config = configured(chosen, interface, registry)
+    if not component.needs_map:
+        raise ConfigError(f"{interface} '{component.name}' has nothing to train.")
+    runtime = resolve_runtime(device, threads, seed)
+    check_dataset(component, dataset, runtime)
+    parts = _parts(component, refiners, registry) if interface == "estimator" else []
+    for part in parts:
+        check_dataset(part.component, dataset, runtime)
+    pipeline = {
+        key: value
+        for key, value in (
+            ("solver", plain(solver)),
+            (
+                "refiners",
+                [_without_training(r) for r in refiners] if refiners is not None else None,
+            ),
+            (PARTS, {part.refiner: part.identity for part in parts} or None),
+        )
+        if value is not None
+    }
+    plugin = registry.plugins.get(component.plugin)
+    info = MapInfo(
+        interface=interface,
+        component=component.name,
+        plugin=component.plugin,
+        plugin_version=plugin.version if plugin else "",
+        config=plain(config),
+        dataset={**dataset_identity(dataset), "seed": seed},
+        unit=dataset.unit,
+        pipeline=pipeline,
+    )
+    trained = component.load()(config)
+    primary = rank() == 0
+    writer = MapWriter(map_dir, info, resume, overwrite, primary=primary)
+    reporter.create()
+    for note in dataset.notes:
+        reporter.note(f"{dataset.name}: {note}")
+    if primary and writer.has_checkpoint:
+        reporter.note(f"Resuming the interrupted training of {map_dir}.")
+    run = TrainingRun(runtime, writer, reporter, extra_datasets)
+    options = calibration or CalibrationConfig()
+    held = hold_out(dataset, options, seed) if interface == "estimator" else np.zeros(0, np.int64)
+    mapped = Subset.without(dataset, held)
+    try:
+        _fit(trained, mapped, run)
+        for part in parts:
+            inner = TrainingRun(
+                runtime, writer.part(part_name(part.refiner)), reporter, extra_datasets
+            )
+            _fit(part.component.load()(part.config), mapped, inner)
+            writer.details[part.refiner] = inner.map.details
+        if interface == "estimator" and primary and options.enabled:
+            ready = Pipeline.from_map(
+                writer.so_far(), runtime=runtime, registry=registry, calibrated=False
+            )
+            calibrate(ready, dataset, held, run, options).save(writer)
+        return writer.finish() if primary else None
+    except RelocError:
+        # Nothing half-made stays behind; an interrupted run that can resume does.
+        writer.discard_without_checkpoint()
+        raise
+    finally:
+        writer.close()
+
+
+def _fit(trained: Estimator | Refiner, dataset: Dataset, run: TrainingRun) -> None:
+    """Fit one component, unless an interrupted run already came to its end."""
+    saved = run.map.so_far()
+    if saved.has(FRAMES):
+        run.map.details.update(saved.tensors(FRAMES, "np")[1]["details"])
+        return
+    trained.fit(dataset, run)
+    # Where the map was seen from, for reports, viewers and the calibration. Written last: it says that
+    # this component is complete.
+    posed = [f.world_from_cam for f in dataset.frames if f.world_from_cam is not None]
+    run.map.save(
+        FRAMES,
+        {"world_from_cam": np.stack(posed)[:, :3].astype(np.float64)},
+        {"details": run.map.details},
+    )
+
+
+def calibrate(
+    pipeline: Pipeline,
+    dataset: Dataset,
+    held: npt.NDArray[np.int64],
+    run: TrainingRun,
+    config: CalibrationConfig,
+) -> Calibration:
+    """Learn the calibration of a pipeline over a map that is complete but for it.
+
+    Args:
+        pipeline: without calibration.
+        dataset: all mapping images.
+        held: indices of those that are not in the map; where there are none, a few of the map stand in.
+        run: seed and progress.
+        config: options.
+    """
+    own = not len(held)
+    asked = held if len(held) else np.unique(np.linspace(0, len(dataset) - 1, 8).astype(np.int64))
+    blocks = _Blocks(dataset if pipeline.reads_depth else dataset.without_depth(), asked.tolist())
+    count = min(config.foreign, max(12, len(dataset) // 8))
+    found, foreign = [], []
+    with run.progress("Calibrating", len(blocks) + count) as progress:
+        for outcome in run_queries(pipeline, blocks, observed=False):
+            found.append((outcome.frame, outcome.localization))
+            progress.advance()
+        pictures = foreign_pictures(dataset, count, run.runtime.seed)
+        for outcome in run_queries(pipeline, pictures, observed=False):
+            foreign.append(outcome.localization)
+            progress.advance()
+    kept = np.setdiff1d(np.arange(len(dataset)), held)
+    mapped = np.stack([np.asarray(dataset.frames[i].world_from_cam) for i in kept])
+    depths = [loc.support["depth"] for _, loc in found if "depth" in loc.support]
+    depth = float(np.median(depths)) if depths else scene_scale(mapped)
+    made = fit_calibration(found, foreign, mapped, depth, config, own)
+    run.log("calibrated", held_out=made.held_out, spread=asdict(made.spread), **made.details)
+    return made
+
+
+class _Blocks(Subset):
+    """Held-out frames; each run of consecutive ones is a sequence of its own."""
+
+    @property
+    def frames(self) -> Sequence[Frame]:
+        """Metadata, with a sequence per block."""
+        starts = np.flatnonzero(np.diff(self._indices, prepend=-2) != 1)
+        block = np.searchsorted(starts, np.arange(len(self._indices)), side="right")
+        return [
+            frame if frame.sequence is None else replace(frame, sequence=f"held-out {number}")
+            for frame, number in zip(super().frames, block, strict=True)
+        ]
+
+
+def check_dataset(component: Component, dataset: Dataset, runtime: Runtime) -> None:
+    """Refuse early what a component cannot learn from.
+
+    Raises:
+        ConfigError: the machine lacks what the component needs.
+        DataError: the dataset does.
+    """
+    if "cuda" in component.requires and runtime.device != "cuda":
+        raise ConfigError(f"'{component.name}' needs a CUDA device; this run uses the CPU.")
+    if "depth" in component.requires and not dataset.has_depth:
+        raise DataError(f"'{component.name}' needs depth images; {dataset.name} has none.")
+    unposed = sum(frame.world_from_cam is None for frame in dataset.frames)
+    if unposed:
+        raise DataError(
+            f"{unposed} of {len(dataset)} frames of {dataset.name} have no pose; mapping needs them."
+        )
+
+
+def configured(choice: Choice, interface: str, registry: Registry) -> tuple[Component, Any]:
+    """The component that a choice names, and its typed config.
+
+    Raises:
+        ConfigError: no name, unknown component or option.
+    """
+    options = {"name": choice} if isinstance(choice, str) else dict(choice)
+    name = options.pop(TARGET, None) or options.pop("name", None)
+    if not name:
+        raise ConfigError(f"Every {interface} needs a name, as in {{name: NAME, ...}}.")
+    component = registry.get(interface, str(name))
+    return component, typed_config(component, options)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is trained for a refiner: the refiner itself, or an estimator whose maps it reads."""
+
+    refiner: str
+    component: Component
+    config: Any
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "interface": self.component.interface,
+            "component": self.component.name,
+            "config": plain(self.config),
+        }
+
+
+def _parts(
+    estimator: Component, refiners: Sequence[Choice] | None, registry: Registry
+) -> list[_Part]:
+    """What must be trained beside the estimator so that its refiners have a map."""
+    parts = []
+    for choice in refiners if refiners is not None else estimator.refiners:
+        options = {"name": choice} if isinstance(choice, str) else dict(choice)
+        component = registry.get("refiner", str(options.get("name", "")))
+        if not component.needs_map or options.get("map_dir"):
+            continue
+        if estimator.name in component.reads_maps_of:
+            continue
+        reads = component.reads_maps_of
+        source = registry.get("estimator", reads[0]) if reads else component
+        parts.append(
+            _Part(component.name, source, _part_config(source, options.get("train"), registry))
+        )
+    return parts
+
+
+def _part_config(component: Component, wanted: Any, registry: Registry) -> Any:
+    """The typed config to train a part with: options, a preset's, or the defaults."""
+    if isinstance(wanted, Mapping):
+        return typed_config(component, wanted)
+    preset = wanted or f"{component.name}/compact"
+    if wanted is None and preset not in experiments(registry):
+        return typed_config(component)
+    fixed = ["dataset=synthetic", "map_dir=unused", f"experiment={preset}"]
+    chosen = compose("train", fixed, registry).get(component.interface)
+    if not chosen or registry.get(component.interface, str(chosen[TARGET])) != component:
+        raise ConfigError(f"experiment={preset} does not train '{component.name}'.")
+    return typed_config(component, chosen)
+
+
+def _without_training(choice: Choice) -> Any:
+    """A refiner as a finished map names it: how it was trained stands elsewhere."""
+    if isinstance(choice, str):
+        return choice
+    return {k: v for k, v in plain(choice).items() if k != "train"}
