@@ -59,9 +59,11 @@ class KeypointDetector(nn.Module):
 
     Args:
         resolution: images are scaled so that their shorter side has this many pixels.
+        fast: compute descriptors in bfloat16 where the CPU has units for it (AMX), which halves their
+            time and changes them by a degree; where the key points lie stays as it is.
     """
 
-    def __init__(self, resolution: int) -> None:
+    def __init__(self, resolution: int, fast: bool = False) -> None:
         super().__init__()
         network = pretrained_network()
         self.resolution = resolution
@@ -73,6 +75,9 @@ class KeypointDetector(nn.Module):
         self.heatmap_head = folded_layers(heatmap_head[:-1])
         self.requires_grad_(False).eval()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._narrow = fast and torch.cpu._is_amx_tile_supported()
+        if self._narrow:
+            self.backbone.to(torch.bfloat16)
 
     def prepare(self, image: ImageArray) -> tuple[np.ndarray, tuple[float, float]]:
         """Grey image at the detector's resolution, and its (x, y) scale to the original."""
@@ -111,7 +116,8 @@ class KeypointDetector(nn.Module):
         """
         height, width = grey.shape[-2:]
         x, variance = self.backbone.normalize(grey)
-        features = self.backbone.describe(x)
+        narrow = self._narrow and x.device.type == "cpu"
+        features = self.backbone.describe(x.bfloat16() if narrow else x).float()
         cells = F.pixel_unshuffle(x, STRIDE).contiguous(memory_format=torch.channels_last)
         # 64 positions of a cell and "none".
         detection = F.pixel_shuffle(torch.softmax(self.keypoint_head(cells), 1)[:, :-1], STRIDE)

@@ -134,7 +134,8 @@ class LandmarkEstimator(Estimator):
         if plan.kind == "sift":
             self.detector = SiftDetector(plan.resolution)
         else:
-            self.detector = KeypointDetector(plan.resolution).to(runtime.device)
+            fast = runtime.device == "cpu"
+            self.detector = KeypointDetector(plan.resolution, fast).to(runtime.device)
 
     def load(self, scene_map: Map, runtime: Runtime) -> None:
         """See `Estimator.load`.
