@@ -45,7 +45,7 @@ class TriangulationConfig:
         max_error_px: largest angle between a point and a ray that observes it.
         min_views: images that must observe a point.
         min_parallax_deg: angle that the rays of a point must span.
-        landmarks: most landmarks kept; the best observed ones of every image.
+        landmarks: most landmarks kept; those of every image whose places are best known.
     """
 
     max_images: int = 1000
@@ -79,7 +79,7 @@ class MatchingConfig:
     windows_px: list[float] = field(default_factory=lambda: [12.0, 5.0])
     window_similarity: float | None = None
     redundancy: float = 8.0
-    shared: float = 0.3
+    shared: float = 0.03
 
 
 @dataclass

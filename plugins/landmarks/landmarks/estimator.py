@@ -21,6 +21,7 @@ from reloc_core.features.sift import SiftDetector
 from reloc_core.features.vlad import visual_words, vlad
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.mapping import (
+    Observations,
     Tracks,
     build_tracks,
     choose_pairs,
@@ -37,6 +38,7 @@ from reloc_core.types import Correspondences, Float64Array, Query, ScenePoints
 
 _MIN_LANDMARKS = 50
 _GUIDES = 12  # inliers of a pose that is believed enough to look where it says
+_SLACK = 0.05  # of cosines
 _SUPPORT = 8  # inliers that an image must share with a query to support it
 _WORDS = 16
 _KNOWN_FOCAL = 0.02
@@ -119,7 +121,7 @@ class LandmarkEstimator(Estimator):
             )
         for text in cover.warnings():
             run.note(f"Warning: {text}")
-        tracks = tracks.subset(best_observed(tracks, features.images, plan.landmarks))
+        tracks = tracks.subset(best_known(tracks, observations, plan.landmarks))
         scene = LandmarkMap.of(tracks, features, observations, looks, words)
         run.map.save("landmarks", scene.tensors(), vars(plan))
         # As it is stored, so that the fitted estimator and the loaded map agree.
@@ -187,7 +189,12 @@ class LandmarkEstimator(Estimator):
             )
         descriptors = found.descriptors.cpu()
         candidates = self.scene.candidates(descriptors, self.config.matching.retrieved)
-        matches = by_looks(descriptors.numpy(), self.scene, candidates, self.plan.min_similarity)
+        matches, best = by_looks(
+            descriptors.numpy(), self.scene, candidates, self.plan.min_similarity
+        )
+        # A pose that is a little off finds support for itself among dense landmarks: what is near must
+        # also look nearly as much like the key point as anything does.
+        least = np.maximum(best - _SLACK, self.plan.window_similarity)
         first, pose = len(matches), None
         # The window is meant in pixels of the image that the detector saw.
         pixel = max(min(query.image.shape[:2]) / self.plan.resolution, 1e-3)
@@ -198,7 +205,7 @@ class LandmarkEstimator(Estimator):
             pose = guess
             again = by_place(
                 found.pixels, descriptors.numpy(), self.scene, guess.camera or query.camera,
-                guess.world_from_cam, window * pixel, self.plan.window_similarity,
+                guess.world_from_cam, window * pixel, least,
             )  # fmt: skip
             if len(again) < pose.num_inliers / 2:
                 break
@@ -280,25 +287,26 @@ class LandmarkEstimator(Estimator):
         }
 
 
-def best_observed(tracks: Tracks, images: np.ndarray, most: int) -> np.ndarray:
-    """Indices of at most `most` tracks such that every image keeps its best observed ones.
+def best_known(tracks: Tracks, observations: Observations, most: int) -> np.ndarray:
+    """Indices of at most `most` tracks such that every image keeps those whose place is best known.
 
-    A track's rank is its best place, by number of observations, within any image that sees it.
+    A track's rank is its best place, by relative uncertainty, within any image that sees it: landmarks
+    from a narrow baseline are biased in depth together, and queries from elsewhere suffer from it.
 
     Args:
         tracks: to choose from.
-        images: image of every key point.
+        observations: what they were made of.
         most: at most so many.
     """
-    views = tracks.views
-    if len(views) <= most:
-        return np.arange(len(views))
-    image = images[tracks.rows]
-    order = np.lexsort((-views[tracks.labels], image))
-    sorted_image = image[order]
-    begins = np.flatnonzero(np.concatenate([[True], np.diff(sorted_image) > 0]))
+    if len(tracks) <= most:
+        return np.arange(len(tracks))
+    longest = np.sqrt(np.linalg.eigvalsh(tracks.covariances)[:, 2])
+    doubt = longest / tracks.distances(observations)
+    image = observations.images[tracks.rows]
+    order = np.lexsort((doubt[tracks.labels], image))
+    begins = np.flatnonzero(np.concatenate([[True], np.diff(image[order]) > 0]))
     sizes = np.diff(np.concatenate([begins, [len(order)]]))
     place = np.arange(len(order)) - np.repeat(begins, sizes)
-    rank = np.full(len(views), np.iinfo(np.int64).max)
+    rank = np.full(len(tracks), np.iinfo(np.int64).max)
     np.minimum.at(rank, tracks.labels[order], place)
-    return np.sort(np.lexsort((-views, rank))[:most])
+    return np.sort(np.lexsort((doubt, rank))[:most])

@@ -8,7 +8,6 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from landmarks.scene import LandmarkMap
-from reloc_core.mapping import mutual_matches
 from reloc_core.types import Camera, Float64Array, FloatArray
 
 
@@ -34,10 +33,15 @@ class Matches:
 
 def by_looks(
     descriptors: FloatArray, scene: LandmarkMap, candidates: np.ndarray, min_similarity: float
-) -> Matches:
-    """Mutual nearest neighbours among candidate landmarks."""
-    ours, theirs, similarity = mutual_matches(descriptors, scene.keys[candidates], min_similarity)
-    return Matches(ours, candidates[theirs], similarity, len(candidates))
+) -> tuple[Matches, FloatArray]:
+    """Mutual nearest neighbours among candidate landmarks, and the best cosine (M,) of each key point."""
+    similarity = descriptors @ scene.keys[candidates].T
+    index = np.arange(len(descriptors))
+    partner = similarity.argmax(1)
+    best = similarity[index, partner]
+    kept = (best >= similarity.max(0)[partner]) & (best > min_similarity)
+    matches = Matches(index[kept], candidates[partner[kept]], best[kept], len(candidates))
+    return matches, best
 
 
 def by_place(
@@ -47,7 +51,7 @@ def by_place(
     camera: Camera,
     world_from_cam: Float64Array,
     radius: float,
-    min_similarity: float,
+    min_similarity: FloatArray,
 ) -> Matches:
     """Mutual nearest neighbours among key points and landmarks that a pose puts near them.
 
@@ -58,7 +62,7 @@ def by_place(
         camera: of the query.
         world_from_cam: where it is thought to be.
         radius: pixels.
-        min_similarity: least cosine.
+        min_similarity: (M,) least cosine of each key point.
     """
     visible, places = scene.in_view(camera, world_from_cam)
     none = np.zeros(0, np.int64)
@@ -75,6 +79,6 @@ def by_place(
     best_of_theirs = np.full(len(visible), -2.0, np.float32)
     np.maximum.at(best_of_ours, ours, similarity)
     np.maximum.at(best_of_theirs, theirs, similarity)
-    kept = (similarity > min_similarity) & (similarity >= best_of_ours[ours])
+    kept = (similarity > min_similarity[ours]) & (similarity >= best_of_ours[ours])
     kept &= similarity >= best_of_theirs[theirs]
     return Matches(ours[kept], visible[theirs[kept]], similarity[kept], len(visible))

@@ -20,7 +20,10 @@ Number = TypeVar("Number", int, float)
 PHOTOS = 100  # mapping images up to which they are taken for a set of photographs, not a film
 _EVERY_PAIR = 40  # images that are matched each with each
 _ENOUGH = 250  # landmarks in view of an image that make strict thresholds affordable
-_LADDER = ((3, 2.0), (3, 1.0), (2, 1.0), (2, 0.5))  # views and parallax in degrees
+# Views and parallax in degrees. Of photographs, many landmarks from two views are worth more than few
+# from three.
+_FILM = ((3, 2.0), (3, 1.0), (2, 1.0), (2, 0.5))
+_PHOTOS = ((2, 2.0), (2, 1.0), (2, 0.5))
 _FEW, _FEW_VIEWS = 100, 2.5
 
 
@@ -80,7 +83,7 @@ def make_plan(config: LandmarkConfig, frames: list[Frame]) -> Plan:
         query=_or(keypoints.query, mapping),
         near=_or(wanted.near, near),
         spread=_or(wanted.spread, spread),
-        landmarks=_or(wanted.landmarks, max(16_384, 40 * len(frames))),
+        landmarks=_or(wanted.landmarks, max(8192, 30 * len(frames))),
         min_similarity=_or(matching.min_similarity, 0.75 if sift else 0.7),
         window_similarity=_or(matching.window_similarity, 0.7 if sift else 0.6),
         ratio=0.85 if sift else 1.0,
@@ -153,7 +156,7 @@ def choose_thresholds(
     steps = list(
         dict.fromkeys(
             (_or(wanted.min_views, views), _or(wanted.min_parallax_deg, angle))
-            for views, angle in _LADDER
+            for views, angle in (_PHOTOS if count <= PHOTOS else _FILM)
         )
     )
     for views, angle in steps:

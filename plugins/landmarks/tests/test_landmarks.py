@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from landmarks.config import LandmarkConfig
-from landmarks.estimator import LandmarkEstimator, best_observed
+from landmarks.estimator import LandmarkEstimator, best_known
 
 from reloc_core.cli.main import main
 from reloc_core.datasets.config import SyntheticConfig
@@ -20,7 +20,7 @@ from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.geometry import lift, transform
 from reloc_core.interfaces import Runtime
-from reloc_core.mapping import Tracks
+from reloc_core.mapping import Observations, Tracks
 from reloc_core.maps import Map
 from reloc_core.testing import start_run
 
@@ -61,13 +61,21 @@ def test_blank_image_has_no_keypoints():
 
 
 def test_every_image_keeps_its_landmarks():
-    # Image 0 sees twenty landmarks often; image 9 sees only the two rarest.
+    # Image 0 sees twenty landmarks; image 9 sees only the two whose place is known worst.
     labels = np.concatenate([np.repeat(np.arange(20), 5), np.repeat([20, 21], 3)])
     images = np.concatenate([np.tile(np.arange(5), 20), np.tile([7, 8, 9], 2)])
-    tracks = Tracks(np.zeros((22, 3)), np.zeros((22, 3, 3)), np.arange(106), labels, np.ones(106))
-    kept = best_observed(tracks, images, 10)
+    order = np.argsort(images, kind="stable")
+    rows = np.argsort(order, kind="stable")
+    doubt = np.arange(1.0, 23)
+    tracks = Tracks(np.tile([0.0, 0, 5], (22, 1)), doubt[:, None, None] * np.eye(3), rows, labels,
+                    np.ones(106))  # fmt: skip
+    observations = Observations(
+        images[order], np.tile([0.0, 0, 1], (106, 1)), np.zeros((10, 3)), np.ones(10)
+    )
+    kept = set(best_known(tracks, observations, 10).tolist())
     assert len(kept) == 10
-    assert {20, 21} <= set(kept.tolist())
+    assert {20, 21} <= kept
+    assert {0, 1, 2, 3} <= kept
 
 
 # ------------------------------------------------------------------------------------ estimator
