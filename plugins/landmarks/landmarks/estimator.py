@@ -195,7 +195,7 @@ class LandmarkEstimator(Estimator):
         # A pose that is a little off finds support for itself among dense landmarks: what is near must
         # also look nearly as much like the key point as anything does.
         least = np.maximum(best - _SLACK, self.plan.window_similarity)
-        first, pose = len(matches), None
+        looks, first, pose = matches, len(matches), None
         # The window is meant in pixels of the image that the detector saw.
         pixel = max(min(query.image.shape[:2]) / self.plan.resolution, 1e-3)
         for window in self.config.matching.windows_px:
@@ -209,7 +209,7 @@ class LandmarkEstimator(Estimator):
             )  # fmt: skip
             if len(again) < pose.num_inliers / 2:
                 break
-            matches = again
+            matches = again.completed(looks)
         return self._evidence(query, found, matches, first, pose)
 
     def _guess(self, query: Query, found: Keypoints, matches: Matches) -> PoseEstimate | None:

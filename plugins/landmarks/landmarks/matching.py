@@ -30,6 +30,16 @@ class Matches:
     def __len__(self) -> int:
         return len(self.keypoints)
 
+    def completed(self, others: Matches) -> Matches:
+        """These, and the others of key points that have none here."""
+        (new,) = np.nonzero(~np.isin(others.keypoints, self.keypoints))
+        return Matches(
+            np.concatenate([self.keypoints, others.keypoints[new]]),
+            np.concatenate([self.landmarks, others.landmarks[new]]),
+            np.concatenate([self.similarity, others.similarity[new]]),
+            self.possible,
+        )
+
 
 def by_looks(
     descriptors: FloatArray, scene: LandmarkMap, candidates: np.ndarray, min_similarity: float
