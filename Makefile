@@ -40,11 +40,11 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed $(VENV)/.view $(VENV)/.tensorboard
 	@# One process a core; threads within them would only stand in each other's way.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real" -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real and not long" -n auto --dist loadfile
 
 RELOC_DATA ?= ../shared/data
 test-real: $(VENV)/.installed
-	RELOC_DATA=$(RELOC_DATA) $(BIN)/python -m pytest -m real -s
+	RELOC_DATA=$(RELOC_DATA) $(BIN)/python -m pytest -m "real or long" -s
 
 test-real-short: $(VENV)/.installed
 	RELOC_DATA=$(RELOC_DATA) $(BIN)/python -m pytest -m "real and not long" -s
