@@ -20,7 +20,8 @@ from reloc_core.calibration import (
     hold_out,
     scene_scale,
 )
-from reloc_core.config import TARGET, compose, experiments, plain, typed_config
+from reloc_core.composition import compose
+from reloc_core.config import TARGET, experiments, plain, typed_config
 from reloc_core.datasets.subset import Subset
 from reloc_core.datasets.upright import Upright
 from reloc_core.engine.queries import run_queries

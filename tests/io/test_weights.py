@@ -276,7 +276,7 @@ class Bomb:
 def test_command_line(tmp_path, capsys, monkeypatch):
     torch = pytest.importorskip("torch")
     pytest.importorskip("scr_glace")
-    from scr_glace.encoder import AceEncoder
+    from scr_glace.networks.encoder import AceEncoder
 
     monkeypatch.chdir(tmp_path)
     torch.save(AceEncoder().state_dict(), "ace_encoder_pretrained.pt")

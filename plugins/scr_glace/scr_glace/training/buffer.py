@@ -39,12 +39,14 @@ class Visit:
         rays: (S, 2) float32, x and y at z = 1 in the axes of the view.
         cam_from_world: (3, 4) float32 of the view's camera.
         focal: fx, fy in pixels of the view.
+        targets: (S, 3) float32 known points in the head's world, NaN where there is none; or None.
     """
 
     features: Tensor
     rays: Tensor
     cam_from_world: Tensor
     focal: tuple[float, float]
+    targets: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Batch:
         frame: (n,) row of the frame among the mapping frames.
         slot: (n,) position in the whole batch, in 0..size-1.
         size: samples of the whole batch, over all processes.
+        targets: (n, 3) float32, NaN where unknown; None in a buffer without any.
     """
 
     features: Tensor
@@ -68,6 +71,7 @@ class Batch:
     frame: Tensor
     slot: Tensor
     size: int
+    targets: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class BufferPlan:
     def of(cls, config: BufferConfig, frames: int, seed: int) -> BufferPlan:
         """The plan of a configuration."""
         visits = math.ceil(config.size / config.samples_per_image)
+        if config.max_visits:
+            visits = min(visits, frames * config.max_visits)
         return cls(frames, config.samples_per_image, visits, seed)
 
     @property
@@ -162,6 +168,7 @@ class Buffer:
         processes: this one and the others.
         config: memory limit.
         scratch: where a buffer that is too large for the memory is streamed from.
+        targets: whether the visits bring known points.
     """
 
     def __init__(
@@ -171,11 +178,12 @@ class Buffer:
         processes: Processes,
         config: BufferConfig,
         scratch: Path,
+        targets: bool = False,
     ) -> None:
         self.processes = processes
         groups = plan.owned(processes)
         rows = sum(plan.samples_of(group) for group in groups)
-        need = rows * (2 * channels + 12)
+        need = rows * (2 * channels + 12 + 12 * targets)
         device, on_disk = _place(need, config.memory_fraction, processes)
         # All processes must use the same order.
         self.on_disk = processes.any(on_disk)
@@ -188,6 +196,8 @@ class Buffer:
             "rays": ((rows, 2), torch.float32),
             "visit": ((rows,), torch.int32),
         }
+        if targets:
+            shapes["targets"] = ((rows, 3), torch.float32)
         if self.on_disk:
             self.directory.mkdir(parents=True, exist_ok=True)
             stored = {k: _mapped(self.directory / k, *v) for k, v in shapes.items()}
@@ -196,6 +206,7 @@ class Buffer:
             stored = {k: torch.empty(s, dtype=d, device=device) for k, (s, d) in shapes.items()}
             tables = {k: torch.zeros(s, dtype=d) for k, (s, d) in self._tables().items()}
         self.features, self.rays, self.visit = stored["features"], stored["rays"], stored["visit"]
+        self.targets = stored.get("targets")
         self.cam_from_world, self.focal = tables["cam_from_world"], tables["focal"]
         self.frame = plan.visited_frames()
         self._epoch = -1
@@ -228,11 +239,13 @@ class Buffer:
         numbers = [v for group in self.groups for v in self.plan.visits_of(group)]
         done = _in_order(lambda v: visit(v, int(self.frame[v])), numbers, threads)
         for group in self.groups:
-            features, rays, labels = [], [], []
+            features, rays, labels, targets = [], [], [], []
             for number in self.plan.visits_of(group):
                 made = next(done)
                 features.append(made.features)
                 rays.append(made.rays)
+                if made.targets is not None:
+                    targets.append(made.targets)
                 labels.append(torch.full((len(made.rays),), number, dtype=torch.int32))
                 self.cam_from_world[number] = made.cam_from_world
                 self.focal[number] = torch.tensor(made.focal)
@@ -243,6 +256,9 @@ class Buffer:
             self.features[row : row + size] = torch.cat(features)[mix]
             self.rays[row : row + size] = torch.cat(rays)[mix].to(self.rays.device)
             self.visit[row : row + size] = torch.cat(labels)[mix].to(self.visit.device)
+            if self.targets is not None:
+                known = torch.cat(targets)[mix]
+                self.targets[row : row + size] = known.to(self.targets.device)
             row += size
         if self.on_disk:
             (self.directory / _DONE).touch()
@@ -274,6 +290,7 @@ class Buffer:
             frame=self.frame[visit],
             slot=slots.to(device),
             size=size,
+            targets=None if self.targets is None else self.targets[rows].to(device),
         )
 
 

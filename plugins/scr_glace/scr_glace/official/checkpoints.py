@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reloc_core.errors import MapError, RelocError
 from reloc_core.features.weights import load_strictly
-from scr_glace.head import Head, HeadSpec
+from scr_glace.networks.head import Head, HeadSpec
 
 _SCALES = ("max_scale", "min_scale", "max_inv_scale", "h_beta", "min_inv_scale")
 

@@ -16,12 +16,13 @@ from reloc_core.training.checkpoint import Checkpoint
 from reloc_core.training.packing import pack, unpack
 from reloc_core.training.processes import Processes
 from reloc_core.training.streams import torch_rng
-from scr_glace.buffer import Batch, Buffer
 from scr_glace.config import GlaceConfig
-from scr_glace.head import Head
-from scr_glace.loss import LossTerms, reprojection_loss
-from scr_glace.precision import autocast_dtype
-from scr_glace.schedule import one_cycle
+from scr_glace.networks.head import Head
+from scr_glace.networks.precision import autocast_dtype
+from scr_glace.training.buffer import Batch, Buffer
+from scr_glace.training.loss import LossTerms, reprojection_loss
+from scr_glace.training.muon import Muon
+from scr_glace.training.schedule import one_cycle
 
 STAGE = "head"
 """Name of the training in the checkpoint."""
@@ -37,6 +38,7 @@ class Trainer:
         descriptors: (frames, D) float32 global descriptors on the device; D may be 0.
         processes: this one and the others.
         seed: of the feature noise.
+        neighbours: (frames, K) rows of the images whose descriptors may stand in for each one's own.
 
     Attributes:
         step: iterations done.
@@ -51,11 +53,13 @@ class Trainer:
         descriptors: Tensor,
         processes: Processes,
         seed: int,
+        neighbours: Tensor | None = None,
     ) -> None:
         self.config = config
         self.head = head
         self.buffer = buffer
         self.descriptors = descriptors
+        self.neighbours = neighbours
         self.processes = processes
         self.seed = seed
         self.step = 0
@@ -64,9 +68,16 @@ class Trainer:
         self.dtype = autocast_dtype(config.train.precision, kind)
         self.scaler = torch.amp.GradScaler(kind, enabled=self.dtype == torch.float16)
         self.parameters = [p for p in head.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=0.0, weight_decay=config.optimizer.weight_decay
-        )
+        options = config.optimizer
+        self.optimizer: torch.optim.Optimizer
+        if options.name == "muon":
+            self.optimizer = Muon(
+                self.parameters, options.muon_factor, weight_decay=options.weight_decay
+            )
+        else:
+            self.optimizer = torch.optim.AdamW(
+                self.parameters, lr=0.0, weight_decay=options.weight_decay
+            )
         if buffer.plan.size < config.train.batch_size:
             raise ConfigError(
                 f"The buffer holds {buffer.plan.size} samples, fewer than one batch of "
@@ -120,8 +131,9 @@ class Trainer:
             points = self.head(self.inputs(batch))
         progress = self.step / self.config.train.iterations
         terms = reprojection_loss(
-            self.config.loss, points, batch.cam_from_world, batch.rays, batch.focal, progress
-        )
+            self.config.loss, points, batch.cam_from_world, batch.rays, batch.focal, progress,
+            batch.targets, self.config.points.until,
+        )  # fmt: skip
         self.optimizer.zero_grad(set_to_none=False)
         self.scaler.scale(terms.total / size).backward()  # type: ignore[no-untyped-call]
         self.processes.sum_gradients(self.parameters)
@@ -148,7 +160,7 @@ class Trainer:
         width = self.descriptors.shape[1]
         if width == 0:
             return local
-        descriptor = self.descriptors[batch.frame]
+        descriptor = self.descriptors[self._described_by(batch)]
         std = self.config.global_descriptor.noise_std
         if std > 0:
             device = self.processes.device
@@ -157,6 +169,21 @@ class Trainer:
             noise = torch.randn(batch.size, width, generator=rng, device=device)
             descriptor = F.normalize(descriptor + std * noise[batch.slot], dim=-1)
         return torch.cat([descriptor, local], -1)
+
+    def _described_by(self, batch: Batch) -> Tensor:
+        """Frames (n,) whose descriptors the samples get: their own, or that of a neighbour.
+
+        A query that sees the same points has another descriptor than any mapping image (R-SCoRe).
+        """
+        share = self.config.global_descriptor.neighbours
+        if self.neighbours is None or share <= 0:
+            return batch.frame
+        device = self.processes.device
+        rng = torch_rng(self.seed, "neighbours", self.step, device=device)
+        drawn = torch.rand(batch.size, 2, generator=rng, device=device)[batch.slot]
+        column = (drawn[:, 0] * self.neighbours.shape[1]).long()
+        other = self.neighbours[batch.frame, column]
+        return torch.where(drawn[:, 1] < share, other, batch.frame)
 
     def state(self) -> dict[str, Tensor] | None:
         """Tensors of a checkpoint; None where they are not worth keeping."""

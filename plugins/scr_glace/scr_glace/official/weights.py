@@ -13,27 +13,27 @@ ENCODER = Weights(
     summary="encoder of DSAC*, ACE and GLACE: local features for the presets scr_glace/ace and paper",
     filename="ace_encoder_pretrained.pt",
     licence=_NIANTIC,
-    check="scr_glace.weights:check_encoder",
+    check="scr_glace.official.weights:check_encoder",
     urls=("https://github.com/nianticlabs/ace/raw/main/ace_encoder_pretrained.pt",),
     where="the repository nianticlabs/ace",
     option="estimator.encoder.weights=FILE",
 )
 ACE_HEADS = Weights(
     name="ace_heads",
-    summary="heads of ACE for its published scenes; scr_glace.exchange.import_head makes maps of them",
+    summary="heads of ACE for its published scenes, importable as maps",
     filename="ace_models.tar.gz",
     licence=_NIANTIC,
-    check="scr_glace.weights:check_head",
+    check="scr_glace.official.weights:check_head",
     urls=("https://storage.googleapis.com/niantic-lon-static/research/ace/ace_models.tar.gz",),
     where="the repository nianticlabs/ace",
     members=("*.pt",),
 )
 GLACE_HEAD = Weights(
     name="glace_head",
-    summary="head of GLACE; scr_glace.exchange.import_head makes a map of it",
+    summary="head of GLACE, importable as a map",
     filename="glace_head.pt",
     licence=_NIANTIC,
-    check="scr_glace.weights:check_head",
+    check="scr_glace.official.weights:check_head",
     where="the link in the README of the repository cvg/glace (no stable address)",
 )
 R2FORMER = Weights(
@@ -41,7 +41,7 @@ R2FORMER = Weights(
     summary="global descriptor of GLACE (retrieval part of R2Former)",
     filename="CVPR23_DeitS_Rerank.pth",
     licence="Apache-2.0",
-    check="scr_glace.weights:check_r2former",
+    check="scr_glace.official.weights:check_r2former",
     where="the link in the README of the repository R2Former (no stable address)",
     option="estimator.global_descriptor.weights=FILE",
 )
@@ -50,7 +50,7 @@ R2FORMER = Weights(
 def check_encoder(path: Path) -> str:
     """Read an ACE encoder; see `reloc_core.weights.Check`."""
     from reloc_core.features.weights import check_layout, read_state_dict
-    from scr_glace.encoder import AceEncoder
+    from scr_glace.networks.encoder import AceEncoder
 
     state = read_state_dict(path, "ACE encoder")
     check_layout(AceEncoder(), state, "ACE encoder")
@@ -60,7 +60,7 @@ def check_encoder(path: Path) -> str:
 def check_head(path: Path) -> str:
     """Read a head of ACE, ACE0 or GLACE; see `reloc_core.weights.Check`."""
     from reloc_core.features.weights import read_state_dict
-    from scr_glace.checkpoints import head_from_official
+    from scr_glace.official.checkpoints import head_from_official
 
     spec = head_from_official(read_state_dict(path, "ACE or GLACE head")).spec
     return (
@@ -71,7 +71,7 @@ def check_head(path: Path) -> str:
 
 def check_r2former(path: Path) -> str:
     """Read R2Former's retrieval part; see `reloc_core.weights.Check`."""
-    from scr_glace.r2former import R2Former
+    from scr_glace.networks.r2former import R2Former
 
     network = R2Former.pretrained(path)
     return f"R2Former, descriptors of {network.dimension} numbers"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,8 @@ from reloc_core.interfaces import Dataset, Progress
 from reloc_core.training.streams import numpy_rng
 from reloc_core.types import FloatArray, Query
 from scr_glace.config import GlobalConfig, ImageConfig, check_descriptor
-from scr_glace.encoder import Encoder, LocalFeatures
-from scr_glace.r2former import R2Former
+from scr_glace.networks.encoder import Encoder, LocalFeatures
+from scr_glace.networks.r2former import R2Former
 from scr_glace.views import make_view
 
 _WORD_SAMPLES = 20_000
@@ -43,7 +43,7 @@ class GlobalDescriptor(ABC):
     @abstractmethod
     def fit(
         self, dataset: Dataset, frames: FloatArray, encoder: Encoder, image: ImageConfig,
-        seed: int, progress: Progress,
+        seed: int, progress: Progress, known: Callable[[int], Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         """Learn from the mapping images and describe them.
 
@@ -54,6 +54,7 @@ class GlobalDescriptor(ABC):
             image: resolution.
             seed: of everything random.
             progress: advanced once per image.
+            known: local features (K, C) of an entry of `frames`, where they are there already.
 
         Returns:
             (N, dimension) float32, one row per entry of `frames`.
@@ -78,7 +79,7 @@ class NoDescriptor(GlobalDescriptor):
 
     def fit(
         self, dataset: Dataset, frames: FloatArray, encoder: Encoder, image: ImageConfig,
-        seed: int, progress: Progress,
+        seed: int, progress: Progress, known: Callable[[int], Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         """See `GlobalDescriptor.fit`."""
         return torch.zeros(len(frames), 0)
@@ -108,14 +109,16 @@ class VladDescriptor(GlobalDescriptor):
 
     def fit(
         self, dataset: Dataset, frames: FloatArray, encoder: Encoder, image: ImageConfig,
-        seed: int, progress: Progress,
+        seed: int, progress: Progress, known: Callable[[int], Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         """See `GlobalDescriptor.fit`. Reads every image twice unless few words suffice."""
         rng = numpy_rng(seed, "words")
         device = next(encoder.parameters()).device
 
-        def local(frame: int) -> Tensor:
-            query = dataset[int(frame)]
+        def local(index: int) -> Tensor:
+            if known is not None:
+                return F.normalize(known(index).to(device), dim=-1)
+            query = dataset[int(frames[index])]
             view = make_view(encoder, query.image, query.camera, image)
             features: Tensor = encoder.describe(view.grey.to(device)).features
             return F.normalize(features.float(), dim=-1)
@@ -125,12 +128,12 @@ class VladDescriptor(GlobalDescriptor):
         share = max(_WORD_SAMPLES // len(chosen), self.config.clusters)
         samples = []
         for index in chosen:
-            vectors = local(int(frames[index])).cpu()
+            vectors = local(int(index)).cpu()
             samples.append(vectors[torch.from_numpy(rng.integers(0, len(vectors), share))])
         self._learn_words(torch.cat(samples), rng)
         rows = []
-        for frame in frames:
-            rows.append(self._aggregate(local(int(frame))).cpu())
+        for index in range(len(frames)):
+            rows.append(self._aggregate(local(index)).cpu())
             progress.advance()
         vlad = torch.stack(rows)
         self._learn_projection(vlad, rng)
@@ -201,7 +204,7 @@ class R2FormerDescriptor(GlobalDescriptor):
 
     def fit(
         self, dataset: Dataset, frames: FloatArray, encoder: Encoder, image: ImageConfig,
-        seed: int, progress: Progress,
+        seed: int, progress: Progress, known: Callable[[int], Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         """See `GlobalDescriptor.fit`."""
         self.network.to(next(encoder.parameters()).device)
@@ -236,7 +239,7 @@ class FileDescriptor(GlobalDescriptor):
 
     def fit(
         self, dataset: Dataset, frames: FloatArray, encoder: Encoder, image: ImageConfig,
-        seed: int, progress: Progress,
+        seed: int, progress: Progress, known: Callable[[int], Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         """See `GlobalDescriptor.fit`."""
         names = [dataset.frames[int(frame)].name for frame in frames]

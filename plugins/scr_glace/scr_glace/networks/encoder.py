@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.features.weights import fingerprint, load_strictly, read_state_dict
 from reloc_core.features.xfeat import CHANNELS, XFeat
 from reloc_core.types import ImageArray
@@ -78,6 +79,14 @@ class Encoder(nn.Module, ABC):
             self.cell_centers(rows, columns).to(features.device), features, (rows, columns)
         )
 
+    def sample(self, grey: Tensor, pixels: Tensor) -> Tensor:
+        """Features (N, C) of one prepared image (1, 1, H, W) at given pixels (N, 2) of it."""
+        maps = F.normalize(self(grey), dim=1)
+        size = maps.new_tensor([maps.shape[3], maps.shape[2]]) * self.stride
+        grid = (pixels.to(maps) + 0.5) / size * 2 - 1
+        found = F.grid_sample(maps, grid[None, None], mode="bicubic", align_corners=False)
+        return F.normalize(found[0, :, 0].T, dim=-1)
+
     @property
     def identity(self) -> dict[str, str]:
         """What a map must be used with again: name and hash of the weights."""
@@ -95,6 +104,8 @@ def build_encoder(config: EncoderConfig, device: str = "cpu") -> Encoder:
     encoder: Encoder
     if config.name == "xfeat":
         encoder = XFeatEncoder()
+    elif config.name == "xfeat_keypoints":
+        encoder = KeypointEncoder(config.keypoints)
     else:
         encoder = AceEncoder()
         state = read_state_dict(config.weights, "ACE encoder")
@@ -168,3 +179,46 @@ class XFeatEncoder(Encoder):
         """See `Encoder.forward`."""
         maps: Tensor = self.network(grey)
         return maps
+
+
+class KeypointEncoder(Encoder):
+    """XFeat where its detector fires: the same physical points from every side, to sub-pixels.
+
+    Features have unit variance per channel, which the head's default initialisation expects.
+
+    Args:
+        count: key points of an image.
+    """
+
+    name = "xfeat_keypoints"
+    channels = CHANNELS
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.detector = KeypointDetector(0)
+
+    def prepare(self, image: ImageArray) -> Tensor:
+        """See `Encoder.prepare`: luminance rounded to 8 bits, as the detector takes it."""
+        grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+        return torch.from_numpy(grey)[None, None].float() / 255
+
+    def forward(self, grey: Tensor) -> Tensor:
+        """See `Encoder.forward`."""
+        maps: Tensor = self.detector.backbone(grey)
+        return maps
+
+    def describe(self, grey: Tensor) -> LocalFeatures:
+        """See `Encoder.describe`: at the key points, best first; none in an image of one colour."""
+        pixels, scores, descriptors = self.detector(grey, self.count)
+        kept = scores[0] > 0
+        return LocalFeatures(pixels[0, kept], self.scaled(descriptors[0, kept]), None)
+
+    def sample(self, grey: Tensor, pixels: Tensor) -> Tensor:
+        """See `Encoder.sample`."""
+        return self.scaled(super().sample(grey, pixels))
+
+    @staticmethod
+    def scaled(descriptors: Tensor) -> Tensor:
+        """Features of unit descriptors (N, C)."""
+        return descriptors * descriptors.shape[-1] ** 0.5

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from scr_glace.config import LossConfig
 
+_NEAR = 0.3  # depth below which pixels are no longer counted by it; the median is 1
+
 
 @dataclass(frozen=True)
 class LossTerms:
@@ -58,6 +60,8 @@ def reprojection_loss(
     rays: Tensor,
     focal: Tensor,
     progress: float,
+    targets: Tensor | None = None,
+    until: float = 0.7,
 ) -> LossTerms:
     """Loss of predicted scene points.
 
@@ -71,23 +75,54 @@ def reprojection_loss(
         rays: (N, 2) x and y of the viewing direction with z = 1.
         focal: (N, 2) fx and fy in pixels of the resized image.
         progress: share of the training done, 0..1.
+        targets: (N, 3) known scene points, NaN where there is none; or None.
+        until: share of the training in which the targets give way.
 
     Returns:
         summed terms. Invalid predictions (behind or too near, too far, or off by more than the hard
-        clamp) are drawn to the point at `depth_target` on their ray, with the L1 norm in metres.
+        clamp) are drawn to the point at `depth_target` on their ray, with the L1 norm in metres; where
+        a target is known, to that.
     """
     cam = torch.einsum("nij,nj->ni", cam_from_world[:, :, :3], points) + cam_from_world[:, :, 3]
     depth = cam[:, 2]
     # As published: the divisor is clamped, which only matters for points that are invalid anyway.
     projected = cam[:, :2] / depth.clamp(min=config.depth_min)[:, None]
     errors = ((projected - rays) * focal).abs().sum(-1)
+    if config.depth_adjust > 0:
+        errors = errors * (depth**2 / (depth**2 + config.depth_adjust**2)).clamp(min=1e-12).sqrt()
     invalid = (depth < config.depth_min) | (errors > config.hard_clamp) | (depth > config.depth_max)
     target = config.depth_target * torch.cat([rays, torch.ones_like(rays[:, :1])], -1)
     pull = (cam - target).abs().sum(-1)
     zero = torch.zeros_like(errors)
-    loss = torch.where(invalid, pull, robust(config, torch.where(invalid, zero, errors), progress))
+    reprojection = robust(config, torch.where(invalid, zero, errors), progress)
+    loss = torch.where(invalid, pull, reprojection)
+    if targets is not None:
+        known = targets.isfinite().all(-1)
+        distance = _distance(
+            cam_from_world, points, torch.where(known[:, None], targets, points), focal
+        )
+        share = target_share(progress, until)
+        guided = torch.where(invalid, distance, share * distance + (1 - share) * reprojection)
+        loss = torch.where(known, guided, loss)
     return LossTerms(
         total=loss.sum(),
         valid=(~invalid).sum(),
         error=torch.where(invalid, zero, errors).detach().sum(),
     )
+
+
+def target_share(progress: float, until: float) -> float:
+    """Weight of the pull to known points: 1 at the start, 0 from `until` on, a cosine between."""
+    return 0.5 * (1 + math.cos(math.pi * min(progress / until, 1.0)))
+
+
+def _distance(cam_from_world: Tensor, points: Tensor, targets: Tensor, focal: Tensor) -> Tensor:
+    """Distances (N,) of points to targets in pixels: what they would be across the line of sight.
+
+    Its gradient has the same length for every sample: far off or near, in front or behind.
+    """
+    depth = torch.einsum("nj,nj->n", cam_from_world[:, 2, :3], targets) + cam_from_world[:, 2, 3]
+    # Near points would pull so hard that nothing else is learned.
+    pixels = focal.mean(-1) / depth.detach().clamp(min=_NEAR)
+    squared = ((points - targets) ** 2).sum(-1)
+    return (squared + 1e-12).sqrt() * pixels
