@@ -26,6 +26,10 @@ class PnpConfig:
         pixel_noise: pixels; image part of the noise where evidence carries variances.
         estimate_focal: estimate the focal length with the pose, for images without calibration; the
             camera's own is left aside. Uses the reprojection residual.
+        verify_focal: whether a camera's focal length is checked and treated as uncertain, by its
+            `focal_sigma` and the floor below; otherwise it is taken as exact.
+        focal_floor: standard deviation of the focal length of any camera, over the focal length, at
+            least: calibrations differ by a few parts in a thousand from day to day.
         use_variances: whether variances of the evidence are used.
         use_depth: solve RGB-D evidence (with camera-frame points) by 3D-3D alignment.
         depth_threshold: metres; narrow radius for RGB-D evidence.
@@ -45,6 +49,8 @@ class PnpConfig:
     local_noise: bool = True
     pixel_noise: float = 1.0
     estimate_focal: bool = False
+    verify_focal: bool = True
+    focal_floor: float = 0.003
     use_variances: bool = True
     use_depth: bool = True
     depth_threshold: float = 0.05
