@@ -115,11 +115,12 @@ def fit_calibration(
         supports = [{n: v - _OWN.get(n, 0.0) for n, v in s.items()} for s in supports]
         centre = {n: v - _OWN.get(n, 0.0) for n, v in centre.items()}
     supports += [f.support for f in foreign if f.localized]
-    none = np.zeros(sum(f.localized for f in foreign), bool)
+    strange = sum(f.localized for f in foreign)
+    none = np.zeros(strange, bool)
     return Calibration(
         centre=centre,
-        right=fit_odds(supports, np.concatenate([right, none]), centre),
-        here=fit_odds(supports, np.concatenate([as_usual, none]), centre),
+        right=fit_odds(supports, np.concatenate([right, none]), centre, strange),
+        here=fit_odds(supports, np.concatenate([as_usual, none]), centre, strange),
         spread=spread,
         depth=depth,
         mapped=mapped[:, :3].reshape(-1, 3, 4),
@@ -139,6 +140,7 @@ def fit_odds(
     supports: Sequence[Mapping[str, float]],
     true: npt.NDArray[np.bool_],
     centre: Mapping[str, float],
+    strange: int = 0,
 ) -> Odds:
     """Logistic regression of a statement on the support, from a prior that holds for every map.
 
@@ -148,6 +150,8 @@ def fit_odds(
         supports: of poses.
         true: whether the statement holds for each.
         centre: typical support.
+        strange: so many of the poses, the last ones, are of foreign pictures. However many were made, they
+            count as the share of foreign pictures among queries.
     """
     names = list(centre)
     prior = np.array([_PRIOR_BIAS, *(_PRIOR_WEIGHTS.get(n, _PRIOR_SIGNAL) for n in names)])
@@ -155,9 +159,10 @@ def fit_odds(
     if len(supports):
         x = np.array([[1.0, *(s.get(n, centre[n]) - centre[n] for n in names)] for s in supports])
         y = true.astype(float)
-        # However many foreign pictures were made: their share is what queries have.
-        share = _FOREIGN_SHARE * max(true.sum(), 5) / max((~true).sum(), 1)
-        sample = np.where(true, 1.0, min(1.0, share))
+        sample = np.ones(len(y))
+        if strange:
+            own = max(len(y) - strange, 5)
+            sample[-strange:] = min(1.0, _FOREIGN_SHARE * own / strange)
         strength = np.array([0.5, *(_PRIOR_STRENGTH / max(p, 0.1) ** 0.5 for p in prior[1:])])
         for _ in range(50):
             p = 1 / (1 + np.exp(-np.clip(x @ theta, -30, 30)))
@@ -183,7 +188,7 @@ def fit_spread(
     prior = Spread()
     names = ("scale", "floor", "growth", "turn")
     centre = np.log([getattr(prior, n) for n in names])
-    width = np.array([0.8, 1.2, 0.8, 0.5])
+    width = np.array([0.8, 1.5, 0.6, 0.5])
 
     def cost(theta: Float64Array) -> float:
         spread = Spread(*np.exp(theta).tolist())

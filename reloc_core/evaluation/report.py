@@ -83,8 +83,10 @@ def render_report(
     """The page as text; arguments as in `write_report`."""
     metrics = summarize_results(results)
     judged = metrics.with_ground_truth > 0
+    warning = metrics.overconfidence
     bins = figures.error_bins(metrics.median_translation_m if judged else 0.0)
     sections = [
+        f'<p class="banner">{prose(warning)}</p>' if warning else "",
         accuracy(results, metrics, info.unit) if judged else "",
         trajectory(results, info.mapped, info.unit, bins),
         diagnosis(results, metrics, info.unit, bins) if judged else "",
