@@ -78,8 +78,8 @@ def field_quality(root: Path, map_dir: Path, out: Path) -> dict[str, float]:
     """Of a field of Gaussians: the pose without its refiner, and how well it renders test images."""
     import numpy as np
     from gsplat_loc.estimator import rendered_psnr
-    from gsplat_loc.fieldmap import load_field
-    from gsplat_loc.views import Views
+    from gsplat_loc.field.fieldmap import load_field
+    from gsplat_loc.mapping.views import Views
 
     from reloc_core.datasets.ace import AceDataset
     from reloc_core.datasets.config import AceConfig

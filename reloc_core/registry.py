@@ -12,7 +12,7 @@ import importlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -22,11 +22,14 @@ import pluggy
 
 from reloc_core.errors import ConfigError, PluginError, did_you_mean
 from reloc_core.hooks import API_VERSION, ENTRY_POINT_GROUP, HOOK_NAMES, PROJECT, Hooks
-from reloc_core.interfaces import INTERFACES
+from reloc_core.interfaces import INTERFACES, Dataset, Run
 from reloc_core.types import EVIDENCE_KINDS
 from reloc_core.weights import Weights
 
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+Importer = Callable[[Path, Any, Dataset, Run], None]
+"""Writes the map of a component with this config from a file, into `run.map`; raises `MapError` where the
+file is not its own. The dataset gives images, poses and cameras of the scene."""
 BUILTIN = "reloc_core"
 DISABLE_VARIABLE = "RELOC_DISABLE_PLUGINS"
 """Environment variable with names of plugins, separated by commas, that are not to be loaded."""
@@ -57,6 +60,8 @@ class Component:
             the machine lack is refused before the first query.
         published: published results worth quoting, by name.
         weights: published files of weights that it can use.
+        importer: "package.module:function" that writes a map from a file of weights instead of training
+            one, called as `function(file, config, dataset, run)` in the place of `fit`; "" for none.
         aliases: names it had before; maps that were made under them still load.
         plugin: distribution module it came from; filled in by the registry.
     """
@@ -78,6 +83,7 @@ class Component:
     requires: tuple[str, ...] = ()
     published: Mapping[str, str] = field(default_factory=dict)
     weights: tuple[Weights, ...] = ()
+    importer: str = ""
     aliases: tuple[str, ...] = ()
     plugin: str = BUILTIN
 
@@ -93,6 +99,10 @@ class Component:
         if not _TARGET.fullmatch(self.target):
             raise PluginError(
                 f"Component '{self.name}': target '{self.target}' must read 'package.module:Class'."
+            )
+        if self.importer and not _TARGET.fullmatch(self.importer):
+            raise PluginError(
+                f"Component '{self.name}': importer '{self.importer}' must read 'package.module:function'."
             )
         if not (isinstance(self.config, type) and is_dataclass(self.config)):
             raise PluginError(f"Component '{self.name}': config must be a dataclass.")
@@ -113,19 +123,34 @@ class Component:
         Raises:
             PluginError: the import fails or the class does not implement the interface.
         """
-        module_name, _, class_name = self.target.partition(":")
-        try:
-            loaded = getattr(importlib.import_module(module_name), class_name)
-        except Exception as error:
-            raise PluginError(
-                f"{self.interface} '{self.name}' of plugin '{self.plugin}' cannot be imported: "
-                f"{type(error).__name__}: {error}. Run 'reloc plugin doctor {self.plugin}'."
-            ) from error
+        loaded = self._imported(self.target)
         if not (isinstance(loaded, type) and issubclass(loaded, INTERFACES[self.interface])):
             raise PluginError(
                 f"{self.target} of plugin '{self.plugin}' is no {INTERFACES[self.interface].__name__}."
             )
         return loaded
+
+    def load_importer(self) -> Importer:
+        """Import the function that turns a file into a map.
+
+        Raises:
+            ConfigError: the component imports no files.
+            PluginError: the import fails.
+        """
+        if not self.importer:
+            raise ConfigError(f"{self.interface} '{self.name}' has no files to import: train it.")
+        loaded: Importer = self._imported(self.importer)
+        return loaded
+
+    def _imported(self, target: str) -> Any:
+        module_name, _, name = target.partition(":")
+        try:
+            return getattr(importlib.import_module(module_name), name)
+        except Exception as error:
+            raise PluginError(
+                f"{self.interface} '{self.name}' of plugin '{self.plugin}' cannot be imported: "
+                f"{type(error).__name__}: {error}. Run 'reloc plugin doctor {self.plugin}'."
+            ) from error
 
 
 @dataclass(frozen=True)

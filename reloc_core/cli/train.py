@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -59,8 +60,18 @@ def new_record(cfg: DictConfig, verb: str, overrides: Sequence[str]) -> RunDirec
     return RunDirectory(cfg.output_dir, verb, cfg, overrides, runtime, quiet=rank() != 0)
 
 
-def train_map(cfg: DictConfig, dataset: Dataset, map_dir: str, record: RunDirectory) -> Map | None:
-    """Train what a config describes; None in the helper processes of a distributed run."""
+def train_map(
+    cfg: DictConfig,
+    dataset: Dataset,
+    map_dir: str,
+    record: RunDirectory,
+    source: Path | None = None,
+) -> Map | None:
+    """Train what a config describes, or make the map of the file `source`.
+
+    Returns:
+        None in the helper processes of a distributed run.
+    """
     registry = default_registry()
     return train(
         dataset,
@@ -75,16 +86,17 @@ def train_map(cfg: DictConfig, dataset: Dataset, map_dir: str, record: RunDirect
         seed=cfg.seed,
         resume=cfg.get("resume", True),
         overwrite=cfg.get("overwrite", False),
+        source=source,
         reporter=record,
     )
 
 
-def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
-    """Run the verb."""
+def run(cfg: DictConfig, overrides: Sequence[str], source: Path | None = None) -> int:
+    """Run the verb; with `source`, the map of that file is imported instead of trained."""
     chosen(cfg, default_registry())
     dataset: Dataset = build(cfg.dataset, "dataset")
     record = new_record(cfg, "train", overrides)
-    finished = train_map(cfg, dataset, cfg.map_dir, record)
+    finished = train_map(cfg, dataset, cfg.map_dir, record, source)
     if finished is None:
         return 0
     result = record.result(

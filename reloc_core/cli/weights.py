@@ -24,12 +24,15 @@ reloc weights - pretrained weights: what there is, where it comes from, under wh
 Usage: reloc weights list [NAME]
        reloc weights get NAME --accept-license [variant=V] [from=FILE|DIR|ADDRESS] [root=weights]
        reloc weights verify [NAME] [variant=V] [file=FILE] [root=weights]
+       reloc weights import component=NAME file=FILE dataset=... map_dir=MAP [overrides of 'reloc train']
 
 list     all weights that the installed plugins can use, or everything about one
 get      download (an interrupted download goes on when the same command runs again) or take over a file
          or folder that is here already; it is kept only if its importer can read it. Files that hold
          anything but tensors are refused: reading them would run code
 verify   read everything in root= again and compare checksums; file= verifies a file elsewhere
+import   a map that localizes, from a file that another program trained (a field, a head) and the posed
+         images of its scene; a wrong component= lists those that can
 
 Nothing is ever downloaded without this command.
 """
@@ -46,8 +49,11 @@ def run(arguments: Sequence[str]) -> int:
         print(USAGE, end="")
         return 0
     verb, *rest = arguments
+    if verb == "import":
+        return _import(rest)
     if verb not in _OPTIONS:
-        raise ConfigError(f"There is no 'reloc weights {verb}'.{did_you_mean(verb, _OPTIONS)}")
+        known_verbs = (*_OPTIONS, "import")
+        raise ConfigError(f"There is no 'reloc weights {verb}'.{did_you_mean(verb, known_verbs)}")
     name, values, accepted = _parse(verb, rest)
     root = Path(values.get("root", "weights")).expanduser()
     known = {w.name: w for w in default_registry().weights()}
@@ -81,6 +87,33 @@ def _parse(verb: str, arguments: Sequence[str]) -> tuple[str, dict[str, str], bo
                 f"'reloc weights {verb}' has no option '{key}'.{did_you_mean(key, _OPTIONS[verb])}"
             )
     return name, values, accepted
+
+
+def _import(arguments: Sequence[str]) -> int:
+    """Compose a training as its verb does, and let the component's importer take its place."""
+    from reloc_core.cli import train
+    from reloc_core.config import compose
+
+    values = {k: v for k, _, v in (a.partition("=") for a in arguments)}
+    for key in ("component", "file"):
+        if not values.get(key):
+            raise ConfigError(f"reloc weights import needs {key}=...")
+    registry = default_registry()
+    name, file = values["component"], Path(values["file"]).expanduser()
+    able = {
+        c.name: c for i in ("refiner", "estimator") for c in registry.components(i) if c.importer
+    }
+    if name not in able:
+        raise ConfigError(
+            f"There is no component '{name}' that imports files.{did_you_mean(name, able)} "
+            f"These do: {', '.join(sorted(able)) or 'none installed'}."
+        )
+    if not file.exists():
+        raise ConfigError(f"There is no {file}.")
+    rest = [a for a in arguments if a.partition("=")[0] not in ("component", "file")]
+    # A preset chooses the component itself.
+    chosen = [] if "experiment" in values else [f"{able[name].interface}={name}"]
+    return train.run(compose("train", [*chosen, *rest]), rest, file)
 
 
 def _present(weights: Weights, root: Path) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from reloc_core.config import TARGET, compose, experiments, plain, typed_config
 from reloc_core.datasets.subset import Subset
 from reloc_core.engine.queries import run_queries
 from reloc_core.errors import ConfigError, DataError, RelocError
-from reloc_core.interfaces import Dataset, Estimator, Progress, Refiner, Runtime
+from reloc_core.interfaces import Dataset, Progress, Run, Runtime
 from reloc_core.maps import Map, MapInfo, MapWriter, dataset_identity
 from reloc_core.pipeline import PARTS, Pipeline, part_name
 from reloc_core.registry import Component, Registry, default_registry
@@ -76,6 +77,7 @@ def train(
     seed: int = 42,
     resume: bool = True,
     overwrite: bool = False,
+    source: Path | None = None,
     reporter: Reporter | None = None,
     registry: Registry | None = None,
 ) -> Map | None:
@@ -97,6 +99,7 @@ def train(
         seed: of everything random.
         resume: continue an interrupted training of the same configuration.
         overwrite: replace a finished map.
+        source: a file that another program trained, which the component's importer makes the map of.
         reporter: who hears of the progress; by default the terminal.
         registry: the installed components by default.
 
@@ -145,7 +148,9 @@ def train(
         unit=dataset.unit,
         pipeline=pipeline,
     )
-    trained = component.load()(config)
+    fit = component.load()(config).fit
+    if source is not None:
+        fit = partial(component.load_importer(), source, config)
     primary = rank() == 0
     writer = MapWriter(map_dir, info, resume, overwrite, primary=primary)
     reporter.create()
@@ -158,12 +163,12 @@ def train(
     held = hold_out(dataset, options, seed) if interface == "estimator" else np.zeros(0, np.int64)
     mapped = Subset.without(dataset, held)
     try:
-        _fit(trained, mapped, run)
+        _fit(fit, mapped, run)
         for part in parts:
             inner = TrainingRun(
                 runtime, writer.part(part_name(part.refiner)), reporter, extra_datasets
             )
-            _fit(part.component.load()(part.config), mapped, inner)
+            _fit(part.component.load()(part.config).fit, mapped, inner)
             writer.details[part.refiner] = inner.map.details
         if interface == "estimator" and primary and options.enabled:
             ready = Pipeline.from_map(
@@ -179,13 +184,13 @@ def train(
         writer.close()
 
 
-def _fit(trained: Estimator | Refiner, dataset: Dataset, run: TrainingRun) -> None:
+def _fit(fit: Callable[[Dataset, Run], None], dataset: Dataset, run: TrainingRun) -> None:
     """Fit one component, unless an interrupted run already came to its end."""
     saved = run.map.so_far()
     if saved.has(FRAMES):
         run.map.details.update(saved.tensors(FRAMES, "np")[1]["details"])
         return
-    trained.fit(dataset, run)
+    fit(dataset, run)
     # Where the map was seen from, for reports, viewers and the calibration. Written last: it says that
     # this component is complete.
     posed = [f.world_from_cam for f in dataset.frames if f.world_from_cam is not None]

@@ -11,6 +11,8 @@ Entities of a recording, all in the map's world frame:
     query/image, query/points     the image with its inliers, coloured by reprojection error
     plots/...              errors, score, inliers, standard deviation and time over the frames
     log                    why queries were not localized
+    origin                 what is subtracted from all positions, where coordinates are too large for the
+                           viewer's single precision, as in map projections
 
 Timelines are `frame` (index of the query) and, where the queries carry one, `time` in seconds.
 """
@@ -46,14 +48,21 @@ CHI2_95 = 7.815
 
 _ESTIMATE, _TRUTH, _MAP = (46, 125, 210), (60, 170, 90), (150, 150, 150)
 _GOOD, _BAD = np.array([70, 200, 90]), np.array([235, 60, 50])
-_PLOTS = {
-    "position error (unit)": "plots/position_error",
-    "rotation error (deg)": "plots/rotation_error_deg",
-    "score": "plots/score",
-    "inliers": "plots/inliers",
-    "standard deviation (unit)": "plots/position_std",
-    "milliseconds": "plots/milliseconds",
-}
+_LARGE = 1e4
+"""Coordinates from which single precision no longer shows millimetres."""
+
+
+def plots(unit: str) -> dict[str, str]:
+    """Titles of the curves and their entities; lengths are in the map's unit."""
+    short = "m" if unit == "metre" else unit
+    return {
+        f"position error ({short})": "plots/position_error",
+        "rotation error (deg)": "plots/rotation_error_deg",
+        "score": "plots/score",
+        "inliers": "plots/inliers",
+        f"standard deviation ({short})": "plots/position_std",
+        "milliseconds": "plots/milliseconds",
+    }
 
 
 class SceneRecording:
@@ -66,6 +75,7 @@ class SceneRecording:
         image_width: images are shrunk to this many pixels.
         magnify: factor on the size of the covariance ellipsoids, which are often millimetres.
         errors_px: reprojection error from which an inlier is drawn red.
+        unit: of the map, for titles.
     """
 
     def __init__(
@@ -75,17 +85,19 @@ class SceneRecording:
         image_width: int = 480,
         magnify: float = 1.0,
         errors_px: float = 5.0,
+        unit: str = "metre",
     ) -> None:
         self._width, self._magnify, self._errors_px = image_width, magnify, errors_px
         self._size = 0.1
         self._last: dict[str, Float64Array] = {}
+        self._origin: Float64Array | None = None
         self._stream = rr.RecordingStream(APPLICATION)
         if file is not None:
-            self._stream.save(file, default_blueprint=blueprint())
+            self._stream.save(file, default_blueprint=blueprint(unit))
         elif connect is not None:
-            self._stream.connect_grpc(connect, default_blueprint=blueprint())
+            self._stream.connect_grpc(connect, default_blueprint=blueprint(unit))
         else:
-            self._stream.spawn(default_blueprint=blueprint())
+            self._stream.spawn(default_blueprint=blueprint(unit))
 
     def close(self) -> None:
         """Hand over everything that is still in memory."""
@@ -95,11 +107,14 @@ class SceneRecording:
     def show_map(self, points: ScenePoints | None, cameras: list[Float64Array]) -> None:
         """Show the map's points and the poses (4, 4) that it was built from."""
         self._size = camera_size(cameras)
+        cameras = [self._local(pose) for pose in cameras]
         self._stream.log("world", up_axis(cameras), static=True)
         if points is not None and len(points.points):
             colors = _MAP if points.colors is None else points.colors
             self._stream.log(
-                "world/map/points", rr.Points3D(points.points, colors=colors), static=True
+                "world/map/points",
+                rr.Points3D(self._shifted(points.points), colors=colors),
+                static=True,
             )
         if cameras:
             outlines = [frustum(pose, self._size / 2) for pose in _even(cameras, 400)]
@@ -141,6 +156,22 @@ class SceneRecording:
         self._points(query, evidence, localization, result.world_from_cam)
         self._plots(result)
 
+    def _shifted(self, points: FloatArray) -> FloatArray:
+        """Points (N, 3) relative to the origin, which the first position decides."""
+        if self._origin is None:
+            first = np.asarray(points, np.float64)[0]
+            self._origin = np.round(first) if np.abs(first).max() > _LARGE else np.zeros(3)
+            if self._origin.any():
+                text = "All positions are relative to {:.0f}, {:.0f}, {:.0f}.".format(*self._origin)
+                self._stream.log("origin", rr.TextDocument(text), static=True)
+        return np.asarray(points - self._origin)
+
+    def _local(self, world_from_cam: Float64Array) -> Float64Array:
+        """A pose relative to the origin."""
+        local = np.array(world_from_cam, np.float64)
+        local[:3, 3] = self._shifted(local[None, :3, 3])[0]
+        return local
+
     def _camera(
         self,
         name: str,
@@ -154,6 +185,7 @@ class SceneRecording:
         if pose is None:
             self._stream.log(entity, rr.Clear(recursive=True))
             return
+        pose = self._local(pose)
         self._stream.log(
             entity,
             rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]),
@@ -224,7 +256,7 @@ class SceneRecording:
         column, row = np.rint(np.asarray(evidence.points2d)[seen]).astype(int).T
         height, width = query.image.shape[:2]
         colors = query.image[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
-        points = np.asarray(evidence.points3d)[seen]
+        points = self._shifted(np.asarray(evidence.points3d, np.float64)[seen])
         self._stream.log("world/seen", rr.Points3D(points, colors=colors))
 
     def _plots(self, result: QueryResult) -> None:
@@ -242,7 +274,7 @@ class SceneRecording:
                 self._stream.log(entity, rr.Scalars(value))
 
 
-def blueprint() -> rrb.Blueprint:
+def blueprint(unit: str = "metre") -> rrb.Blueprint:
     """What the viewer shows at first: space on the left, image and curves on the right."""
     whole = rrb.VisibleTimeRange(
         "frame",
@@ -251,7 +283,9 @@ def blueprint() -> rrb.Blueprint:
     )
     so_far: Any = rrb.VisibleTimeRanges([whole])
     ways = ("world/path/estimate", "world/path/truth", "world/seen")
-    plots = [rrb.TimeSeriesView(origin=entity, name=title) for title, entity in _PLOTS.items()]
+    curves = [
+        rrb.TimeSeriesView(origin=entity, name=title) for title, entity in plots(unit).items()
+    ]
     return rrb.Blueprint(
         rrb.Horizontal(
             rrb.Spatial3DView(
@@ -259,7 +293,7 @@ def blueprint() -> rrb.Blueprint:
             ),
             rrb.Vertical(
                 rrb.Spatial2DView(origin="query", name="Query and inliers"),
-                rrb.Tabs(*plots, name="Numbers"),
+                rrb.Tabs(*curves, name="Numbers"),
                 rrb.TextLogView(origin="log", name="Not localized"),
                 row_shares=[5, 3, 2],
             ),

@@ -161,6 +161,41 @@ def test_points_ellipsoids_and_inliers(tmp_path):
     np.testing.assert_allclose(points, [[camera.cx + 0.5, camera.cy + 0.5]], atol=1e-4)
 
 
+def test_map_projections_keep_their_millimetres(tmp_path):
+    """A kilometre grid lies a million metres from zero, where single precision has decimetres."""
+    from reloc_core import Camera, Localization, Query, Status
+    from reloc_core.evaluation import query_result
+    from reloc_core.viewing.recording import SceneRecording
+
+    pose = np.eye(4)
+    pose[:3, 3] = [512_345.678, 5_401_234.567, 231.25]
+    points = pose[:3, 3] + np.array([[1.001, 2.002, 3.003], [-4.0, 5.0, 6.0]])
+    colors = np.array([[255, 0, 0], [0, 128, 1]], np.uint8)
+    query = Query("q", Camera.pinhole(100.0, 160, 120), image=np.zeros((120, 160, 3), np.uint8))
+    found = Localization(Status.LOCALIZED, world_from_cam=pose)
+    file = tmp_path / "view.rrd"
+    recording = SceneRecording(file, unit="scene unit")
+    recording.show_map(ScenePoints(points, colors), [pose])
+    recording.show(0, query_result(query, found), query, None, found)
+    recording.close()
+    rows = read(file)
+    (text,) = values(rows["/origin"], "TextDocument:text")
+    origin = np.array([float(v) for v in text[0].rstrip(".").split("relative to ")[1].split(", ")])
+    shown = np.array(values(rows["/world/estimate"], "Transform3D:translation")).ravel()
+    np.testing.assert_allclose(shown + origin, pose[:3, 3], atol=1e-4)
+    drawn = np.array(values(rows["/world/map/points"], "Points3D:positions"))[0]
+    np.testing.assert_allclose(drawn + origin, points, atol=1e-4)
+    # Red, green, blue and opacity, a byte each.
+    assert values(rows["/world/map/points"], "Points3D:colors") == [[0xFF0000FF, 0x008001FF]]
+
+
+def test_titles_name_the_unit():
+    from reloc_core.viewing.recording import plots
+
+    assert "position error (m)" in plots("metre")
+    assert "standard deviation (scene unit)" in plots("scene unit")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

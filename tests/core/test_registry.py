@@ -1,3 +1,4 @@
+import json
 import sys
 import types
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ def test_unknown_component_suggests_the_nearest():
         ({"interface": "solvr"}, "Did you mean 'solver'"),
         ({"name": "Bad-Name"}, "lower_snake_case"),
         ({"target": "no colon"}, "package.module:Class"),
+        ({"importer": "no colon"}, "package.module:function"),
         ({"config": int}, "dataclass"),
         ({"accepts": ("Correspondence",)}, "Did you mean 'Correspondences'"),
         ({"accepts": ()}, "must say what it accepts"),
@@ -141,3 +143,11 @@ def test_a_former_name_still_finds_the_component():
     assert [c.name for c in registry.components()] == ["landmarks"]
     with pytest.raises(PluginError, match="lower_snake_case"):
         component("good", aliases=("Not good",))
+
+
+def test_importers_are_loaded_by_name():
+    assert component("able", importer="json:loads").load_importer() is json.loads
+    with pytest.raises(ConfigError, match="no files to import"):
+        component("unable").load_importer()
+    with pytest.raises(PluginError, match="cannot be imported"):
+        component("broken", importer="json:no_such_function").load_importer()

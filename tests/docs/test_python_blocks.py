@@ -147,8 +147,8 @@ def field_map():
     """A field of 20 Gaussians in place of the reader's map."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("gsplat_loc")
-    from gsplat_loc.fieldmap import Anchors, Descriptors, FieldMap
-    from gsplat_loc.gaussians import Gaussians
+    from gsplat_loc.field.fieldmap import Anchors, Descriptors, FieldMap
+    from gsplat_loc.field.gaussians import Gaussians
 
     from reloc_core.testing import start_run
 
@@ -157,7 +157,8 @@ def field_map():
                           torch.rand(20, 3) - 3, torch.ones(20, 4))  # fmt: skip
     run = start_run(Path("MAP"), "gsplat_loc", plugin="gsplat_loc")
     many = Descriptors(torch.zeros(20, 64).half(), torch.zeros(20).half(), torch.zeros(20).int())
-    few = Anchors(torch.zeros(4, 3), torch.zeros(4, 64), torch.zeros(4).int(), torch.zeros(4))
+    few = Anchors(torch.zeros(4, 3), torch.zeros(4, 64), torch.zeros(4).int(), torch.zeros(4),
+                  torch.zeros(4, 3, dtype=torch.uint8), torch.zeros(4, 8).int())  # fmt: skip
     field = FieldMap(gaussians, np.zeros(3), torch.zeros(3), many, few, 1.0)
     field.save(run)
     run.map.finish()

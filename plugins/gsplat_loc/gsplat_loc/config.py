@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reloc_core.checks import Checks
-from reloc_core.errors import ConfigError
+from reloc_core.errors import ConfigError, did_you_mean
 
-SOURCES = ("auto", "depth", "points", "triangulate", "random", "ply")
+SOURCES = ("auto", "depth", "sfm", "points", "triangulate", "random", "ply")
 FEATURES = ("average", "blend", "none")
 TARGETS = ("anchors", "gaussians", "all")
-REFINEMENTS = ("photometric", "keypoints", "both", "warp", "none")
+STAGES = ("photometric", "keypoints", "features", "warp")
 
 
 @dataclass
@@ -34,9 +34,9 @@ class InitConfig:
     """Where the first Gaussians come from.
 
     Attributes:
-        source: "depth" (RGB-D), "points" (COLMAP model or point cloud), "triangulate" (XFeat matches
-            between mapping images), "random", "ply" (a trained 3DGS file), or "auto": depth, else
-            points beside the images, else triangulated.
+        source: "depth" (RGB-D), "points" (COLMAP model or point cloud), "triangulate" (key points
+            matched between the mapping images), "random", "ply" (a trained 3DGS file); "sfm": points
+            beside the images, else triangulated; "auto": depth, else as "sfm".
         path: of the COLMAP model folder, or the PLY file; "" looks beside the images.
         count: at most so many Gaussians to start with.
         opacity: initial opacity.
@@ -78,6 +78,8 @@ class TrainConfig:
 
     Attributes:
         iterations: optimizer steps, one image each.
+        per_image: no more steps than this for each image; the whole schedule shrinks with it. 0 for no
+            such limit.
         half_resolution: share of the iterations, from the start, at half the resolution.
         lambda_dssim: weight of 1 - SSIM; that of L1 is 1 minus it.
         lambda_depth: weight of the relative depth error where depth is measured.
@@ -94,6 +96,7 @@ class TrainConfig:
     """
 
     iterations: int = 2000
+    per_image: int = 50
     half_resolution: float = 0.5
     lambda_dssim: float = 0.2
     lambda_depth: float = 0.1
@@ -171,29 +174,32 @@ class FeatureConfig:
 
 @dataclass
 class AnchorConfig:
-    """Key points of the mapping images, tied to the surface they hit.
+    """Key points of the mapping images, triangulated and tied to the surface that the field shows.
 
     Attributes:
         images: mapping images whose key points are taken, evenly spread.
-        keypoints: per image.
-        radius_px: key points of other images within this distance of a point's projection, with a
-            similar descriptor, observe the same point.
-        radius_depth: and within this share of its depth.
-        min_similarity: least cosine of their descriptors.
-        min_views: images that must observe an anchor.
-        max_error_px: largest median error of an anchor's observations.
-        depth_noise: standard deviation of the rendered depth, relative; it regularizes triangulation.
+        resolution: shorter side of the images that the detector sees, of queries too; 0 for 480, and up
+            to 768 where there are fewer than a hundred images.
+        keypoints: per image; 0 for 768, and 2048 where there are few images.
+        min_similarity: least cosine of matched descriptors.
+        min_views: images that must observe an anchor; 0 for three where such points abound, else two.
+        min_parallax_deg: angle that the rays of a triangulated point must span.
+        max_error_px: largest error of an anchor's observations.
+        depth_noise: least standard deviation of the rendered depth, relative, as which it counts in
+            triangulation; the field's own is measured against the points that are known best.
+        max_depth_noise: rendered depth that is less certain than this is left out.
         count: most anchors kept.
     """
 
     images: int = 250
-    keypoints: int = 768
-    radius_px: float = 3.0
-    radius_depth: float = 0.03
+    resolution: int = 0
+    keypoints: int = 0
     min_similarity: float = 0.75
-    min_views: int = 3
+    min_views: int = 0
+    min_parallax_deg: float = 1.0
     max_error_px: float = 2.0
     depth_noise: float = 0.01
+    max_depth_noise: float = 0.04
     count: int = 20_000
 
 
@@ -204,7 +210,8 @@ class MatchConfig:
     Attributes:
         target: "anchors", "gaussians" (those with trusted descriptors) or "all" (every Gaussian, as
             published).
-        keypoints: of a query (the published top_k).
+        keypoints: of a query (the published top_k: 1000); 0 for 1000, or as many as a mapping image
+            gave where that is more.
         min_similarity: least cosine; -1 for none.
         mutual: keep only mutual nearest neighbours.
         sharing: a match whose best similarity is not exceeded by more than this from the landmark's
@@ -214,7 +221,7 @@ class MatchConfig:
     """
 
     target: str = "anchors"
-    keypoints: int = 1000
+    keypoints: int = 0
     min_similarity: float = 0.8
     mutual: bool = True
     sharing: float = 0.0
@@ -241,9 +248,10 @@ class RefineConfig:
     """Configuration of the refiner `gsplat_loc`.
 
     Attributes:
-        mode: "photometric" aligns colours by robust Gauss-Newton, "keypoints" matches key points of
-            the query with those of the rendering, "both" does one after the other, "warp" is the
-            published refinement as released, "none" returns the pose.
+        mode: stages in order, joined by "+"; "none" returns the pose. "photometric" aligns colours by
+            robust Gauss-Newton, "keypoints" key points of the query with those of the rendering;
+            "features" matches them with rendered descriptors and solves anew, "warp" is the published
+            refinement as released. "warp" alone is the published Base, "features+warp" its Fine.
         resolution: shorter side of the renderings.
         levels: pyramid levels, each of half the size of the next.
         renderings: times the field is rendered anew at the improved pose.
@@ -259,6 +267,11 @@ class RefineConfig:
         keypoints: of query and rendering.
         min_similarity: of their matches.
         keypoint_px: standard deviation of a match in pixels of the rendering.
+        rounds: of "features" (published: 5).
+        feature_cell: pixels per rendered descriptor, of the images that the field's descriptors are from.
+        temperature: of the softmax over the query's and over the rendered descriptors.
+        min_confidence: least product of both, of a match.
+        feature_redundancy: of these matches, see `MatchConfig.redundancy`.
         warp_lr: step of Adam in "warp" (published: 5e-4, in the paper 1e-3).
         warp_iters: its number of steps.
         warp_safe: return the given pose where the warp does not lower the residual; the released
@@ -279,25 +292,37 @@ class RefineConfig:
     keypoints: int = 768
     min_similarity: float = 0.7
     keypoint_px: float = 1.0
+    rounds: int = 5
+    feature_cell: int = 4
+    temperature: float = 0.1
+    min_confidence: float = 0.0
+    feature_redundancy: float = 14.0
     warp_lr: float = 5e-4
     warp_iters: int = 251
     warp_safe: bool = True
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages in order."""
+        return [] if self.mode == "none" else self.mode.split("+")
 
 
 _POSITIVE = (
     "image.max_images", "image.cache_mb", "init.count", "init.frames", "init.min_points",
     "gaussians.sh_interval", "train.log_every", "features.images", "features.learning_rate",
-    "anchors.images", "anchors.keypoints", "anchors.radius_px", "anchors.radius_depth",
-    "anchors.max_error_px", "anchors.depth_noise", "anchors.count", "match.keypoints", "match.chunk",
+    "anchors.images", "anchors.max_error_px", "anchors.depth_noise", "anchors.count", "match.chunk",
     "features.selected",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "image.resolution", "gaussians.max_gaussians", "train.iterations", "train.lambda_depth",
+    "image.resolution", "gaussians.max_gaussians", "train.iterations", "train.per_image",
+    "train.lambda_depth",
     "train.position_lr_init", "train.position_lr_final", "train.position_lr_max_steps",
     "train.feature_lr", "train.opacity_lr", "train.scaling_lr", "train.rotation_lr",
     "train.checkpoint_seconds", "train.validation", "densify.interval", "densify.start",
     "densify.stop", "densify.opacity_reset_interval", "densify.min_opacity", "densify.max_scale",
     "features.iterations", "features.cache_mb", "features.max_scale", "match.sharing",
+    "anchors.resolution", "anchors.keypoints", "anchors.min_views", "anchors.max_depth_noise",
+    "match.keypoints",
 )  # fmt: skip
 _SHARES = (
     "init.opacity", "train.half_resolution", "train.lambda_dssim", "densify.percent_dense",
@@ -326,7 +351,8 @@ def check(config: GsplatConfig) -> None:
         )
     if 0 < config.image.resolution < 32:
         raise ConfigError("estimator.image.resolution must be 0 (unchanged) or at least 32.")
-    options.at_least(2, "features.min_views", "anchors.min_views")
+    options.at_least(2, "features.min_views")
+    options.require(config.anchors.min_views != 1, "anchors.min_views", "must be 0 or at least 2")
     options.at_least(1, "match.redundancy")
     if config.features.mode == "none" and config.match.target != "anchors":
         raise ConfigError(
@@ -349,9 +375,15 @@ def check_refine(config: RefineConfig) -> None:
         ConfigError: names the option.
     """
     options = Checks(config, "gsplat_loc.")
-    options.one_of("mode", REFINEMENTS)
-    options.positive("levels", "renderings", "steps", "keypoints", "keypoint_px", "warp_lr")
+    for name in config.stages:
+        if name not in STAGES:
+            raise ConfigError(
+                f"gsplat_loc.mode: '{name}' is no stage; join {', '.join(STAGES)} by '+', or 'none'."
+                f"{did_you_mean(name, STAGES)}"
+            )
+    options.positive("levels", "renderings", "steps", "keypoints", "keypoint_px", "warp_lr",
+                     "rounds", "temperature")  # fmt: skip
     options.at_least(32, "resolution")
-    options.at_least(1, "redundancy")
-    options.not_negative("warp_iters", "map_error")
+    options.at_least(1, "redundancy", "feature_redundancy", "feature_cell")
+    options.not_negative("warp_iters", "map_error", "min_confidence")
     options.share("min_alpha", "min_pixels", whole=False)

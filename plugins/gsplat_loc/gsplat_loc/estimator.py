@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gsplat_loc.anchors import build_anchors
 from gsplat_loc.config import GsplatConfig, check
-from gsplat_loc.features import Descriptors, average, blend, trusted
-from gsplat_loc.fieldmap import FieldMap, load_field
-from gsplat_loc.initialise import extent, initialise
-from gsplat_loc.match import match
-from gsplat_loc.pictures import estimator_pictures
-from gsplat_loc.render import snapshot
-from gsplat_loc.sightings import sighted
-from gsplat_loc.train import background, train_field
-from gsplat_loc.views import Views, spread
+from gsplat_loc.field.fieldmap import Descriptors, FieldMap, load_field
+from gsplat_loc.field.pictures import estimator_pictures
+from gsplat_loc.field.render import snapshot
+from gsplat_loc.mapping.anchors import anchored
+from gsplat_loc.mapping.features import average, blend, trusted
+from gsplat_loc.mapping.initialise import extent, initialise
+from gsplat_loc.mapping.survey import survey
+from gsplat_loc.mapping.train import placement, schedule, train_field
+from gsplat_loc.mapping.views import Views, posed
+from gsplat_loc.match import match, signals
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
+from reloc_core.mapping import evenly
 from reloc_core.maps import Map
-from reloc_core.types import Correspondences, ImageArray, Localization, Query
+from reloc_core.types import Correspondences, ImageArray, Localization, Query, ScenePoints
 
-_DETECTOR_RESOLUTION = 480
+_KEYPOINTS = 1000  # of a query, at least
 _MIN_IMAGES = 3
 _MIN_ANCHORS = 30
 
@@ -56,22 +59,20 @@ class GsplatEstimator(Estimator):
             raise DataError(
                 f"{dataset.name} has {len(dataset)} images; a field needs at least {_MIN_IMAGES}."
             )
-        frames = spread(len(dataset), options.image.max_images)
+        frames = evenly(len(dataset), options.image.max_images)
         every = options.train.validation
         held = frames[every // 2 :: every] if every else frames[:0]
         frames = np.setdiff1d(frames, held)
         image = options.image
         views = Views(dataset, frames, image.resolution, image.cache_mb)
-        start = initialise(dataset, views, options.init, options.gaussians.sh_degree, run)
+        seen = survey(dataset, frames, options.anchors, run)
+        start = initialise(dataset, views, options.init, options.gaussians.sh_degree, run, seen)
+        options = schedule(options, len(views))
         trained = train_field(views, start, options, run)
         gaussians, origin = trained.gaussians, trained.origin
-        behind = background(options, run.runtime.device)
-        self._prepare(run.runtime)
-        assert self.detector is not None
-        sightings = sighted(gaussians, origin, behind, views, self.detector, options.anchors, run)
-        with run.progress("Triangulating anchors", 1) as progress:
-            anchors = build_anchors(sightings, options.anchors)
-            progress.advance(1, anchors=str(len(anchors)))
+        at = placement(options, origin, start.near, run)
+        found = anchored(seen, gaussians, at, views.short_side, options.anchors, run)
+        anchors = found.anchors
         if len(anchors) < _MIN_ANCHORS and options.match.target == "anchors":
             raise DataError(
                 f"Only {len(anchors)} anchors were found in {len(views)} images of {dataset.name}: "
@@ -81,13 +82,21 @@ class GsplatEstimator(Estimator):
         descriptors = None
         if options.features.mode != "none":
             describe = average if options.features.mode == "average" else blend
-            descriptors = describe(gaussians, views, options.features, origin, run)
-        field = FieldMap(gaussians, origin, behind, descriptors, anchors, extent(views.poses))
+            descriptors = describe(gaussians, views, options.features, at, run)
+            if start.features is not None and not options.train.iterations:
+                descriptors = _as_brought(descriptors, start.features, run)
+        field = FieldMap(
+            gaussians, origin, at.background, descriptors, anchors, extent(views.poses),
+            seen.plan.resolution, seen.plan.keypoints, found.error_px, at.near,
+            options.features.resolution,
+        )  # fmt: skip
         quality = self._validate(field, dataset, held, run)
         field.save(run)
         run.map.details.update(
             gaussians=len(gaussians), anchors=len(anchors), start=start.source,
-            training_seconds=round(trained.seconds, 1), **quality,
+            iterations=options.train.iterations,
+            training_seconds=round(trained.seconds, 1), min_views=seen.min_views,
+            resolution=field.resolution, field_error_px=round(field.error_px, 3), **quality,
         )  # fmt: skip
         # As stored, so that the fitted estimator and the loaded map agree.
         anchors.descriptors.copy_(anchors.descriptors.half().float())
@@ -108,7 +117,6 @@ class GsplatEstimator(Estimator):
 
     def load(self, scene_map: Map, runtime: Runtime) -> None:
         """See `Estimator.load`."""
-        self._prepare(runtime)
         field = load_field(scene_map, runtime.device)
         if field.descriptors is None and self.config.match.target != "anchors":
             raise MapError(
@@ -117,12 +125,9 @@ class GsplatEstimator(Estimator):
             )
         self._use(field, runtime)
 
-    def _prepare(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-        self.detector = KeypointDetector(_DETECTOR_RESOLUTION).to(runtime.device)
-
     def _use(self, field: FieldMap, runtime: Runtime) -> None:
         self.map, self.runtime = field, runtime
+        self.detector = KeypointDetector(field.resolution).to(runtime.device)
         target = self.config.match.target
         if target == "anchors":
             self._keys, self._points = field.anchors.descriptors, field.anchors.points
@@ -141,16 +146,29 @@ class GsplatEstimator(Estimator):
         if self.detector is None or self.map is None:
             raise MapError("gsplat_loc has no map yet: call load or fit first.")
         options = self.config.match
-        found = self.detector.detect([query.image], options.keypoints)[0]
-        matches = match(found.descriptors.to(self._keys.device), self._keys, options)
+        count = options.keypoints or max(_KEYPOINTS, self.map.keypoints)
+        found = self.detector.detect([query.image], count)[0]
+        descriptors = found.descriptors.to(self._keys.device)
+        matches = match(descriptors, self._keys, options)
         points = self._points[matches.map].cpu().double().numpy() + self.map.origin
+        anchors = self.map.anchors if options.target == "anchors" else None
         return Correspondences(
             points2d=found.pixels[matches.query.cpu().numpy()],
             points3d=points,
             weights=_weights(matches.similarity),
             kind="sparse",
             redundancy=options.redundancy,
+            signals=signals(descriptors, self._keys, matches, anchors),
+            reason="" if len(points) else _reason(len(found), len(self._keys)),
         )
+
+    def scene_points(self) -> ScenePoints | None:
+        """See `Estimator.scene_points`: the anchors, in the colours of the images."""
+        if self.map is None:
+            return None
+        anchors = self.map.anchors
+        points = anchors.points.cpu().double().numpy() + self.map.origin
+        return ScenePoints(points, anchors.colors.cpu().numpy())
 
     def pictures(self, query: Query, localization: Localization) -> dict[str, ImageArray]:
         """See `Estimator.pictures`: the field's descriptors at the pose."""
@@ -159,6 +177,21 @@ class GsplatEstimator(Estimator):
         return estimator_pictures(
             self.map, query, localization.world_from_cam, self.runtime.threads
         )
+
+
+def _as_brought(found: Descriptors, features: Tensor, run: Run) -> Descriptors:
+    """Descriptors of a file in the place of those found in the images, where they are XFeat's."""
+    if features.shape != found.features.shape:
+        run.log("descriptors_replaced", channels=int(features.shape[1]))
+        return found
+    return replace(found, features=F.normalize(features, dim=1).half().to(found.features.device))
+
+
+def _reason(found: int, known: int) -> str:
+    """Why there is no match."""
+    if not found:
+        return "no key points in the image"
+    return f"none of its {found} key points resembles one of the map's {known}"
 
 
 def _weights(similarity: Tensor) -> np.ndarray:
@@ -170,9 +203,8 @@ def _weights(similarity: Tensor) -> np.ndarray:
 def rendered_psnr(field: FieldMap, views: Views, index: int, threads: int) -> float:
     """PSNR in dB of the field rendered at a view's pose, over the pixels the view has."""
     view = views[index]
-    drawn = snapshot(
-        field.gaussians, view.camera, view.world_from_cam, field.origin, field.background, threads
-    )
+    camera, pose = view.camera, posed(view)
+    drawn = snapshot(field.gaussians, camera, pose, field.placement(threads))
     error = (np.clip(drawn.image, 0, 1) - view.image.astype(np.float32) / 255) ** 2
     if view.mask is not None:
         error = error[view.mask]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gsplat_loc.config import MatchConfig
+from gsplat_loc.field.fieldmap import Anchors
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,45 @@ def match(query: Tensor, keys: Tensor, options: MatchConfig) -> Matches:
         kept &= best >= torch.cat(partner)[index] - options.sharing
     rows = kept.nonzero()[:, 0]
     return Matches(rows, index[rows], best[rows])
+
+
+@torch.inference_mode()
+def signals(
+    query: Tensor, keys: Tensor, found: Matches, anchors: Anchors | None
+) -> dict[str, float]:
+    """What matches say about their own worth; see `Evidence.signals`.
+
+    Args:
+        query: (N, C) the query's descriptors.
+        keys: (M, C) those of the map.
+        found: matches of the two.
+        anchors: what the keys belong to, or None for Gaussians.
+
+    Returns:
+        `similarity` (mean cosine) and `margin` (mean lead over the second best key) of the matches and
+        `matched` (their share of the query's key points); of anchors also `views` (mean number of
+        images that know them), `agreement` (mean of `Anchors.agreement`) and `covisible`: the share of
+        the matches that one mapping image knows, less the share that chance would give it.
+    """
+    count = len(found.query)
+    if not count:
+        return {}
+    scores = query[found.query] @ keys.T
+    scores.scatter_(1, found.map[:, None], -1.0)
+    margin = (found.similarity.to(scores.device) - scores.amax(1)).mean()
+    values = {
+        "similarity": float(found.similarity.mean()),
+        "margin": float(margin),
+        "matched": count / max(len(query), 1),
+    }
+    if anchors is None:
+        return values
+    rows = found.map.cpu()
+    images = anchors.images
+    known = torch.bincount(images[images >= 0]).double() / len(images)
+    mine = images[rows]
+    seen = torch.bincount(mine[mine >= 0], minlength=len(known)).double() / count
+    values["views"] = float(anchors.views[rows].double().mean())
+    values["agreement"] = float(anchors.agreement[rows].double().mean())
+    values["covisible"] = float((seen - known).max())
+    return values

@@ -40,6 +40,7 @@ def reloc_register_components(registry: Registry) -> None:
                 "17 / 0.53 (base), 16 / 0.48 (fine); GSplatLoc",
             },
             weights=(XFEAT,),
+            importer="gsplat_loc.exchange:import_field",
         )
     )
     registry.add(
@@ -51,7 +52,7 @@ def reloc_register_components(registry: Registry) -> None:
             reads_maps_of=("gsplat_loc",),
             needs_map=True,
             reads_depth=False,
-            summary="render at the pose and align: robust Gauss-Newton on colour and key points",
+            summary="render at the pose and align colours, or match rendered descriptors",
             paper=_PAPER,
             licence="Apache-2.0",
         )

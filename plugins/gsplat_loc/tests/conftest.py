@@ -1,11 +1,21 @@
 """Small fields and runs for the tests."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from gsplat_loc.gaussians import Gaussians
+from gsplat_loc.estimator import GsplatEstimator
+from gsplat_loc.field.gaussians import Gaussians
 
+from reloc_core.datasets.config import SyntheticConfig
+from reloc_core.datasets.synthetic import SyntheticDataset
 from reloc_core.testing import start_run
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from gsplat_room import SIZE, small_config
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,5 +59,19 @@ def make_run():
 
 
 @pytest.fixture(scope="session")
-def make_run_class():
-    return _start_run
+def room():
+    return SyntheticDataset(SyntheticConfig(**SIZE))
+
+
+@pytest.fixture(scope="session")
+def queries():
+    return SyntheticDataset(SyntheticConfig(split="test", **SIZE))
+
+
+@pytest.fixture(scope="session")
+def trained(room, tmp_path_factory):
+    """The estimator as fitted, and its map."""
+    run = _start_run(tmp_path_factory.mktemp("maps") / "map")
+    estimator = GsplatEstimator(small_config())
+    estimator.fit(room, run)
+    return estimator, run.map.finish()

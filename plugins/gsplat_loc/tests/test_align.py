@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from gsplat_loc.align import (
+from gsplat_loc.refine.gauss_newton import (
     ColorLevel,
     PointMatches,
     Prior,

@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from gsplat_loc.anchors import Anchors
 from gsplat_loc.config import GsplatConfig
 from gsplat_loc.estimator import GsplatEstimator
-from gsplat_loc.features import Descriptors
-from gsplat_loc.fieldmap import FieldMap
-from gsplat_loc.ply import write_ply
+from gsplat_loc.field.fieldmap import Anchors, Descriptors, FieldMap
+from gsplat_loc.field.ply import write_ply
 
 from reloc_core.cli.main import main
 from reloc_core.datasets.config import SyntheticConfig
@@ -36,7 +34,10 @@ def scene_map(make_field, make_run, tmp_path):
     run = make_run(tmp_path / "map")
     field = make_field(50)
     many = Descriptors(torch.zeros(50, 64).half(), torch.zeros(50).half(), torch.zeros(50).int())
-    few = Anchors(torch.zeros(4, 3), torch.zeros(4, 64), torch.zeros(4).int(), torch.zeros(4))
+    few = Anchors(
+        torch.zeros(4, 3), torch.zeros(4, 64), torch.zeros(4).int(), torch.zeros(4),
+        torch.zeros(4, 3, dtype=torch.uint8), torch.zeros(4, 8).int(),
+    )  # fmt: skip
     FieldMap(field, np.zeros(3), torch.zeros(3), many, few, 1.0).save(run)
     return run.map.finish()
 
@@ -123,7 +124,7 @@ class Still(SyntheticDataset):
 def test_nothing_to_start_from_is_said(kind, make_run, tmp_path):
     dataset = kind(SyntheticConfig(width=160, height=120, train_frames=5, depth=False))
     config = GsplatConfig()
-    with pytest.raises(DataError, match=r"Only \d+ points to start from \(triangulate\)"):
+    with pytest.raises(DataError, match=r"No point of .* was found in two of its 5 images"):
         GsplatEstimator(config).fit(dataset, make_run(tmp_path / "map"))
     assert not (tmp_path / "map").exists()
 
@@ -164,8 +165,8 @@ def test_a_killed_training_resumes_to_the_same_field(tmp_path):
         "dataset.height=120", "dataset.train_frames=12", "estimator.image.resolution=80",
         "estimator.train.iterations=60", "estimator.train.checkpoint_seconds=0",
         "estimator.densify.start=5", "estimator.densify.interval=20", "estimator.init.count=1500",
-        "estimator.features.mode=none", "estimator.anchors.radius_depth=0.3",
-        "estimator.anchors.max_error_px=8", "estimator.anchors.radius_px=8",
+        "estimator.features.mode=none",
+        "estimator.anchors.max_error_px=8",
     ]  # fmt: skip
 
     def arguments(name):

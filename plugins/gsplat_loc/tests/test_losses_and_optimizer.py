@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from gsplat_loc.config import DensifyConfig, TrainConfig
-from gsplat_loc.losses import psnr, ssim
-from gsplat_loc.optimizer import DensityControl, FieldOptimizer, rotated
+from gsplat_loc.config import DensifyConfig, GsplatConfig, TrainConfig
+from gsplat_loc.mapping.losses import psnr, ssim
+from gsplat_loc.mapping.optimizer import DensityControl, FieldOptimizer, rotated
+from gsplat_loc.mapping.train import schedule
 from scipy.ndimage import correlate1d
 
 from reloc_core.geometry import rotation_from_quaternion
@@ -115,3 +116,15 @@ def test_rotation_of_vectors(make_field):
     matrices = rotation_from_quaternion(field.quaternions.double().numpy())
     expected = np.einsum("nij,nj->ni", matrices, vectors.numpy())
     np.testing.assert_allclose(rotated(field.quaternions, vectors).numpy(), expected, atol=1e-5)
+
+
+def test_few_images_shrink_the_whole_schedule():
+    config = GsplatConfig()
+    assert schedule(config, 700) is config
+    short = schedule(config, 20)
+    assert short.train.iterations == 1000
+    assert (short.densify.start, short.densify.stop) == (150, 750)
+    assert short.gaussians.sh_interval == 150
+    assert config.train.iterations == 2000
+    config.train.per_image = 0
+    assert schedule(config, 20) is config

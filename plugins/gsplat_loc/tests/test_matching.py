@@ -1,13 +1,18 @@
-"""Matching, anchors, and the two-view points."""
+"""Matching, its signals, and what rendered depth says about the field."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gsplat_loc.anchors import Sightings, build_anchors
-from gsplat_loc.config import AnchorConfig, MatchConfig
-from gsplat_loc.match import match
-from gsplat_loc.triangulate import partners, two_view_points
+from gsplat_loc.config import MatchConfig
+from gsplat_loc.field.fieldmap import Anchors
+from gsplat_loc.mapping.anchors import field_errors
+from gsplat_loc.match import match, signals
+
+from reloc_core.geometry import project
+from reloc_core.mapping import Observations
+from reloc_core.mapping.tracks import finish_tracks
+from reloc_core.types import Camera
 
 
 def unit(count, seed):
@@ -45,87 +50,81 @@ def test_mutual_matches_only():
     assert match(query, keys, MatchConfig(mutual=False)).query.tolist() == [0, 1, 2]
 
 
-def sightings(points, centers, pixel=0.002, noise=0.3, depth_error=0.01, seed=0, wrong=0.0):
-    """Every point seen from every centre, with noise in direction (pixels) and depth (share)."""
-    rng = np.random.default_rng(seed)
-    looks = unit(len(points), seed)
-    parts = {k: [] for k in ("points", "origins", "rays", "depths", "images", "pixel")}
-    descriptors = []
-    for number, center in enumerate(centers):
-        ray = points - center
-        distance = np.linalg.norm(ray, axis=1)
-        ray = ray / distance[:, None] + noise * pixel * rng.standard_normal(ray.shape)
-        ray /= np.linalg.norm(ray, axis=1, keepdims=True)
-        depth = distance * (1 + depth_error * rng.standard_normal(len(points)))
-        stray = rng.random(len(points)) < wrong
-        ray[stray] += 0.01 * rng.standard_normal((stray.sum(), 3))
-        ray /= np.linalg.norm(ray, axis=1, keepdims=True)
-        parts["rays"].append(ray)
-        parts["depths"].append(depth)
-        parts["points"].append(center + depth[:, None] * ray)
-        parts["origins"].append(np.broadcast_to(center, ray.shape))
-        parts["images"].append(np.full(len(points), number))
-        parts["pixel"].append(np.full(len(points), pixel))
-        descriptors.append(F.normalize(looks + 0.05 * unit(len(points), seed + number + 1), dim=1))
-    joined = {k: np.concatenate(v) for k, v in parts.items()}
-    return Sightings(descriptors=torch.cat(descriptors), **joined)
+def anchors_of(images, views=None):
+    count = len(images)
+    views = torch.tensor([int((row >= 0).sum()) for row in images]) if views is None else views
+    return Anchors(
+        torch.zeros(count, 3), torch.zeros(count, 64), views.int(), torch.full((count,), 0.9),
+        torch.zeros(count, 3, dtype=torch.uint8), images.int(),
+    )  # fmt: skip
+
+
+def test_signals_tell_a_view_of_the_map_from_chance():
+    """A query that sees what one image saw, against one whose matches lie all over the map."""
+    keys = unit(1000, 0)
+    images = torch.full((1000, 8), -1)
+    images[:, 0] = torch.arange(1000) // 100  # ten images with a hundred anchors each
+    anchors = anchors_of(images)
+    real = F.normalize(keys[300:380] + 0.05 * unit(80, 1), dim=1)
+    chance = unit(500, 2)
+    options = MatchConfig(min_similarity=0.3)
+    values = [
+        signals(query, keys, match(query, keys, options), anchors) for query in (real, chance)
+    ]
+    # All in one of ten images.
+    assert values[0]["covisible"] == pytest.approx(0.9)
+    for name in ("covisible", "similarity", "margin", "matched"):
+        assert values[0][name] > values[1][name] + 0.2, name
+    assert values[0]["views"] == 1
+    assert signals(real[:0], keys, match(real[:0], keys, options), anchors) == {}
+
+
+def test_the_margin_is_the_lead_over_the_second_best():
+    keys = torch.eye(64)[:3]
+    query = F.normalize(torch.tensor([[0.8, 0.6, 0.0] + 61 * [0.0]]), dim=1)
+    found = match(query, keys, MatchConfig(min_similarity=0.0))
+    values = signals(query, keys, found, None)
+    assert values["margin"] == pytest.approx(0.2, abs=1e-6)
+    assert values["matched"] == 1
 
 
 @pytest.fixture
-def scene():
+def observed():
+    """Forty points seen by six cameras: tracks, rays, and the true distances."""
     rng = np.random.default_rng(4)
-    points = rng.uniform([-1, -1, 2], [1, 1, 3], (60, 3))
-    centers = rng.uniform(-0.4, 0.4, (8, 3))
-    return points, centers
-
-
-def nearest(found, truth):
-    return np.linalg.norm(found[:, None] - truth[None], axis=2).min(1)
-
-
-def test_anchors_are_more_accurate_than_the_depth(scene):
-    points, centers = scene
-    seen = sightings(points, centers, wrong=0.1)
-    anchors = build_anchors(seen, AnchorConfig())
-    error = nearest(anchors.points.double().numpy(), points)
-    assert len(anchors) >= 55
-    assert np.median(error) < 0.004
-    assert np.median(nearest(seen.points, points)) > 0.01
-    assert float(anchors.agreement.min()) > 0.9
-    assert int(anchors.views.min()) >= 3
-
-
-def test_anchors_need_several_images_and_agreeing_looks(scene):
-    points, centers = scene
-    assert len(build_anchors(sightings(points, centers[:2]), AnchorConfig())) == 0
-    seen = sightings(points, centers)
-    shuffled = unit(len(seen), 77)
-    values = {**vars(seen), "descriptors": shuffled}
-    assert len(build_anchors(Sightings(**values), AnchorConfig())) == 0
-
-
-def test_the_number_of_anchors_is_bounded(scene):
-    points, centers = scene
-    assert len(build_anchors(sightings(points, centers), AnchorConfig(count=20))) == 20
-
-
-def test_two_view_points():
-    rng = np.random.default_rng(0)
-    points = rng.uniform([-1, -1, 2], [1, 1, 3], (50, 3))
-    a, b = np.zeros(3), np.array([0.5, 0.0, 0.0])
-    rays_a = points / np.linalg.norm(points, axis=1, keepdims=True)
-    rays_b = (points - b) / np.linalg.norm(points - b, axis=1, keepdims=True)
-    rays_b[:5] = rays_b[5:10]  # wrong matches
-    found, good = two_view_points(a, rays_a, b, rays_b, 0.004)
-    np.testing.assert_allclose(found[5:], points[5:], atol=1e-9)
-    assert good[5:].all()
-    assert good[:5].sum() <= 1
-
-
-def test_partners_look_the_same_way_from_elsewhere():
+    points = rng.uniform([-1, -1, 2], [1, 1, 3], (400, 3))
     poses = np.tile(np.eye(4), (6, 1, 1))
-    poses[:, 0, 3] = np.arange(6) * 0.2
-    poses[5, :3, :3] = np.diag([-1, 1, -1])  # looks back
-    pairs = partners(poses)
-    assert pairs
-    assert not any(5 in pair for pair in pairs)
+    poses[:, :3, 3] = rng.uniform(-0.4, 0.4, (6, 3))
+    camera = Camera.pinhole(480.0, 640, 480)
+    pixels = np.concatenate([project(camera, points - pose[:3, 3])[0] for pose in poses])
+    rays = Observations.of([camera] * 6, poses, np.repeat(np.arange(6), 400), pixels)
+    labels = np.tile(np.arange(400), 6)
+    tracks = finish_tracks(rays, labels, points, min_views=3)
+    distances = np.linalg.norm(points - poses[:, None, :3, 3], axis=2).ravel()
+    return tracks, rays, distances, camera, poses
+
+
+def test_the_errors_of_a_surface_are_measured(observed):
+    tracks, rays, distances, camera, poses = observed
+    rng = np.random.default_rng(0)
+    assert field_errors(tracks, rays, distances, 480)[0] < 1e-6
+    wrong = distances * (1 + 0.02 * rng.standard_normal(len(distances)))
+    noise, error = field_errors(tracks, rays, wrong, 480)
+    assert noise == pytest.approx(0.02, rel=0.1)
+    # Oracle: the lifted points projected into the next camera.
+    shifts = []
+    for k in range(5):
+        rows = np.arange(400 * k, 400 * (k + 1))
+        lifted = rays.origins(rows) + wrong[rows, None] * rays.rays[rows]
+        exact = rays.origins(rows) + distances[rows, None] * rays.rays[rows]
+        seen = [project(camera, p - poses[k + 1, :3, 3])[0] for p in (lifted, exact)]
+        shifts.append(np.linalg.norm(seen[0] - seen[1], axis=1))
+    expected = np.median(np.concatenate(shifts)) / 1.1774
+    assert error == pytest.approx(expected, rel=0.1)
+
+
+def test_without_depth_nothing_is_measured(observed):
+    tracks, rays, distances, _, _ = observed
+    noise, error = field_errors(tracks, rays, np.full_like(distances, np.nan), 480)
+    assert np.isinf(noise)
+    assert error == 0

@@ -5,8 +5,8 @@ import struct
 import numpy as np
 import pytest
 import torch
-from gsplat_loc.gaussians import checked
-from gsplat_loc.ply import read_ply, read_points, write_ply
+from gsplat_loc.field.gaussians import checked
+from gsplat_loc.field.ply import read_ply, read_points, write_ply
 
 from reloc_core.errors import DataError, MapError
 
@@ -85,3 +85,25 @@ def test_tensors_of_other_shapes_are_refused(field):
         checked({**tensors, "quaternions": tensors["quaternions"][:, :3]}, "file")
     with pytest.raises(MapError, match="'colors' has shape"):
         checked({**tensors, "colors": tensors["colors"][:, :3]}, "file")
+
+
+def test_large_coordinates_keep_their_precision(tmp_path, make_field):
+    """Millimetres in UTM: float32 alone has half a metre there."""
+    field = make_field()
+    origin = np.array([512_345.678901, 5_401_234.567891, 231.25])
+    write_ply(tmp_path / "field.ply", field, origin)
+    again, at, _ = read_ply(tmp_path / "field.ply")
+    world = again.means.double().numpy() + at
+    np.testing.assert_allclose(world, field.means.double().numpy() + origin, atol=2e-6, rtol=0)
+    points, _ = read_points(tmp_path / "field.ply")
+    np.testing.assert_allclose(points, world, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("origin", ["1 2", "1 2 nan", "one two three"])
+def test_a_damaged_origin_is_refused(tmp_path, origin):
+    path = tmp_path / "cloud.ply"
+    path.write_text(
+        f"ply\nformat ascii 1.0\ncomment origin {origin}\nelement vertex 0\nend_header\n"
+    )
+    with pytest.raises(DataError, match="three numbers"):
+        read_points(path)

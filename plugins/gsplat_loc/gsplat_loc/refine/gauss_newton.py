@@ -77,6 +77,25 @@ def prior_term(prior: Prior, world_from_cam: Float64Array) -> Term:
     return Term(float(offset @ gradient) / 2, gradient, prior.information, 1, 1.0)
 
 
+def fused(
+    prior: Prior, pose: Float64Array, covariance: Float64Array
+) -> tuple[Float64Array, Float64Array]:
+    """A prior and an independent estimate near it as one.
+
+    Args:
+        prior: on the pose.
+        pose: (4, 4) the estimate.
+        covariance: (6, 6) of it.
+
+    Returns:
+        the pose between them by their information, and its covariance (6, 6).
+    """
+    information = np.linalg.inv(covariance)
+    total = np.linalg.inv(information + prior.information)
+    back = prior.information @ motion_to(prior.world_from_cam, pose)
+    return moved(pose, -total @ back), (total + total.T) / 2
+
+
 def robust(residuals: np.ndarray, noise: float) -> np.ndarray:
     """Geman-McClure weights (N,) of residuals (N,)."""
     weights: np.ndarray = (1 + (residuals / (_TUNING * noise)) ** 2) ** -2

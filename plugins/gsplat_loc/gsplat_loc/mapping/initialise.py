@@ -8,19 +8,24 @@ from pathlib import Path
 
 import numpy as np
 from scipy.spatial import cKDTree
+from torch import Tensor
 
 from gsplat_loc.config import InitConfig
-from gsplat_loc.gaussians import Gaussians, from_points
-from gsplat_loc.ply import read_ply, read_points
-from gsplat_loc.triangulate import triangulated_points
-from gsplat_loc.views import Views, spread, view_of
+from gsplat_loc.field.gaussians import Gaussians, from_points
+from gsplat_loc.field.ply import read_ply, read_points
+from gsplat_loc.mapping.survey import Survey
+from gsplat_loc.mapping.views import Views, posed
 from reloc_core.errors import DataError
 from reloc_core.geometry import lift, transform
 from reloc_core.interfaces import Dataset, Run
+from reloc_core.mapping import evenly, make_view
+from reloc_core.rendering.types import NEAR
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Float64Array
 
 _MODELS = ("sparse/0", "sparse", "colmap/sparse/0", "model", "colmap")
 _CLOUDS = ("points3D.ply", "sparse_pc.ply", "points.ply")
+_NEAREST = 0.2  # of the distance of the nearest points
 _SAMPLES = 8  # lifted pixels per wanted Gaussian
 _AGREE = 0.01  # of the extent: how far the cameras of a model may lie from the dataset's
 
@@ -33,25 +38,37 @@ class Start:
         gaussians: relative to `origin`.
         origin: (3,) of the field in the world.
         source: where they came from, one of `InitConfig.source`.
+        features: (N, C) descriptors that a file brought with them, or None.
+        near: depth from which Gaussians are to be drawn, scene units.
     """
 
     gaussians: Gaussians
     origin: Float64Array
     source: str
+    features: Tensor | None = None
+    near: float = NEAR
 
 
 def initialise(
-    dataset: Dataset, views: Views, options: InitConfig, sh_degree: int, run: Run
+    dataset: Dataset, views: Views, options: InitConfig, sh_degree: int, run: Run, seen: Survey
 ) -> Start:
     """First Gaussians of a scene.
+
+    Args:
+        dataset: of the images.
+        views: that the field is trained with.
+        options: where to start from.
+        sh_degree: of the Gaussians.
+        run: seed, progress.
+        seen: triangulated points, where nothing better is there.
 
     Raises:
         DataError: the source is not there or gives too few points.
     """
     if options.source == "ply":
-        gaussians, origin, _ = read_ply(options.path)
-        return Start(gaussians.with_degree(sh_degree), origin, "ply")
-    source, points, rgb = _points(dataset, views, options, run)
+        gaussians, origin, features = read_ply(options.path)
+        return Start(gaussians.with_degree(sh_degree), origin, "ply", features, _near(seen))
+    source, points, rgb = _points(dataset, views, options, run, seen)
     if len(points) < options.min_points:
         raise DataError(
             f"Only {len(points)} points to start from ({source}); a field needs at least "
@@ -60,17 +77,23 @@ def initialise(
         )
     if len(points) > options.count:
         chosen = np.sort(
-            np.random.default_rng(run.runtime.seed).permutation(len(points))[: options.count]
+            numpy_rng(run.runtime.seed, "first points").permutation(len(points))[: options.count]
         )
         points, rgb = points[chosen], rgb[chosen]
     origin = views.poses[:, :3, 3].mean(0)
     gaussians = from_points(points - origin, rgb, _spacing(points), options.opacity, sh_degree)
     run.log("initialised", source=source, gaussians=len(gaussians))
-    return Start(gaussians, origin, source)
+    return Start(gaussians, origin, source, near=_near(seen))
+
+
+def _near(seen: Survey) -> float:
+    """The published depth, less where the unit is so large that points lie that near."""
+    distances = seen.points.tracks.distances(seen.points.observations)
+    return float(min(NEAR, _NEAREST * np.percentile(distances, 1)))
 
 
 def _points(
-    dataset: Dataset, views: Views, options: InitConfig, run: Run
+    dataset: Dataset, views: Views, options: InitConfig, run: Run, seen: Survey
 ) -> tuple[str, Float64Array, np.ndarray]:
     source = options.source
     if source == "depth" and not dataset.has_depth:
@@ -80,7 +103,7 @@ def _points(
         )
     if source == "depth" or (source == "auto" and dataset.has_depth and not options.path):
         return "depth", *_from_depth(dataset, views, options, run)
-    if source in ("auto", "points"):
+    if source in ("auto", "sfm", "points"):
         found = _find_cloud(dataset, options.path)
         if found is not None:
             points, rgb = _from_cloud(found, dataset)
@@ -90,8 +113,8 @@ def _points(
                 f"There is no SfM model beside the images of {dataset.name} (looked for "
                 f"{', '.join((*_MODELS, *_CLOUDS))}). Name it with estimator.init.path=DIR."
             )
-    if source in ("auto", "triangulate"):
-        return "triangulate", *triangulated_points(dataset, views, run)
+    if source in ("auto", "sfm", "triangulate"):
+        return "triangulate", seen.points.tracks.points, seen.points.colors
     return "random", *_random(views, options, run.runtime.seed)
 
 
@@ -114,22 +137,20 @@ def _from_depth(
     dataset: Dataset, views: Views, options: InitConfig, run: Run
 ) -> tuple[Float64Array, np.ndarray]:
     """Lifted pixels of spread frames, thinned to one point per voxel."""
-    chosen = views.frames[spread(len(views), options.frames)]
+    chosen = views.frames[evenly(len(views), options.frames)]
     per_frame = max(options.count * _SAMPLES // len(chosen), 1)
-    rng = np.random.default_rng((run.runtime.seed, 1))
+    rng = numpy_rng(run.runtime.seed, "lifted pixels")
     points, colors = [], []
     with run.progress("Lifting depth", len(chosen)) as progress:
         for frame in chosen:
-            query = dataset[int(frame)]
-            assert query.world_from_cam is not None
-            view = view_of(query, views.short_side, query.world_from_cam)
+            view = make_view(dataset[int(frame)], views.short_side)
             assert view.depth is not None
             rows, columns = np.nonzero(view.depth > 0)
             if len(rows) > per_frame:
                 kept = np.sort(rng.permutation(len(rows))[:per_frame])
                 rows, columns = rows[kept], columns[kept]
             local = lift(view.camera, np.stack([columns, rows], 1), view.depth[rows, columns])
-            points.append(transform(view.world_from_cam, local))
+            points.append(transform(posed(view), local))
             colors.append(view.image[rows, columns])
             progress.advance()
     every, rgb = np.concatenate(points), np.concatenate(colors)
@@ -197,11 +218,12 @@ def _from_cloud(path: Path, dataset: Dataset) -> tuple[Float64Array, np.ndarray]
     except (ValueError, RuntimeError, OSError, IndexError) as error:
         raise DataError(f"{path} is no COLMAP model that can be read ({error}).") from None
     ours = {Path(f.name).name: f.world_from_cam for f in dataset.frames}
-    pairs = [
-        (image.projection_center(), pose[:3, 3])
-        for image in model.images.values()
+    found = {
+        number: (image.projection_center(), pose[:3, 3])
+        for number, image in model.images.items()
         if image.has_pose and (pose := ours.get(Path(image.name).name)) is not None
-    ]
+    }
+    pairs = list(found.values())
     if pairs:
         theirs, here = (np.array(side) for side in zip(*pairs, strict=True))
         scale = max(float(np.linalg.norm(here - here.mean(0), axis=1).max()), 1e-9)
@@ -211,20 +233,24 @@ def _from_cloud(path: Path, dataset: Dataset) -> tuple[Float64Array, np.ndarray]
                 f"{path} is in another coordinate frame than the poses of {dataset.name}: its cameras "
                 f"lie {off:.3g} off (median). Align the model, or set estimator.init.source=triangulate."
             )
-    found = list(model.points3D.values())
-    if not found:
-        raise DataError(f"{path} holds no points.")
-    return np.array([p.xyz for p in found]), np.array([p.color for p in found], np.uint8)
+    # A model may hold images that are not to be mapped, such as those of a test split.
+    points = [
+        p for p in model.points3D.values()
+        if not found or len(found.keys() & {e.image_id for e in p.track.elements}) >= 2
+    ]  # fmt: skip
+    if not points:
+        raise DataError(f"{path} holds no points that two images of {dataset.name} see.")
+    return np.array([p.xyz for p in points]), np.array([p.color for p in points], np.uint8)
 
 
 def _random(views: Views, options: InitConfig, seed: int) -> tuple[Float64Array, np.ndarray]:
     """Points at random depths behind random pixels, with the pixels' colours."""
-    rng = np.random.default_rng((seed, 2))
+    rng = numpy_rng(seed, "random depths")
     near, far = options.random_depth
     if far <= 0:
         size = extent(views.poses)
         near, far = 0.3 * size, 4.0 * size
-    chosen = spread(len(views), 100)
+    chosen = evenly(len(views), 100)
     per_view = -(-options.count // len(chosen))
     points, colors = [], []
     for index in chosen:
@@ -234,6 +260,6 @@ def _random(views: Views, options: InitConfig, seed: int) -> tuple[Float64Array,
         # Uniform in inverse depth, so that all depths get the same share of the image.
         depth = 1 / rng.uniform(1 / far, 1 / max(near, 1e-6), per_view)
         local = lift(view.camera, np.stack([columns, rows], 1), depth)
-        points.append(transform(view.world_from_cam, local))
+        points.append(transform(posed(view), local))
         colors.append(view.image[rows, columns])
     return np.concatenate(points), np.concatenate(colors)

@@ -7,13 +7,37 @@ mask, no robust weights, no stopping rule: pixels that leave the image count as 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gsplat_loc.render import Rendering
+from gsplat_loc.field.render import Rendering
+from gsplat_loc.refine.alignment import LEAST, color_levels
+from gsplat_loc.refine.stage import Seen, Stage
 from reloc_core.geometry import inverse, quaternion_from_rotation, rotation_from_quaternion
-from reloc_core.types import Camera, Float64Array, ImageArray
+from reloc_core.types import Camera, Float64Array, ImageArray, Localization
+
+
+class Warp(Stage):
+    """The published refinement; with `warp_safe` the given pose where the residual did not fall."""
+
+    def run(self, seen: Seen, localization: Localization) -> Localization:
+        """See `Stage.run`."""
+        given, options = localization.world_from_cam, self.config
+        assert given is not None
+        drawn, good = self.draw(seen, given)
+        pose = released_warp(
+            seen.image, drawn, seen.camera, given, options.warp_lr, options.warp_iters
+        )
+        if options.warp_safe:
+            levels = color_levels(seen, drawn, good, options)
+            now = levels[-1].term(np.eye(4), 1.0, LEAST) if levels else None
+            after = levels[-1].term(inverse(given) @ pose, 1.0, LEAST) if levels else None
+            if now is None or after is None or after.cost > now.cost:
+                return localization
+        return replace(localization, world_from_cam=pose)
 
 
 def released_warp(

@@ -1,7 +1,9 @@
 """PLY files of Gaussians as viewers of 3D Gaussian Splatting read them, and plain point clouds.
 
 One element `vertex`, binary little endian, all float32: x y z nx ny nz f_dc_0..2 f_rest_0.. opacity
-scale_0..2 rot_0..3, and semantic_0.. where Gaussians carry descriptors. `f_rest` is channel-major.
+scale_0..2 rot_0..3, and semantic_0.. where Gaussians carry descriptors. `f_rest` is channel-major. Where
+the world's coordinates are too large for float32, as in UTM, positions are written relative to an origin
+that stands in a comment of the header, as `comment origin X Y Z`.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsplat_loc.gaussians import Gaussians, checked
+from gsplat_loc.field.gaussians import Gaussians, checked
 from reloc_core.errors import DataError
 from reloc_core.maps import explain_os_errors
 from reloc_core.types import Float64Array
 
+_ORIGIN = "comment origin"
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2",
     "ushort": "u2", "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
@@ -35,7 +38,8 @@ def write_ply(
     Args:
         path: target file.
         gaussians: relative to `origin`.
-        origin: (3,) of the field in the world; positions are written in world coordinates.
+        origin: (3,) of the field in the world; positions are written in world coordinates, unless float32
+            would move them by more than a hundredth of a Gaussian's size.
         features: (N, D) descriptors or None.
     """
     path = Path(path)
@@ -47,8 +51,10 @@ def write_ply(
         table = values.detach().cpu().float().numpy().reshape(count, -1)
         columns.update({name: table[:, i] for i, name in enumerate(names)})
 
-    world = gaussians.means.detach().cpu().double() + torch.from_numpy(np.asarray(origin, float))
-    add("xyz", world)
+    shift = np.asarray(origin, np.float64)
+    written = _too_large(gaussians, shift)
+    world = gaussians.means.detach().cpu().double()
+    add("xyz", world if written else world + torch.from_numpy(shift))
     add(("nx", "ny", "nz"), torch.zeros(count, 3))
     add([f"f_dc_{i}" for i in range(3)], gaussians.colors[:, 0])
     add([f"f_rest_{i}" for i in range(rest.shape[1])], rest)
@@ -60,7 +66,10 @@ def write_ply(
     table = np.empty(count, [(name, "<f4") for name in columns])
     for name, values in columns.items():
         table[name] = values
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
+    header = ["ply", "format binary_little_endian 1.0"]
+    if written:
+        header.append(f"{_ORIGIN} {' '.join(repr(float(v)) for v in shift)}")
+    header.append(f"element vertex {count}")
     header += [f"property float {name}" for name in columns] + ["end_header", ""]
     temporary = path.with_name(f".{path.name}.tmp")
     with explain_os_errors(path):
@@ -73,8 +82,16 @@ def write_ply(
             temporary.unlink(missing_ok=True)
 
 
-def read_vertices(path: Path | str) -> np.ndarray:
-    """Vertices of a PLY file as a structured array.
+def _too_large(gaussians: Gaussians, origin: Float64Array) -> bool:
+    """Whether float32 at the distance of `origin` blurs positions against the Gaussians' sizes."""
+    if not len(gaussians):
+        return False
+    size = float(gaussians.scales.detach().exp().median())
+    return float(np.spacing(np.float32(np.abs(origin).max()))) > 0.01 * size
+
+
+def read_vertices(path: Path | str) -> tuple[np.ndarray, Float64Array]:
+    """Vertices of a PLY file as a structured array, and the origin (3,) that they are relative to.
 
     Raises:
         DataError: no PLY file, truncated, or with properties of a kind points do not have.
@@ -89,9 +106,12 @@ def read_vertices(path: Path | str) -> np.ndarray:
     if not content.startswith(b"ply") or end < 0 or line_end < 0:
         raise DataError(f"{path} is no PLY file.")
     layout, count, properties, element = "", 0, [], ""
+    origin = np.zeros(3)
     for line in content[:end].decode("ascii", "replace").splitlines():
         words = line.split()
-        if words[:1] == ["format"]:
+        if words[:2] == _ORIGIN.split():
+            origin = _origin(path, words[2:])
+        elif words[:1] == ["format"]:
             layout = words[1]
         elif words[:1] == ["element"]:
             if element == "" and words[1] != "vertex":
@@ -115,7 +135,7 @@ def read_vertices(path: Path | str) -> np.ndarray:
                 table[name] = values[:, i]
         except (ValueError, IndexError):
             raise DataError(f"{path} is truncated or damaged.") from None
-        return table
+        return table, origin
     orders = {"binary_little_endian": "<", "binary_big_endian": ">"}
     if layout not in orders:
         raise DataError(f"{path}: unknown PLY format '{layout}'.")
@@ -124,7 +144,17 @@ def read_vertices(path: Path | str) -> np.ndarray:
         raise DataError(
             f"{path} is truncated: {len(body)} bytes for {count} vertices of {kind.itemsize} bytes."
         )
-    return np.frombuffer(body, kind, count)
+    return np.frombuffer(body, kind, count), origin
+
+
+def _origin(path: Path, words: Sequence[str]) -> Float64Array:
+    try:
+        origin = np.array([float(word) for word in words])
+    except ValueError:
+        origin = np.zeros(0)
+    if origin.shape != (3,) or not np.isfinite(origin).all():
+        raise DataError(f"{path}: '{_ORIGIN}' needs three numbers.")
+    return origin
 
 
 def read_ply(path: Path | str) -> tuple[Gaussians, Float64Array, Tensor | None]:
@@ -134,7 +164,7 @@ def read_ply(path: Path | str) -> tuple[Gaussians, Float64Array, Tensor | None]:
         DataError: no PLY file, or properties of Gaussians are missing.
         MapError: values that are not finite.
     """
-    table = read_vertices(path)
+    table, base = read_vertices(path)
     names = table.dtype.names or ()
     wanted = ["x", "y", "z", *(f"f_dc_{i}" for i in range(3)), "opacity",
               *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]  # fmt: skip
@@ -175,7 +205,7 @@ def read_ply(path: Path | str) -> tuple[Gaussians, Float64Array, Tensor | None]:
     )
     semantic = columns("semantic_")
     features = torch.from_numpy(np.ascontiguousarray(semantic)) if semantic.shape[1] else None
-    return gaussians, origin, features
+    return gaussians, base + origin, features
 
 
 def read_points(path: Path | str) -> tuple[Float64Array, np.ndarray]:
@@ -184,7 +214,7 @@ def read_points(path: Path | str) -> tuple[Float64Array, np.ndarray]:
     Raises:
         DataError: no PLY file or no coordinates.
     """
-    table = read_vertices(path)
+    table, base = read_vertices(path)
     names = table.dtype.names or ()
     if not {"x", "y", "z"} <= set(names):
         raise DataError(f"{path} has no x, y, z.")
@@ -194,4 +224,4 @@ def read_points(path: Path | str) -> tuple[Float64Array, np.ndarray]:
         rgb = np.stack([table[c] for c in ("red", "green", "blue")], 1)
         rgb = (rgb * 255).astype(np.uint8) if rgb.dtype.kind == "f" else rgb.astype(np.uint8)
     kept = np.isfinite(points).all(1)
-    return points[kept], rgb[kept]
+    return base + points[kept], rgb[kept]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gsplat_loc.config import DensifyConfig, TrainConfig
-from gsplat_loc.gaussians import Gaussians
+from gsplat_loc.field.gaussians import Gaussians
 from reloc_core.rendering import RenderOutput
 
 _NAMES = ("means", "base", "rest", "opacities", "scales", "quaternions")

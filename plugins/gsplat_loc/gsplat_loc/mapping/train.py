@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gsplat_loc.config import GsplatConfig
-from gsplat_loc.gaussians import Gaussians
-from gsplat_loc.initialise import Start, extent
-from gsplat_loc.losses import psnr, ssim
-from gsplat_loc.optimizer import DensityControl, FieldOptimizer
-from gsplat_loc.render import draw, view_of
-from gsplat_loc.views import View, Views, half
+from gsplat_loc.field.gaussians import Gaussians
+from gsplat_loc.field.render import Placement, draw, view_of
+from gsplat_loc.mapping.initialise import Start, extent
+from gsplat_loc.mapping.losses import psnr, ssim
+from gsplat_loc.mapping.optimizer import DensityControl, FieldOptimizer
+from gsplat_loc.mapping.views import Views, half, posed
 from reloc_core.errors import DataError
 from reloc_core.interfaces import Run
+from reloc_core.mapping import View
 from reloc_core.rendering import RenderOutput
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Float64Array
 
 _DEPTH_ALPHA = 0.5  # pixels fainter than this have no depth to compare
@@ -40,9 +42,30 @@ class Trained:
     seconds: float
 
 
-def background(config: GsplatConfig, device: str) -> Tensor:
-    """Colour (3,) behind the field."""
-    return torch.full((3,), float(config.gaussians.white_background), device=device)
+def schedule(config: GsplatConfig, images: int) -> GsplatConfig:
+    """The configuration with its schedule shrunk to `train.per_image` steps for each image."""
+    full = config.train.iterations
+    steps = min(full, images * config.train.per_image) if config.train.per_image else full
+    if steps == full:
+        return config
+    densify, gaussians = config.densify, config.gaussians
+    return replace(
+        config,
+        train=replace(config.train, iterations=steps),
+        densify=replace(
+            densify,
+            start=densify.start * steps // full,
+            stop=densify.stop * steps // full,
+            scale_pruning_start=densify.scale_pruning_start * steps // full,
+        ),
+        gaussians=replace(gaussians, sh_interval=max(gaussians.sh_interval * steps // full, 1)),
+    )
+
+
+def placement(config: GsplatConfig, origin: Float64Array, near: float, run: Run) -> Placement:
+    """How the field is rendered while it is made."""
+    behind = torch.full((3,), float(config.gaussians.white_background), device=run.runtime.device)
+    return Placement(origin, behind, near, run.runtime.threads)
 
 
 def train_field(views: Views, start: Start, config: GsplatConfig, run: Run) -> Trained:
@@ -62,7 +85,7 @@ def train_field(views: Views, start: Start, config: GsplatConfig, run: Run) -> T
         density.sums, density.counts = kept.pop("density.sums"), kept.pop("density.counts")
         optimizer.load({k: v.to(device) for k, v in kept.items()})
         done, spent = int(state["iteration"]), float(state["seconds"])
-    behind = background(config, device)
+    at = placement(config, origin, start.near, run)
     begin = saved_at = time.monotonic()
     recent: list[float] = []
     with run.progress("Training the field", options.iterations) as progress:
@@ -70,8 +93,8 @@ def train_field(views: Views, start: Start, config: GsplatConfig, run: Run) -> T
         for iteration in range(done + 1, options.iterations + 1):
             view = _view(views, iteration, config, run.runtime.seed)
             degree = min(iteration // config.gaussians.sh_interval, config.gaussians.sh_degree)
-            out = draw(optimizer.gaussians, view_of(view.camera, view.world_from_cam, origin),
-                       behind, run.runtime.threads, degree)  # fmt: skip
+            placed = view_of(view.camera, posed(view), origin)
+            out = draw(optimizer.gaussians, placed, at, degree)
             truth = torch.from_numpy(view.image).to(device).float() / 255
             loss = _loss(out, truth, view, config)
             if not torch.isfinite(loss):
@@ -106,7 +129,7 @@ def train_field(views: Views, start: Start, config: GsplatConfig, run: Run) -> T
 def _view(views: Views, iteration: int, config: GsplatConfig, seed: int) -> View:
     """The image of an iteration: every image once per round, in an order drawn anew."""
     turn, place = divmod(iteration - 1, len(views))
-    order = np.random.default_rng((seed, 3, turn)).permutation(len(views))
+    order = numpy_rng(seed, "training images", turn).permutation(len(views))
     view = views[int(order[place])]
     if iteration <= config.train.half_resolution * config.train.iterations:
         return half(view)

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import torch
 
-from gsplat_loc.fieldmap import FieldMap
-from gsplat_loc.render import Rendering, physical, snapshot, view_of
-from gsplat_loc.views import pinhole, resized
+from gsplat_loc.field.fieldmap import FieldMap
+from gsplat_loc.field.render import Rendering, physical, snapshot, view_of
 from reloc_core import rendering
+from reloc_core.mapping import pinhole_camera, resample
 from reloc_core.types import Float64Array, ImageArray, Query
 
 _SIDE = 240
@@ -22,12 +22,13 @@ def estimator_pictures(
     """The field's descriptors at a pose, by their principal components."""
     if field.descriptors is None:
         return {}
-    camera = pinhole(query.camera, _SIDE)
+    camera = pinhole_camera(query.camera, _SIDE)
     colors = principal_colors(field.descriptors.features)
     out = rendering.rasterize(
         physical(field.gaussians),
         colors.to(field.gaussians.means),
         view_of(camera, world_from_cam, field.origin),
+        near=field.near,
         threads=threads,
     )
     return {"field descriptors (principal components)": to_image(out.image.cpu().numpy())}
@@ -56,10 +57,10 @@ def refiner_pictures(
     field: FieldMap, query: Query, before: Float64Array, after: Float64Array, threads: int
 ) -> dict[str, ImageArray]:
     """Rendered against real, depth, and overlays before and after refinement."""
-    camera = pinhole(query.camera, _SIDE)
-    real, _ = resized(query.camera, camera, query.image)
+    camera = pinhole_camera(query.camera, _SIDE)
+    real, _ = resample(query.image, query.camera, camera)
     shown = {
-        name: snapshot(field.gaussians, camera, pose, field.origin, field.background, threads)
+        name: snapshot(field.gaussians, camera, pose, field.placement(threads))
         for name, pose in (("before", before), ("after", after))
     }
     refined = to_image(shown["after"].image)

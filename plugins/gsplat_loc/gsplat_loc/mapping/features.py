@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import torch
@@ -11,35 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gsplat_loc.config import FeatureConfig
-from gsplat_loc.gaussians import Gaussians
-from gsplat_loc.render import physical, view_of
-from gsplat_loc.views import Views, pinhole, resized, spread
+from gsplat_loc.field.fieldmap import Descriptors
+from gsplat_loc.field.gaussians import Gaussians
+from gsplat_loc.field.render import Placement, physical, view_of
+from gsplat_loc.mapping.views import Views
 from reloc_core import rendering
 from reloc_core.features.xfeat import CHANNELS, STRIDE, XFeat
 from reloc_core.interfaces import Run
+from reloc_core.mapping import evenly, make_view
+from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Float64Array
 
 _SEEN = 0.1  # of a pixel: blending weight from which a Gaussian counts as seen in an image
 _UPSAMPLED = 2  # rendering against descriptors: pixels per cell and axis
-
-
-@dataclass(frozen=True)
-class Descriptors:
-    """Descriptors of N Gaussians.
-
-    Attributes:
-        features: (N, 64) float16 unit vectors; zero where a Gaussian was never seen.
-        agreement: (N,) float16 length of the mean of the unit descriptors, 1 where all agree.
-        views: (N,) int32 images that saw it.
-    """
-
-    features: Tensor
-    agreement: Tensor
-    views: Tensor
-
-    def tensors(self) -> dict[str, Tensor]:
-        """By name, for a file."""
-        return dict(vars(self))
 
 
 @torch.inference_mode()
@@ -65,7 +47,7 @@ class DescriptorMaps:
         self, views: Views, options: FeatureConfig, origin: Float64Array, device: str, cache_mb: int
     ) -> None:
         self.views, self.origin, self.resolution = views, origin, options.resolution
-        self.frames = views.frames[spread(len(views), options.images)]
+        self.frames = views.frames[evenly(len(views), options.images)]
         self.network = XFeat().to(device)
         self._free = cache_mb * 1e6
         self._kept: dict[int, tuple[rendering.View, Tensor]] = {}
@@ -93,20 +75,19 @@ class DescriptorMaps:
         query = self.views.dataset[frame]
         assert query.world_from_cam is not None
         # Enlarged too, as the detector does with queries: XFeat depends on scale.
-        target = pinhole(query.camera, self.resolution, enlarge=True)
-        image, _ = resized(query.camera, target, query.image)
+        seen = make_view(query, self.resolution, enlarge=True)
         # Whole cells, so that the grid of cells covers exactly the image's area.
-        height, width = (side // STRIDE * STRIDE for side in image.shape[:2])
-        full = view_of(target, query.world_from_cam, self.origin)
+        height, width = (side // STRIDE * STRIDE for side in seen.image.shape[:2])
+        full = view_of(seen.camera, query.world_from_cam, self.origin)
         cropped = rendering.View(full.world_from_cam, full.fx, full.fy, full.cx, full.cy,
                                  width, height)  # fmt: skip
         # Rounded as in the cache, so that its size changes no result.
-        maps = dense_descriptors(self.network, image[:height, :width]).cpu().half()
+        maps = dense_descriptors(self.network, seen.image[:height, :width]).cpu().half()
         return cropped.scaled(width // STRIDE, height // STRIDE), maps
 
 
 def average(
-    gaussians: Gaussians, views: Views, options: FeatureConfig, origin: Float64Array, run: Run
+    gaussians: Gaussians, views: Views, options: FeatureConfig, at: Placement, run: Run
 ) -> Descriptors:
     """Means of the descriptors where Gaussians appear, weighted by their share of each pixel.
 
@@ -119,7 +100,7 @@ def average(
     weights = torch.zeros(count, device=device)
     seen = torch.zeros(count, dtype=torch.int32, device=device)
     shape = physical(gaussians)
-    described = DescriptorMaps(views, options, origin, run.runtime.device, 0)
+    described = DescriptorMaps(views, options, at.origin, run.runtime.device, 0)
     with run.progress("Describing Gaussians", len(described)) as progress:
         for index in range(len(described)):
             view, maps = described[index]
@@ -127,7 +108,7 @@ def average(
             fine = F.interpolate(maps.permute(2, 0, 1)[None], (height, width), mode="bilinear")
             fine = F.normalize(fine[0], dim=0).permute(1, 2, 0).contiguous().to(device)
             found = rendering.accumulate_features(
-                shape, fine, view.scaled(width, height), threads=run.runtime.threads
+                shape, fine, view.scaled(width, height), near=at.near, threads=at.threads
             )
             sums += found.features
             weights += found.weights
@@ -139,19 +120,19 @@ def average(
 
 
 def blend(
-    gaussians: Gaussians, views: Views, options: FeatureConfig, origin: Float64Array, run: Run
+    gaussians: Gaussians, views: Views, options: FeatureConfig, at: Placement, run: Run
 ) -> Descriptors:
     """Descriptors trained by rendering them (Feature-3DGS, as in GSplatLoc), the geometry fixed.
 
     L1 against the descriptor maps, Adam, one image per step; the gradient reaches descriptors only.
     Maps are kept up to `features.cache_mb` and computed again beyond it.
     """
-    initial = average(gaussians, views, options, origin, run)
+    initial = average(gaussians, views, options, at, run)
     features = torch.nn.Parameter(torch.zeros_like(initial.features, dtype=torch.float32))
     adam = torch.optim.Adam([features], lr=options.learning_rate, eps=1e-15, fused=True)
-    described = DescriptorMaps(views, options, origin, run.runtime.device, options.cache_mb)
+    described = DescriptorMaps(views, options, at.origin, run.runtime.device, options.cache_mb)
     shape = physical(gaussians)
-    rng = np.random.default_rng((run.runtime.seed, 4))
+    rng = numpy_rng(run.runtime.seed, "descriptor images")
     with run.progress("Training descriptors", options.iterations) as progress:
         order = np.zeros(0, int)
         for _ in range(options.iterations):
@@ -159,7 +140,7 @@ def blend(
                 order = rng.permutation(len(described))
             view, maps = described[int(order[0])]
             order = order[1:]
-            out = rendering.rasterize(shape, features, view, threads=run.runtime.threads)
+            out = rendering.rasterize(shape, features, view, near=at.near, threads=at.threads)
             loss = (out.image - maps.to(out.image.device)).abs().mean()
             loss.backward()
             adam.step()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from gsplat_loc.gaussians import Gaussians
+from gsplat_loc.field.gaussians import Gaussians
 from reloc_core import rendering
 from reloc_core.types import Camera, Float64Array
 
@@ -54,34 +55,43 @@ def colors(gaussians: Gaussians, view: rendering.View, degree: int | None = None
     return rendering.evaluate_sh(gaussians.colors, directions, degree)
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a field is rendered.
+
+    Attributes:
+        origin: (3,) of the field in the world.
+        background: (3,) colour behind it.
+        near: depth from which Gaussians are drawn, scene units.
+        threads: of the CPU.
+    """
+
+    origin: Float64Array
+    background: Tensor
+    near: float
+    threads: int
+
+
 def draw(
-    gaussians: Gaussians,
-    view: rendering.View,
-    background: Tensor,
-    threads: int,
-    degree: int | None = None,
+    gaussians: Gaussians, view: rendering.View, at: Placement, degree: int | None = None
 ) -> rendering.RenderOutput:
     """Render colours, differentiably."""
     return rendering.rasterize(
         physical(gaussians),
         colors(gaussians, view, degree),
         view,
-        background=background,
-        threads=threads,
+        background=at.background,
+        near=at.near,
+        threads=at.threads,
     )
 
 
 @torch.no_grad()
 def snapshot(
-    gaussians: Gaussians,
-    camera: Camera,
-    world_from_cam: Float64Array,
-    origin: Float64Array,
-    background: Tensor,
-    threads: int,
+    gaussians: Gaussians, camera: Camera, world_from_cam: Float64Array, at: Placement
 ) -> Rendering:
     """Render colours, opacity and depth without gradients."""
-    out = draw(gaussians, view_of(camera, world_from_cam, origin), background, threads)
+    out = draw(gaussians, view_of(camera, world_from_cam, at.origin), at)
     return Rendering(*(t.cpu().numpy() for t in (out.image, out.alpha, out.depth)))
 
 
@@ -93,9 +103,30 @@ def surface(found: Rendering, min_alpha: float, edge: float) -> np.ndarray:
         min_alpha: least opacity.
         edge: largest difference of depth within a window of 3x3, relative.
     """
-    import cv2
-
     window = np.ones((3, 3), np.uint8)
     high, low = cv2.dilate(found.depth, window), cv2.erode(found.depth, window)
     mask: np.ndarray = (found.alpha > min_alpha) & (low > 0) & (high - low < edge * found.depth)
     return mask
+
+
+def lookup(
+    camera: Camera, directions: Float64Array, depth: np.ndarray, good: np.ndarray
+) -> Float64Array:
+    """Depth (N,) of a rendering along viewing directions with z = 1; 0 outside or where not `good`."""
+    finite = np.isfinite(directions).all(1)
+    x = np.where(finite, camera.fx * directions[:, 0] + camera.cx, -1e6)
+    y = np.where(finite, camera.fy * directions[:, 1] + camera.cy, -1e6)
+    column = np.rint(x).astype(np.int64)
+    row = np.rint(y).astype(np.int64)
+    inside = (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height)
+    trusted = inside.copy()
+    trusted[inside] = good[row[inside], column[inside]]
+    sampled = cv2.remap(
+        depth.astype(np.float32),
+        x.clip(-1, camera.width).astype(np.float32)[:, None],
+        y.clip(-1, camera.height).astype(np.float32)[:, None],
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    sampled = np.zeros(len(x)) if sampled is None else sampled.ravel().astype(np.float64)
+    return np.where(trusted, sampled, 0.0)

@@ -1,0 +1,1 @@
+"""The field: its Gaussians, their descriptors, its files and what it looks like."""

@@ -1,0 +1,1 @@
+"""From posed images to a field and its anchors."""

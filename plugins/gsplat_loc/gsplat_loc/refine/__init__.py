@@ -1,0 +1,1 @@
+"""Improving a pose against the field."""
