@@ -3,7 +3,7 @@
     python benchmarks/matrix.py --data DIR --work WORK [--scenes room redkitchen_seq01 fox]
                                 [--size compact|small|tiny] [--train 100] [--test 40] [--out PREFIX]
 
-Each estimator with a preset `NAME/compact` (or `NAME/default`, a third party's) is mapped once per scene;
+Each estimator with a preset `NAME/compact` (or `/default`, `/matched`) is mapped once per scene;
 then its map is measured with every solver that takes its evidence, alone and followed by every refiner that
 has a map of the scene. All combinations of a scene see the same mapping images and the same queries. What
 is finished in WORK is not done again, so the same command goes on after an interruption; what fails is a
@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reloc_core.config import compose, experiments
+from reloc_core.composition import compose
+from reloc_core.config import experiments
 from reloc_core.evaluation.compare import Bootstrap, compare_scene
 from reloc_core.evaluation.comparison_page import published_rows
 from reloc_core.evaluation.estimates import read_estimates, read_truth
@@ -82,7 +83,8 @@ SIZES: dict[str, dict[str, tuple[str, ...]]] = {
     "small": {
         "gsplat_loc": ("estimator.train.iterations=600", "estimator.init.count=25000",
                        "estimator.gaussians.max_gaussians=40000", "estimator.densify.stop=450"),
-        "gnn_relpose": ("estimator.train.iterations=200",),
+        "gnn_regressor": ("estimator.train.iterations=600",),
+        "gnn_matched": ("estimator.train.iterations=200",),
         "kfnet_temporal": ("estimator.process.iterations=60", "estimator.joint.iterations=30"),
         "nefes_regressor": ("estimator.training.colour_steps=200", "estimator.training.feature_steps=300",
                             "estimator.training.fusion_steps=60", "estimator.regressor.epochs=15",
@@ -95,7 +97,11 @@ SIZES: dict[str, dict[str, tuple[str, ...]]] = {
                        "estimator.init.count=8000", "estimator.gaussians.max_gaussians=10000",
                        "estimator.densify.start=40", "estimator.densify.stop=80",
                        "estimator.features.images=12", "estimator.features.resolution=240"),
-        "gnn_relpose": ("estimator.image.resolution=120", "estimator.image.cells=120",
+        "gnn_regressor": ("estimator.resolution=120", "estimator.retrieval.clusters=4",
+                        "estimator.graph.neighbours=4", "estimator.network.channels=32",
+                        "estimator.augment.views=1", "estimator.train.iterations=60",
+                        "estimator.train.batch_size=4"),
+        "gnn_matched": ("estimator.image.resolution=120", "estimator.image.cells=120",
                         "estimator.retrieval.clusters=4", "estimator.graph.neighbours=4",
                         "estimator.network.channels=32", "estimator.train.iterations=30",
                         "estimator.train.batch_size=4", "estimator.train.candidates=6"),
@@ -265,7 +271,7 @@ class Matrix:
 def methods(chosen: Sequence[str]) -> Iterator[tuple[str, Component]]:
     """Presets for small machines, and their estimators."""
     for experiment in experiments():
-        if not experiment.endswith(("/compact", "/default")):
+        if not experiment.endswith(("/compact", "/default", "/matched")):
             continue
         cfg = compose("train", [f"experiment={experiment}", "dataset=synthetic", "map_dir=x"])
         if not cfg.get("estimator"):  # a refiner's

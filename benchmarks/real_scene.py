@@ -28,11 +28,13 @@ GOALS = {
                           "median deg": 0.35, "5cm/5deg %": 99, "query ms": 80},
     "gsplat_loc/compact": {"mapping s": 720, "peak MB": 6000, "median cm": 1.2, "median deg": 0.4,
                            "5cm/5deg %": 95, "coarse cm": 3.0, "coarse deg": 0.8, "psnr dB": 21},
-    "gnn_relpose/compact": {"mapping s": 1200, "median cm": 8.0, "median deg": 4.0},
+    "gnn_relpose/compact": {"mapping s": 1800, "median cm": 20.0, "median deg": 4.0},
+    "gnn_relpose/matched": {"mapping s": 1200, "median cm": 1.0, "median deg": 0.4},
     "kfnet_temporal/compact": {"mapping s": 600, "peak MB": 4000, "map MB": 20, "median cm": 0.8,
                                "5cm/5deg %": 99, "query ms": 125},
-    "nefes_refine/compact": {"mapping s": 1200, "peak MB": 4000, "median cm": 6.0, "median deg": 2.0,
-                             "query ms": 5000},
+    "nefes_refine/compact": {"mapping s": 1800, "peak MB": 4000, "median cm": 10.0, "median deg": 4.0},
+    "nefes_refine/align": {"mapping s": 1200, "peak MB": 4000, "median cm": 2.0, "median deg": 1.0,
+                           "query ms": 5000},
 }  # fmt: skip
 
 

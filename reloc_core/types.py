@@ -173,6 +173,8 @@ class Frame:
         world_from_cam: ground-truth pose (4, 4) float64, or None: the normal case for queries.
         timestamp: seconds, or None.
         sequence: identifier of the video the frame belongs to, or None for a single photograph.
+        orientation: how the stored pixels must be turned to be upright, as the tag of EXIF tells it (1 to
+            8; 1 for upright). Camera and pose belong to the stored pixels.
     """
 
     name: str
@@ -180,6 +182,7 @@ class Frame:
     world_from_cam: Float64Array | None = None
     timestamp: float | None = None
     sequence: str | None = None
+    orientation: int = 1
 
 
 @dataclass(frozen=True)

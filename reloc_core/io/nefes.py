@@ -1,157 +1,18 @@
-"""Files of NeFeS and DFNet: scene constants, average poses and published result files.
-
-Three frames meet here (all poses camera-to-world):
-
-* the dataset's world with OpenCV camera axes, ours;
-* the *centred* frame with OpenGL camera axes: a rigid motion of the world by the average pose A, in
-  which regressors predict and result files are written;
-* the *field* frame: `pose_scale2 * (pose_scale * x + move_all_cam_vec)` of the centred one.
-
-With F = diag(1, -1, -1, 1) a pose P becomes F A^-1 P F for the depth-SLAM ground truth and Cambridge,
-and A^-1 P F for the SfM ground truth of 7-Scenes.
-"""
+"""Published result files of NeFeS and DFNet, as `reloc report compare` reads them."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from reloc_core.errors import DataError, InputError
-from reloc_core.geometry import OPENCV_FROM_OPENGL, check_pose, inverse, nearest_rotation
-from reloc_core.io.files import atomic_write, read_text, write_atomically
+from reloc_core.errors import DataError
+from reloc_core.geometry import check_pose, nearest_rotation
+from reloc_core.io.files import atomic_write, read_text
 from reloc_core.io.poses import parse_numbers
 from reloc_core.types import Float64Array
 
 _RESULT_TOLERANCE = 5e-2  # rotations of published predictions are orthonormal to about 1e-3
-
-
-@dataclass(frozen=True)
-class WorldSetup:
-    """Content of `world_setup.json`.
-
-    Attributes:
-        near: where rays begin, field units.
-        far: where rays end, field units.
-        pose_scale: first scale of translations.
-        pose_scale2: second scale, after the shift.
-        move_all_cam_vec: (3,) shift between the two.
-    """
-
-    near: float
-    far: float
-    pose_scale: float
-    pose_scale2: float
-    move_all_cam_vec: tuple[float, float, float]
-
-
-def read_world_setup(path: Path | str) -> WorldSetup:
-    """Read `world_setup.json`.
-
-    Raises:
-        DataError: missing, no JSON, or without one of its five values.
-    """
-    try:
-        content = json.loads(read_text(path))
-        vector = tuple(float(v) for v in content["move_all_cam_vec"])
-        numbers = [float(content[k]) for k in ("near", "far", "pose_scale", "pose_scale2")]
-    except KeyError as error:
-        raise DataError(f"{path} is no world_setup.json: it lacks {error}.") from None
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is no world_setup.json: {error}.") from None
-    if len(vector) != 3 or not np.all(np.isfinite([*vector, *numbers])):
-        raise DataError(f"{path}: move_all_cam_vec must be three finite numbers.")
-    near, far, scale, scale2 = numbers
-    if not (0 <= near < far and scale > 0 and scale2 > 0):
-        raise DataError(f"{path}: needs 0 <= near < far and positive scales.")
-    return WorldSetup(near, far, scale, scale2, (vector[0], vector[1], vector[2]))
-
-
-def write_world_setup(path: Path | str, setup: WorldSetup) -> None:
-    """Write `world_setup.json`, atomically."""
-    write_atomically(path, json.dumps(asdict(setup), indent=2) + "\n")
-
-
-def read_pose_average(path: Path | str) -> Float64Array:
-    """Read `pose_avg_stats*.txt`, 3 lines of 4 numbers; returns (4, 4), rotation orthonormal.
-
-    Raises:
-        DataError: missing, not 12 numbers, or no rigid transform.
-    """
-    numbers = parse_numbers(read_text(path), path)
-    if len(numbers) != 12:
-        raise DataError(f"{path} is no average pose: expected 3x4 numbers, found {len(numbers)}.")
-    pose = np.eye(4)
-    pose[:3] = np.array(numbers).reshape(3, 4)
-    problem = check_pose(pose)
-    if problem:
-        raise DataError(f"{path}: {problem}.")
-    pose[:3, :3] = nearest_rotation(pose[:3, :3])
-    return pose
-
-
-def write_pose_average(path: Path | str, average: Float64Array) -> None:
-    """Write `pose_avg_stats.txt` of a (4, 4) pose, atomically."""
-    with atomic_write(path) as file:
-        np.savetxt(file, np.asarray(average, np.float64)[:3], fmt="%.18e")
-
-
-def average_pose(world_from_cam: Float64Array) -> Float64Array:
-    """The average pose (4, 4) of camera-to-world poses (N, 4, 4), as the published files have it.
-
-    Mean position; z is the mean optical axis, x is perpendicular to it and the mean y axis.
-
-    Raises:
-        InputError: no poses, or axes that cancel out.
-    """
-    poses = np.asarray(world_from_cam, np.float64)
-    if not len(poses):
-        raise InputError("The average of no poses is undefined.")
-    y, z = poses[:, :3, 1].mean(0), poses[:, :3, 2].mean(0)
-    x = np.cross(y, z)
-    if min(np.linalg.norm(z), np.linalg.norm(x)) < 1e-6:
-        raise InputError("The cameras look into opposite directions: their average is undefined.")
-    z, x = z / np.linalg.norm(z), x / np.linalg.norm(x)
-    result = np.eye(4)
-    result[:3] = np.stack([x, np.cross(z, x), z, poses[:, :3, 3].mean(0)], 1)
-    return result
-
-
-def centred_from_world(average: Float64Array, sfm: bool = False) -> Float64Array:
-    """The rigid motion (4, 4) from the dataset's world to the centred frame."""
-    moved = inverse(average)
-    return moved if sfm else OPENCV_FROM_OPENGL @ moved
-
-
-def to_centred(
-    world_from_cam: Float64Array, average: Float64Array, sfm: bool = False
-) -> Float64Array:
-    """OpenCV poses (..., 4, 4) as OpenGL poses in the centred frame.
-
-    Args:
-        world_from_cam: (..., 4, 4).
-        average: (4, 4) average pose.
-        sfm: whether it belongs to the SfM ground truth of 7-Scenes.
-    """
-    result: Float64Array = centred_from_world(average, sfm) @ world_from_cam @ OPENCV_FROM_OPENGL
-    return result
-
-
-def from_centred(poses: Float64Array, average: Float64Array, sfm: bool = False) -> Float64Array:
-    """Inverse of `to_centred`."""
-    result: Float64Array = inverse(centred_from_world(average, sfm)) @ poses @ OPENCV_FROM_OPENGL
-    return result
-
-
-def field_from_world(setup: WorldSetup, average: Float64Array, sfm: bool = False) -> Float64Array:
-    """The similarity (4, 4) from the dataset's world to the field's frame."""
-    similarity = np.diag([setup.pose_scale] * 3 + [1.0])
-    similarity[:3, 3] = setup.move_all_cam_vec
-    similarity[:3] *= setup.pose_scale2
-    result: Float64Array = similarity @ centred_from_world(average, sfm)
-    return result
 
 
 def read_results(path: Path | str) -> Float64Array:

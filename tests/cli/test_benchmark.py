@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 import benchmark_archives as archives
 
 from reloc_core.cli.main import main
-from reloc_core.config import compose, experiments
+from reloc_core.composition import compose
+from reloc_core.config import experiments
 from reloc_core.datasets.benchmarks import BENCHMARKS, FetchOptions
 from reloc_core.evaluation.published import read_published
 

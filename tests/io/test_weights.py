@@ -254,7 +254,13 @@ def test_every_installed_importer_can_be_loaded():
     plugins = {name for name, info in default_registry().plugins.items() if not info.problem}
     for plugin, wanted in {
         "scr_glace": {"ace_encoder", "ace_heads", "glace_head", "r2former", "xfeat"},
-        "gnn_relpose": {"relpose_gnn", "relpose_gnn_6scenes", "relpose_gnn_cambridge", "resnet34"},
+        "gnn_relpose": {
+            "relpose_gnn",
+            "relpose_gnn_6scenes",
+            "relpose_gnn_cambridge",
+            "resnet34",
+            "netvlad_vgg16",
+        },
         "nefes_refine": {"nefes_models", "dfnet", "vgg16"},
         "kfnet_temporal": {"kfnet_models"},
     }.items():
@@ -270,7 +276,7 @@ class Bomb:
 def test_command_line(tmp_path, capsys, monkeypatch):
     torch = pytest.importorskip("torch")
     pytest.importorskip("scr_glace")
-    from scr_glace.encoder import AceEncoder
+    from scr_glace.networks.encoder import AceEncoder
 
     monkeypatch.chdir(tmp_path)
     torch.save(AceEncoder().state_dict(), "ace_encoder_pretrained.pt")

@@ -22,7 +22,7 @@ pytestmark = [
 def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gnn")
     code = main(
-        ["train", "experiment=gnn_relpose/compact", "dataset=ace", f"dataset.root={ROOM}",
+        ["train", "experiment=gnn_relpose/matched", "dataset=ace", f"dataset.root={ROOM}",
          "dataset.frame_step=5", "estimator.train.iterations=150", f"map_dir={folder / 'map'}",
          f"output_dir={folder / 'fit'}"]
     )  # fmt: skip

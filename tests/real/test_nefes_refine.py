@@ -24,7 +24,7 @@ pytestmark = [
 def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nefes")
     code = main(
-        ["train", "experiment=nefes_refine/compact", "dataset=ace", f"dataset.root={ROOM}",
+        ["train", "experiment=nefes_refine/align", "dataset=ace", f"dataset.root={ROOM}",
          f"map_dir={folder / 'map'}", f"output_dir={folder / 'fit'}"]
     )  # fmt: skip
     assert code == 0

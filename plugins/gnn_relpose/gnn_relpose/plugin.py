@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gnn_relpose.config import GnnConfig
-from gnn_relpose.published_config import PublishedConfig
-from gnn_relpose.weights import PUBLISHED, RESNET34
+from gnn_relpose.compact.config import CompactConfig
+from gnn_relpose.matched.config import MatchedConfig
+from gnn_relpose.published.config import PublishedConfig
+from gnn_relpose.weights import NETVLAD, PUBLISHED, RESNET34
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 
@@ -23,14 +24,30 @@ def reloc_register_components(registry: Registry) -> None:
     registry.add(
         Component(
             interface="estimator",
-            name="gnn_relpose",
-            target="gnn_relpose.estimator:GnnEstimator",
-            config=GnnConfig,
+            name="gnn_regressor",
+            target="gnn_relpose.compact.estimator:CompactEstimator",
+            config=CompactConfig,
             produces="RelativePoses",
             solver="averaging",
             needs_map=True,
             reads_depth=False,
             summary="retrieved references and a graph network that regresses poses relative to them",
+            paper=f"{_PAPER}, on features of Potje et al., XFeat, CVPR 2024",
+            licence="Apache-2.0",
+        )
+    )
+    registry.add(
+        Component(
+            interface="estimator",
+            name="gnn_matched",
+            aliases=("gnn_relpose",),
+            target="gnn_relpose.matched.estimator:MatchedEstimator",
+            config=MatchedConfig,
+            produces="RelativePoses",
+            solver="averaging",
+            needs_map=True,
+            reads_depth=False,
+            summary="retrieved references, matched cells and their depth, weighed by a graph network",
             paper=f"after {_PAPER}, on features of Potje et al., XFeat, CVPR 2024",
             licence="Apache-2.0",
         )
@@ -39,7 +56,7 @@ def reloc_register_components(registry: Registry) -> None:
         Component(
             interface="estimator",
             name="gnn_published",
-            target="gnn_relpose.published_estimator:PublishedEstimator",
+            target="gnn_relpose.published.estimator:PublishedEstimator",
             config=PublishedConfig,
             produces="RelativePoses",
             solver="single_reference",
@@ -52,7 +69,7 @@ def reloc_register_components(registry: Registry) -> None:
                 "7Scenes, mean of medians": "0.16 or 0.17 m / 5.2 deg (trained on all seven; two "
                 "printed revisions)",
             },
-            weights=(*PUBLISHED, RESNET34),
+            weights=(*PUBLISHED, RESNET34, NETVLAD),
         )
     )
 

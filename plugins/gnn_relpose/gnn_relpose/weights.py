@@ -46,11 +46,30 @@ RESNET34 = Weights(
 )
 
 
+NETVLAD = Weights(
+    name="netvlad_vgg16",
+    summary="NetVLAD on VGG-16, with which RelPose-GNN ranks the images of 7-Scenes",
+    filename="netvlad_vgg16.tar",
+    licence=_LICENCE,
+    check="gnn_relpose.weights:check_netvlad",
+    urls=(f"{_MODELS}/netvlad_vgg16.tar",),
+    option="experiment=gnn_relpose/paper estimator.retrieval_weights=FILE",
+)
+
+
+def check_netvlad(path: Path) -> str:
+    """Read NetVLAD on VGG-16; see `reloc_core.weights.Check`."""
+    from gnn_relpose.published.retrieval import read_netvlad
+
+    read_netvlad(path)
+    return "NetVLAD on VGG-16 with 64 centres"
+
+
 def check_relpose(path: Path) -> str:
     """Read a checkpoint of RelPose-GNN; see `reloc_core.weights.Check`."""
     import torch
 
-    from gnn_relpose.published import PublishedNetwork, read_checkpoint
+    from gnn_relpose.published.network import PublishedNetwork, read_checkpoint
     from reloc_core.features.weights import check_layout
 
     state = read_checkpoint(path)
@@ -65,7 +84,7 @@ def check_resnet34(path: Path) -> str:
     """Read torchvision's ResNet-34; see `reloc_core.weights.Check`."""
     import torch
 
-    from gnn_relpose.resnet import ResNet34
+    from gnn_relpose.published.resnet import ResNet34
     from reloc_core.features.weights import check_layout, read_state_dict
 
     state = read_state_dict(path, "ResNet-34 of torchvision")

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from gnn_relpose.config import GnnConfig
+from gnn_relpose.matched.config import MatchedConfig
 
 from reloc_core.geometry import so3_exp
 from reloc_core.interfaces import Dataset
@@ -66,7 +66,7 @@ class Walls(Dataset):
         return Query(frame.name, frame.camera, frame.world_from_cam, image=image)
 
 
-def _start_run(path, config, dataset, extra=(), component="gnn_relpose"):
+def _start_run(path, config, dataset, extra=(), component="gnn_matched"):
     return start_run(
         path, component, dataset, config, plugin="gnn_relpose", extra_datasets=tuple(extra)
     )
@@ -89,7 +89,7 @@ def config():
 
 
 def tiny_config():
-    config = GnnConfig()
+    config = MatchedConfig()
     config.image.resolution = HEIGHT
     config.image.cells = 120
     config.retrieval.clusters = 4
@@ -114,10 +114,10 @@ def make_walls():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, walls, start_run):
-    from gnn_relpose.estimator import GnnEstimator
+    from gnn_relpose.matched.estimator import MatchedEstimator
 
     config = tiny_config()
     run = start_run(tmp_path_factory.mktemp("maps") / "map", config, walls)
-    estimator = GnnEstimator(config)
+    estimator = MatchedEstimator(config)
     estimator.fit(walls, run)
     return estimator, run.map.finish()

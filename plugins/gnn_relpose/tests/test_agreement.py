@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gnn_relpose.agreement import Agreement, agreement
-from gnn_relpose.align import Matches, align, align_together, fits
-from gnn_relpose.calibration import Calibration
-from gnn_relpose.estimator import GnnEstimator
-from gnn_relpose.network import EdgePoses, GraphBatch
-from gnn_relpose.poses import compose, difference, exp_rotation, invert
-from gnn_relpose.topology import batch_edges
+from gnn_relpose.matched.agreement import Agreement, agreement
+from gnn_relpose.matched.align import Matches, align, align_together, fits
+from gnn_relpose.matched.calibration import Calibration
+from gnn_relpose.matched.estimator import MatchedEstimator
+from gnn_relpose.matched.network import EdgePoses, GraphBatch
+from gnn_relpose.shared.poses import compose, difference, exp_rotation, invert
+from gnn_relpose.shared.topology import batch_edges
 
 from reloc_core.geometry import rotation_angle_deg
 from reloc_core.interfaces import Runtime
@@ -145,7 +145,7 @@ def test_confidence_tips_at_the_calibrated_share():
 def test_map_keeps_the_calibration(trained):
     estimator, scene_map = trained
     assert estimator.calibration != Calibration()
-    loaded = GnnEstimator(estimator.config)
+    loaded = MatchedEstimator(estimator.config)
     loaded.load(scene_map, Runtime(threads=1))
     assert loaded.calibration == estimator.calibration
 
@@ -175,7 +175,7 @@ def test_images_of_another_place_are_not_localized(trained, make_walls):
 def indexed(estimator, scene_map, dataset, path, start_run, **graph):
     train = replace(estimator.config.train, warm_start=str(scene_map.path), iterations=0)
     config = replace(estimator.config, train=train, graph=replace(estimator.config.graph, **graph))
-    result = GnnEstimator(config)
+    result = MatchedEstimator(config)
     result.fit(dataset, start_run(path / "map", config, dataset))
     return result
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gnn_relpose.config import check
-from gnn_relpose.estimator import GnnEstimator
-from gnn_relpose.graphs import augment, make_batch, training_graph
+from gnn_relpose.matched.config import check
+from gnn_relpose.matched.estimator import MatchedEstimator
+from gnn_relpose.matched.graphs import augment, make_batch, training_graph
 
 from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.geometry import rotation_angle_deg
@@ -18,7 +18,7 @@ from reloc_core.solvers.relative_poses import AveragingSolver
 
 def test_localizes_unseen_images_and_reloads(trained, make_walls):
     estimator, scene_map = trained
-    loaded = GnnEstimator(estimator.config)
+    loaded = MatchedEstimator(estimator.config)
     loaded.load(scene_map, Runtime(threads=1, seed=1))
     solver, away, turned = AveragingSolver(AveragingConfig()), [], []
     queries = make_walls(6, seed=9)
@@ -42,7 +42,7 @@ def test_the_scale_of_the_scene_does_not_matter(make_walls, trained, tmp_path, s
     config.train.warm_start, config.train.iterations = str(scene_map.path), 0
     large = make_walls(16, scale=40.0)
     run = start_run(tmp_path / "map", config, large)
-    scaled = GnnEstimator(config)
+    scaled = MatchedEstimator(config)
     scaled.fit(large, run)
     query = make_walls(2, seed=9)[0].without_ground_truth()
     one, other = estimator.estimate(query), scaled.estimate(query)
@@ -54,19 +54,19 @@ def test_cameras_in_one_place_are_refused(config, make_walls, tmp_path, start_ru
     still = make_walls(6, spread=0.0)
     run = start_run(tmp_path / "map", config, still)
     with pytest.raises(DataError, match="parallax"):
-        GnnEstimator(config).fit(still, run)
+        MatchedEstimator(config).fit(still, run)
 
 
 def test_leave_one_out_needs_other_scenes(config, walls, tmp_path, start_run):
     config.train.regime = "leave_one_out"
     with pytest.raises(DataError, match="extra_datasets"):
-        GnnEstimator(config).fit(walls, start_run(tmp_path / "map", config, walls))
+        MatchedEstimator(config).fit(walls, start_run(tmp_path / "map", config, walls))
 
 
 def test_a_query_of_nothing_has_no_good_neighbour(trained, walls):
     estimator, _ = trained
     black = replace(walls[0], image=np.zeros_like(walls[0].image))
-    strict = GnnEstimator(replace(estimator.config, min_similarity=2.0))
+    strict = MatchedEstimator(replace(estimator.config, min_similarity=2.0))
     strict.load(trained[1], Runtime(threads=1))
     evidence = strict.estimate(walls[0])
     assert len(evidence.world_from_ref) == 0
@@ -76,8 +76,19 @@ def test_a_query_of_nothing_has_no_good_neighbour(trained, walls):
     assert np.isfinite(estimator.estimate(black).ref_from_cam).all()
 
 
+def test_signals_tell_the_scene_from_noise(trained, walls):
+    estimator, _ = trained
+    noise = np.random.default_rng(0).integers(0, 255, walls[0].image.shape, dtype=np.uint8)
+    lenient = MatchedEstimator(replace(estimator.config, min_similarity=0.0))
+    lenient.load(trained[1], Runtime(threads=1))
+    known = lenient.estimate(walls[0]).signals
+    strange = lenient.estimate(replace(walls[0], image=noise)).signals
+    assert set(known) == set(strange) == {"retrieval", "agreement", "support"}
+    assert all(known[name] > strange[name] for name in known)
+
+
 def graph_of(estimator, walls, references):
-    from gnn_relpose.scene import Pairs
+    from gnn_relpose.matched.scene import Pairs
 
     scene = estimator.scene
     count = len(references)
@@ -110,7 +121,7 @@ def test_graphs_of_a_batch_do_not_mix_and_order_does_not_matter(trained, walls):
 
 def test_augmentation_keeps_matches_and_poses_consistent(trained, config):
     """Points of exact matches still project to their matches after turning and mirroring."""
-    from gnn_relpose.align import Matches, residuals
+    from gnn_relpose.matched.align import Matches, residuals
 
     estimator, _ = trained
     scene, pairs = graph_of(estimator, None, [3, 5, 7, 9])
@@ -134,7 +145,7 @@ def test_map_of_another_shape_is_refused(trained):
     estimator, scene_map = trained
     network = replace(estimator.config.network, channels=64)
     with pytest.raises(MapError, match="another shape"):
-        GnnEstimator(replace(estimator.config, network=network)).load(scene_map, Runtime())
+        MatchedEstimator(replace(estimator.config, network=network)).load(scene_map, Runtime())
 
 
 def test_options_are_checked(config):
@@ -143,17 +154,17 @@ def test_options_are_checked(config):
         check(config)
     config.network.channels, config.train.regime = 32, "all"
     with pytest.raises(ConfigError, match="regime"):
-        GnnEstimator(config)
+        MatchedEstimator(config)
 
 
 def test_interrupted_training_resumes_to_the_same_network(
     config, make_walls, tmp_path, start_run, monkeypatch
 ):
-    from gnn_relpose.train import Trainer
+    from gnn_relpose.matched.training import Trainer
 
     config.train.iterations, config.train.checkpoint_seconds = 12, 0
     walls = make_walls(8)
-    whole = GnnEstimator(config)
+    whole = MatchedEstimator(config)
     whole.fit(walls, start_run(tmp_path / "whole", config, walls))
     iterate = Trainer.iterate
 
@@ -164,13 +175,13 @@ def test_interrupted_training_resumes_to_the_same_network(
 
     monkeypatch.setattr(Trainer, "iterate", stop)
     with pytest.raises(KeyboardInterrupt):
-        GnnEstimator(config).fit(walls, start_run(tmp_path / "map", config, walls))
+        MatchedEstimator(config).fit(walls, start_run(tmp_path / "map", config, walls))
     monkeypatch.setattr(Trainer, "iterate", iterate)
     steps = []
     monkeypatch.setattr(
         Trainer, "iterate", lambda self: (steps.append(self.step), iterate(self))[1]
     )
-    resumed = GnnEstimator(config)
+    resumed = MatchedEstimator(config)
     resumed.fit(walls, start_run(tmp_path / "map", config, walls))
     assert steps[0] == 6
     for key, value in whole.network.state_dict().items():

@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 import torch
-from gnn_relpose.align import Matches, Prior, align, residuals
-from gnn_relpose.depth import triangulate
-from gnn_relpose.poses import (
+from gnn_relpose.matched.align import Matches, Prior, align, residuals
+from gnn_relpose.matched.depth import triangulate
+from gnn_relpose.shared.poses import (
     difference,
     exp_quaternion,
     exp_rotation,
@@ -116,7 +116,7 @@ def test_alignment_recovers_the_pose_and_ignores_unweighted_cells():
 def test_jacobian_is_that_of_finite_differences():
     truth, matches = scene(1, 8)
     start = perturb(truth, torch.full((1, 6), 0.05, dtype=torch.float64))
-    from gnn_relpose.align import _jacobian
+    from gnn_relpose.matched.align import _jacobian
 
     _, front, local = residuals(start, matches)
     analytic = _jacobian(local, front)

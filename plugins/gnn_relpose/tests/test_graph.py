@@ -6,10 +6,15 @@ import types
 import numpy as np
 import pytest
 import torch
-from gnn_relpose.layers import ChannelAttention, GnnLayer
-from gnn_relpose.scatter import scatter_mean, scatter_softmax, scatter_sum, torch_scatter_module
-from gnn_relpose.selection import Thinning, pose_distances, spaced, spread, thin
-from gnn_relpose.topology import batch_edges, fully_connected, nearest_edges
+from gnn_relpose.shared.layers import ChannelAttention, GnnLayer
+from gnn_relpose.shared.scatter import (
+    scatter_mean,
+    scatter_softmax,
+    scatter_sum,
+    torch_scatter_module,
+)
+from gnn_relpose.shared.selection import Thinning, pose_distances, spaced, spread, thin
+from gnn_relpose.shared.topology import batch_edges, fully_connected, nearest_edges
 
 from reloc_core.geometry import so3_exp
 

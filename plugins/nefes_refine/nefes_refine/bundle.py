@@ -6,15 +6,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nefes_refine.compact_field import CompactField
+from nefes_refine.compact.posenet import PoseNet
 from nefes_refine.config import FieldConfig, NefesConfig, ViewConfig
-from nefes_refine.features import FeatureNetwork, XFeatFeatures
-from nefes_refine.mapped_views import MappedViews
-from nefes_refine.posenet import PoseNet
-from nefes_refine.rendering import Field
-from nefes_refine.scene import Scene
+from nefes_refine.field.compact_field import CompactField
+from nefes_refine.field.features import FeatureNetwork, XFeatFeatures
+from nefes_refine.field.rendering import Field
+from nefes_refine.field.scene import Scene
+from nefes_refine.refine.mapped_views import MappedViews
+from nefes_refine.refine.novelty import Novelty
+from nefes_refine.regressor import Regressor
 from reloc_core.errors import MapError
 from reloc_core.interfaces import Run, Runtime
 from reloc_core.maps import Map
@@ -34,15 +36,22 @@ class Bundle:
         covariance: (6, 6) of the regressor's errors.
         views: the training images in short.
         device: where they are.
+        novelty: what is usual for images that the regressor has not seen; None in older maps.
     """
 
     config: NefesConfig
     field: Field
     features: FeatureNetwork
-    regressor: nn.Module
+    regressor: Regressor
     covariance: Tensor
     views: MappedViews
     device: torch.device
+    novelty: Novelty | None = None
+
+    @property
+    def shared_network(self) -> bool:
+        """Whether the features need no weights beside the regressor's and those of an installed package."""
+        return self.features.network is self.regressor or self.config.regressor.name == "posenet"
 
     @property
     def scene(self) -> Scene:
@@ -54,7 +63,7 @@ def build_field(config: FieldConfig, scene: Scene, channels: int) -> Field:
     """A new field of the configured kind."""
     if config.name == "hashgrid":
         return CompactField(config, scene, channels)
-    from nefes_refine.paper_field import PaperField
+    from nefes_refine.published.mlp_field import PaperField
 
     return PaperField(config, scene, channels)
 
@@ -63,6 +72,8 @@ def save_bundle(run: Run, bundle: Bundle) -> None:
     """Write the map. The hash table is rounded to fp16; networks keep fp32."""
     tensors = {f"field.{k}": v for k, v in bundle.field.state_dict().items()}
     tensors |= {f"regressor.{k}": v for k, v in bundle.regressor.state_dict().items()}
+    if not bundle.shared_network:
+        tensors |= {f"feature_network.{k}": v for k, v in bundle.features.state().items()}
     tensors["covariance"] = bundle.covariance
     tensors["views.descriptors"] = bundle.views.descriptors
     tensors["views.poses"] = bundle.views.poses
@@ -75,6 +86,7 @@ def save_bundle(run: Run, bundle: Bundle) -> None:
             "field": asdict(bundle.config.field),
             "view": asdict(bundle.config.view),
             "regressor": bundle.config.regressor.name,
+            "novelty": bundle.novelty.metadata() if bundle.novelty else None,
             "views": {"cost": bundle.views.cost, "spread": bundle.views.spread},
             "features": {
                 "name": bundle.features.name, "channels": bundle.features.channels,
@@ -100,12 +112,14 @@ def load_bundle(scene_map: Map, runtime: Runtime) -> Bundle:
         scene = Scene.from_metadata(metadata["scene"])
         field = build_field(config.field, scene, metadata["features"]["channels"])
         field.load_state_dict(_part(tensors, "field."))
-        regressor, features = _networks(config, _part(tensors, "regressor."), metadata, runtime)
+        regressor, features = _networks(config, tensors, metadata, runtime)
         covariance = tensors["covariance"].double()
         views = MappedViews(
             tensors["views.descriptors"], tensors["views.poses"].double(),
             float(metadata["views"]["cost"]), float(metadata["views"]["spread"]),
         )  # fmt: skip
+        known = metadata.get("novelty")
+        novelty = Novelty(**known) if known else None
     except (KeyError, TypeError, RuntimeError) as error:
         raise MapError(
             f"{scene_map.path} holds no feature field of this version ({str(error)[:200]}). "
@@ -118,23 +132,30 @@ def load_bundle(scene_map: Map, runtime: Runtime) -> Bundle:
             "again."
         )
     field = field.to(device).eval().requires_grad_(False)
-    return Bundle(config, field, features, regressor.to(device), covariance, views, device)
+    return Bundle(config, field, features, regressor.to(device), covariance, views, device, novelty)
 
 
 def _networks(
-    config: NefesConfig, state: dict[str, Tensor], metadata: dict[str, Any], runtime: Runtime
-) -> tuple[nn.Module, FeatureNetwork]:
+    config: NefesConfig, tensors: dict[str, Tensor], metadata: dict[str, Any], runtime: Runtime
+) -> tuple[Regressor, FeatureNetwork]:
     """The regressor and the feature network of a map."""
+    state = _part(tensors, "regressor.")
     if config.regressor.name == "posenet":
-        network: nn.Module = PoseNet(metadata["features"]["channels"])
+        network = PoseNet(metadata["features"]["channels"])
         network.load_state_dict(state)
         return network.eval().requires_grad_(False), XFeatFeatures(runtime.device)
-    from nefes_refine.dfnet import DFNet, DFNetFeatures
+    from nefes_refine.published.dfnet import DFNet, DFNetFeatures
 
-    dfnet = DFNet()
-    dfnet.load_state_dict(state)
-    dfnet = dfnet.to(runtime.device).eval().requires_grad_(False)
-    return dfnet, DFNetFeatures(dfnet, config.view.stride)
+    def dfnet(tensors: dict[str, Tensor]) -> DFNet:
+        network = DFNet()
+        network.load_state_dict(tensors)
+        return network.to(runtime.device).eval().requires_grad_(False)
+
+    regressor = dfnet(state)
+    regressor.scene = Scene.from_metadata(metadata["scene"])
+    other = _part(tensors, "feature_network.")
+    seeing = dfnet(other) if other else regressor
+    return regressor, DFNetFeatures(seeing, config.view.stride)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

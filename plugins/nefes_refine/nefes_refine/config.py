@@ -72,12 +72,16 @@ class SceneConfig:
     """The volume that the field covers.
 
     Attributes:
+        constants: published scene whose frames and depth range are used, such as "7scenes_sfm/chess",
+            "7scenes_dslam/heads" or "cambridge/ShopFacade"; official weights need those of their
+            scene. "" for the files below or to measure the volume.
         world_setup: path of a published `world_setup.json`; "" to measure the volume.
         pose_average: path of the `pose_avg_stats.txt` that belongs to it.
         sfm_frame: whether these two are of the SfM ground truth (no mirroring of the world).
         margin: growth of the measured volume on each side, as a share of its longest side.
     """
 
+    constants: str = ""
     world_setup: str = ""
     pose_average: str = ""
     sfm_frame: bool = False
@@ -90,7 +94,11 @@ class TrainingConfig:
 
     Attributes:
         max_images: train on at most so many images, evenly spread.
+        frame_step: train on every so-many-th image of a sequence; None: as published for
+            `scene.constants`, else all.
         validation_every: every so-many-th image is held out to measure PSNR and feature similarity.
+        epochs: the three counts that follow are passes over the images, `images_per_step` at a time,
+            as published, and not steps.
         colour_steps: steps of the first stage: colour (and depth).
         feature_steps: steps of the second stage: colour and features.
         fusion_steps: steps of the third stage: colour, features and fusion, on patches of rays.
@@ -109,7 +117,9 @@ class TrainingConfig:
     """
 
     max_images: int = 400
+    frame_step: int | None = None
     validation_every: int = 40
+    epochs: bool = False
     colour_steps: int = 600
     feature_steps: int = 900
     fusion_steps: int = 200
@@ -133,7 +143,7 @@ class RegressorConfig:
 
     Attributes:
         name: "posenet" (small network on the frozen features) or "dfnet" (VGG-16 with taps).
-        weights: dfnet: path of a `checkpoint-*.pt` of DFNet to start from; "" for none.
+        weights: dfnet: path of a published `checkpoint-*.pt` of DFNet that is used as it is; "" trains.
         vgg_weights: dfnet: path of torchvision's `vgg16-*.pth` (ImageNet); "" starts untrained.
         synthetic_views: random views rendered from the field per training image.
         refresh_every: dfnet: epochs after which the random views are drawn anew.
@@ -141,7 +151,11 @@ class RegressorConfig:
         rotation_deg: random views: largest rotation about each axis.
         box_margin: random views stay within the training positions' box grown by this, scene units;
             None: 0.1 of the median depth.
-        epochs: passes over the real and synthetic images.
+        frame_step: dfnet: as in `TrainingConfig`.
+        epochs: passes over the real and synthetic images, at most.
+        patience: dfnet: epochs without a better loss on held-out images after which the learning rate
+            is multiplied by 0.95.
+        stop_patience: dfnet: the same after which training ends.
         batch: images per step.
         learning_rate: of Adam.
         triplet_margin: dfnet: of the features' triplet loss; a weight of 0 switches it off.
@@ -156,7 +170,10 @@ class RegressorConfig:
     translation: float | None = None
     rotation_deg: float = 15.0
     box_margin: float | None = None
+    frame_step: int | None = None
     epochs: int = 25
+    patience: int = 50
+    stop_patience: int = 200
     batch: int = 32
     learning_rate: float = 1e-3
     triplet_margin: float = 1.0
@@ -169,9 +186,13 @@ class NefesConfig:
 
     Attributes:
         features: network whose features the field learns, "xfeat" or "dfnet".
+        feature_weights: dfnet: `checkpoint-*.pt` of another DFNet than the regressor, or a map of this
+            estimator that holds one, whose features the field learns; "" for the regressor's own. The
+            published numbers of 7-Scenes with SfM poses take that of the original poses.
     """
 
     features: str = "xfeat"
+    feature_weights: str = ""
     view: ViewConfig = dataclasses.field(default_factory=ViewConfig)
     scene: SceneConfig = dataclasses.field(default_factory=SceneConfig)
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
@@ -233,11 +254,24 @@ def check(config: NefesConfig) -> None:
     )  # fmt: skip
     options.positive("training.max_images", "training.rays", "training.patches",
                      "training.patch_size", "training.learning_rate", "training.decay")  # fmt: skip
+    options.at_least(1, "training.frame_step", "regressor.frame_step")
     options.at_least(
         0, "training.colour_steps", "training.feature_steps", "training.fusion_steps",
         "training.depth_weight", "training.feature_weight", "regressor.synthetic_views",
         "regressor.translation", "regressor.rotation_deg", "regressor.box_margin", "regressor.epochs",
     )  # fmt: skip
+    if config.training.epochs and not config.training.images_per_step:
+        raise ConfigError(
+            "estimator.training.epochs=true needs estimator.training.images_per_step of 1 or more."
+        )
+    if config.feature_weights and config.features != "dfnet":
+        raise ConfigError(
+            "estimator.feature_weights are of a DFNet: set estimator.features=dfnet too."
+        )
+    if config.scene.constants and config.scene.world_setup:
+        raise ConfigError(
+            "estimator.scene.constants and estimator.scene.world_setup say the same: give one of them."
+        )
     if bool(config.scene.world_setup) != bool(config.scene.pose_average):
         raise ConfigError(
             "estimator.scene.world_setup and estimator.scene.pose_average belong together: give both."

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 import torch
 
 from nefes_refine.bundle import Bundle, build_field, load_bundle, save_bundle
-from nefes_refine.compact_field import CompactField
+from nefes_refine.compact.training import measure_errors, prepare, train_posenet
 from nefes_refine.config import NefesConfig, check
-from nefes_refine.data import Images, mapped_frames, read_images
-from nefes_refine.features import FeatureNetwork, XFeatFeatures
-from nefes_refine.field_training import FieldTrainer, evaluate_field
-from nefes_refine.mapped_views import MappedViews, describe
-from nefes_refine.posenet import PoseNet
-from nefes_refine.refiner import Target
-from nefes_refine.regressor_training import regress, residual_covariance, train_posenet
-from nefes_refine.rendering import Field
-from nefes_refine.scene import measure_scene
-from nefes_refine.sparse import triangulated_points
+from nefes_refine.field.compact_field import CompactField
+from nefes_refine.field.data import (
+    Images,
+    held_out,
+    mapped_frames,
+    measured,
+    read_images,
+    scene_points,
+)
+from nefes_refine.field.features import FeatureNetwork, XFeatFeatures
+from nefes_refine.field.rendering import Field
+from nefes_refine.field.scene import measure_scene
+from nefes_refine.field.training import FieldTrainer, evaluate_field
+from nefes_refine.refine.mapped_views import MappedViews
+from nefes_refine.target import Target
 from reloc_core.errors import MapError
 from reloc_core.geometry import transform
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
-from reloc_core.types import Float64Array, PosePrior, Query
-
-_DEPTH_STEP = 7  # every so-many-th measured cell tells where the scene is
-_MIN_VALIDATION = 4
+from reloc_core.types import PosePrior, Query
 
 
 class NefesEstimator(Estimator):
@@ -57,17 +58,18 @@ class NefesEstimator(Estimator):
             RelocError: the training diverged.
         """
         if self.config.regressor.name == "dfnet":
-            from nefes_refine.published import fit_published
+            from nefes_refine.published.recipe import fit_published
 
             self.bundle = fit_published(self.config, dataset, run)
             return
         device = torch.device(run.runtime.device)
         network = XFeatFeatures(run.runtime.device)
-        frames = mapped_frames(dataset, self.config.training.max_images)
+        options = self.config.training
+        frames = mapped_frames(dataset, options.max_images, options.frame_step or 1)
         held = held_out(len(frames), self.config.training.validation_every)
         images = read_images(dataset, frames[~held], self.config, run, network)
         unseen = read_images(dataset, frames[held], self.config, run, network)
-        field, measured = self._field(dataset, images, network, run, device)
+        field, known = self._field(dataset, images, network, run, device)
         began = time.process_time()
         trainer = FieldTrainer(self.config.training, field, images, run.runtime.seed)
         checkpoint = run.map.load_checkpoint()
@@ -80,16 +82,18 @@ class NefesEstimator(Estimator):
         field = field.eval().requires_grad_(False)
         quality = evaluate_field(field, unseen, range(len(unseen)))
         run.log("field", **quality, **seconds)
-        regressor = train_posenet(self.config.regressor, field, images, run, run.runtime.seed)
-        covariance = torch.from_numpy(residual_covariance(regressor, unseen))
-        views = mapped_views(images, quality)
+        views, seed = MappedViews.of(images, quality), run.runtime.seed
+        lesson = prepare(self.config.regressor, field, images, run, seed)
+        regressor = train_posenet(self.config.regressor, lesson, run, seed)
+        errors = measure_errors(self.config.regressor, lesson, views, images, run, seed)
         self.bundle = Bundle(
-            self.config, field, network, regressor.to(device), covariance, views, device
-        )
+            self.config, field, network, regressor.to(device), torch.from_numpy(errors[0]), views,
+            device, errors[1],
+        )  # fmt: skip
         save_bundle(run, self.bundle)
         run.map.details.update(
             images=len(images), parameters=sum(p.numel() for p in field.parameters()),
-            depth=bool(measured), validation=quality, **seconds,
+            depth=known, validation=quality, **seconds,
         )  # fmt: skip
 
     def _field(
@@ -97,20 +101,15 @@ class NefesEstimator(Estimator):
         device: torch.device,
     ) -> tuple[Field, bool]:  # fmt: skip
         """An untrained field of the scene's size, and whether its surfaces were measured."""
-        measured = images.depths is not None and bool((images.depths > 0).any())
-        points = (
-            depth_points(images)
-            if measured
-            else triangulated_points(dataset, images.indices, self.config.view, run)
-        )
+        points = scene_points(dataset, images, self.config, run)
         centers = images.poses[:, :3, 3].numpy()
         scene = measure_scene(centers, points, self.config.scene)
         torch.manual_seed(run.runtime.seed)
         field = build_field(self.config.field, scene, network.channels).to(device)
-        if measured and isinstance(field, CompactField):
+        if measured(images) and isinstance(field, CompactField):
             inside = transform(scene.field_from_world, points)
             field.mark_occupied(torch.from_numpy(inside).float().to(device))
-        return field, measured
+        return field, measured(images)
 
     def load(self, scene_map: Map, runtime: Runtime) -> None:
         """See `Estimator.load`.
@@ -123,48 +122,16 @@ class NefesEstimator(Estimator):
     # ---------------------------------------------------------------------------- localization
 
     def estimate(self, query: Query) -> PosePrior:
-        """See `Estimator.estimate`: the regressed pose with the covariance of held-out images."""
+        """See `Estimator.estimate`: the regressed pose with the covariance of stretches that were held out.
+
+        The covariance grows with the distance from what was mapped.
+        """
         if self.bundle is None:
             raise MapError("nefes_regressor has no map yet: call load or fit first.")
         target = Target(self.bundle, query)
-        pose = regress_image(self.bundle, target)
-        return PosePrior(pose, self.bundle.covariance.cpu().numpy())
-
-
-@torch.inference_mode()
-def regress_image(bundle: Bundle, target: Target) -> Float64Array:
-    """The regressor's pose (4, 4) of one image."""
-    if isinstance(bundle.regressor, PoseNet):
-        pose: Float64Array = regress(bundle.regressor, target.features[None])[0]
-        return pose
-    from nefes_refine.published import regress_dfnet
-
-    return regress_dfnet(bundle, target.view.image)
-
-
-def mapped_views(images: Images, quality: dict[str, float]) -> MappedViews:
-    """The training images in short, with what `evaluate_field` found on unseen ones."""
-    descriptors = torch.stack([describe(images.maps([i])[0]) for i in range(len(images))])
-    return MappedViews(
-        descriptors.half(), images.poses, 1 - quality["fused"], quality["fused_spread"]
-    )
-
-
-def held_out(count: int, every: int) -> np.ndarray:
-    """Which of `count` images validate: every so-many-th, but at least some of a small scene."""
-    mask = np.zeros(count, bool)
-    step = max(2, min(every, count // _MIN_VALIDATION))
-    mask[step // 2 :: step] = True
-    return mask
-
-
-def depth_points(images: Images) -> Float64Array:
-    """Scene points (M, 3) of the measured cells of all images, thinned."""
-    assert images.depths is not None
-    points = []
-    for number in range(len(images)):
-        depth = images.depths[number]
-        known = torch.nonzero(depth > 0)[::_DEPTH_STEP, 0]
-        local = images.directions[number][known] * depth[known, None]
-        points.append(transform(images.poses[number].numpy(), local.double().numpy()))
-    return np.concatenate(points)
+        pose, covariance = target.locate(), self.bundle.covariance.cpu().numpy()
+        if self.bundle.novelty is None:
+            return PosePrior(pose, covariance)
+        views = self.bundle.views
+        signals, factor = self.bundle.novelty.judge(views, target.features, pose, covariance)
+        return PosePrior(pose, covariance * factor, signals=signals)

@@ -44,7 +44,7 @@ def reloc_register_components(registry: Registry) -> None:
         Component(
             interface="refiner",
             name="nefes_refine",
-            target="nefes_refine.refiner:NefesRefiner",
+            target="nefes_refine.refine.refiner:NefesRefiner",
             config=RefineConfig,
             reads_maps_of=("nefes_regressor",),
             needs_map=True,

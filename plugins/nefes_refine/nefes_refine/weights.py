@@ -46,7 +46,7 @@ def check_model(path: Path) -> str:
         return check_field(path)
     import torch
 
-    from nefes_refine.dfnet import DFNet
+    from nefes_refine.published.dfnet import DFNet
     from reloc_core.features.weights import check_layout, read_state_dict
 
     with torch.device("meta"):
@@ -59,8 +59,8 @@ def check_field(path: Path) -> str:
     """Read a field of NeFeS; see `reloc_core.weights.Check`."""
     import torch
 
-    from nefes_refine.checkpoints import read_field
-    from nefes_refine.paper_field import CoarseNetwork, RadianceMLP
+    from nefes_refine.published.checkpoints import read_field
+    from nefes_refine.published.mlp_field import CoarseNetwork, RadianceMLP
     from reloc_core.features.weights import check_layout
 
     states = read_field(path)
@@ -77,7 +77,7 @@ def check_field(path: Path) -> str:
 
 def check_vgg16(path: Path) -> str:
     """Read torchvision's VGG-16; see `reloc_core.weights.Check`."""
-    from nefes_refine.dfnet import DFNet, load_vgg16
+    from nefes_refine.published.dfnet import DFNet, load_vgg16
 
     load_vgg16(DFNet(), path)
     return "VGG-16 of torchvision"

@@ -5,7 +5,7 @@ contract of refiners and to its own cost, and by the other tests of this folder 
 scene.
 """
 
-from nefes_refine.refiner import Target
+from nefes_refine.target import Target
 
 from reloc_core.testing import EstimatorConformance, RefinerContract
 

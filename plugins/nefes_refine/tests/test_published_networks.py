@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from nefes_refine.checkpoints import export_field, import_field
 from nefes_refine.config import FieldConfig
-from nefes_refine.dfnet import DFNet, DFNetFeatures, load_dfnet, triplet_loss
-from nefes_refine.gradient_modes import channel_cosine_loss
-from nefes_refine.paper_field import (
+from nefes_refine.field.scene import Scene
+from nefes_refine.published.checkpoints import export_field, import_field
+from nefes_refine.published.dfnet import DFNet, DFNetFeatures, load_dfnet, triplet_loss
+from nefes_refine.published.mlp_field import (
     CoarseNetwork,
     Fusion,
     PaperField,
@@ -15,7 +15,7 @@ from nefes_refine.paper_field import (
     RadianceMLP,
     sinusoidal,
 )
-from nefes_refine.scene import Scene
+from nefes_refine.refine.gradient_modes import channel_cosine_loss
 
 from reloc_core.errors import MapError
 

@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 import torch
 from nefes_refine.config import NefesConfig, RefineConfig
-from nefes_refine.data import Images
-from nefes_refine.dfnet import DFNet
 from nefes_refine.estimator import NefesEstimator
-from nefes_refine.field_training import FieldTrainer
-from nefes_refine.paper_field import PaperField
-from nefes_refine.published import centred, dfnet_loss, from_centred
-from nefes_refine.refiner import NefesRefiner
-from nefes_refine.scene import Scene
-from nefes_refine.views import cell_rays
+from nefes_refine.field.data import Images, mapped_frames
+from nefes_refine.field.scene import Scene
+from nefes_refine.field.training import FieldTrainer
+from nefes_refine.published.dfnet import DFNet, DFNetFeatures
+from nefes_refine.published.dfnet_training import DFNetTrainer, dfnet_loss, photographs
+from nefes_refine.published.mlp_field import PaperField
+from nefes_refine.published.recipe import feature_dfnet
+from nefes_refine.refine.refiner import NefesRefiner
 
 from reloc_core.errors import ConfigError
 from reloc_core.geometry import rotation_angle_deg, so3_exp
-from reloc_core.interfaces import Runtime
-from reloc_core.types import Camera, Localization, Status
+from reloc_core.interfaces import Dataset, Runtime
+from reloc_core.mapping.views import pixel_rays
+from reloc_core.types import Camera, Frame, Localization, Status
 
 
 def paper_config():
@@ -36,7 +37,7 @@ def paper_config():
 def random_images(count=4, rows=12, columns=16, channels=128):
     generator = torch.Generator().manual_seed(0)
     cells = Camera("PINHOLE", columns, rows, (14.0, 14.0, 7.5, 5.5))
-    rays = torch.from_numpy(cell_rays(cells).reshape(1, -1, 3)).float()
+    rays = torch.from_numpy(pixel_rays(cells).reshape(1, -1, 3)).float()
     number = rows * columns
     return Images(
         np.arange(count), [cells] * count, torch.eye(4).double().repeat(count, 1, 1),
@@ -86,13 +87,13 @@ def test_centred_frame_is_rigid_and_invertible():
     poses = np.tile(np.eye(4), (2, 1, 1))
     poses[1, :3, :3] = so3_exp(np.array([0.0, 0.3, 0.1]))
     poses[1, :3, 3] = [0.0, 3.0, 4.0]
-    moved = centred(scene, torch.from_numpy(poses))
+    moved = scene.centred(torch.from_numpy(poses))
     assert float((moved[1, :, 3] - moved[0, :, 3]).norm()) == pytest.approx(5.0)
     angle = rotation_angle_deg(moved[0, :, :3].numpy(), moved[1, :, :3].numpy())
     assert float(angle) == pytest.approx(
         float(rotation_angle_deg(poses[0, :3, :3], poses[1, :3, :3]))
     )
-    np.testing.assert_allclose(from_centred(scene, moved), poses[:, :3], atol=1e-12)
+    np.testing.assert_allclose(scene.from_centred(moved), poses[:, :3], atol=1e-12)
 
 
 def test_the_whole_published_chain(tmp_path, make_wall, start_run):
@@ -103,11 +104,114 @@ def test_the_whole_published_chain(tmp_path, make_wall, start_run):
     loaded = NefesEstimator(config)
     loaded.load(scene_map, Runtime(threads=1))
     prior = loaded.estimate(wall[0])
-    np.testing.assert_allclose(np.linalg.det(prior.world_from_cam[:3, :3]), 1, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.det(prior.world_from_cam[:3, :3]), 1, atol=1e-12)
     refiner = NefesRefiner(RefineConfig(mode="weights", iterations=2))
     refiner.load(scene_map, Runtime(threads=1))
     start = Localization(Status.LOCALIZED, world_from_cam=wall[0].world_from_cam)
     assert np.isfinite(refiner.refine(wall[0], start).world_from_cam).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "step", "published"),
+    [(4000, 2, 300_000), (231, 1, 35_000)],
+    ids=["chess", "ShopFacade"],
+)
+def test_steps_are_counted_in_passes_over_the_images(images, step, published):
+    """Run one of the published schedule: 601 passes, four images at a time."""
+    config = NefesConfig().training
+    config.epochs, config.images_per_step = True, 4
+    config.colour_steps, config.feature_steps, config.fusion_steps = 601, 200, 401
+    scene = Scene(np.eye(4), -np.ones(3), np.ones(3), 0.0, 2.0)
+    field = PaperField(NefesConfig().field, scene, 128)
+    trainer = FieldTrainer(config, field, random_images(), 0, counted=images // step)
+    assert trainer.steps[0] == pytest.approx(published, rel=0.03)
+    assert trainer.steps[1] + trainer.steps[2] == trainer.steps[0]
+
+
+class Nothing(Dataset):
+    """Frames without pixels, in two sequences."""
+
+    name = "nothing"
+
+    def __init__(self, count):
+        camera = Camera.pinhole(50.0, 16, 12)
+        self.frames = [
+            Frame(f"{i}", camera, np.eye(4), sequence="ab"[i >= count // 2]) for i in range(count)
+        ]
+
+    frames = ()
+
+    def __getitem__(self, index):
+        raise AssertionError
+
+
+def test_strides_count_within_sequences():
+    chosen = mapped_frames(Nothing(26), 100, 5)
+    assert chosen.tolist() == [0, 5, 10, 13, 18, 23]
+    assert len(mapped_frames(Nothing(26), 4, 1)) == 4
+
+
+def test_learning_rate_falls_on_a_plateau_and_training_stops(
+    monkeypatch, make_wall, start_run, tmp_path
+):
+    config, wall = paper_config(), make_wall(12)
+    run = start_run(tmp_path / "map", config, wall)
+    options = config.regressor
+    options.epochs, options.patience, options.stop_patience, options.synthetic_views = 40, 3, 10, 0
+    shown = photographs(wall, np.arange(8), config, run)
+    network = DFNet()
+    network.scene = Scene(np.eye(4), -np.ones(3), np.ones(3), 0.0, 2.0)
+    field = PaperField(config.field, network.scene, 128)
+    trainer = DFNetTrainer(network, config, field, wall, shown, shown, run)
+    losses, rates = iter([3.0, 2.0] + [2.5] * 40), []
+
+    def epoch(self, *given):
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        with torch.no_grad():
+            self.network.fc_pose.bias.fill_(len(rates))
+        return 0.0
+
+    monkeypatch.setattr(DFNetTrainer, "_epoch", epoch)
+    monkeypatch.setattr(DFNetTrainer, "validation_loss", lambda self: next(losses))
+    trainer.train()
+    assert len(rates) == 12  # ten after the best
+    assert rates[5] == pytest.approx(1e-4)
+    assert rates[6] == pytest.approx(0.95e-4)
+    assert float(network.fc_pose.bias[0]) == 2  # of the best epoch
+
+
+def test_features_of_another_dfnet(tmp_path, make_wall, start_run):
+    """The field learns what the second network sees; the map brings both back."""
+    config, wall = paper_config(), make_wall(12)
+    other = DFNet()
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    config.feature_weights = str(tmp_path / "other.pt")
+    run = start_run(tmp_path / "map", config, wall)
+    estimator = NefesEstimator(config)
+    estimator.fit(wall, run)
+    loaded = NefesEstimator(config)
+    loaded.load(run.map.finish(), Runtime(threads=1))
+    assert torch.equal(loaded.bundle.features.network.fc_pose.weight, other.fc_pose.weight)
+    assert not torch.equal(loaded.bundle.regressor.fc_pose.weight, other.fc_pose.weight)
+    # That map's regressor can be the feature network of the next one.
+    again = feature_dfnet(str(tmp_path / "map"))
+    assert torch.equal(again.fc_pose.weight, loaded.bundle.regressor.fc_pose.weight)
+
+
+def test_weights_mode_compares_at_the_resolution_of_the_image(tmp_path, make_wall, start_run):
+    """A shift of one pixel is seen, which the cells of a rendering would average away."""
+    from nefes_refine.refine.gradient_modes import enlarged
+
+    maps = torch.arange(12.0).view(1, 1, 3, 4)
+    large = enlarged(maps, (11, 15))
+    assert large.shape == (1, 1, 11, 15)
+    whole = torch.nn.functional.interpolate(maps, (12, 16), mode="bicubic", align_corners=False)
+    assert torch.equal(large, whole[..., :11, :15])
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    features = DFNetFeatures(DFNet().eval(), 4)
+    detailed = features.detailed(image)
+    assert detailed.shape == (128, 48, 64)
+    assert torch.allclose(torch.nn.functional.avg_pool2d(detailed, 4), features(image), atol=1e-5)
 
 
 def test_features_of_dfnet_need_dfnet():

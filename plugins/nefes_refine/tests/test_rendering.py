@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from nefes_refine.hashgrid import PRIMES, HashGrid
-from nefes_refine.rendering import apply_affine, composite, inverse_cdf
+from nefes_refine.field.hashgrid import PRIMES, HashGrid
+from nefes_refine.field.rendering import apply_affine, composite, inverse_cdf
 
 from reloc_core import _native
 

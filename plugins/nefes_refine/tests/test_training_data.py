@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from nefes_refine.config import RegressorConfig
-from nefes_refine.data import read_images
 from nefes_refine.estimator import NefesEstimator
-from nefes_refine.field_training import FieldTrainer
-from nefes_refine.synthetic_views import median_depth, random_poses
+from nefes_refine.field.data import read_images
+from nefes_refine.field.synthetic_views import median_depth, random_poses
+from nefes_refine.field.training import FieldTrainer
 
 from reloc_core.errors import DataError
 from reloc_core.geometry import rotation_angle_deg

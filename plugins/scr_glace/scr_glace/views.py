@@ -20,7 +20,7 @@ from torch import Tensor
 from reloc_core.geometry import unproject
 from reloc_core.types import Camera, Float64Array, FloatArray, ImageArray
 from scr_glace.config import AugmentConfig, ImageConfig
-from scr_glace.encoder import Encoder
+from scr_glace.networks.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,18 @@ class View:
         size = np.array([self.camera.width, self.camera.height])
         inside = np.all((pixels >= -0.5) & (pixels <= size - 0.5) & np.isfinite(rays), axis=-1)
         return rays @ self.view_from_cam[:2, :2].T, inside
+
+    def view_pixels(self, points: FloatArray) -> Float64Array:
+        """View pixels (N, 2) of pixels of the stored image: what `original_pixels` undoes."""
+        size = np.array([self.camera.width, self.camera.height])
+        stored = np.array([self.original.width, self.original.height])
+        pixels: Float64Array = (np.asarray(points, np.float64) + 0.5) * (size / stored) - 0.5
+        focal = np.array([self.camera.fx, self.camera.fy])
+        center = np.array([self.camera.cx, self.camera.cy])
+        turned: Float64Array = ((pixels - center) / focal) @ self.view_from_cam[
+            :2, :2
+        ].T * focal + center
+        return turned
 
     def original_pixels(self, points: FloatArray) -> Float64Array:
         """Pixels (N, 2) of the stored image of view pixels (N, 2), for the solver."""

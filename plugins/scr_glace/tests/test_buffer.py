@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from scr_glace import buffer as buffer_module
-from scr_glace.buffer import Buffer, BufferPlan, Visit
 from scr_glace.config import BufferConfig
+from scr_glace.training import buffer as buffer_module
+from scr_glace.training.buffer import Buffer, BufferPlan, Visit
 
 from reloc_core.errors import RelocError
 from reloc_core.training.processes import Processes
@@ -138,3 +138,9 @@ def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(RelocError, match="disk is full"):
         filled(tmp_path)
+
+
+def test_few_images_are_not_visited_for_ever():
+    config = BufferConfig(size=100_000, samples_per_image=100, max_visits=16)
+    assert BufferPlan.of(config, 12, 0).visits == 12 * 16
+    assert BufferPlan.of(config, 500, 0).visits == 1000

@@ -1,21 +1,26 @@
 import pickle
 
+import numpy as np
 import pytest
 import torch
-from scr_glace.checkpoints import (
+from scr_glace.config import GlaceConfig
+from scr_glace.networks.encoder import AceEncoder, build_encoder
+from scr_glace.networks.head import Head, HeadSpec
+from scr_glace.official.checkpoints import (
     head_from_official,
     infer_spec,
     official_from_head,
     write_head,
 )
-from scr_glace.config import GlaceConfig
-from scr_glace.encoder import AceEncoder
-from scr_glace.exchange import export_head, import_head
-from scr_glace.head import Head, HeadSpec
+from scr_glace.official.exchange import export_head, import_head
 
+from reloc_core.cli.main import main
+from reloc_core.datasets.config import SyntheticConfig
+from reloc_core.datasets.synthetic import SyntheticDataset
 from reloc_core.errors import MapError
 from reloc_core.features.weights import read_state_dict
 from reloc_core.maps import Map
+from reloc_core.pipeline import Pipeline
 
 SPECS = [
     HeadSpec(512, 512),
@@ -168,3 +173,24 @@ def test_import_refuses_what_does_not_fit(tmp_path, ace_weights):
     with pytest.raises(MapError, match="256 global channels"):
         import_head(tmp_path / "glace.pt", tmp_path / "map", config)
     assert not (tmp_path / "map").exists()
+
+
+def test_from_a_file_to_a_map_that_localizes(tmp_path, ace_weights, capsys):
+    """`reloc weights import`, then queries: the head's own answers at the cells of the image."""
+    head = head_of(HeadSpec(512, 512))
+    write_head(head, tmp_path / "room.pt")
+    data = ["dataset=synthetic", "dataset.width=96", "dataset.height=64", "dataset.train_frames=8",
+            "dataset.test_frames=2"]  # fmt: skip
+    options = ["estimator.encoder.name=ace", f"estimator.encoder.weights={ace_weights}",
+               "estimator.global_descriptor.name=none", "estimator.image.resolution=64"]  # fmt: skip
+    code = main(["weights", "import", "component=scr_glace", f"file={tmp_path / 'room.pt'}", *data,
+                 *options, f"map_dir={tmp_path / 'map'}", f"output_dir={tmp_path / 'out'}"])  # fmt: skip
+    assert code == 0, capsys.readouterr().err
+    pipeline = Pipeline.from_map(tmp_path / "map")
+    query = SyntheticDataset(SyntheticConfig(split="test", width=96, height=64, test_frames=2))[0]
+    evidence = pipeline.estimate(query)
+    with torch.inference_mode():
+        encoder = build_encoder(pipeline.estimator.config.encoder)
+        maps = encoder(encoder.prepare(query.image))
+        expected = head(maps[0].flatten(1).T.float())
+    np.testing.assert_allclose(evidence.points3d, expected.numpy(), atol=0.05)

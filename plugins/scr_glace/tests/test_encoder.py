@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scr_glace.config import EncoderConfig
-from scr_glace.encoder import AceEncoder, XFeatEncoder, build_encoder
+from scr_glace.networks.encoder import AceEncoder, XFeatEncoder, build_encoder
 
 from reloc_core.errors import ConfigError, MapError
 

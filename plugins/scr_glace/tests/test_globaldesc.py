@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scr_glace.camera_clusters import hierarchical_split
 from scr_glace.config import EncoderConfig, GlobalConfig, ImageConfig
-from scr_glace.encoder import build_encoder
-from scr_glace.globaldesc import VladDescriptor, build_descriptor, read_feature_file
-from scr_glace.r2former import R2Former
+from scr_glace.networks.encoder import build_encoder
+from scr_glace.networks.global_descriptor import VladDescriptor, build_descriptor, read_feature_file
+from scr_glace.networks.r2former import R2Former
+from scr_glace.training.ensemble import hierarchical_split
 from scr_glace.views import make_view
 
 from reloc_core.errors import ConfigError, DataError, MapError
@@ -102,7 +102,7 @@ def test_r2former_layout():
 
 def test_r2former_attention_equals_pytorch():
     """A block against PyTorch's own pre-norm transformer layer with the same weights."""
-    from scr_glace.r2former import _Block
+    from scr_glace.networks.r2former import _Block
 
     torch.manual_seed(0)
     block = _Block(32, 4, 4).eval()

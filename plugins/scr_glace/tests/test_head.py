@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scr_glace.checkpoints import official_from_head
-from scr_glace.head import Head, HeadSpec, homogeneous_scale
+from scr_glace.networks.head import Head, HeadSpec, homogeneous_scale
+from scr_glace.official.checkpoints import official_from_head
 
 PUBLISHED = {
     "ACE": (HeadSpec(512, 512), 2_103_300, 4.2),

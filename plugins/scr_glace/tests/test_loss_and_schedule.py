@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 from scr_glace.config import LossConfig, OptimizerConfig
-from scr_glace.loss import reprojection_loss, robust, threshold
-from scr_glace.schedule import one_cycle
+from scr_glace.training.loss import reprojection_loss, robust, threshold
+from scr_glace.training.muon import Muon, orthogonal
+from scr_glace.training.schedule import one_cycle
 
 from reloc_core.geometry import inverse, so3_exp
+from reloc_core.training.packing import pack, unpack
 
 
 @pytest.mark.parametrize(
@@ -121,3 +123,37 @@ def test_one_cycle_acceptance_values():
     assert one_cycle(config, 29_999, 30_000) == pytest.approx(2e-8)
     assert one_cycle(OptimizerConfig(), 29_999, 30_000) == pytest.approx(5e-4)
     assert one_cycle(config, 0, 1) > 0
+
+
+def test_orthogonal_keeps_the_singular_vectors():
+    """Against NumPy's SVD: the same directions, all about equally long."""
+    for shape in ((80, 160), (160, 80)):
+        matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+        u, _, vh = np.linalg.svd(matrix.double().numpy(), full_matrices=False)
+        found = orthogonal(matrix).double().numpy()
+        inner = u.T @ found @ vh.T
+        np.testing.assert_allclose(np.diag(inner), 1.0, atol=0.35)
+        assert np.abs(inner - np.diag(np.diag(inner))).max() < 0.06
+
+
+def test_muon_resumes_where_it_stopped():
+    def steps(first, last, state=None):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(64, 96), torch.nn.ReLU(), torch.nn.Linear(96, 3))
+        optimizer = Muon(net.parameters(), 2.0)
+        if state is not None:
+            unpack(state, {"net": net}, optimizer)
+        for step in range(first, last):
+            x = torch.randn(32, 64, generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            loss = (net(x) - x[:, :3]).square().mean()
+            loss.backward()
+            optimizer.param_groups[0]["lr"] = 0.01
+            optimizer.step()
+        return pack({"net": net}, optimizer), float(loss.detach())
+
+    whole, loss = steps(0, 40)
+    half, early = steps(0, 20)
+    resumed, _ = steps(20, 40, half)
+    assert loss < early < 1.0
+    torch.testing.assert_close(resumed, whole, rtol=0, atol=0)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scr_glace.buffer import Batch
-from scr_glace.encoder import AceEncoder
 from scr_glace.estimator import GlaceEstimator
-from scr_glace.head import Head, HeadSpec
-from scr_glace.precision import autocast_dtype
-from scr_glace.train import Trainer
+from scr_glace.networks.encoder import AceEncoder
+from scr_glace.networks.head import Head, HeadSpec
+from scr_glace.networks.precision import autocast_dtype
+from scr_glace.training.buffer import Batch
+from scr_glace.training.mapper import posed_frames
+from scr_glace.training.trainer import Trainer
 
 from reloc_core.errors import ConfigError, DataError, MapError, RelocError
 from reloc_core.geometry import inverse, project, transform
@@ -109,8 +110,9 @@ def test_resuming_gives_the_map_of_an_undisturbed_run(
     resumed.fit(wall, run)
     steps = [values["step"] for event, values in run.events if event == "iteration"]
     assert steps[0] == saved - saved % 10 + 10
-    torch.testing.assert_close(resumed.head.state_dict(), mapped[1].head.state_dict())
+    torch.testing.assert_close(resumed.scene.head.state_dict(), mapped[1].scene.head.state_dict())
     assert sorted(os.listdir(run.map.finish().path)) == [
+        "encodings.safetensors",
         "global.safetensors",
         "head.safetensors",
         "map.yaml",
@@ -154,7 +156,7 @@ def trainer(config, descriptors):
     """A trainer that is only asked for head inputs."""
     made = Trainer.__new__(Trainer)
     made.config, made.descriptors, made.processes = config, descriptors, Processes()
-    made.seed, made.step = 1, 0
+    made.seed, made.step, made.neighbours = 1, 0, None
     return made
 
 
@@ -199,8 +201,8 @@ def test_ace_mode_and_position_decoder(wall, start_run, tmp_path):
     run = start_run(tmp_path / "map", config, wall)
     estimator = GlaceEstimator(config)
     estimator.fit(wall, run)
-    assert estimator.head.spec == HeadSpec(64, 128, clusters=4)
-    assert isinstance(estimator.head, Head)
+    assert estimator.scene.head.spec == HeadSpec(64, 128, clusters=4)
+    assert isinstance(estimator.scene.head, Head)
     loaded = GlaceEstimator(config)
     loaded.load(run.map.finish(), Runtime())
     assert len(loaded.estimate(wall[0]).points3d) == 320
@@ -222,9 +224,9 @@ def test_far_from_the_origin(make_wall, start_run, tmp_path):
 def test_ensemble_member_maps_its_cluster(wall, config, start_run, tmp_path):
     config.ensemble.clusters, config.ensemble.index = 2, 1
     config.train.iterations = 5
-    kept, poses = GlaceEstimator(config)._posed_frames(wall_of(wall, 24), 1)
+    kept, poses = posed_frames(wall_of(wall, 24), config.ensemble)
     config.ensemble.index = 0
-    others, _ = GlaceEstimator(config)._posed_frames(wall_of(wall, 24), 1)
+    others, _ = posed_frames(wall_of(wall, 24), config.ensemble)
     assert len(kept) == len(poses)
     assert len(others) >= len(kept) > 0
     assert sorted([*kept, *others]) == list(range(24))
@@ -247,7 +249,7 @@ def test_images_without_poses(make_wall, config, start_run, tmp_path):
     unposed = make_wall()
     unposed._frames = [Frame(f.name, f.camera) for f in unposed._frames]
     with pytest.raises(DataError, match="0 images with a pose"):
-        GlaceEstimator(config).fit(unposed, start_run(tmp_path / "m", config, unposed))
+        GlaceEstimator(config).fit(unposed, start_run(tmp_path / "m", config, None))
 
 
 def test_a_diverging_training_stops_and_keeps_its_checkpoint(
@@ -286,7 +288,7 @@ def test_a_map_of_another_encoder_is_refused(mapped, tmp_path):
 
 
 def test_other_weights_of_the_same_encoder_are_refused(mapped, monkeypatch):
-    from scr_glace.encoder import XFeatEncoder
+    from scr_glace.networks.encoder import XFeatEncoder
 
     scene_map, estimator, _ = mapped
     monkeypatch.setattr(XFeatEncoder, "identity", {"name": "xfeat", "weights": "0" * 16})

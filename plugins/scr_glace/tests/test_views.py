@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scr_glace.config import AugmentConfig, ImageConfig
-from scr_glace.encoder import AceEncoder
+from scr_glace.networks.encoder import AceEncoder
 from scr_glace.views import View, augmented_view, make_view, resized_size, rotate
 
 from reloc_core.geometry import project

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from scr_glace.weights import check_encoder, check_head, check_r2former
+from scr_glace.official.weights import check_encoder, check_head, check_r2former
 
 from reloc_core.errors import MapError
 

@@ -1,0 +1,1 @@
+"""RelPose-GNN as published: network, conventions, checkpoints, files."""

@@ -1,0 +1,1 @@
+"""What the methods of this plugin share: graphs, layers, features of images, pose vectors."""

@@ -1,0 +1,1 @@
+"""The small regressor on frozen features."""

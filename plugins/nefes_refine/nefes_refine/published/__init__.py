@@ -1,0 +1,1 @@
+"""DFNet and NeFeS as published: networks, training recipe, checkpoints."""

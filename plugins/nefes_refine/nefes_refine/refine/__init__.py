@@ -1,0 +1,1 @@
+"""Refinement of poses by what a field renders."""

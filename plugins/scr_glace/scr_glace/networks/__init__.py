@@ -1,0 +1,1 @@
+"""What images and features go through: encoders, global descriptors, the head."""

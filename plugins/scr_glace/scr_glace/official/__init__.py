@@ -1,0 +1,1 @@
+"""Files of the published programs: weights, heads in and out."""

@@ -1,0 +1,1 @@
+"""Mapping: samples, targets, loss, schedule, and the trainer that `mapper` puts them together for."""

@@ -1,0 +1,82 @@
+"""Muon: momentum whose matrices are made orthogonal (Jordan et al., 2024), AdamW for all other parameters.
+
+A step of Muon moves every direction of a weight matrix equally far. A head that has to tell thousands of
+points apart gets there in a fraction of AdamW's steps, which is what a training of minutes has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_STEPS = 5
+_SMALLEST = 64  # rows and columns of a matrix that is worth it
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrix, roughly: singular values end between 0.7 and 1.2.
+
+    Args:
+        matrix: (N, M), not zero.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    x = matrix.bfloat16()
+    x = x / (x.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(_STEPS):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW whose hidden matrices take Muon's steps.
+
+    Args:
+        parameters: to train.
+        factor: learning rate of the matrices relative to that of the others.
+        momentum: of the matrices.
+        weight_decay: of all.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], factor: float, momentum: float = 0.95,
+        weight_decay: float = 0.01,
+    ) -> None:  # fmt: skip
+        super().__init__(list(parameters), lr=0.0, weight_decay=weight_decay)
+        self.factor, self.momentum = factor, momentum
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """See `torch.optim.Optimizer.step`."""
+        assert closure is None
+        held: list[tuple[Tensor, Tensor]] = []
+        for group in self.param_groups:
+            rate = group["lr"] * self.factor
+            for parameter in group["params"]:
+                if parameter.grad is None or not _is_hidden(parameter):
+                    continue
+                gradient = parameter.grad
+                state = self.state[parameter]
+                mean = state.setdefault("momentum", torch.zeros_like(parameter))
+                mean.lerp_(gradient, 1 - self.momentum)
+                ahead = gradient.lerp(mean, self.momentum)
+                rows, columns = parameter.shape
+                parameter.mul_(1 - rate * group["weight_decay"])
+                parameter.add_(orthogonal(ahead), alpha=-rate * max(1.0, rows / columns) ** 0.5)
+                # Not AdamW's turn any more.
+                parameter.grad = None
+                held.append((parameter, gradient))
+        super().step()
+        for parameter, gradient in held:
+            parameter.grad = gradient
+        return None
+
+
+def _is_hidden(parameter: Tensor) -> bool:
+    return parameter.ndim == 2 and min(parameter.shape) >= _SMALLEST

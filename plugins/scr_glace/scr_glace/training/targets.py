@@ -1,0 +1,171 @@
+"""Scene points as first targets: what a short training has too few samples to find by itself.
+
+Reprojection alone moves a prediction along the surface of its errors: from far away, and from behind
+the camera, it takes 1e8 samples and more to arrive. Key points that several mapping images share are
+triangulated with the known poses, and the head is first drawn to those points; the reprojection error,
+which localization needs small, takes over as the training goes on (R-SCoRe uses measured points so).
+The images that share points are also neighbours whose global encodings stand in for each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reloc_core.errors import DataError
+from reloc_core.features.keypoints import KeypointDetector
+from reloc_core.features.vlad import visual_words, vlad
+from reloc_core.interfaces import Dataset, Run
+from reloc_core.mapping import (
+    Features,
+    build_tracks,
+    choose_pairs,
+    describe,
+    match_pairs,
+)
+from reloc_core.training.streams import numpy_rng
+from reloc_core.types import Float64Array
+from scr_glace.config import PointsConfig
+
+_FEW, _MANY = 1024, 2048  # key points of an image, where there are many and few images
+_ALL = 60_000  # key points of all images from which on an image gets fewer
+_MIN_POINTS = 50
+_NEIGHBOUR_OVERLAP = 0.1  # shared points, as a share of the image that has fewer
+_NEIGHBOURS = 16  # draws per image
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Triangulated points of N mapping images.
+
+    Attributes:
+        points: (L, 3) float64 world.
+        images: (M,) number of the image of each observation, ascending.
+        pixels: (M, 2) float64 in the stored image.
+        labels: (M,) point of each observation.
+        distance: median distance of a point to a camera that observes it, in the scene's unit.
+    """
+
+    points: Float64Array
+    images: np.ndarray
+    pixels: Float64Array
+    labels: np.ndarray
+    distance: float
+
+    def of_image(self, number: int) -> tuple[Float64Array, Float64Array]:
+        """Pixels (K, 2) and points (K, 3) that an image observes."""
+        first, last = np.searchsorted(self.images, [number, number + 1])
+        return self.pixels[first:last], self.points[self.labels[first:last]]
+
+    def overlap(self, count: int) -> Float64Array:
+        """(count, count) share of points that two images have in common, of the fewer of both."""
+        seen = torch.sparse_coo_tensor(
+            torch.from_numpy(np.stack([self.images, self.labels])),
+            torch.ones(len(self.labels)),
+            (count, max(len(self.points), 1)),
+            check_invariants=True,
+        ).coalesce()
+        # In blocks: dense, the incidence of a large place would not fit.
+        shared = np.concatenate(
+            [
+                torch.sparse.mm(seen, seen.index_select(0, rows).to_dense().T).T.numpy()
+                for rows in torch.arange(count).split(256)
+            ]
+        )
+        have = np.maximum(np.diag(shared), 1)
+        result: Float64Array = shared / np.minimum(have[:, None], have[None]).astype(np.float64)
+        return result
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As what `from_tensors` takes."""
+        return {
+            "points": torch.from_numpy(self.points),
+            "images": torch.from_numpy(self.images.astype(np.int64)),
+            "pixels": torch.from_numpy(self.pixels),
+            "labels": torch.from_numpy(self.labels.astype(np.int64)),
+            "distance": torch.tensor([self.distance], dtype=torch.float64),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Targets:
+        """What `tensors` returned."""
+        names = ("points", "images", "pixels", "labels")
+        return cls(*(tensors[name].numpy() for name in names), float(tensors["distance"]))
+
+
+def neighbour_table(overlap: Float64Array, seed: int) -> Tensor:
+    """Images whose encodings may stand in for each image's own, (N, 16) int64 drawn by overlap.
+
+    An image without any stands in for itself.
+    """
+    table = np.tile(np.arange(len(overlap))[:, None], (1, _NEIGHBOURS))
+    for image, row in enumerate(overlap):
+        chances = np.where(row >= _NEIGHBOUR_OVERLAP, row, 0.0)
+        chances[image] = 0.0
+        if chances.any():
+            rng = numpy_rng(seed, "neighbours", image)
+            table[image] = rng.choice(len(row), _NEIGHBOURS, p=chances / chances.sum())
+    return torch.from_numpy(table)
+
+
+def find_targets(
+    dataset: Dataset, frames: np.ndarray, resolution: int, config: PointsConfig, run: Run
+) -> tuple[Targets, Features]:
+    """Triangulate what the mapping images share.
+
+    Args:
+        dataset: posed.
+        frames: (N,) its frames to map.
+        resolution: of the detector.
+        config: thresholds.
+        run: progress, seed.
+
+    Returns:
+        the points, and the key points of all N images.
+
+    Raises:
+        DataError: too little that matches.
+    """
+    count = int(np.clip(_ALL // max(len(frames), 1), _FEW, _MANY))
+    detector = KeypointDetector(resolution).to(run.runtime.device)
+    features = describe(dataset, frames, detector, count, run, resumable=False)
+    observations = features.observations()
+    pairs = choose_pairs(
+        features.world_from_cam, _looks(features, run.runtime.seed), near=config.near,
+        spread=config.spread, max_angle_deg=config.max_angle_deg,
+    )  # fmt: skip
+    with run.progress("Matching images", len(pairs)) as progress:
+        first, second = match_pairs(
+            features.descriptors, observations, pairs, min_similarity=config.min_similarity,
+            max_epipolar_px=config.max_error_px, progress=progress,
+        )  # fmt: skip
+    with run.progress("Triangulating", 1) as progress:
+        tracks = build_tracks(
+            observations, first, second, min_views=config.min_views,
+            max_error_px=config.max_error_px, min_parallax_deg=config.min_parallax_deg,
+        )  # fmt: skip
+        progress.advance(1, points=str(len(tracks)))
+    if len(tracks) < _MIN_POINTS:
+        raise DataError(
+            f"Only {len(tracks)} scene points could be triangulated from {len(frames)} images of "
+            f"{dataset.name}: they overlap too little, or their poses or focal lengths are wrong "
+            "('reloc data check' tells). estimator.points.enabled=false trains without them."
+        )
+    images = features.images[tracks.rows]
+    order = np.argsort(images, kind="stable")
+    offset = tracks.points[tracks.labels] - observations.origins(tracks.rows)
+    targets = Targets(
+        tracks.points, images[order], features.pixels[tracks.rows][order], tracks.labels[order],
+        float(np.median(np.linalg.norm(offset, axis=1))),
+    )  # fmt: skip
+    return targets, features
+
+
+def _looks(features: Features, seed: int) -> np.ndarray:
+    descriptors = torch.from_numpy(features.descriptors)
+    words = visual_words(descriptors, numpy_rng(seed, "words"))
+    number = range(len(features.frames))
+    return torch.stack([vlad(descriptors[features.of_image(i)], words) for i in number]).numpy()

@@ -1,0 +1,136 @@
+"""The published recipes: their constants, and that each starts training on its dataset's true shape."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scr_glace.networks.encoder import AceEncoder
+from scr_glace.networks.r2former import R2Former
+
+from reloc_core.cli.main import main
+from reloc_core.config import compose, experiments
+
+# Of every published recipe (supplements and training scripts of ACE and GLACE).
+COMMON = {
+    "encoder.name": "ace", "image.resolution": 480, "augment.rotation_deg": 15, "augment.scale": 1.5,
+    "augment.brightness": 0.1, "augment.contrast": 0.1, "buffer.samples_per_image": 1024,
+    "loss.type": "dyntanh", "loss.schedule": "circle", "loss.soft_clamp": 50, "loss.soft_clamp_min": 1,
+    "loss.hard_clamp": 1000, "loss.depth_min": 0.1, "loss.depth_target": 10, "loss.depth_max": 1000,
+    "optimizer.learning_rate_max": 0.005, "optimizer.warmup": 0.3, "optimizer.weight_decay": 0.01,
+    "head.homogeneous": True, "points.enabled": False, "global_descriptor.neighbours": 0,
+    "optimizer.respect_lr_min": False, "image.portrait_focal_defect": True,
+}  # fmt: skip
+ACE = {
+    "global_descriptor.name": "none", "head.channels": 512, "head.blocks": 1, "head.mlp_ratio": 1,
+    "head.decoder_clusters": 1, "buffer.size": 8_000_000, "train.batch_size": 5120,
+    "train.iterations": 25_000, "hypotheses": 64,
+}  # fmt: skip
+GLACE = {
+    "global_descriptor.name": "r2former", "global_descriptor.noise_std": 0.1, "head.channels": 768,
+    "head.blocks": 1, "head.mlp_ratio": 1, "head.decoder_clusters": 1, "buffer.size": 16_000_000,
+    "train.batch_size": 5120, "train.iterations": 30_000, "hypotheses": 64,
+}  # fmt: skip
+# One GPU's batch and buffer times the GPUs of the recipe, since here both count all processes.
+CAMBRIDGE = {
+    **GLACE,
+    "head.blocks": 2,
+    "train.batch_size": 4 * 40_960,
+    "buffer.size": 4 * 16_000_000,
+}
+AACHEN = {
+    **GLACE, "head.blocks": 3, "head.mlp_ratio": 2, "head.decoder_clusters": 50,
+    "train.batch_size": 8 * 40_960, "buffer.size": 8 * 16_000_000, "train.iterations": 100_000,
+    "hypotheses": 3200,
+}  # fmt: skip
+PRESETS = {
+    "ace_7scenes_dslam": ACE, "ace_7scenes_sfm": ACE, "ace_12scenes_dslam": ACE,
+    "ace_12scenes_sfm": ACE, "ace_cambridge": ACE, "ace_wayspots": ACE,
+    "glace_7scenes_dslam": GLACE, "glace_7scenes_sfm": GLACE, "glace_12scenes_dslam": GLACE,
+    "glace_12scenes_sfm": GLACE, "glace_cambridge": CAMBRIDGE, "glace_aachen": AACHEN,
+}  # fmt: skip
+# Stored images (width, height) and focal length, as the datasets' set-up writes them.
+SHAPES = {
+    "7scenes_dslam": ("7scenes_chess", (640, 480), 525.0),
+    "7scenes_sfm": ("pgt_7scenes_chess", (640, 480), 525.505),
+    "12scenes_dslam": ("12scenes_apt1_kitchen", (1296, 968), 1155.915),
+    "12scenes_sfm": ("pgt_12scenes_apt1_kitchen", (1296, 968), 1155.915),
+    "cambridge": ("Cambridge_GreatCourt", (854, 480), 741.0),
+    "wayspots": ("wayspots_squarebench", (640, 480), 497.0),
+    "aachen": ("aachen", (480, 721), 480.0),
+}
+
+
+def test_every_preset_is_in_the_table():
+    here = {
+        n.removeprefix("paper/")
+        for n in experiments()
+        if n.startswith(("paper/ace", "paper/glace"))
+    }
+    assert here == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_constants(name):
+    cfg = compose("benchmark", [f"experiment=paper/{name}", "root=R"])
+    expected = {**COMMON, **PRESETS[name]}
+    assert cfg.solver._target_ == "dsac"
+    assert cfg.solver.get("hypotheses", 64) == expected.pop("hypotheses")
+    for key, value in expected.items():
+        node = cfg.estimator
+        for part in key.split("."):
+            node = node[part]
+        assert node == value, key
+
+
+def write_scene(root, size, focal):
+    """Images of blurred noise with poses on a line, train (8) and test (2), as ACE's set-up stores them."""
+    rng = np.random.default_rng(0)
+    width, height = size
+    for split, count in (("train", 8), ("test", 2)):
+        for folder in ("rgb", "poses", "calibration"):
+            (root / split / folder).mkdir(parents=True)
+        for i in range(count):
+            coarse = rng.integers(0, 255, (height // 16, width // 16, 3), np.uint8)
+            image = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(root / split / "rgb" / f"{i:03d}.png"), image)
+            pose = np.eye(4)
+            pose[0, 3] = 0.1 * i
+            np.savetxt(root / split / "poses" / f"{i:03d}.txt", pose)
+            (root / split / "calibration" / f"{i:03d}.txt").write_text(f"{focal}\n")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Networks of the published layout with random weights."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    torch.save(AceEncoder().state_dict(), folder / "encoder.pt")
+    state = {f"module.backbone.{k}": v for k, v in R2Former().state_dict().items()}
+    torch.save({"model_state_dict": state}, folder / "r2former.pth")
+    return folder
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_training_starts_on_the_true_shape(name, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    kind, _, dataset = name.partition("_")
+    folder, size, focal = SHAPES[dataset]
+    write_scene(tmp_path / "data" / folder, size, focal)
+    arguments = [
+        "benchmark", f"experiment=paper/{name}", "root=data", "output_dir=out", "report=false",
+        f"estimator.encoder.weights={weights / 'encoder.pt'}", "threads=1",
+        # Two visits and two steps; a head as wide as published.
+        "estimator.buffer.size=2048", "estimator.train.batch_size=1024",
+        "estimator.train.iterations=2", "estimator.train.precision=fp32",
+    ]  # fmt: skip
+    if kind == "glace":
+        arguments.append(f"estimator.global_descriptor.weights={weights / 'r2former.pth'}")
+    if name == "glace_aachen":  # there cannot be more centres than camera positions
+        arguments.append("estimator.head.decoder_clusters=8")
+    code = main(arguments)
+    assert code == 0, capsys.readouterr().err
+    found = next((tmp_path / "out").rglob("head.safetensors"))
+    # Trained as wide and deep as published: fp16 weights of the head's size.
+    expected = PRESETS[name]
+    least = 2 * expected["head.channels"] ** 2 * (4 + 3 * expected["head.blocks"])
+    assert found.stat().st_size > least
