@@ -173,9 +173,9 @@ def official_files():
     """An encoder and a head as the ACE authors distribute them, with random numbers."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("scr_glace")
-    from scr_glace.official.checkpoints import write_head
     from scr_glace.networks.encoder import AceEncoder
     from scr_glace.networks.head import Head, HeadSpec
+    from scr_glace.official.checkpoints import write_head
 
     torch.save(AceEncoder().state_dict(), "ace_encoder_pretrained.pt")
     write_head(Head(HeadSpec(512, 512), torch.zeros(1, 3)), Path("7scenes_chess.pt"))
