@@ -6,7 +6,7 @@ PLUGINS := $(sort $(wildcard plugins/*)) examples/sfm_matching
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := $(shell find native CMakeLists.txt -type f \( -name '*.hpp' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' -o -name 'CMakeLists.txt' \) 2>/dev/null)
 
-.PHONY: demo test test-real test-real-short test-lowest bench lint docs clean help
+.PHONY: demo test test-real test-real-short test-lowest bench lint wheels docs clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -16,7 +16,8 @@ help:
 	@echo "make test-lowest  the core's tests with the lowest versions of all dependencies, on Python 3.10 if there is one"
 	@echo "make test-real-short  the quicker of these"
 	@echo "make bench      benchmarks on the real scene and of the solvers"
-	@echo "make lint       ruff, mypy, import-linter, clang-format"
+	@echo "make lint       ruff, mypy, import-linter, import cycles, clang-format"
+	@echo "make wheels     wheels of reloc and all plugins in dist/"
 	@echo "make docs       HTML documentation in docs/_build/html"
 	@echo "make clean      remove everything that make made"
 
@@ -39,11 +40,11 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed $(VENV)/.view $(VENV)/.tensorboard
 	@# One process a core; threads within them would only stand in each other's way.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real" -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real and not long" -n auto --dist loadfile
 
 RELOC_DATA ?= ../shared/data
 test-real: $(VENV)/.installed
-	RELOC_DATA=$(RELOC_DATA) $(BIN)/python -m pytest -m real -s
+	RELOC_DATA=$(RELOC_DATA) $(BIN)/python -m pytest -m "real or long" -s
 
 test-real-short: $(VENV)/.installed
 	RELOC_DATA=$(RELOC_DATA) $(BIN)/python -m pytest -m "real and not long" -s
@@ -59,7 +60,13 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/import_cycles.py
 	$(BIN)/clang-format --dry-run --Werror $(filter-out CMakeLists.txt,$(NATIVE))
+
+wheels: $(VENV)/.installed
+	rm -rf dist
+	$(PIP) wheel -q --no-deps -w dist . $(foreach p,$(PLUGINS),./$(p))
+	@ls dist
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html

@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reloc_core.config import compose, experiments
+from reloc_core.composition import compose
+from reloc_core.config import experiments
 from reloc_core.evaluation.compare import Bootstrap, compare_scene
 from reloc_core.evaluation.comparison_page import published_rows
 from reloc_core.evaluation.estimates import read_estimates, read_truth

@@ -272,7 +272,9 @@ def main() -> None:
     runtime = Runtime(threads=arguments.threads)
     component = default_registry().get("estimator", Map.open(arguments.map).info.component)
     refiners = [name for name in component.refiners if name != "pose_filter"]
-    pipeline = Pipeline.from_map(arguments.map, refiners=refiners, runtime=runtime)
+    pipeline = Pipeline.from_map(
+        arguments.map, refiners=refiners, runtime=runtime, calibrated=False
+    )
     options = {k: yaml.safe_load(v) for k, v in (o.split("=", 1) for o in arguments.option)}
     sides = Sides(pipeline, options)
     dataset = AceDataset(

@@ -11,9 +11,11 @@ _Bools = npt.NDArray[np.bool_]
 _Singles = npt.NDArray[np.float32]
 _Integers = npt.NDArray[np.int64]
 # success, message, pose, covariance, inliers, their number, score, samples, noise, effective points,
-# design effect, focal length over the camera's, its standard deviation
+# design effect, logarithm of the false alarms, change that the inliers want of the focal length and its
+# standard deviation, focal length over the camera's, its standard deviation
 _Result = tuple[
-    bool, str, _Doubles, _Doubles, _Bools, int, float, int, float, float, float, float, float
+    bool, str, _Doubles, _Doubles, _Bools, int, float, int, float, float, float, float, float, float,
+    float, float
 ]
 
 
@@ -22,7 +24,7 @@ class AbsolutePoseOptions:
 
 
 class Camera:
-    def __init__(self, model: str, width: int, height: int, params: list[float]) -> None: ...
+    def __init__(self, model: str, width: int, height: int, params: list[float], focal_sigma: float = 0.0) -> None: ...
     def project(self, u: float, v: float) -> tuple[float, float]: ...
     def unproject(self, x: float, y: float) -> tuple[float, float] | None: ...
 

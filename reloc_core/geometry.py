@@ -6,6 +6,10 @@ they say otherwise.
 
 from __future__ import annotations
 
+import functools
+import math
+from dataclasses import replace
+
 import numpy as np
 
 from reloc_core.errors import InputError
@@ -149,18 +153,24 @@ def orthonormalized(pose: FloatArray) -> Float64Array:
     """
     result = np.array(pose, np.float64)
     result[..., :3, :3] = nearest_rotation(result[..., :3, :3])
+    result[..., 3, :] = (0, 0, 0, 1)
     return result
+
+
+_MAX_ANGLE = math.radians(89)
+"""Rays farther off the optical axis are out of the field of any lens here."""
 
 
 def _distort(camera: Camera, x: Float64Array, y: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Apply the model's distortion to normalised coordinates."""
     k = camera.distortion
     r2 = x * x + y * y
-    if camera.model == "OPENCV_FISHEYE":
+    if camera.is_fisheye:
+        k1, k2, k3, k4 = (*k, 0.0, 0.0, 0.0)[:4]
         r = np.sqrt(r2)
         theta = np.arctan(r)
         t2 = theta * theta
-        theta_d = theta * (1 + t2 * (k[0] + t2 * (k[1] + t2 * (k[2] + t2 * k[3]))))
+        theta_d = theta * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4))))
         scale = np.where(r > 1e-8, theta_d / np.maximum(r, 1e-8), 1.0)
         return x * scale, y * scale
     k1 = k[0]
@@ -179,6 +189,48 @@ def _distort(camera: Camera, x: Float64Array, y: Float64Array) -> tuple[Float64A
     )
 
 
+def _tangential(camera: Camera) -> bool:
+    return camera.model in ("OPENCV", "FULL_OPENCV") and any(camera.distortion[2:4])
+
+
+@functools.lru_cache(maxsize=64)
+def _profile(camera: Camera) -> tuple[Float64Array, Float64Array]:
+    """Radii on the plane z = 1 and what the radial distortion makes of them, up to its fold.
+
+    Beyond the fold the polynomial comes back: two rays would share a pixel, of which the lens sees
+    the inner one.
+    """
+    radii = np.tan(np.linspace(0, _MAX_ANGLE, 4001))
+    lens = camera
+    if _tangential(camera):
+        k = camera.distortion
+        lens = replace(camera, params=(*camera.params[:4], *k[:2], 0.0, 0.0, *k[4:]))
+    with np.errstate(all="ignore"):
+        seen = _distort(lens, radii, np.zeros_like(radii))[0]
+    grows = np.diff(seen) > 0
+    count = len(radii) if grows.all() else max(int(np.argmin(grows)), 2)
+    return radii[:count], seen[:count]
+
+
+def _slopes(camera: Camera, x: Float64Array, y: Float64Array) -> tuple[Float64Array, ...]:
+    """Distorted coordinates and their derivatives by x and by y, the latter by differences."""
+    step = 1e-6
+    fx, fy = _distort(camera, x, y)
+    ax, ay = _distort(camera, x + step, y)
+    bx, by = _distort(camera, x, y + step)
+    return fx, fy, (ax - fx) / step, (ay - fy) / step, (bx - fx) / step, (by - fy) / step
+
+
+def _in_field(camera: Camera, x: Float64Array, y: Float64Array) -> np.ndarray:
+    """Whether rays (x, y, 1) are seen: nothing folds between the optical axis and them."""
+    seen = np.asarray(np.hypot(x, y) <= _profile(camera)[0][-1])
+    if _tangential(camera):
+        for share in np.linspace(0.125, 1, 8):
+            _, _, xx, yx, xy, yy = _slopes(camera, share * x, share * y)
+            seen &= (xx * yy - xy * yx > 0) & (xx + yy > 0)
+    return seen
+
+
 def project(camera: Camera, points_cam: FloatArray) -> tuple[Float64Array, np.ndarray]:
     """Project camera-frame points to pixels.
 
@@ -187,23 +239,26 @@ def project(camera: Camera, points_cam: FloatArray) -> tuple[Float64Array, np.nd
         points_cam: (..., 3) metres, OpenCV axes.
 
     Returns:
-        pixels (..., 2), NaN behind the camera, and a mask (...) of points in front of it. Whether
-        they fall inside the image is for the caller to check.
+        pixels (..., 2), NaN behind the camera and outside of the field of its lens (beyond the fold of
+        the distortion, or 89 degrees off the axis), and a mask (...) of the others. Whether they fall
+        inside the image is for the caller to check.
     """
     p = np.asarray(points_cam, np.float64)
     front = p[..., 2] > 1e-9
     z = np.where(front, p[..., 2], np.nan)
     x, y = p[..., 0] / z, p[..., 1] / z
     if not camera.is_pinhole:
-        x, y = _distort(camera, x, y)
+        with np.errstate(all="ignore"):
+            front = front & _in_field(camera, x, y)
+            x, y = _distort(camera, np.where(front, x, np.nan), np.where(front, y, np.nan))
     return np.stack([camera.fx * x + camera.cx, camera.fy * y + camera.cy], -1), front
 
 
 def unproject(camera: Camera, pixels: FloatArray, iterations: int = 20) -> Float64Array:
     """Viewing directions with z = 1 of pixels: the inverse of `project` up to depth.
 
-    Distortion is inverted by Newton steps with a numerical Jacobian; pixels beyond the field that
-    the model can represent give NaN.
+    Distortion is inverted by Newton steps with a numerical Jacobian from the radial profile's inverse;
+    pixels beyond the field that the lens has (see `project`) give NaN.
 
     Args:
         camera: intrinsics.
@@ -214,33 +269,34 @@ def unproject(camera: Camera, pixels: FloatArray, iterations: int = 20) -> Float
         (..., 3) float64.
     """
     px = np.asarray(pixels, np.float64)
-    target_x = (px[..., 0] - camera.cx) / camera.fx
-    target_y = (px[..., 1] - camera.cy) / camera.fy
-    x, y = target_x.copy(), target_y.copy()
+    x = (px[..., 0] - camera.cx) / camera.fx
+    y = (px[..., 1] - camera.cy) / camera.fy
     if not camera.is_pinhole:
-        if camera.model == "OPENCV_FISHEYE":
-            # Start on the sphere: theta_d is close to theta, so the plane radius is its tangent.
-            r = np.hypot(x, y)
-            scale = np.tan(np.minimum(r, 1.5)) / np.maximum(r, 1e-8)
-            x, y = np.where(r > 1e-8, x * scale, x), np.where(r > 1e-8, y * scale, y)
-        step = 1e-6
-        for _ in range(iterations):
-            fx, fy = _distort(camera, x, y)
-            ex, ey = fx - target_x, fy - target_y
-            if max(np.abs(ex).max(initial=0), np.abs(ey).max(initial=0)) < 1e-12:
-                break
-            ax, ay = _distort(camera, x + step, y)
-            bx, by = _distort(camera, x, y + step)
-            j00, j10 = (ax - fx) / step, (ay - fy) / step
-            j01, j11 = (bx - fx) / step, (by - fy) / step
-            det = j00 * j11 - j01 * j10
-            det = np.where(np.abs(det) < 1e-12, np.nan, det)
-            x = x - (j11 * ex - j01 * ey) / det
-            y = y - (j00 * ey - j10 * ex) / det
-        fx, fy = _distort(camera, x, y)
-        bad = ~(np.hypot(fx - target_x, fy - target_y) < 1e-6)
-        x, y = np.where(bad, np.nan, x), np.where(bad, np.nan, y)
+        with np.errstate(all="ignore"):
+            x, y = _undistort(camera, x, y, iterations)
     return np.stack([x, y, np.ones_like(x)], -1)
+
+
+def _undistort(
+    camera: Camera, target_x: Float64Array, target_y: Float64Array, iterations: int
+) -> tuple[Float64Array, Float64Array]:
+    """The rays that the lens sends to distorted coordinates; NaN where there is none."""
+    radii, seen = _profile(camera)
+    target = np.hypot(target_x, target_y)
+    scale = np.where(target > 1e-8, np.interp(target, seen, radii) / np.maximum(target, 1e-8), 1.0)
+    x, y = target_x * scale, target_y * scale
+    for _ in range(iterations):
+        fx, fy, xx, yx, xy, yy = _slopes(camera, x, y)
+        ex, ey = fx - target_x, fy - target_y
+        if not max(np.nanmax(np.abs(ex), initial=0), np.nanmax(np.abs(ey), initial=0)) >= 1e-12:
+            break
+        det = xx * yy - xy * yx
+        det = np.where(np.abs(det) < 1e-12, np.nan, det)
+        x = x - (yy * ex - xy * ey) / det
+        y = y - (xx * ey - yx * ex) / det
+    fx, fy = _distort(camera, x, y)
+    good = (np.hypot(fx - target_x, fy - target_y) < 1e-9) & _in_field(camera, x, y)
+    return np.where(good, x, np.nan), np.where(good, y, np.nan)
 
 
 def lift(camera: Camera, pixels: FloatArray, depth: FloatArray) -> Float64Array:

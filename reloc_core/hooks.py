@@ -54,3 +54,6 @@ class Hooks:
 
 
 HOOK_NAMES = frozenset(name for name in vars(Hooks) if name.startswith("reloc_"))
+
+OBSERVERS = frozenset({"reloc_run_started", "reloc_query_localized", "reloc_run_finished"})
+"""Hooks that only look on: one that fails is named, and what it observes goes on."""

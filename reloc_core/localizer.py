@@ -11,17 +11,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from reloc_core.errors import DataError, InputError
+from reloc_core.io.cameras import fit_camera
+from reloc_core.io.headers import read_header
 from reloc_core.io.images import decode_image, exif_focal, read_image
+from reloc_core.mapped import camera_of_mapping, mapped_frames
 from reloc_core.maps import Map
 from reloc_core.pipeline import Pipeline
 from reloc_core.runs import resolve_runtime
 from reloc_core.types import Camera, DepthArray, ImageArray, Localization, Query
+
+Intrinsics = Camera | float | tuple[Camera, ...] | None
+"""A camera, a focal length in pixels, the cameras of mapping images to choose from, or None for EXIF."""
 
 Image = str | Path | bytes | np.ndarray
 """A file, the content of one, or RGB pixels (H, W, 3) or grey ones (H, W), uint8."""
@@ -36,6 +43,7 @@ class Localizer:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
+        self._mapped = () if pipeline.map is None else mapped_frames(pipeline.map).cameras
         self._sequence: str | None = None
         self._lock = threading.Lock()
 
@@ -76,7 +84,7 @@ class Localizer:
     def localize(
         self,
         image: Image,
-        camera: Camera | float | None = None,
+        camera: Camera | float | Literal["map"] | None = None,
         depth: DepthArray | None = None,
         timestamp: float | None = None,
         sequence: str | None = None,
@@ -86,7 +94,8 @@ class Localizer:
         Args:
             image: a file, the content of one, or RGB or grey pixels in uint8.
             camera: intrinsics, or a focal length in pixels; of another size than the image they are
-                scaled. None takes the focal length from the EXIF data of a file.
+                scaled. "map": the camera of the mapping images. None takes the focal length from the
+                EXIF data of a file.
             depth: (H, W) float32 metres, 0 where unknown, for methods that use it.
             timestamp: seconds.
             sequence: name of the video that the image belongs to. Methods with a memory keep it
@@ -96,21 +105,43 @@ class Localizer:
             DataError: the image cannot be read, or its focal length is unknown.
             InputError: the arguments do not fit together.
         """
-        name = str(image) if isinstance(image, str | Path) else "image"
-        pixels = load_pixels(image, name)
-        query = Query(
-            name,
-            _camera(image, camera, pixels, name),
-            timestamp=timestamp,
-            sequence=sequence,
-            image=pixels,
-            depth=depth,
-        )
+        chosen: Intrinsics = camera if camera != "map" else self._mapped
+        return self.localize_query(load_query(image, chosen, depth, timestamp, sequence))
+
+    def localize_query(self, query: Query) -> Localization:
+        """Localize a query of `load_query`; as `localize`."""
         with self._lock:
-            if sequence is None or sequence != self._sequence:
+            if query.sequence is None or query.sequence != self._sequence:
                 self.pipeline.start_sequence()
-            self._sequence = sequence
+            self._sequence = query.sequence
             return self.pipeline.localize(query)
+
+
+def load_query(
+    image: Image,
+    camera: Intrinsics = None,
+    depth: DepthArray | None = None,
+    timestamp: float | None = None,
+    sequence: str | None = None,
+    name: str = "",
+) -> Query:
+    """An image as a query; arguments and errors as in `Localizer.localize`.
+
+    The EXIF orientation of a file or of its content is kept in the query, which is localized upright;
+    pixels, camera and pose stay those of the stored image.
+    """
+    name = name or (str(image) if isinstance(image, str | Path) else "image")
+    pixels = load_pixels(image, name)
+    encoded = isinstance(image, str | Path | bytes)
+    return Query(
+        name,
+        _camera(image, camera, pixels, name),
+        timestamp=timestamp,
+        sequence=sequence,
+        orientation=read_header(image, name).orientation if encoded else 1,  # type: ignore[arg-type]
+        image=pixels,
+        depth=depth,
+    )
 
 
 def load_pixels(image: Image, name: str = "image") -> ImageArray:
@@ -135,8 +166,13 @@ def load_pixels(image: Image, name: str = "image") -> ImageArray:
     return np.ascontiguousarray(pixels)
 
 
-def _camera(image: Image, camera: Camera | float | None, pixels: ImageArray, name: str) -> Camera:
+def _camera(image: Image, camera: Intrinsics, pixels: ImageArray, name: str) -> Camera:
     height, width = pixels.shape[:2]
+    if isinstance(camera, tuple):
+        found = camera_of_mapping(camera, width, height)
+        if found is None:
+            raise InputError(f"No camera of the mapping images fits {name}, {width}x{height}.")
+        return found
     if isinstance(camera, Camera):
         return fit_camera(camera, width, height)
     if camera is not None:
@@ -146,20 +182,4 @@ def _camera(image: Image, camera: Camera | float | None, pixels: ImageArray, nam
         raise DataError(
             f"The focal length of {name} is unknown: give a Camera, or the focal length in pixels."
         )
-    return Camera.pinhole(exif.focal, width, height)
-
-
-def fit_camera(camera: Camera, width: int, height: int) -> Camera:
-    """The camera of an image that was resized to `width` x `height`.
-
-    Raises:
-        InputError: the shape differs, so the image was cropped or turned.
-    """
-    if (camera.width, camera.height) == (width, height):
-        return camera
-    if abs(width / camera.width / (height / camera.height) - 1) > 0.01:
-        raise InputError(
-            f"The image is {width}x{height}, the camera is for {camera.width}x{camera.height}, which "
-            "is another shape: it was cropped or turned, so its intrinsics are unknown."
-        )
-    return camera.scaled(width, height)
+    return replace(Camera.pinhole(exif.focal, width, height), focal_sigma=exif.sigma)

@@ -14,6 +14,7 @@ from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.geometry import orthonormalized
 from reloc_core.interfaces import Dataset, Estimator, Refiner, Runtime, Solver
 from reloc_core.maps import Map
+from reloc_core.orientation import in_any_orientation, upright
 from reloc_core.registry import Component, Registry, default_registry
 from reloc_core.types import Evidence, ImageArray, Localization, Query
 
@@ -76,6 +77,8 @@ class Pipeline:
         scene_map: the map that it was loaded from, or None.
         stages: estimator, solver and refiners in words; by default unnamed ones that require nothing.
         calibration: of the map, which turns scores into probabilities; None leaves them as they are.
+        orientation: "exif" turns queries upright as their tag says, "any" tries the other orientations
+            too where that fails (queries of a sequence excepted).
     """
 
     def __init__(
@@ -87,7 +90,11 @@ class Pipeline:
         scene_map: Map | None = None,
         stages: Sequence[Stage] | None = None,
         calibration: Calibration | None = None,
+        orientation: str = "exif",
     ) -> None:
+        if orientation not in ("exif", "any"):
+            raise ConfigError(f"orientation must be exif or any, got '{orientation}'.")
+        self.orientation = orientation
         self.estimator = estimator
         self.solver = solver
         self.refiners = tuple(refiners)
@@ -107,6 +114,7 @@ class Pipeline:
         runtime: Runtime | None = None,
         registry: Registry | None = None,
         calibrated: bool = True,
+        orientation: str = "exif",
     ) -> Pipeline:
         """Load a map into a ready pipeline.
 
@@ -121,6 +129,7 @@ class Pipeline:
             runtime: device, threads and seed; CPU with two threads by default.
             registry: the installed components by default.
             calibrated: whether the map's calibration judges the poses, where it has one.
+            orientation: as in the constructor.
 
         Raises:
             MapError: the map cannot be used.
@@ -163,7 +172,9 @@ class Pipeline:
             if "cuda" in stage.requires and runtime.device != "cuda":
                 raise ConfigError(f"'{stage.name}' needs a CUDA device; this run uses the CPU.")
         calibration = Calibration.of_map(scene_map) if calibrated else None
-        return cls(loaded, solver_object, added, runtime, scene_map, stages, calibration)
+        return cls(
+            loaded, solver_object, added, runtime, scene_map, stages, calibration, orientation
+        )
 
     @property
     def method(self) -> str:
@@ -204,7 +215,8 @@ class Pipeline:
 
     def estimate(self, query: Query) -> Evidence:
         """The estimator's evidence for a query, without its ground truth."""
-        return self.estimator.estimate(query.without_ground_truth())
+        query, undo = upright(query.without_ground_truth())
+        return undo.evidence(self.estimator.estimate(query), query.camera)
 
     def localize(self, query: Query) -> Localization:
         """Localize one query; "not localized" is a result, not an exception."""
@@ -217,10 +229,26 @@ class Pipeline:
     def localize_batch(self, queries: Sequence[Query]) -> list[tuple[Evidence, Localization]]:
         """Localize several queries through the batched paths of estimator and solver.
 
+        They are localized upright; what comes back belongs to their stored pixels.
+
         Returns:
             evidence and outcome of each, the same as one by one; stage times are shares of the batch.
         """
-        queries = [query.without_ground_truth() for query in queries]
+        turned = [upright(query.without_ground_truth()) for query in queries]
+        found = self._localize_upright([query for query, _ in turned])
+        outcomes = []
+        for (query, undo), (evidence, localization) in zip(turned, found, strict=True):
+            if self.orientation == "any" and query.sequence is None:
+                evidence, localization, back = in_any_orientation(
+                    query, (evidence, localization), lambda q: self._localize_upright([q])[0]
+                )
+                evidence = back.evidence(evidence, back.inverse.camera(query.camera))
+                localization = back.localization(localization)
+            evidence = undo.evidence(evidence, query.camera)
+            outcomes.append((evidence, undo.localization(localization)))
+        return outcomes
+
+    def _localize_upright(self, queries: Sequence[Query]) -> list[tuple[Evidence, Localization]]:
         begin = time.perf_counter()
         evidence = self.estimator.estimate_batch(queries)
         estimated = time.perf_counter()
@@ -261,8 +289,9 @@ class Pipeline:
 
     def pictures(self, query: Query, localization: Localization) -> dict[str, ImageArray]:
         """Titled pictures of all stages that explain a localization of `localize`."""
-        camera = localization.camera_of(query)
-        query = replace(query.without_ground_truth(), camera=camera)
+        query = replace(query.without_ground_truth(), camera=localization.camera_of(query))
+        query, undo = upright(query)
+        localization = undo.inverse.localization(localization)
         shown = dict(self.estimator.pictures(query, localization))
         for _, refiner in self.refiners:
             if localization.localized:

@@ -23,6 +23,7 @@ import pluggy
 from reloc_core.errors import ConfigError, PluginError, did_you_mean
 from reloc_core.hooks import API_VERSION, ENTRY_POINT_GROUP, HOOK_NAMES, PROJECT, Hooks
 from reloc_core.interfaces import INTERFACES, Dataset, Run
+from reloc_core.isolation import DISABLE_VARIABLE, observed, one_line, time_limit
 from reloc_core.types import EVIDENCE_KINDS
 from reloc_core.weights import Weights
 
@@ -31,8 +32,8 @@ Importer = Callable[[Path, Any, Dataset, Run], None]
 """Writes the map of a component with this config from a file, into `run.map`; raises `MapError` where the
 file is not its own. The dataset gives images, poses and cameras of the scene."""
 BUILTIN = "reloc_core"
-DISABLE_VARIABLE = "RELOC_DISABLE_PLUGINS"
-"""Environment variable with names of plugins, separated by commas, that are not to be loaded."""
+SLOW_SECONDS = 2.0
+"""An import that takes longer is mentioned: every command waits for it."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ class Registry:
     def __init__(self) -> None:
         self._components: dict[tuple[str, str], Component] = {}
         self._current_plugin = BUILTIN
+        self._config_dirs: dict[str, list[Path]] = {}
         self.plugins: dict[str, PluginInfo] = {}
         self.manager = pluggy.PluginManager(PROJECT)
         self.manager.add_hookspecs(Hooks)
@@ -237,7 +239,7 @@ class Registry:
 
     def config_dirs(self) -> list[Path]:
         """Config directories that the plugins add to Hydra's search path."""
-        return [Path(d) for dirs in self.manager.hook.reloc_config_dirs() for d in dirs]
+        return [directory for found in self._config_dirs.values() for directory in found]
 
     def load_module(self, info: PluginInfo, module: Any) -> PluginInfo:
         """Register one imported plugin module; all of its components or none."""
@@ -247,15 +249,20 @@ class Registry:
         before = dict(self._components)
         self._current_plugin = info.name
         try:
-            self.manager.register(module, name=info.name)
-            register = getattr(module, "reloc_register_components", None)
-            if register is not None:
-                register(registry=self)
-        except Exception as error:
+            with time_limit(info.name):
+                self.manager.register(observed(module, info.name), name=info.name)
+                register = getattr(module, "reloc_register_components", None)
+                if register is not None:
+                    register(registry=self)
+                directories: Sequence[Path | str] = getattr(module, "reloc_config_dirs", list)()
+                self._config_dirs[info.name] = [Path(d) for d in directories]
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self._components = before
             if self.manager.has_plugin(info.name):
                 self.manager.unregister(name=info.name)
-            return PluginInfo(info.name, info.module, info.version, _one_line(error))
+            return PluginInfo(info.name, info.module, info.version, one_line(error))
         finally:
             self._current_plugin = BUILTIN
         return info
@@ -279,9 +286,12 @@ class Registry:
             else:
                 begin = time.perf_counter()
                 try:
-                    module = point.load()
-                except (Exception, SystemExit) as error:
-                    info = PluginInfo(point.name, point.value, version, _one_line(error))
+                    with time_limit(point.name):
+                        module = point.load()
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:
+                    info = PluginInfo(point.name, point.value, version, one_line(error))
                 else:
                     info = self.load_module(info, module)
                 info = replace(info, seconds=time.perf_counter() - begin)
@@ -299,11 +309,6 @@ def _enabled(points: Iterable[EntryPoint]) -> list[EntryPoint]:
     """Without the plugins named in `RELOC_DISABLE_PLUGINS`: a way past one that crashes Python."""
     disabled = {name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",")}
     return [p for p in points if p.name == BUILTIN or p.name not in disabled]
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _hook_problem(module: Any) -> str:

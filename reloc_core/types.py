@@ -35,6 +35,8 @@ CAMERA_MODELS: Mapping[str, tuple[str, ...]] = {
     "SIMPLE_RADIAL": ("f", "cx", "cy", "k1"),
     "RADIAL": ("f", "cx", "cy", "k1", "k2"),
     "OPENCV": ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2"),
+    "SIMPLE_RADIAL_FISHEYE": ("f", "cx", "cy", "k1"),
+    "RADIAL_FISHEYE": ("f", "cx", "cy", "k1", "k2"),
     "OPENCV_FISHEYE": ("fx", "fy", "cx", "cy", "k1", "k2", "k3", "k4"),
     "FULL_OPENCV": (
         "fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6",
@@ -128,8 +130,13 @@ class Camera:
 
     @property
     def is_pinhole(self) -> bool:
-        """Whether no distortion coefficient differs from zero."""
-        return self.model != "OPENCV_FISHEYE" and not any(self.distortion)
+        """Whether points project as through a pinhole: no fisheye, and no distortion that is not zero."""
+        return not self.is_fisheye and not any(self.distortion)
+
+    @property
+    def is_fisheye(self) -> bool:
+        """Whether the model maps the angle off the axis, not its tangent, to the image."""
+        return self.model.endswith("_FISHEYE")
 
     @property
     def matrix(self) -> Float64Array:
@@ -156,10 +163,10 @@ class Camera:
             focal = self.fx * math.sqrt(sx * sy)
             return Camera(self.model, width, height, (focal, cx, cy, *self.distortion))
         k = (*self.distortion, 0.0, 0.0)[:2]
-        if any(k):
-            return Camera(
-                "OPENCV", width, height, (self.fx * sx, self.fy * sy, cx, cy, *k, 0.0, 0.0)
-            )
+        if any(k) or self.is_fisheye:
+            model = "OPENCV_FISHEYE" if self.is_fisheye else "OPENCV"
+            focals = (self.fx * sx, self.fy * sy)
+            return Camera(model, width, height, (*focals, cx, cy, *k, 0.0, 0.0))
         return Camera("PINHOLE", width, height, (self.fx * sx, self.fy * sy, cx, cy))
 
 
@@ -173,6 +180,8 @@ class Frame:
         world_from_cam: ground-truth pose (4, 4) float64, or None: the normal case for queries.
         timestamp: seconds, or None.
         sequence: identifier of the video the frame belongs to, or None for a single photograph.
+        orientation: how the stored pixels must be turned to be upright, as the tag of EXIF tells it (1 to
+            8; 1 for upright). Camera and pose belong to the stored pixels.
     """
 
     name: str
@@ -180,6 +189,7 @@ class Frame:
     world_from_cam: Float64Array | None = None
     timestamp: float | None = None
     sequence: str | None = None
+    orientation: int = 1
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class _Result(ctypes.Structure):
     _fields_ = (
         [("cam_from_world", ctypes.c_double * 16), ("covariance", ctypes.c_double * 36)]
         + [(n, ctypes.c_double) for n in ("score", "sigma", "effective_points", "design_effect")]
+        + [(n, ctypes.c_double) for n in ("false_alarms", "focal_shift", "focal_shift_std")]
         + [(n, ctypes.c_int) for n in ("status", "inliers", "iterations", "optimised")]
         + [("inlier", ctypes.c_void_p)]
     )
@@ -104,6 +105,9 @@ class Emulation:
                 noise=r.sigma,
                 effective_points=r.effective_points,
                 design_effect=r.design_effect,
+                false_alarms=r.false_alarms,
+                focal_shift=r.focal_shift,
+                focal_shift_std=r.focal_shift_std,
             )
             for r, (_, inlier) in zip(results, kept, strict=True)
         ]

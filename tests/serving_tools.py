@@ -26,7 +26,8 @@ class FakeLocalizer:
         self.gate.set()
         self.began = threading.Semaphore(0)
 
-    def localize(self, image, camera):
+    def localize_query(self, query):
+        image, camera = query.image, query.camera
         self.began.release()
         self.gate.wait(20)
         time.sleep(self.seconds)

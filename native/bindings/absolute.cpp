@@ -23,6 +23,9 @@ reloc::AbsolutePoseOptions absolute_options(const py::dict& dict) {
     r.read("pixel_noise", &o.pixel_noise);
     r.read("local_noise", &o.local_noise);
     r.read("estimate_focal", &o.estimate_focal);
+    r.read("verify_focal", &o.verify_focal);
+    r.read("focal_floor", &o.focal_floor);
+    r.read("redundancy", &o.redundancy);
     r.read("min_inliers", &o.min_inliers);
     r.read("min_score", &o.min_score);
     r.read("residual", &residual);

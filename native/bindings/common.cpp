@@ -81,5 +81,6 @@ py::tuple to_python(const reloc::PoseResult& result) {
                           pose_to_python(world_from_cam), covariance,
                           flags_to_python(result.inlier), result.inliers, result.score,
                           result.iterations, result.sigma, result.effective_points,
-                          result.design_effect, result.focal_scale, result.focal_std);
+                          result.design_effect, result.false_alarms, result.focal_shift,
+                          result.focal_shift_std, result.focal_scale, result.focal_std);
 }

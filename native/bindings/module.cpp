@@ -14,13 +14,13 @@ void bind_splat(py::module_& m);     // splat.cpp
 namespace {
 
 reloc::Camera camera(const std::string& model, int width, int height,
-                     const std::vector<double>& params) {
-    return reloc::Camera::create(model, width, height, params);
+                     const std::vector<double>& params, double focal_sigma) {
+    return reloc::Camera::create(model, width, height, params, focal_sigma);
 }
 
 void bind_camera(py::module_& m) {
     py::class_<reloc::Camera>(m, "Camera")
-        .def(py::init(&camera), "model"_a, "width"_a, "height"_a, "params"_a)
+        .def(py::init(&camera), "model"_a, "width"_a, "height"_a, "params"_a, "focal_sigma"_a = 0.0)
         .def(
             "project",
             [](const reloc::Camera& self, double u, double v) {

@@ -6,6 +6,7 @@
 
 #include "noise.hpp"
 #include "reloc/covariance.hpp"
+#include "reloc/focal_check.hpp"
 #include "reloc/parallel.hpp"
 
 namespace reloc::device {
@@ -190,8 +191,7 @@ void solve_part(Backend* backend, const std::vector<BatchProblem>& problems, int
     parallel_for(to - from, threads, [&](int i) {
         const Correspondences& in = problems[from + i].points;
         PoseResult& result = (*results)[from + i];
-        result.covariance.setConstant(std::numeric_limits<double>::infinity());
-        result.inlier.assign(in.n, 0);
+        result = PoseResult::of(in.n);
         if (in.n >= 4)
             build_problem(in, *problems[from + i].camera, kernels, options.seed,
                           &prepared[i].problem);
@@ -231,15 +231,11 @@ void solve_part(Backend* backend, const std::vector<BatchProblem>& problems, int
         PoseResult& result = (*results)[from + index[k]];
         result.iterations = out.samples;
         result.local_optimisations = out.optimised;
-        if (!out.found) {
-            result.status = Status::kNoHypothesis;
-            return;
-        }
         const unsigned char* inlier = host.arrays.inlier[out.inlier_buffer] + queries[k].first;
-        finish(to_fit(out, inlier, problem.n), problem.centre, problem.source, problem.n,
-               options.min_inliers, options.min_score, &result);
-        if (result.status == Status::kOk && !determined(in, result))
-            result.status = Status::kDegenerate;
+        const FitResult fit = out.found ? to_fit(out, inlier, problem.n) : FitResult();
+        conclude(kernels, in, problem, *problems[from + index[k]].camera,
+                 prepared[index[k]].options, out.found ? &fit : nullptr,
+                 out.ray ? Residual::kRay : Residual::kReprojection, &result);
     });
 }
 

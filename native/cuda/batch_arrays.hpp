@@ -52,6 +52,7 @@ struct State {
 
 /// Outcome of one query; the pose is relative to the query's centre.
 struct Output {
+    int ray;  ///< whether the noise was taken to sit in the scene points
     Rigid pose;
     double covariance[36], sigma, effective_points, design_effect, depth;
     int found, ok, inliers, samples, optimised;

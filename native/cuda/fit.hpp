@@ -237,7 +237,7 @@ RELOC_HD inline void fit(const Block& block, const Arrays& a, int query, FitShar
     const State& state = a.states[query];
     Output& result = a.outputs[query];
     block.once([&] {
-        result.ok = result.inliers = 0;
+        result.ok = result.inliers = result.ray = 0;
         result.found = state.best_score > 0;
         result.samples = state.samples;
         result.optimised = state.optimised;
@@ -283,6 +283,7 @@ RELOC_HD inline void fit(const Block& block, const Arrays& a, int query, FitShar
             best = support;
             block.once([&] {
                 s->out.found = 1;
+                s->out.ray = ray;
                 s->out.samples = state.samples;
                 s->out.optimised = state.optimised;
                 s->out.inlier_buffer = buffer;

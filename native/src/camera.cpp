@@ -32,7 +32,9 @@ constexpr Layout kLayouts[] = {
 }  // namespace
 
 Camera Camera::create(const std::string& model, int width, int height,
-                      const std::vector<double>& params) {
+                      const std::vector<double>& params, double focal_sigma) {
+    if (!(focal_sigma >= 0 && focal_sigma <= 1))
+        throw std::invalid_argument("focal_sigma must be between 0 and 1");
     for (const Layout& layout : kLayouts) {
         if (model != layout.name) continue;
         if (static_cast<int>(params.size()) != layout.count) {
@@ -49,6 +51,7 @@ Camera Camera::create(const std::string& model, int width, int height,
         Camera cam;
         cam.width = width;
         cam.height = height;
+        cam.focal_sigma = focal_sigma;
         cam.fisheye = layout.fisheye;
         cam.fx = params[0];
         cam.fy = params[layout.focals - 1];

@@ -18,4 +18,21 @@ double success_score(double inlier_share, const Mat6& covariance, double depth) 
     return 1 / (1 + std::exp(-x));
 }
 
+double log_false_alarms(int points, int inliers, int sample, double share) {
+    const double n = points, k = inliers, s = sample;
+    if (k <= s || !(n >= k)) return std::log10(std::max(n, 1.0));
+    // Stirling's series to 1e-3; std::lgamma writes a global.
+    const auto log_factorial = [](double m) {
+        return m < 1 ? 0 : (m + 0.5) * std::log(m) - m + 0.5 * std::log(2 * M_PI) + 1 / (12 * m);
+    };
+    const auto log_choose = [&](double a, double b) {
+        return log_factorial(a) - log_factorial(b) - log_factorial(a - b);
+    };
+    // share^(k - s) is no more than 1, however wide the radius.
+    const double log_share = std::log(std::min(1.0, std::max(share, 1e-12)));
+    return (std::log(std::max(n - s, 1.0)) + log_choose(n, k) + log_choose(k, s) +
+            (k - s) * log_share) /
+           std::log(10.0);
+}
+
 }  // namespace reloc

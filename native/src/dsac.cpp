@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "reloc/confidence.hpp"
+#include "reloc/constants.hpp"
 #include "reloc/covariance.hpp"
 #include "reloc/hypotheses.hpp"
 #include "reloc/parallel.hpp"
@@ -139,9 +141,7 @@ int count_inliers(const Kernels& kernels, const Problem& problem, const Pose& po
 PoseResult estimate_pose_dsac(const Correspondences& in, const Camera& camera,
                               const DsacOptions& options) {
     const Kernels& kernels = *select_kernels(options.kernels);
-    PoseResult result;
-    result.covariance.setConstant(std::numeric_limits<double>::infinity());
-    result.inlier.assign(in.n, 0);
+    PoseResult result = PoseResult::of(in.n);
     Correspondences plain = in;
     plain.weights = plain.variances = plain.points_cam = ArrayRef{};
     if (in.n < 4) return result;
@@ -192,8 +192,12 @@ PoseResult estimate_pose_dsac(const Correspondences& in, const Camera& camera,
     for (int i = 0; i < problem.n; ++i) result.inlier[problem.input_index(i)] = inliers[i];
     result.score = std::min(1.0, static_cast<double>(fitted) / problem.n);
     result.effective_points = fitted;
-    result.status =
-        fitted > 0 && result.covariance.allFinite() ? Status::kOk : Status::kTooFewInliers;
+    const double share = M_PI * options.threshold * options.threshold / problem.image_area;
+    result.false_alarms = log_false_alarms(problem.n, fitted, 3, share);
+    result.status = !(fitted > 0 && result.covariance.allFinite()) ? Status::kTooFewInliers
+                    : result.false_alarms > kMaxFalseAlarms        ? Status::kChance
+                    : !determined(in.points2d, 2, result)          ? Status::kDegenerate
+                                                                   : Status::kOk;
     return result;
 }
 

@@ -16,10 +16,12 @@ namespace {
 
 constexpr int kTriples = 8;             // minimal samples per chunk
 constexpr int kFocals = 2 * kP3PBatch;  // of the grid
+constexpr double kReach = 3.5;          // of the grid, in standard deviations of the prior
 constexpr double kRatio = 1.2;          // between focal lengths of the grid
 constexpr double kShortest = 0.4;       // of the grid, in image sizes: 103 degrees
 constexpr int kFocalSteps = 10;
-constexpr double kSampleFactor = 2;  // a good triple may meet no good focal length
+constexpr double kThresholdNoise2 = 0.04;  // variance of the noise over the squared threshold
+constexpr double kSampleFactor = 2;        // a good triple may meet no good focal length
 
 struct Hypothesis {
     FocalPose state;
@@ -36,11 +38,19 @@ constexpr LensF kPlane{{0, 0, 0, 0, 0, 0}, 0, 0, 1, 1, 0};
 class Search {
   public:
     Search(const Problem& problem, const Camera& camera, const AbsolutePoseOptions& options,
-           const Kernels& kernels)
+           const FocalSearch& focal, const Kernels& kernels)
         : problem_(problem), options_(options), kernels_(kernels), sampler_(problem) {
         const int size = std::max(camera.width, camera.height);
-        const double middle = std::pow(kRatio, -0.5 * (kFocals - 1));
-        first_focal_ = std::log(size > 0 ? kShortest * size / camera.mean_focal() : middle);
+        if (focal.sigma > 0) {
+            step_ = 2 * kReach * focal.sigma / (kFocals - 1);
+            first_focal_ = -kReach * focal.sigma;
+        } else {
+            step_ = std::log(kRatio);
+            first_focal_ = size > 0 ? std::log(kShortest * size / camera.mean_focal())
+                                    : -0.5 * step_ * (kFocals - 1);
+        }
+        max_samples_ = options.max_iterations;
+        if (focal.max_samples > 0) max_samples_ = std::min(max_samples_, focal.max_samples);
         const double wide = options.search_radius > 0
                                 ? options.search_radius
                                 : std::max(kPixelSearchRadius, options.threshold);
@@ -55,6 +65,7 @@ class Search {
     const Hypothesis& best() const { return best_; }
     int samples() const { return samples_; }
     int optimised() const { return optimised_; }
+    void start_at(const Pose& pose) { best_.state.pose = pose; }
     double wide() const { return std::sqrt(static_cast<double>(wide2_)); }
     const float* ones() const { return ones_.row(0); }
 
@@ -73,7 +84,8 @@ class Search {
     TripleSampler sampler_;
     FloatRows ones_;
     float narrow2_, wide2_;
-    double first_focal_;
+    double first_focal_, step_;
+    int max_samples_;
     Hypothesis minimal_, best_;
     int samples_ = 0, optimised_ = 0;
 };
@@ -90,7 +102,7 @@ void Search::draw(Rng* rng, double bar, Leaders* best) const {
         double logs[kP3PBatch];
         for (int lane = 0; lane < kP3PBatch; ++lane) {
             load_sample(problem_, idx, lane, &batch);
-            logs[lane] = first_focal_ + (from + lane + shift) * std::log(kRatio);
+            logs[lane] = first_focal_ + (from + lane + shift) * step_;
             const double inverse = std::exp(-logs[lane]);
             for (int k = 0; k < 3; ++k) {
                 const Vec3 ray = Vec3(p.x[idx[k]] * inverse, p.y[idx[k]] * inverse, 1).normalized();
@@ -149,8 +161,7 @@ bool Search::done() const {
         good > 1 - 1e-9 ? 1
         : good < 1e-12  ? 1e12
                         : kSampleFactor * std::log(1 - options_.confidence) / std::log1p(-good);
-    return samples_ >= options_.max_iterations ||
-           (samples_ >= options_.min_iterations && samples_ >= needed);
+    return samples_ >= max_samples_ || (samples_ >= options_.min_iterations && samples_ >= needed);
 }
 
 void Search::run() {
@@ -200,17 +211,29 @@ double base_information(const FitSet& set, const Problem& problem, const FocalPo
     return 1e-6;
 }
 
+/// Rays of a lens do not simply scale with the focal length, so there it is the reprojection.
+bool by_rays(const Camera& camera, const AbsolutePoseOptions& options) {
+    return options.residual == Residual::kRay && !camera.distorted;
+}
+
 FitResult fit(const Kernels& kernels, const Problem& problem, const Camera& camera,
-              const AbsolutePoseOptions& options, const Search& search) {
+              const AbsolutePoseOptions& options, const FocalSearch& focal, const Search& search) {
     FitResult result;
     FocalPose state = search.best().state;
     double radius = 2 * search.wide();
+    const double prior = focal.sigma > 0 ? focal.trust / (focal.sigma * focal.sigma) : 0;
     {
         const FocalKernel kernel{lens_kernels(kernels), kPlane};
         const FitView view = plane_view(problem.view(), search.ones());
-        const float c2 = static_cast<float>(options.threshold * options.threshold);
+        const double c2 = options.threshold * options.threshold;
+        // The noise is not known yet; the threshold is some times as large.
+        const double weak = kThresholdNoise2 * c2 * prior;
         const auto evaluate = [&](const FocalPoseF& p, LensEquations* out) {
-            kernel.equations(view, p, c2, out);
+            kernel.equations(view, p, static_cast<float>(c2), out);
+            const double log_focal = std::log(static_cast<double>(p.scale));
+            out->h[27] += weak;
+            out->g[6] += weak * log_focal;
+            out->cost += weak * log_focal * log_focal / c2;
         };
         if (!minimise(evaluate, 5, 0.1, &state)) return result;
         FitSet near;
@@ -224,19 +247,30 @@ FitResult fit(const Kernels& kernels, const Problem& problem, const Camera& came
             std::sqrt(initial_level(kernels, near, scratch.row(0), near.scale2(), near.prior(), 2));
         radius = std::min(std::max(kSelectSigmas * noise, options.threshold), kMaxWiden * radius);
     }
+    const bool ray = by_rays(camera, options),
+               local = ray && options.local_noise && problem.n >= kDensePoints;
     FitSet set;
-    set.build(kernels, problem.view(), problem.n, Residual::kReprojection, state.projection(),
-              radius, 4, 3);
+    set.build(kernels, problem.view(), problem.n, ray ? Residual::kRay : Residual::kReprojection,
+              state.projection(), radius, local ? 10 : 4, local ? 8 : 3);
     if (set.points() < 4) return result;
     FloatRows scratch;
     scratch.allocate(2, set.slots());
     float *e2 = scratch.row(0), *base = scratch.row(1);
+    if (ray) {
+        FitOptions of_rays;
+        of_rays.residual = Residual::kRay;
+        of_rays.pixel_noise = options.pixel_noise;
+        const double floor2 = base_information(set, problem, state.pose, of_rays, base);
+        robust_fit(kernels, &set, FocalRayKernel{prior}, base, e2, floor2, 2, local, 1.0, problem.n,
+                   state, &result);
+        return result;
+    }
     const double floor2 =
         base_information(set, problem, state, camera.fx * camera.fy, options.pixel_noise, base);
     const LensF lens = camera.lens();
     set.through(kernels, lens);
-    robust_fit(kernels, &set, FocalKernel{lens_kernels(kernels), lens}, base, e2, floor2, 2, false,
-               1.0, problem.n, state, &result);
+    robust_fit(kernels, &set, FocalKernel{lens_kernels(kernels), lens, prior}, base, e2, floor2, 2,
+               false, 1.0, problem.n, state, &result);
     return result;
 }
 
@@ -250,31 +284,34 @@ PoseF FocalPose::projection() const {
     return out;
 }
 
-PoseResult estimate_focal_pose(const Correspondences& in, const Camera& camera,
-                               const AbsolutePoseOptions& options) {
-    const Kernels& kernels = *select_kernels(options.kernels);
-    PoseResult result;
-    result.covariance.setConstant(std::numeric_limits<double>::infinity());
-    result.inlier.assign(in.n, 0);
-    if (in.n < 4) return result;
-    Problem problem;
-    build_problem(in, camera, kernels, options.seed, &problem);
-    if (problem.n < 4) return result;
-    Search search(problem, camera, options, kernels);
-    search.run();
-    result.iterations = search.samples();
-    result.local_optimisations = search.optimised();
-    if (!search.found()) {
-        result.status = Status::kNoHypothesis;
-        return result;
+PoseResult estimate_focal_pose(const Kernels& kernels, const Correspondences& in,
+                               const Problem& problem, const Camera& camera,
+                               const AbsolutePoseOptions& options, const FocalSearch& focal) {
+    PoseResult result = PoseResult::of(in.n);
+    Search search(problem, camera, options, focal, kernels);
+    if (focal.start) {
+        search.start_at(*focal.start);
+    } else {
+        search.run();
+        result.iterations = search.samples();
+        result.local_optimisations = search.optimised();
+        if (!search.found()) {
+            result.status = Status::kNoHypothesis;
+            return result;
+        }
     }
-    const FitResult fitted = fit(kernels, problem, camera, options, search);
-    finish(fitted, problem.centre, problem.source, problem.n, options.min_inliers,
-           options.min_score, &result);
+    const FitResult fitted = fit(kernels, problem, camera, options, focal, search);
+    const double noise =
+        pixel_noise(kernels, problem, fitted, FocalPose{fitted.pose, fitted.log_focal}.projection(),
+                    by_rays(camera, options));
+    const Demands demands{options.min_inliers, options.min_score, 4,
+                          random_share(noise, problem.image_area)};
+    finish(fitted, problem.centre, problem.source, problem.n, demands, &result);
+    result.covariance *= options.redundancy;
     result.focal_scale = std::exp(fitted.log_focal);
-    result.focal_std = result.focal_scale * fitted.log_focal_std;
+    result.focal_std = result.focal_scale * fitted.log_focal_std * std::sqrt(options.redundancy);
     if (!(std::isfinite(result.focal_scale) && std::isfinite(result.focal_std)) ||
-        (result.status == Status::kOk && !determined(in, result)))
+        (result.status == Status::kOk && !determined(in.points2d, 2, result)))
         result.status = Status::kDegenerate;
     return result;
 }

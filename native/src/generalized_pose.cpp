@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
+#include <numeric>
 #include <set>
 
 #include "reloc/constants.hpp"
@@ -196,7 +196,7 @@ void Search::run() {
 }
 
 FitResult fit(const Kernels& kernels, const Rig& rig, const AbsolutePoseOptions& options,
-              const Pose& start) {
+              const Pose& start, bool* of_rays) {
     FitOptions fit_options;
     fit_options.residual = options.residual;
     fit_options.pixel_noise = options.pixel_noise;
@@ -207,7 +207,7 @@ FitResult fit(const Kernels& kernels, const Rig& rig, const AbsolutePoseOptions&
         fit_options.residual =
             choose_residual(kernels, v.problem, rig.cam_pose(v, start), options.search_radius);
     }
-    const bool ray = fit_options.residual == Residual::kRay;
+    const bool ray = *of_rays = fit_options.residual == Residual::kRay;
     const bool local = ray && options.local_noise && rig.n >= kDensePoints;
     const RigKernel kernel{kernels, rig, ray};
     FitResult result;
@@ -263,13 +263,9 @@ bool supported(const std::vector<RigImage>& images, const PoseResult& result) {
 PoseResult estimate_generalized_pose(const std::vector<RigImage>& images,
                                      const AbsolutePoseOptions& options) {
     const Kernels& kernels = *select_kernels(options.kernels);
-    PoseResult result;
-    result.covariance.setConstant(std::numeric_limits<double>::infinity());
     std::size_t n = 0;
-    for (const RigImage& image : images) {
-        n += image.points.n;
-    }
-    result.inlier.assign(n, 0);
+    for (const RigImage& image : images) n += image.points.n;
+    PoseResult result = PoseResult::of(n);
     Rig rig;
     build(images, kernels, options.seed, &rig);
     if (rig.n < 4) return result;
@@ -287,8 +283,23 @@ PoseResult estimate_generalized_pose(const std::vector<RigImage>& images,
         result.status = Status::kNoHypothesis;
         return result;
     }
-    const FitResult fitted = fit(kernels, rig, resolved, search.best().pose);
-    finish(fitted, rig.centre, rig.source, rig.n, options.min_inliers, options.min_score, &result);
+    bool ray = false;
+    const FitResult fitted = fit(kernels, rig, resolved, search.best().pose, &ray);
+    double share = 0;
+    for (const View& v : rig.views) {
+        double noise =
+            ray ? fitted.sigma * v.problem.focal / std::max(fitted.depth, 1e-12) : fitted.sigma;
+        if (!v.problem.variance.empty() && fitted.ok) {
+            const unsigned char* inlier = fitted.inlier.data() + v.first;
+            const int count = std::accumulate(inlier, inlier + v.problem.n, 0);
+            noise = std::sqrt(0.5 / std::max(count, 1) *
+                              squared_pixels(kernels, v.problem,
+                                             rig.cam_pose(v, fitted.pose).to_float(), inlier));
+        }
+        share += random_share(noise, v.problem.image_area) * v.problem.n / rig.n;
+    }
+    const Demands demands{options.min_inliers, options.min_score, 3, share};
+    finish(fitted, rig.centre, rig.source, rig.n, demands, &result);
     if (result.status == Status::kOk && !supported(images, result))
         result.status = Status::kDegenerate;
     return result;

@@ -55,6 +55,19 @@ double sample_median(std::size_t n, Get get) {
     return values[m / 2];
 }
 
+double image_area(const Correspondences& in, const Camera& camera) {
+    if (camera.width > 0 && camera.height > 0)
+        return static_cast<double>(camera.width) * camera.height;
+    double low[2] = {1e30, 1e30}, high[2] = {-1e30, -1e30};
+    for (std::size_t i = 0; i < 2 * in.n; ++i) {
+        const double v = in.points2d[i];
+        if (!std::isfinite(v)) continue;
+        low[i & 1] = std::min(low[i & 1], v);
+        high[i & 1] = std::max(high[i & 1], v);
+    }
+    return std::max(1.0, high[0] - low[0]) * std::max(1.0, high[1] - low[1]);
+}
+
 /// Fills all points at once; false if some point must be dropped.
 bool fill_plain(const Correspondences& in, const Camera& cam, const Kernels& kernels,
                 Problem* out) {
@@ -199,6 +212,7 @@ void build_problem(const Correspondences& in, const Camera& camera, const Kernel
                    std::uint64_t seed, Problem* out) {
     const std::size_t n = in.n;
     out->focal = camera.mean_focal();
+    out->image_area = image_area(in, camera);
     out->weighted = static_cast<bool>(in.weights);
     if (in.variances) out->variance.reserve(n);
     for (int a = 0; a < 3; ++a)

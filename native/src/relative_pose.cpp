@@ -5,6 +5,8 @@
 #include <cmath>
 #include <complex>
 
+#include "reloc/confidence.hpp"
+#include "reloc/constants.hpp"
 #include "reloc/rng.hpp"
 
 namespace reloc {
@@ -160,6 +162,19 @@ Pose refine(const std::vector<Match>& matches, const Pose& start, double scale2,
     }
     T.normalize();
     return T;
+}
+
+/// Share of random matches within the threshold: a band along a line across the second image, over
+/// the bounds of its pixels.
+double random_share(const std::vector<Match>& matches, double threshold, double focal) {
+    Vec2 low = matches[0].pb, high = low;
+    for (const Match& m : matches) {
+        low = low.cwiseMin(m.pb);
+        high = high.cwiseMax(m.pb);
+    }
+    const Vec2 size = (focal * (high - low)).cwiseMax(1.0);
+    // Sampson's distance shares the error between both images.
+    return std::min(1.0, 2 * std::sqrt(2.0) * threshold * size.norm() / (size.x() * size.y()));
 }
 
 }  // namespace
@@ -329,7 +344,12 @@ RelativePoseResult estimate_relative_pose(const ArrayRef& points_a, const ArrayR
         ++result.inliers;
     }
     result.b_from_a = T;
-    result.status = result.inliers >= options.min_inliers ? Status::kOk : Status::kTooFewInliers;
+    // Ten essential matrices come of a sample.
+    const double alarms = 1 + log_false_alarms(total, result.inliers, 5,
+                                               random_share(matches, options.threshold, focal));
+    result.status = result.inliers < options.min_inliers ? Status::kTooFewInliers
+                    : alarms > kMaxFalseAlarms           ? Status::kChance
+                                                         : Status::kOk;
     return result;
 }
 

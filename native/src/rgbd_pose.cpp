@@ -340,6 +340,18 @@ void Search::run() {
     }
 }
 
+/// Share of the pairs' bounding box that is within the inlier radius at the fit's noise.
+double random_share(const Pairs& pairs, const FitResult& fit) {
+    double volume = 1;
+    for (int r : {kPx, kPy, kPz}) {
+        const float* p = pairs.sample.row(r);
+        const auto [low, high] = std::minmax_element(p, p + pairs.sample_n);
+        volume *= std::max(static_cast<double>(*high) - *low, 2 * fit.sigma);
+    }
+    return std::min(1.0, 4.0 / 3 * M_PI * std::pow(kInlier3 * fit.sigma * fit.sigma, 1.5) /
+                             std::max(volume, 1e-300));
+}
+
 }  // namespace
 
 bool align_triangles(const Vec3 cam[3], const Vec3 scene[3], Pose* out) {
@@ -386,9 +398,7 @@ bool align_points(const Vec3* cam, const Vec3* scene, const double* weights, int
 
 PoseResult estimate_rgbd_pose(const Correspondences& in, const RgbdPoseOptions& options) {
     const Kernels& kernels = *select_kernels(options.kernels);
-    PoseResult result;
-    result.covariance.setConstant(std::numeric_limits<double>::infinity());
-    result.inlier.assign(in.n, 0);
+    PoseResult result = PoseResult::of(in.n);
     if (in.n < 4) return result;
     Pairs pairs;
     build(in, kernels, options.seed, &pairs);
@@ -412,8 +422,10 @@ PoseResult estimate_rgbd_pose(const Correspondences& in, const RgbdPoseOptions& 
     FitResult fit;
     robust_fit(kernels, &set, kernel, scratch.row(1), scratch.row(0), floor2, 3, local, 1.0,
                pairs.n, search.pose, &fit);
-    finish(fit, pairs.centre, pairs.source, pairs.n, options.min_inliers, options.min_score,
-           &result);
+    const Demands demands{options.min_inliers, options.min_score, 3, random_share(pairs, fit)};
+    finish(fit, pairs.centre, pairs.source, pairs.n, demands, &result);
+    if (result.status == Status::kOk && !determined(in.points_cam, 3, result))
+        result.status = Status::kDegenerate;
     return result;
 }
 

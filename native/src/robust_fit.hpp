@@ -78,6 +78,12 @@ Eigen::Matrix<double, 6, State::kParameters> pose_rows(const Hessian& bread) {
     return rows;
 }
 
+/// What is known beside the points. A kernel with a prior has overloads of its own.
+template <class Kernel, class State, class Equations>
+void add_prior(const Kernel&, const State&, Equations*) {}
+template <class Kernel, class Matrix>
+void add_prior_information(const Kernel&, Matrix*) {}
+
 inline void keep(const Pose& pose, const Mat6& covariance, FitResult* result) {
     result->pose = pose;
     result->covariance = covariance;
@@ -118,9 +124,11 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
         if (pass == 0) field.consider_tails(kernels, e2, base, kParameters, info);
         field.update(kParameters);
         kernel.equations(view, pose.to_float(), kNotRobust, &eq);
+        typename State::Equations all = eq;
+        add_prior(kernel, pose, &all);
         typename State::Step step;
-        if (!solve_step(eq, 0, &step)) return;
-        double left = -gradient(eq).dot(step);
+        if (!solve_step(all, 0, &step)) return;
+        double left = -gradient(all).dot(step);
         if (full_steps || field.tails()) {
             const double told = field.total().curvature / std::max(field.total().held, 1e-9),
                          reach = std::min(1.0, std::max(0.5, told));
@@ -137,7 +145,8 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
     if (!(total.curvature > 0.05 * total.held) || !(total.weight > 3)) return;
     // Noise differs within and between cells, so each cell speaks for its own residuals.
     const double shared = total.meat / total.held, curvature = total.curvature / total.held;
-    const auto bread = (curvature * hessian(eq)).eval();
+    auto bread = (curvature * hessian(eq)).eval();
+    add_prior_information(kernel, &bread);
     const double inlier2 = field.tails() ? kTailCut : dof == 2 ? kInlier2 : kInlier3;
     const auto final_pose = pose.to_float();
     std::vector<Vec6> gradients(set->cells());
@@ -161,7 +170,8 @@ void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const fl
         kernels.flag_below(e2 + at, base + at, set->cell_end(c) - at,
                            static_cast<float>(inlier2 * field.variance(c)), near.get() + at);
     }
-    const auto meat = hessian(eq);
+    auto meat = hessian(eq);
+    add_prior_information(kernel, &meat);
     Mat6 of_pose;
     if constexpr (kParameters == 6) {
         of_pose = meat;

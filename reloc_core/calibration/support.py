@@ -40,11 +40,12 @@ def support(evidence: Evidence, solved: Localization, camera: Camera) -> dict[st
         `weight`: log of the inliers' mean weight over that of all;
         `claimed`: minus the log of the claimed position's standard deviation over the scene's depth;
         `score`: log odds of the solver's own score;
-        `signal.NAME`: what the estimator says;
+        `signal.NAME`: what the estimator says, `solver.NAME`: what the solver does;
         `depth`: of the scene points that agree, in the map's unit: no support, but a measure for it.
         Only what the kind of evidence has.
     """
-    found = {f"signal.{name}": float(value) for name, value in evidence.signals.items()}
+    found = {f"solver.{name}": float(value) for name, value in solved.support.items()}
+    found |= {f"signal.{name}": float(value) for name, value in evidence.signals.items()}
     count = max(_size(evidence), 1)
     agreeing = float(solved.num_inliers)
     if isinstance(evidence, Correspondences) and solved.inliers is not None:

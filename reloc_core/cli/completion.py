@@ -24,10 +24,15 @@ _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 _HYDRA_VERBS = ("demo", "train", "evaluate", "localize", "serve", "view", "benchmark")
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run the verb."""
+def run(arguments: Sequence[str], verbs: Sequence[str]) -> int:
+    """Run the verb.
+
+    Args:
+        arguments: the shell.
+        verbs: all verbs of the command line.
+    """
     if len(arguments) == 2 and arguments[0] == "_query":
-        print("\n".join(candidates(arguments[1])))
+        print("\n".join(candidates(arguments[1], verbs)))
         return 0
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
         print(
@@ -42,15 +47,13 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def candidates(line: str) -> list[str]:
+def candidates(line: str, verbs: Sequence[str]) -> list[str]:
     """Completions of the last word of a command line that starts with `reloc`."""
-    from reloc_core.cli.main import VERBS
-
     words = line.split()
     current = "" if line.endswith(" ") or not words else words[-1]
     before = words[1:] if line.endswith(" ") else words[1:-1]
     if not before:
-        return sorted(verb for verb in VERBS if verb.startswith(current))
+        return sorted(verb for verb in verbs if verb.startswith(current))
     verb = before[0]
     fixed = {"plugin": ("list", "new", "check", "doctor"), "config": ("check",),
              "data": ("check", "convert", "fetch"),
@@ -67,7 +70,8 @@ def _hydra_candidates(verb: str, overrides: Sequence[str], current: str) -> list
     from hydra import compose as hydra_compose
     from hydra.errors import HydraException
 
-    from reloc_core.config import _leaves, experiments, hydra_session, register_with_hydra
+    from reloc_core.composition import hydra_session, register_with_hydra
+    from reloc_core.config import experiments, option_names
     from reloc_core.registry import default_registry
 
     registry = default_registry()
@@ -86,5 +90,5 @@ def _hydra_candidates(verb: str, overrides: Sequence[str], current: str) -> list
             cfg = hydra_compose(config_name=verb, overrides=list(overrides))
         except HydraException:  # a choice that the verb needs is not on the line yet
             cfg = hydra_compose(config_name=verb, overrides=[*overrides, "dataset=synthetic"])
-    options = {".".join(path) for path in _leaves(cfg)} | set(groups)
+    options = set(option_names(cfg)) | set(groups)
     return sorted(f"{option}=" for option in options if option.startswith(current))

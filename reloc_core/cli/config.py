@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
-from reloc_core.cli.hydra_app import open_overrides
-from reloc_core.config import TARGET, compose, experiments, typed_config
+from reloc_core.composition import compose
+from reloc_core.config import TARGET, experiments, typed_config
 from reloc_core.errors import ConfigError, RelocError, did_you_mean
+from reloc_core.overrides import open_overrides
 from reloc_core.registry import default_registry
 
 USAGE = """\

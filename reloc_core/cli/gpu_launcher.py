@@ -24,9 +24,11 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from reloc_core.cli.jobs import objective
 from reloc_core.cli.leases import VISIBLE, Lease, Leases, visible_devices
+from reloc_core.evaluation.sweeps import job_result
 
 LOG_FILE = "job.log"
 _POLL_SECONDS = 0.1
@@ -123,7 +125,7 @@ class GpuLauncher(Launcher):
         folder.mkdir(parents=True, exist_ok=True)
         task = {
             "verb": str(config.hydra.job.config_name),
-            "overrides": list(config.hydra.overrides.task),
+            "overrides": OmegaConf.to_container(config.hydra.overrides.task, resolve=False),
             "output_dir": str(folder),
         }
         with (folder / LOG_FILE).open("wb") as log:
@@ -140,8 +142,6 @@ class GpuLauncher(Launcher):
 
     @staticmethod
     def _finish(job: _Job) -> JobReturn:
-        from reloc_core.cli.hydra_app import job_result, objective
-
         job.lease.release()
         status = job_result(job.folder).get("status", "no result")
         seconds = time.monotonic() - job.begin

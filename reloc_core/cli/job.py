@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import sys
 
-from reloc_core.cli.hydra_app import open_overrides, sweep_job
-from reloc_core.cli.main import EXIT_INTERRUPTED, EXIT_USER
-from reloc_core.config import compose
+from reloc_core.cli.exit_codes import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER
+from reloc_core.cli.jobs import sweep_job
+from reloc_core.cli.lifeline import end_with_owner
+from reloc_core.composition import compose
 from reloc_core.errors import RelocError
+from reloc_core.overrides import open_overrides
 
 
 def main() -> int:
     """Compose and run the job that the argument describes; failures are in its `result.json`."""
+    end_with_owner()
     task = json.loads(sys.argv[1])
     verb, overrides = task["verb"], task["overrides"]
     try:
@@ -23,7 +26,7 @@ def main() -> int:
         return EXIT_USER
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    return 0
+    return EXIT_OK
 
 
 if __name__ == "__main__":

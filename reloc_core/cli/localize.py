@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,9 +24,11 @@ from reloc_core.engine import Outcome, evaluate, run_queries
 from reloc_core.errors import ConfigError
 from reloc_core.evaluation import QueryResult, write_result_files
 from reloc_core.interfaces import Dataset
-from reloc_core.maps import explain_os_errors
+from reloc_core.mapped import mapped_frames
+from reloc_core.maps import Map, explain_os_errors
 from reloc_core.pipeline import Pipeline
 from reloc_core.runs import RunDirectory
+from reloc_core.types import Camera
 
 
 def camera_config(cfg: DictConfig) -> CameraConfig:
@@ -44,9 +45,14 @@ def camera_config(cfg: DictConfig) -> CameraConfig:
 def images_of(cfg: DictConfig) -> Dataset | VideoStream:
     """What `images=` names: a video, a camera, or the chosen images of a folder."""
     images, camera = plain(cfg.images), camera_config(cfg)
+    mapped: tuple[Camera, ...] = ()
+    if camera.from_map:
+        if cfg.map_dir is None:
+            raise ConfigError("camera.from_map needs map_dir.")
+        mapped = mapped_frames(Map.open(cfg.map_dir)).cameras
     if is_stream(images):
-        return VideoStream(images, camera, cfg.frame_step, cfg.max_frames)
-    return select_images(ImageFolder(images, camera), cfg)
+        return VideoStream(images, camera, cfg.frame_step, cfg.max_frames, mapped)
+    return select_images(ImageFolder(images, camera, mapped), cfg)
 
 
 def show(outcome: Outcome) -> None:
@@ -72,24 +78,12 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     return finish(record, evaluation.results)
 
 
-class _Video(ImageFolder):
-    """Images of a folder as consecutive frames of one video."""
-
-    def __init__(self, folder: ImageFolder, chosen: Sequence[int], consecutive: bool) -> None:
-        self.__dict__.update(vars(folder))
-        frames = [folder.frames[i] for i in chosen]
-        if consecutive:
-            frames = [replace(frame, sequence=folder.name) for frame in frames]
-        self._frames = tuple(frames)
-        self._images = tuple(self._images[i] for i in chosen)
-
-
 def select_images(folder: ImageFolder, cfg: DictConfig) -> Dataset:
     """Every `frame_step`-th image, at most `max_frames`, as one video if `video` says so."""
     if cfg.frame_step < 1 or (cfg.max_frames is not None and cfg.max_frames < 1):
         raise ConfigError("frame_step and max_frames must be at least 1.")
     chosen = range(0, len(folder), cfg.frame_step)[: cfg.max_frames]
-    return _Video(folder, chosen, bool(cfg.video))
+    return folder.selected(chosen, folder.name if cfg.video else None)
 
 
 def _run_stream(stream: VideoStream, pipeline: Pipeline, record: RunDirectory) -> int:

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from reloc_core import __version__
+from reloc_core.cli.exit_codes import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER
 from reloc_core.errors import ConfigError, RelocError, did_you_mean
-
-EXIT_OK, EXIT_DEFECT, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 USAGE = """\
 reloc {version} - where was the camera? Map a place, then localize images in it.
@@ -36,7 +35,8 @@ Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
   completion  bash | zsh | fish  shell completion of verbs, options and values
 
 Options are Hydra overrides: nested as dataset.root=DIR, swept as -m seed=1,2,3.
-Exit codes: 0 done, 2 something to correct (a message says what), 130 interrupted, 1 a defect.
+Exit codes: 0 done, 2 something to correct (a message says what), 130 interrupted, 1 a defect, or jobs of
+a sweep that failed.
 RELOC_DEBUG=1 shows stack traces.
 """
 
@@ -107,7 +107,7 @@ def _config(arguments: Sequence[str]) -> int:
 def _completion(arguments: Sequence[str]) -> int:
     from reloc_core.cli.completion import run
 
-    return run(arguments)
+    return run(arguments, sorted(VERBS))
 
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -179,6 +179,8 @@ def _user_message(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error.filename or 'while writing'}). Free some space and try again."
+    if type(error).__module__.partition(".")[0] in ("omegaconf", "hydra", "antlr4"):
+        return f"the configuration cannot be used: {' '.join(str(error).split())[:300]}"
     if isinstance(error, MemoryError):
         return "out of memory. Use fewer images, a smaller preset, or a machine with more memory."
     return None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from reloc_core.cli.lifeline import end_with_parent
 from reloc_core.errors import ConfigError, did_you_mean
-from reloc_core.registry import Registry, default_registry
+from reloc_core.registry import SLOW_SECONDS, Registry, default_registry
 
 USAGE = """\
 Usage: reloc plugin list             components by plugin, and plugins that failed with their cause
@@ -17,7 +18,6 @@ Usage: reloc plugin list             components by plugin, and plugins that fail
        reloc plugin doctor [NAME]    load each plugin in a process of its own and check it
 """
 ACTIONS = ("list", "new", "check", "doctor")
-SLOW_SECONDS = 2.0
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -41,6 +41,8 @@ def run(arguments: Sequence[str]) -> int:
         from reloc_core.cli.plugin_doctor import doctor
 
         return doctor(rest)
+    if action in ("_examine", "_problems"):
+        end_with_parent()
     if action == "_examine":
         from reloc_core.cli.plugin_doctor import examine
 

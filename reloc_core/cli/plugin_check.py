@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from reloc_core.cli.plugin_doctor import doctor, installed_plugins
-from reloc_core.config import compose
+from reloc_core.composition import compose
 from reloc_core.errors import ConfigError, RelocError, did_you_mean
 from reloc_core.registry import BUILTIN, Component, default_registry
 

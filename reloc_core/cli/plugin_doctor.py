@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 
 from reloc_core import registry as registry_module
-from reloc_core.cli.plugin import SLOW_SECONDS
-from reloc_core.errors import ConfigError, did_you_mean
-from reloc_core.registry import BUILTIN, DISABLE_VARIABLE, Registry
+from reloc_core.errors import ConfigError, RelocError, did_you_mean
+from reloc_core.isolation import DISABLE_VARIABLE
+from reloc_core.registry import BUILTIN, SLOW_SECONDS, Registry
 
 _TIMEOUT_S = 120
 _HEAVY = ("torch", "cv2", "matplotlib", "hydra", "kornia", "pycolmap", "tensorflow", "jax")
@@ -68,14 +68,16 @@ def examine(name: str) -> dict[str, str]:
                 results[label] = f"says it accepts {component.accepts}, its class {accepts}"
             else:
                 results[label] = "ok"
-        except Exception as error:
+        except RelocError as error:
             results[label] = str(error)
+        except BaseException as error:
+            results[label] = f"{type(error).__name__}: {error}"
     implementation = registry.manager.get_plugin(plugin.name)
     checks = getattr(implementation, "reloc_health_checks", None)
     if checks is not None:
         try:
-            results.update(checks())
-        except Exception as error:
+            results.update({str(k): str(v) for k, v in checks().items()})
+        except BaseException as error:
             results["health checks"] = f"{type(error).__name__}: {error}"
     return results
 

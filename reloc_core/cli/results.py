@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from reloc_core.config import plain
 from reloc_core.engine import Evaluation
-from reloc_core.errors import MapError
 from reloc_core.evaluation import QueryResult, summary_table, write_poses
+from reloc_core.mapped import mapped_frames
 from reloc_core.maps import Map
 from reloc_core.pipeline import Pipeline
 from reloc_core.runs import RunDirectory, console, environment, resolve_runtime
-from reloc_core.types import Float64Array
 
 EXIT_OK, EXIT_PARTIAL = 0, 2
 
@@ -28,17 +26,8 @@ def load_pipeline(cfg: DictConfig) -> Pipeline:
         plain(cfg.refiners),
         plain(cfg.get("estimator")),
         resolve_runtime(cfg.device, cfg.threads, cfg.seed),
+        orientation=cfg.get("orientation", "exif"),
     )
-
-
-def mapped_poses(scene_map: Map) -> list[Float64Array]:
-    """Poses of the frames a map was built from, (4, 4) each; empty for maps without them."""
-    try:
-        poses = scene_map.tensors("frames", "np")[0]["world_from_cam"].astype(np.float64)
-    except (MapError, KeyError):
-        return []
-    bottom = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (len(poses), 1, 4))
-    return list(np.concatenate([poses, bottom], axis=1))
 
 
 def report_results(
@@ -64,12 +53,13 @@ def report_results(
             config_text=OmegaConf.to_yaml(run.cfg, resolve=True),
             environment=environment(),
             notes=dataset.notes,
-            mapped=mapped_poses(pipeline.map) if pipeline.map else [],
+            mapped=list(mapped_frames(pipeline.map).world_from_cam) if pipeline.map else [],
             map_bytes=pipeline.map.bytes if pipeline.map else None,
+            depth=evaluation.depth,
         )
         write_report(run.path / REPORT_FILE, results, info, explainer(pipeline, dataset))
     title = f"{pipeline.method} on {dataset.name}"
-    console.print(summary_table(results, title=title, unit=dataset.unit))
+    console.print(summary_table(results, title=title, unit=dataset.unit, depth=evaluation.depth))
     return result
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,39 +9,45 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from reloc_core.cli.hydra_app import RESUME_VARIABLE, run_verb
+from reloc_core.cli.multirun import multirun
+from reloc_core.config import literal
 from reloc_core.errors import ConfigError, did_you_mean
-from reloc_core.evaluation.sweeps import Average, Sweep, average, groups, read_sweep
-from reloc_core.maps import explain_os_errors
+from reloc_core.evaluation.sweep_table import COLUMNS, DEFAULT, LEGEND, SweepTable, sweep_table
+from reloc_core.evaluation.sweeps import Sweep, average, groups, key_of, read_sweep
+from reloc_core.overrides import quoted
+from reloc_core.storage import explain_os_errors
 
 USAGE = """\
-Usage: reloc sweep table DIR [over=seed] [format=text|csv]   means and 95 % intervals over seeds
+Usage: reloc sweep table DIR [over=seed] [format=text|csv|markdown|latex] [columns=NAME,...]
+                                                             numbers over seeds, and paired tests
        reloc sweep resume DIR                                run what is missing or failed
        reloc sweep plot DIR [over=seed] [value=KEY]          DIR/sweep.png; KEY as in result.json
+Columns: {columns}, or a key of result.json
 Sweeps are made with -m:  reloc benchmark -m experiment=sweep/methods output_dir=DIR
 """
-COLUMNS = (
-    ("median cm", "metrics.median_translation_m", 100.0, 2),
-    ("median deg", "metrics.median_rotation_deg", 1.0, 3),
-    ("5cm 5deg %", "metrics.recall.5cm_5deg", 100.0, 1),
-    ("total s", "seconds.total", 1.0, 1),
-    ("peak MB", "peak_memory_mb", 1.0, 0),
-)
+_SHOWN_TESTS = 12
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
     if not arguments or any(a in ("-h", "--help") for a in arguments):
-        print(USAGE, end="")
+        print(USAGE.format(columns=", ".join(COLUMNS)), end="")
         return 0
     action, rest = arguments[0], list(arguments[1:])
     if action not in ("table", "resume", "plot"):
         raise ConfigError(
             f"There is no 'reloc sweep {action}'.{did_you_mean(action, ['table', 'resume', 'plot'])}"
         )
-    allowed = {"table": ("over", "format"), "resume": (), "plot": ("over", "value")}[action]
-    folders = [a for a in rest if "=" not in a]
-    options = dict(a.split("=", 1) for a in rest if "=" in a)
+    allowed = {"table": ("over", "format", "columns"), "resume": (), "plot": ("over", "value")}[
+        action
+    ]
+    more = [a for a in rest if a.startswith(("hydra.", "hydra/"))] if action == "resume" else []
+    rest = [a for a in rest if a not in more]
+    known = ("over", "format", "value", "columns")
+    folders = [
+        a for a in rest if a.partition("=")[0] not in known and ("=" not in a or Path(a).is_dir())
+    ]
+    options = dict(a.split("=", 1) for a in rest if a not in folders)
     unknown = [key for key in options if key not in allowed]
     if len(folders) != 1 or unknown:
         raise ConfigError(
@@ -52,62 +55,39 @@ def run(arguments: Sequence[str]) -> int:
         )
     sweep = read_sweep(folders[0])
     if action == "resume":
-        return resume(sweep)
+        return resume(sweep, more)
     over = options.get("over", "seed")
     if action == "plot":
-        print(plot(sweep, over, options.get("value", COLUMNS[0][1])))
+        print(plot(sweep, over, options.get("value", COLUMNS["median_cm"].key)))
         return 0
-    rows = table_rows(sweep, over)
+    columns = [name for name in options.get("columns", "").split(",") if name] or DEFAULT
+    table = sweep_table(sweep, over, columns)
     form = options.get("format", "text")
-    if form == "csv":
-        print(_csv(rows), end="")
+    writers = {"csv": table.csv, "markdown": table.markdown, "latex": table.latex}
+    if form in writers:
+        print(writers[form](), end="")
     elif form == "text":
-        _print(rows, sweep)
+        _print(table, sweep)
     else:
-        raise ConfigError(f"format={form} is unknown: use text or csv.")
+        raise ConfigError(f"format={form} is unknown: use text, {', '.join(writers)}.")
     return 0
 
 
-def table_rows(sweep: Sweep, over: str) -> list[list[str]]:
-    """Header and one row per configuration."""
-    varied = [key for key in sweep.varied if key != over]
-    rows = [[*(varied or ["configuration"]), "finished", *(title for title, *_ in COLUMNS)]]
-    for key, jobs in groups(sweep, over).items():
-        done = sum(job.finished for job in jobs)
-        cells = [value for _, value in key] or ["all"]
-        cells.append(f"{done}/{len(jobs)}")
-        for _, name, factor, digits in COLUMNS:
-            values = [job.value(name) for job in jobs if job.finished]
-            cells.append(_cell(average(values), factor, digits))
-        rows.append(cells)
-    return rows
-
-
-def _cell(found: Average, factor: float, digits: int) -> str:
-    if found.mean is None:
-        return "-"
-    text = f"{found.mean * factor:.{digits}f}"
-    if found.half_width is not None:
-        text += f" ± {found.half_width * factor:.{digits}f}"
-    return text
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(rows)
-    return file.getvalue()
-
-
-def _print(rows: Sequence[Sequence[str]], sweep: Sweep) -> None:
-    table = Table(*rows[0], box=None, header_style="bold")
-    for row in rows[1:]:
-        table.add_row(*row)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    console.print(table)
+def _print(table: SweepTable, sweep: Sweep) -> None:
+    head, *body = table.cells()
+    shown = Table(*head, box=None, header_style="bold")
+    for row in body:
+        shown.add_row(*row)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console.print(shown)
+    console.print(LEGEND, style="dim", markup=False)
+    for test in table.tests[:_SHOWN_TESTS]:
+        console.print(str(test), markup=False, soft_wrap=True)
+    if len(table.tests) > _SHOWN_TESTS:
+        console.print(f"and {len(table.tests) - _SHOWN_TESTS} more pairs: format=markdown")
     open_jobs = [job for job in sweep.jobs if not job.finished]
     for job in open_jobs[:5]:
-        why = str(job.result.get("error", "")) or "no result: still running, or it was killed"
-        console.print(f"job {job.number}: {job.status}. {why}", markup=False, soft_wrap=True)
+        console.print(f"job {job.number}: {job.status}. {job.why}", markup=False, soft_wrap=True)
     if open_jobs:
         console.print(
             f"{len(open_jobs)} of {len(sweep.jobs)} jobs are not finished: "
@@ -116,31 +96,31 @@ def _print(rows: Sequence[Sequence[str]], sweep: Sweep) -> None:
         )  # fmt: skip
 
 
-def resume(sweep: Sweep) -> int:
-    """Start the sweep again in its directory; finished jobs are skipped by the jobs themselves."""
-    if sweep.sampled:
-        raise ConfigError(
-            f"{sweep.path} was sampled by an optimiser, which remembers its trials by itself: give it "
-            "hydra.sweeper.storage and hydra.sweeper.study_name, and run the same command again."
+def resume(sweep: Sweep, more: Sequence[str] = ()) -> int:
+    """Run what is missing or failed, with the options as they were typed.
+
+    Args:
+        sweep: as it lies on disk.
+        more: options of Hydra to add, such as the launcher.
+    """
+    record = sweep.record
+    for override in record.left_out:
+        print(
+            f"Not taken from the folder: {override[:80]!r}. If you want it, add it to this command.",
+            file=sys.stderr,
         )
-    left = sum(not job.finished for job in sweep.jobs)
-    print(
-        f"{len(sweep.jobs) - left} of {len(sweep.jobs)} jobs are finished, {left} to do.",
-        flush=True,
-    )
-    if not left:
-        return 0
-    task = [a for a in sweep.arguments if not a.startswith("output_dir=")]
-    before = os.environ.get(RESUME_VARIABLE)
-    os.environ[RESUME_VARIABLE] = "1"
-    try:
-        escaped = str(sweep.path.resolve()).replace("'", "\\'")
-        run_verb(sweep.verb, ["-m", *sweep.hydra_arguments, *task, f"output_dir='{escaped}'"])
-    finally:
-        os.environ.pop(RESUME_VARIABLE)
-        if before is not None:
-            os.environ[RESUME_VARIABLE] = before
-    return 0 if all(job.finished for job in read_sweep(sweep.path).jobs) else 2
+    if not record.sampled:
+        left = sum(not job.finished for job in sweep.jobs)
+        print(
+            f"{len(sweep.jobs) - left} of {len(sweep.jobs)} jobs are finished, {left} to do.",
+            flush=True,
+        )
+        if not left:
+            return 0
+    given = {key_of(o) for o in more}
+    hydra = [o for o in record.hydra if key_of(o) not in given]
+    folder = f"output_dir={quoted(literal(str(sweep.path.resolve())))}"
+    return multirun(record.verb, [*hydra, *more, *record.task, folder], resume=True)
 
 
 def plot(sweep: Sweep, over: str, value: str) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from reloc_core.cli.localize import images_of
-from reloc_core.cli.results import load_pipeline, mapped_poses
+from reloc_core.cli.results import load_pipeline
 from reloc_core.config import TARGET, build
 from reloc_core.datasets.stream import VideoStream
 from reloc_core.datasets.subset import Subset
@@ -21,6 +21,7 @@ from reloc_core.errors import ConfigError
 from reloc_core.evaluation import QueryResult, read_localizations
 from reloc_core.evaluation.results import LOCALIZATIONS_FILE
 from reloc_core.interfaces import Dataset
+from reloc_core.mapped import mapped_frames
 from reloc_core.maps import Map, explain_os_errors
 from reloc_core.pipeline import Pipeline
 from reloc_core.runs import console, show_progress
@@ -129,10 +130,10 @@ def _map(
         return None, None, []
     scene_map = Map.open(cfg.map_dir)
     if scene_map.info.interface != "estimator":
-        return None, None, mapped_poses(scene_map)
+        return None, None, list(mapped_frames(scene_map).world_from_cam)
     pipeline = load_pipeline(cfg)
     points = _thinned(pipeline.estimator.scene_points(), cfg.max_points)
-    return pipeline, points, mapped_poses(scene_map)
+    return pipeline, points, list(mapped_frames(scene_map).world_from_cam)
 
 
 def _thinned(points: ScenePoints | None, count: int) -> ScenePoints | None:

@@ -92,7 +92,7 @@ def _parse(verb: str, arguments: Sequence[str]) -> tuple[str, dict[str, str], bo
 def _import(arguments: Sequence[str]) -> int:
     """Compose a training as its verb does, and let the component's importer take its place."""
     from reloc_core.cli import train
-    from reloc_core.config import compose
+    from reloc_core.composition import compose
 
     values = {k: v for k, _, v in (a.partition("=") for a in arguments)}
     for key in ("component", "file"):

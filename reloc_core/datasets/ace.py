@@ -5,13 +5,15 @@
                       calibration/  one focal length in pixels, or a 3x3 matrix; per image or shared
                       depth/        optional 16-bit PNG in millimetres, registered to the images
 
-Files are paired by name; where the names differ, by sorted order, as the original scripts do. The
-format puts the origin at the outer corner of the first pixel: a focal length alone means a principal
-point at (W/2, H/2) there, and a matrix loses 0.5 px to our convention.
+Files are paired by name; where the names differ, by their order, as the original scripts do, if that is
+the order of their numbers too. The format puts the origin at the outer corner of the first pixel: a
+focal length alone means a principal point at (W/2, H/2) there, and a matrix loses 0.5 px to our
+convention.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
@@ -22,7 +24,8 @@ from reloc_core.datasets.config import AceConfig
 from reloc_core.errors import ConfigError, DataError, InputError, did_you_mean
 from reloc_core.io.ace import FRAME_RATE, stem, video_position
 from reloc_core.io.files import is_junk, list_files, read_text
-from reloc_core.io.images import IMAGE_SUFFIXES, image_size
+from reloc_core.io.headers import Header, read_header
+from reloc_core.io.images import IMAGE_SUFFIXES
 from reloc_core.io.poses import parse_numbers, read_pose
 from reloc_core.types import Camera, Float64Array, Frame
 
@@ -74,10 +77,11 @@ class AceDataset(FileDataset):
         frames = []
         cameras: dict[tuple[int, int, str], Camera] = {}
         for row, i in enumerate(keep):
-            camera = _camera(rgb / images[i], calibrations[i], cameras)
+            header = read_header(rgb / images[i])
+            camera = _camera(header, calibrations[i], cameras)
             sequence, stamp = video_position(images[i], folder.name)
             pose = None if poses is None else poses[row]
-            frames.append(Frame(images[i], camera, pose, stamp, sequence))
+            frames.append(Frame(images[i], camera, pose, stamp, sequence, header.orientation))
         super().__init__(name, frames, [rgb / images[i] for i in keep], depths, notes)
 
 
@@ -112,7 +116,7 @@ def _split_folder(config: AceConfig) -> tuple[Path, str, list[str]]:
 
 
 def _files(folder: Path, suffixes: frozenset[str], notes: list[str]) -> list[str]:
-    """Sorted file names with one of the endings; strangers are noted."""
+    """File names with one of the endings in natural order; strangers are noted."""
     names = list_files(folder)
     good = [n for n in names if PurePath(n).suffix.lower() in suffixes]
     if len(good) < len(names):
@@ -126,7 +130,7 @@ def _files(folder: Path, suffixes: frozenset[str], notes: list[str]) -> list[str
 def _pair(
     rgb: Path, images: Sequence[str], folder: Path, suffixes: frozenset[str], notes: list[str]
 ) -> list[Path]:
-    """The file in `folder` of each image: by name, else by sorted order."""
+    """The file in `folder` of each image: by name, else by order."""
     files = _files(folder, suffixes, notes)
     by_stem = {stem(f): f for f in files}
     stems = [stem(i) for i in images]
@@ -146,8 +150,36 @@ def _pair(
             f"{unpaired or images[0]} has no partner in {folder}, though other names agree. "
             "Rename or remove the file."
         )
+    _check_order(rgb, images, folder, files)
     notes.append(f"names in {rgb.name}/ and {folder.name}/ differ: paired by sorted order")
     return [folder / f for f in files]
+
+
+def _check_order(rgb: Path, images: Sequence[str], folder: Path, files: Sequence[str]) -> None:
+    """Refuse to pair by order where text order and numbers, or the numbers of both, say otherwise."""
+    for where, names in ((rgb, images), (folder, files)):
+        text = sorted(names)
+        wrong = next((i for i, name in enumerate(names) if text[i] != name), None)
+        if wrong is not None:
+            raise DataError(
+                f"The names in {rgb} and {folder} differ, so they can only be paired by order, and the "
+                f"order of {where.name}/ is unclear: as text, {text[wrong]} comes before {names[wrong]}. "
+                "Give image and file the same name, or pad the numbers with zeros."
+            )
+    numbers = [[_last_number(name) for name in names] for names in (images, files)]
+    if set(numbers[0]) != set(numbers[1]) or len(set(numbers[0])) < len(images):
+        return
+    for image, file, first, second in zip(images, files, *numbers, strict=True):
+        if first != second:
+            raise DataError(
+                f"The names in {rgb} and {folder} differ, and pairing them by order would give {image} "
+                f"the file {file}, which has another number. Give image and file the same name."
+            )
+
+
+def _last_number(name: str) -> str | None:
+    numbers = re.findall("[0-9]+", stem(name))
+    return numbers[-1].lstrip("0") if numbers else None
 
 
 def _pose_files(
@@ -180,9 +212,9 @@ def _calibration_files(
     )
 
 
-def _camera(image: Path, calibration: Path, known: dict[tuple[int, int, str], Camera]) -> Camera:
+def _camera(header: Header, calibration: Path, known: dict[tuple[int, int, str], Camera]) -> Camera:
     """Camera of an image; images with equal size and calibration share one object."""
-    width, height = image_size(image)
+    width, height = header.width, header.height
     text = read_text(calibration)
     key = (width, height, text)
     if key not in known:

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from reloc_core.datasets.undistort import Undistorter, pinhole_of
-from reloc_core.errors import ConfigError, DataError
+from reloc_core.errors import ConfigError, DataError, InputError
 from reloc_core.geometry import check_pose, nearest_rotation
 from reloc_core.interfaces import Dataset
+from reloc_core.io.cameras import fit_camera
+from reloc_core.io.headers import Header
 from reloc_core.io.images import read_depth, read_image
-from reloc_core.types import BoolArray, Float64Array, Frame, Query
+from reloc_core.types import BoolArray, Camera, Float64Array, Frame, Query
 
 ROTATION_TOLERANCE = 1e-2
 """Largest deviation of R^T R from the identity that counts as rounding of a text file."""
@@ -101,6 +103,15 @@ class FileDataset(Dataset):
             with contextlib.suppress(OSError):
                 yield self._images[index].read_bytes()
 
+    def model_points(self) -> Float64Array:
+        """(N, 3) points of the model that the poses come from; none where there is no such model.
+
+        Raises:
+            DataError: they cannot be read.
+            RelocError: a package for it is missing.
+        """
+        return np.zeros((0, 3))
+
     @property
     def unit(self) -> str:
         """Unit of translations."""
@@ -139,6 +150,7 @@ class FileDataset(Dataset):
             frame.world_from_cam,
             frame.timestamp,
             frame.sequence,
+            frame.orientation,
             image=image,
             depth=depth,
         )
@@ -177,6 +189,38 @@ def select_frames(count: int, frames: str, step: int, limit: int | None) -> list
     if count and not chosen:
         raise DataError(f"dataset.frames='{frames}' leaves none of the {count} images.")
     return chosen
+
+
+def held_out(count: int, holdout: int, split: str, notes: list[str]) -> list[int]:
+    """Indices of the images of a split where every `holdout`-th image, from the first, is for testing.
+
+    Args:
+        count: number of images.
+        holdout: 0 puts all images into both splits.
+        split: "train" or "test".
+        notes: gets the number of images left to the other split.
+    """
+    if not holdout:
+        return list(range(count))
+    test = split == "test"
+    keep = [i for i in range(count) if (i % holdout == 0) is test]
+    notes.append(
+        f"{count - len(keep)} of {count} images are the {'train' if test else 'test'} split"
+    )
+    return keep
+
+
+def fitted_camera(camera: Camera, header: Header, source: Path) -> tuple[Camera, bool]:
+    """The camera of a stored image, and whether its intrinsics had to be scaled to its size.
+
+    Raises:
+        DataError: the image has another shape.
+    """
+    size = (header.width, header.height)
+    try:
+        return fit_camera(camera, *size), (camera.width, camera.height) != size
+    except InputError as error:
+        raise DataError(f"{source}: {error}") from None
 
 
 def checked_poses(poses: Float64Array, sources: Sequence[str]) -> tuple[Float64Array, BoolArray]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from reloc_core.datasets.base import FileDataset
 from reloc_core.datasets.check_picture import draw
 from reloc_core.datasets.epipolar import (
     CONVENTIONS,
@@ -21,8 +22,10 @@ from reloc_core.datasets.epipolar import (
     sampson,
 )
 from reloc_core.datasets.report import DataReport, Finding
+from reloc_core.datasets.scene_depth import scene_depth
 from reloc_core.geometry import check_pose, lift, project, rotation_angle_deg, transform
 from reloc_core.interfaces import Dataset
+from reloc_core.io.images import exif_focal
 from reloc_core.mapping.triangulation import two_view_depths
 from reloc_core.mapping.views import depth_at
 from reloc_core.types import BoolArray, Float64Array, ImageArray
@@ -31,6 +34,8 @@ __all__ = ["DataReport", "Finding", "check_dataset", "nearest_views"]
 
 PICTURE = "data_check.png"
 _PAIRS = 10
+# Epipolar errors above both, in pixels and over the image width, are no matter of accuracy.
+_FOREIGN_PX, _FOREIGN = 10.0, 0.015
 _MAX_IMAGES = 400  # images read for the quality check, per split
 _FOCAL_FACTORS = tuple(float(f) for f in np.round(1.03 ** np.arange(-18, 19), 4))
 
@@ -66,6 +71,7 @@ def check_dataset(train: Dataset, test: Dataset | None, output_dir: Path | None)
     report = DataReport(train.name if test is None else f"{train.name} and {test.name}")
     for dataset in (train, *((test,) if test else ())):
         _describe(report, dataset)
+        _check_exif(report, dataset)
     posed = _check_poses(report, train)
     matcher = Matcher(train)
     pairs = matcher.neighbours(_PAIRS) if posed else []
@@ -78,7 +84,7 @@ def check_dataset(train: Dataset, test: Dataset | None, output_dir: Path | None)
     if pairs:
         usual = _check_convention(report, pairs)
         if usual:
-            depth = _typical_depth(pairs)
+            depth = scene_depth(train, pairs) or depth
             # A wrong focal length spoils triangulation, and depth would be blamed for it.
             if _check_focal(report, pairs) and train.has_depth:
                 _check_depth(report, pairs)
@@ -87,7 +93,7 @@ def check_dataset(train: Dataset, test: Dataset | None, output_dir: Path | None)
     coverage = None
     if test is not None:
         _check_images(report, test)
-        if posed and _check_poses(report, test):
+        if posed and _check_poses(report, test, least=1):
             coverage = _check_coverage(report, train, test, depth)
             _check_same_world(report, matcher, Matcher(test), coverage, pairs)
     if output_dir is not None:
@@ -134,11 +140,11 @@ def _describe(report: DataReport, dataset: Dataset) -> None:
         report.add("warning" if note.startswith("skipped") else "ok", "loading", note)
 
 
-def _check_poses(report: DataReport, dataset: Dataset) -> bool:
-    """Whether there are at least two usable poses."""
+def _check_poses(report: DataReport, dataset: Dataset, least: int = 2) -> bool:
+    """Whether there are enough usable poses."""
     poses = [f.world_from_cam for f in dataset.frames if f.world_from_cam is not None]
     missing = len(dataset) - len(poses)
-    if len(poses) < 2:
+    if len(poses) < least:
         report.add(
             "warning", "poses", f"{dataset.name}: {len(poses)} of {len(dataset)} frames have a pose.",
             "Mapping and evaluation need poses; localizing does not.",
@@ -150,7 +156,7 @@ def _check_poses(report: DataReport, dataset: Dataset) -> bool:
         return False
     positions = np.array([p[:3, 3] for p in poses])
     still = int((np.linalg.norm(np.diff(positions, axis=0), axis=1) == 0).sum())
-    if np.ptp(positions, axis=0).max() == 0:
+    if len(poses) > 1 and np.ptp(positions, axis=0).max() == 0:
         report.add(
             "error", "poses", f"{dataset.name}: all {len(poses)} cameras are at the same place.",
             "Are these placeholders? Take the poses of a reconstruction (SfM, SLAM).",
@@ -174,6 +180,7 @@ def _check_convention(report: DataReport, pairs: Sequence[Pair]) -> bool:
     given = errors["as given"]
     best = min(errors, key=lambda name: errors[name])
     others = min(e for name, e in errors.items() if name != "as given")
+    width = float(np.median([p.first.camera.width for p in pairs]))
     if best != "as given" and errors[best] < 0.6 * given:
         report.add(
             "error", "axes",
@@ -182,6 +189,12 @@ def _check_convention(report: DataReport, pairs: Sequence[Pair]) -> bool:
         )  # fmt: skip
         return False
     text = f"epipolar error {given:.2f} px between neighbours; other conventions {others:.1f} px or more"
+    if given > max(_FOREIGN_PX, _FOREIGN * width):
+        report.add(
+            "error", "axes", f"The poses do not belong to the images: {text}.",
+            "Check the pairing of images and poses, the order of columns, and the intrinsics.",
+        )  # fmt: skip
+        return False
     if others < 1.5 * given:
         report.add(
             "warning", "axes", f"The axis convention is unclear: {text}.",
@@ -202,7 +215,10 @@ def _check_focal(report: DataReport, pairs: Sequence[Pair]) -> bool:
     errors = np.array(focal_errors(pairs, _FOCAL_FACTORS))
     given = errors[_FOCAL_FACTORS.index(1.0)]
     best = int(np.argmin(errors))
-    focal = float(np.median([p.first.camera.fx for p in pairs]))
+    focals = [q.camera.fx for p in pairs for q in (p.first, p.second)]
+    if max(focals) > 1.02 * min(focals):
+        return _check_focals(report, pairs, focals, errors)
+    focal = float(np.median(focals))
     # The range of factors that fit nearly as well tells how much the data can say.
     near = [f for f, e in zip(_FOCAL_FACTORS, errors, strict=True) if e < 1.1 * errors[best]]
     tight = near[0] == near[-1]
@@ -222,13 +238,47 @@ def _check_focal(report: DataReport, pairs: Sequence[Pair]) -> bool:
     return True
 
 
-def _typical_depth(pairs: Sequence[Pair]) -> float:
-    depths = []
-    for pair in pairs:
-        z, parallax = two_view_depths(pair.rays, relative(pair))
-        depths.append(z[0][(parallax > np.radians(0.5)) & (z > 0).all(0)])
-    found = np.concatenate(depths)
-    return float(np.median(found)) if len(found) else 2.0
+def _check_focals(
+    report: DataReport, pairs: Sequence[Pair], focals: Sequence[float], errors: Float64Array
+) -> bool:
+    """The same where images have focal lengths of their own: a common factor, and each pair's error."""
+    given, best = errors[_FOCAL_FACTORS.index(1.0)], int(np.argmin(errors))
+    own = f"{min(focals):.0f} to {max(focals):.0f} px"
+    if errors[best] < 0.7 * given and abs(_FOCAL_FACTORS[best] - 1) > 0.05:
+        report.add(
+            "warning", "focal length",
+            f"{_FOCAL_FACTORS[best]:.2f} times the images' own focal lengths ({own}) fits better: "
+            f"epipolar error {errors[best]:.2f} px instead of {given:.2f} px.",
+            "Were the images resized, or was the calibration made for another camera?",
+        )  # fmt: skip
+        return False
+    worst = max(float(np.median(sampson(p, relative(p)))) for p in pairs)
+    report.add(
+        "ok", "focal length",
+        f"the images' own focal lengths, {own}, fit the poses and matches; the worst of {len(pairs)} pairs "
+        f"by {worst:.2f} px",
+    )  # fmt: skip
+    return True
+
+
+def _check_exif(report: DataReport, dataset: Dataset) -> None:
+    """Whether EXIF, which queries without a calibration are localized by, agrees with the intrinsics."""
+    if not isinstance(dataset, FileDataset):
+        return
+    chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), 20), dtype=int)
+    found = [(exif_focal(dataset.image_paths[i]), dataset.frames[i].camera.fx) for i in chosen]
+    ratios = [exif.focal / focal for exif, focal in found if exif is not None]
+    if not ratios:
+        return
+    ratio = float(np.median(ratios))
+    text = f"the focal length of EXIF is {ratio:.2f} times that of the poses' cameras"
+    if abs(ratio - 1) > 0.1:
+        report.add(
+            "warning", "exif", f"{dataset.name}: {text} (median of {len(ratios)} images).",
+            "Localize photos of this camera with camera.from_map=true, not by their EXIF.",
+        )  # fmt: skip
+    else:
+        report.add("ok", "exif", f"{dataset.name}: {text}")
 
 
 def _check_depth(report: DataReport, pairs: Sequence[Pair]) -> None:

@@ -15,6 +15,7 @@ from reloc_core.io.files import atomic_write
 from reloc_core.types import Float64Array
 
 _TRAIN, _TEST = "#3465a4", "#d9700f"
+_WIDEST = 10.0  # tangent of the angle to the optical axis that is drawn, 84 degrees
 
 
 def draw(
@@ -170,11 +171,15 @@ def _line(pair: Pair, line: Float64Array) -> Float64Array:
     foot = -normal * line[2] / max(float(np.linalg.norm(line[:2])), 1e-12)
     width, height = camera.width - 1.0, camera.height - 1.0
     corners = unproject(camera, np.array([(0, 0), (width, 0), (0, height), (width, height)]))
-    # Lens models fold back beyond the field of view: points there must not be projected.
-    field = 1.02 * float(np.nanmax(np.linalg.norm(corners[:, :2], axis=1)))
+    reach = np.linalg.norm(corners[:, :2], axis=1)
+    # Lens models fold back beyond the field of view: points there must not be projected. Corners of a
+    # fisheye's image may see nothing, or what lies beside the camera.
+    reach = reach[np.isfinite(reach) & (reach < _WIDEST)]
+    field = 1.02 * float(reach.max()) if len(reach) else _WIDEST
     t = np.linspace(-field, field, 300)
     points = foot + t[:, None] * np.array([-normal[1], normal[0]])
     points[np.linalg.norm(points, axis=1) > field] = np.nan
-    pixels, _ = project(camera, np.column_stack([points, np.ones(len(t))]))
+    with np.errstate(invalid="ignore"):
+        pixels, _ = project(camera, np.column_stack([points, np.ones(len(t))]))
     inside = (pixels >= -1).all(1) & (pixels <= [camera.width, camera.height]).all(1)
     return np.where(np.asarray(inside)[:, None], pixels, np.nan)

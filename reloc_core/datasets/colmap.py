@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reloc_core.datasets.base import FileDataset, select_frames
+from reloc_core.datasets.base import FileDataset, fitted_camera, held_out, select_frames
 from reloc_core.datasets.config import ColmapConfig
+from reloc_core.datasets.sequences import find_sequences
 from reloc_core.errors import ConfigError, DataError
-from reloc_core.io.colmap import find_models, read_model
-from reloc_core.io.files import read_text
-from reloc_core.types import Frame
+from reloc_core.io.colmap import find_models, read_model, read_points
+from reloc_core.io.files import is_file, read_text
+from reloc_core.io.headers import read_header
+from reloc_core.types import Float64Array, Frame
 
 TEST_LIST = "list_test.txt"
 
@@ -55,16 +57,33 @@ class ColmapDataset(FileDataset):
         keep = [keep[i] for i in chosen]
         folder = root / config.images
         files = [folder / model.names[i] for i in keep]
-        missing = [file for file in files if not file.is_file()]
+        missing = [file for file in files if not is_file(file)]
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(files)} images of the model do not exist, first: "
                 f"{missing[0]}. Check dataset.images."
             )
-        frames = [Frame(model.names[i], model.cameras[i], model.world_from_cam[i]) for i in keep]
+        frames, scaled = [], 0
+        for i, file in zip(keep, files, strict=True):
+            header = read_header(file)
+            camera, other = fitted_camera(model.cameras[i], header, file)
+            scaled += other
+            pose = model.world_from_cam[i]
+            frames.append(Frame(model.names[i], camera, pose, orientation=header.orientation))
+        if scaled:
+            notes.append(
+                f"{scaled} images are of another size than their cameras: scaled intrinsics"
+            )
         name = root.resolve().name
         title = name if config.split == "all" else f"{name}/{config.split}"
+        frames, order = find_sequences(frames, files, config.sequence, title)
+        files = [files[i] for i in order]
         super().__init__(title, frames, files, None, notes, config.unit, config.undistort)
+        self._model = model.path
+
+    def model_points(self) -> Float64Array:
+        """(N, 3) points of the sparse model."""
+        return read_points(self._model)[0]
 
 
 def _split(config: ColmapConfig, root: Path, names: Sequence[str], notes: list[str]) -> list[int]:
@@ -79,10 +98,4 @@ def _split(config: ColmapConfig, root: Path, names: Sequence[str], notes: list[s
         if len(unknown) == len(listed):
             raise DataError(f"{path} names no image of the model.")
         return [i for i, n in enumerate(names) if (n in listed) is (config.split == "test")]
-    if not config.holdout:
-        return list(range(len(names)))
-    test = config.split == "test"
-    keep = [i for i in range(len(names)) if (i % config.holdout == 0) is test]
-    other = "train" if test else "test"
-    notes.append(f"{len(names) - len(keep)} of {len(names)} images are the {other} split")
-    return keep
+    return held_out(len(names), config.holdout, config.split, notes)

@@ -37,12 +37,16 @@ class TransformsConfig:
 
     Attributes:
         root: folder with `transforms.json` (or `transforms_train.json` and so on), or that file.
-        split: "train", "test" or "all".
-        holdout: every n-th image in sorted order, from the first, is the test split; 0 puts all
-            images into both. Not used with files per split.
+        split: "train", "test" or "all"; "val" where the file lists its images or has a file for them.
+        holdout: every n-th image in natural order, from the first, is the test split; 0 puts all
+            images into both. Not used with files per split, nor where the file lists the images of
+            each split (`train_filenames`, `val_filenames`, `test_filenames`).
         unit: of the poses: "scene unit" where the scale is arbitrary, "metre" where it is not.
         depth: "auto" reads the depth maps that the file names, "none" never.
         undistort: remove lens distortion on reading, for methods that assume pinholes.
+        sequence: images that are a video: "order" takes all in their order for one, "name" those whose
+            names differ in their last number only, "exif" orders them by the time of capture; "" takes
+            what the file says.
         frames: Python slice of the split's images in sorted order; "" takes all.
         frame_step: keep every n-th image (after `frames`).
         max_frames: keep at most so many images, evenly spread (after `frame_step`).
@@ -54,6 +58,7 @@ class TransformsConfig:
     unit: str = "scene unit"
     depth: str = "auto"
     undistort: bool = False
+    sequence: str = ""
     frames: str = ""
     frame_step: int = 1
     max_frames: int | None = None
@@ -75,6 +80,9 @@ class ColmapConfig:
             split; 0 puts all images into both.
         unit: of the poses: "scene unit" where the scale is arbitrary, "metre" where it is not.
         undistort: remove lens distortion on reading, for methods that assume pinholes.
+        sequence: images that are a video: "order" takes all in their order for one, "name" those whose
+            names differ in their last number only, "exif" orders them by the time of capture; "" takes
+            each for itself.
         frames: Python slice of the split's images in sorted order; "" takes all.
         frame_step: keep every n-th image (after `frames`).
         max_frames: keep at most so many images, evenly spread (after `frame_step`).
@@ -88,6 +96,7 @@ class ColmapConfig:
     holdout: int = 8
     unit: str = "scene unit"
     undistort: bool = False
+    sequence: str = ""
     frames: str = ""
     frame_step: int = 1
     max_frames: int | None = None
@@ -99,11 +108,16 @@ class KaptureConfig:
 
     Attributes:
         root: kapture folder (with `sensors/`), or the folder of `mapping/` and `query/`.
-        split: "train" reads `mapping/` or `train/`, "test" reads `query/` or `test/`; ignored when
-            `root` is a kapture folder itself.
+        split: "train" reads `mapping/` or `train/`, "test" reads `query/` or `test/`; of a kapture folder
+            without them, "all" reads every image.
+        holdout: every n-th image is the test split where there are no such folders; 0 puts all images
+            into both.
         time_unit: of the timestamps: "ns", "us", "ms", "s", or "index" where they only count.
         unit: of the poses: "metre", or "scene unit" where the scale is arbitrary.
         undistort: remove lens distortion on reading, for methods that assume pinholes.
+        sequence: images that are a video: "order" takes all in their order for one, "name" those whose
+            names differ in their last number only, "exif" orders them by the time of capture; "" takes
+            what the sensors say.
         frames: Python slice of the images in the order of the records; "" takes all.
         frame_step: keep every n-th image (after `frames`).
         max_frames: keep at most so many images, evenly spread (after `frame_step`).
@@ -111,9 +125,11 @@ class KaptureConfig:
 
     root: str = MISSING
     split: str = "train"
+    holdout: int = 8
     time_unit: str = "index"
     unit: str = "metre"
     undistort: bool = False
+    sequence: str = ""
     frames: str = ""
     frame_step: int = 1
     max_frames: int | None = None
@@ -154,6 +170,10 @@ class CameraConfig:
         params: parameters in COLMAP's order; pixel (0, 0) is the centre of the top-left pixel.
         width: image width that `focal` or `params` are for, when it differs from the images'.
         height: the same for the height.
+        focal_sigma: standard deviation of the focal length over the focal length; by default 0 where it
+            is given, and what is usual for the fields of EXIF that it comes from.
+        from_map: the images were taken with the camera of the mapping images, whose intrinsics the map
+            knows.
     """
 
     focal: float | None = None
@@ -161,3 +181,5 @@ class CameraConfig:
     params: list[float] | None = None
     width: int | None = None
     height: int | None = None
+    focal_sigma: float | None = None
+    from_map: bool = False

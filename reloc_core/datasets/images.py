@@ -5,59 +5,151 @@ from __future__ import annotations
 import glob
 import math
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 from reloc_core.datasets.base import FileDataset
 from reloc_core.datasets.config import CameraConfig
 from reloc_core.errors import ConfigError, DataError, InputError, did_you_mean
-from reloc_core.io.files import is_junk, list_files
-from reloc_core.io.images import IMAGE_SUFFIXES, exif_focal, image_size
-from reloc_core.types import CAMERA_MODELS, Camera, Frame
+from reloc_core.io.cameras import fit_camera
+from reloc_core.io.files import is_junk, list_files, natural_key
+from reloc_core.io.headers import read_header
+from reloc_core.io.images import IMAGE_SUFFIXES, exif_focal
+from reloc_core.mapped import camera_of_mapping
+from reloc_core.orientation import QUARTERS
+from reloc_core.types import CAMERA_MODELS, Camera, Frame, Query
 
 _MODEL_BY_COUNT = {3: "SIMPLE_PINHOLE", 4: "PINHOLE", 5: "RADIAL", 8: "OPENCV", 12: "FULL_OPENCV"}
 _GUESS_DEGREES = 60
+_UNKNOWN = Camera.pinhole(1.0, 1, 1)  # of images that cannot be read
 
 
 class ImageFolder(FileDataset):
     """Images of a folder, a glob pattern or a list, without ground truth.
 
+    An image that cannot be used, because its file is damaged or tells no focal length, is a frame
+    whose reading fails with the reason; `notes` says how many there are.
+
     Args:
         images: folder, glob pattern (`**` recurses), image file, or a sequence of image files.
-        camera: intrinsics; with all options None the focal length comes from EXIF.
+        camera: intrinsics; with all options at their defaults the focal length comes from EXIF.
+        mapped: cameras of the mapping images, for `camera.from_map`.
 
     Raises:
-        DataError: no images, an unreadable one, or no focal length.
+        DataError: no images, or none that can be used.
         ConfigError: malformed camera options.
     """
 
     def __init__(
-        self, images: str | Path | Sequence[str | Path], camera: CameraConfig | None = None
+        self,
+        images: str | Path | Sequence[str | Path],
+        camera: CameraConfig | None = None,
+        mapped: Sequence[Camera] = (),
     ) -> None:
         config = camera or CameraConfig()
+        check_camera_config(config)
         files, base = _find(images)
         frames: list[Frame] = []
         sources: dict[str, int] = {}
-        known: dict[tuple[int, int], Camera] = {}
-        given = config.focal is not None or config.params is not None
-        if not given and (config.model is not None or config.width or config.height):
-            raise ConfigError(
-                "camera.model, camera.width and camera.height need camera.params or camera.focal."
-            )
-        for path, name in zip(files, _names(files, base), strict=True):
-            size = image_size(path)
-            if given:
-                if size not in known:
-                    known[size] = camera_from_config(config, *size)
-                frames.append(Frame(name, known[size]))
+        known: dict[tuple[int, int], tuple[Camera, str]] = {}
+        self._problems: dict[int, str] = {}
+        for index, (path, name) in enumerate(zip(files, _names(files, base), strict=True)):
+            try:
+                header = read_header(path)
+                found = _camera(config, path, (header.width, header.height), mapped, known)
+            except DataError as error:
+                self._problems[index] = str(error)
+                frames.append(Frame(name, _UNKNOWN))
                 continue
-            exif = exif_focal(path)
-            if exif is None:
-                raise DataError(_no_focal(path, size))
-            sources[exif.source] = sources.get(exif.source, 0) + 1
-            frames.append(Frame(name, Camera.pinhole(exif.focal, *size)))
-        notes = [f"focal length of {n} images from EXIF: {s}" for s, n in sources.items()]
+            sources[found[1]] = sources.get(found[1], 0) + 1
+            frames.append(Frame(name, found[0], orientation=header.orientation))
+        if len(self._problems) == len(frames):
+            raise DataError(next(iter(self._problems.values())))
+        notes = [f"focal length of {n} images from {s}" for s, n in sources.items() if s]
+        turned = sum(frame.orientation in QUARTERS for frame in frames)
+        if turned:
+            notes.append(
+                f"{turned} images are turned by their EXIF orientation; poses belong to the stored pixels"
+            )
+        if self._problems:
+            notes.append(
+                f"{len(self._problems)} of {len(frames)} images cannot be used: "
+                + next(iter(self._problems.values()))
+            )
         title = base.resolve().name or str(base)
         super().__init__(title, frames, files, None, notes)
+
+    def __getitem__(self, index: int) -> Query:
+        """Read an image; see `Dataset`."""
+        if index in self._problems:
+            raise DataError(self._problems[index])
+        return super().__getitem__(index)
+
+    def selected(self, chosen: Sequence[int], sequence: str | None = None) -> ImageFolder:
+        """Some of the images, in the given order, as frames of one sequence if it is named."""
+        result = copy(self)
+        frames = [self._frames[i] for i in chosen]
+        result._frames = tuple(replace(f, sequence=sequence) if sequence else f for f in frames)
+        result._images = tuple(self._images[i] for i in chosen)
+        result._problems = {
+            k: self._problems[i] for k, i in enumerate(chosen) if i in self._problems
+        }
+        return result
+
+
+def _camera(
+    config: CameraConfig,
+    path: Path,
+    size: tuple[int, int],
+    mapped: Sequence[Camera],
+    known: dict[tuple[int, int], tuple[Camera, str]],
+) -> tuple[Camera, str]:
+    """Camera of an image of known size, and where its focal length comes from ("": as given)."""
+    if size in known:
+        return known[size]
+    if config.focal is not None or config.params is not None:
+        known[size] = camera_from_config(config, *size), ""
+        return known[size]
+    if config.from_map:
+        camera = camera_of_mapping(mapped, *size)
+        if camera is None:
+            sizes = sorted({f"{c.width}x{c.height}" for c in mapped})
+            raise DataError(
+                f"{path} is {size[0]}x{size[1]}, which no camera of the mapping images fits "
+                f"({', '.join(sizes) or 'the map knows none'}): give its focal length, camera.focal=F."
+            )
+        if config.focal_sigma is not None:
+            camera = replace(camera, focal_sigma=config.focal_sigma)
+        known[size] = camera, "the mapping images"
+        return known[size]
+    exif = exif_focal(path)
+    if exif is None:
+        raise DataError(_no_focal(path, size))
+    sigma = exif.sigma if config.focal_sigma is None else config.focal_sigma
+    return replace(Camera.pinhole(exif.focal, *size), focal_sigma=sigma), f"EXIF: {exif.source}"
+
+
+def check_camera_config(config: CameraConfig) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        ConfigError: says which.
+    """
+    given = config.focal is not None or config.params is not None
+    if not given and (config.model is not None or config.width or config.height):
+        raise ConfigError(
+            "camera.model, camera.width and camera.height need camera.params or camera.focal."
+        )
+    if given and config.from_map:
+        raise ConfigError("camera.from_map takes the camera of the map: give no other options.")
+    if config.focal_sigma is not None and not 0 <= config.focal_sigma <= 1:
+        raise ConfigError(
+            f"camera.focal_sigma is a share of the focal length, 0 to 1, got {config.focal_sigma}."
+        )
+    if given:
+        # Their shape is another question, which depends on the image.
+        camera_from_config(config, config.width or 2, config.height or 2)
 
 
 def camera_from_config(config: CameraConfig, width: int, height: int) -> Camera:
@@ -88,14 +180,11 @@ def camera_from_config(config: CameraConfig, width: int, height: int) -> Camera:
             raise ConfigError("Give camera.focal or camera.params.")
     except InputError as error:
         raise ConfigError(f"camera: {error}") from None
-    if (w, h) == (width, height):
-        return camera
-    if abs(width / w / (height / h) - 1) > 0.01:
-        raise DataError(
-            f"The image is {width}x{height}, the camera is for {w}x{h}, which is another shape: "
-            "it was cropped or turned, so its intrinsics are unknown."
-        )
-    return camera.scaled(width, height)
+    camera = replace(camera, focal_sigma=config.focal_sigma or 0.0)
+    try:
+        return fit_camera(camera, width, height)
+    except InputError as error:
+        raise DataError(str(error)) from None
 
 
 def _model(config: CameraConfig) -> str:
@@ -115,7 +204,7 @@ def _model(config: CameraConfig) -> str:
 
 
 def _find(images: str | Path | Sequence[str | Path]) -> tuple[list[Path], Path]:
-    """Image files in sorted order (a list keeps its own) and the folder they are named from."""
+    """Image files in natural order (a list keeps its own) and the folder they are named from."""
     if not isinstance(images, str | Path):
         files = [Path(p) for p in images]
         if not files:
@@ -135,8 +224,8 @@ def _find(images: str | Path | Sequence[str | Path]) -> tuple[list[Path], Path]:
     pattern = str(path)
     if not glob.has_magic(pattern):
         raise DataError(f"{path} does not exist. Give a folder, an image or a pattern.")
-    files = [p for p in map(Path, sorted(glob.glob(pattern, recursive=True))) if p.is_file()]
-    files = [p for p in files if _is_image(p)]
+    names = sorted(glob.glob(pattern, recursive=True), key=natural_key)
+    files = [p for p in map(Path, names) if p.is_file() and _is_image(p)]
     if not files:
         raise DataError(
             f"No image matches {pattern}. Quote the pattern for the shell and check it."

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from reloc_core.datasets.base import FileDataset, select_frames
+from reloc_core.datasets.base import FileDataset, fitted_camera, held_out, select_frames
 from reloc_core.datasets.config import KaptureConfig
+from reloc_core.datasets.sequences import find_sequences
 from reloc_core.errors import ConfigError, DataError
+from reloc_core.io.files import is_file
+from reloc_core.io.headers import read_header
 from reloc_core.io.kapture import read_kapture
 
 SPLIT_FOLDERS = {"train": ("mapping", "train"), "test": ("query", "test")}
@@ -15,6 +19,9 @@ SPLIT_FOLDERS = {"train": ("mapping", "train"), "test": ("query", "test")}
 
 class KaptureDataset(FileDataset):
     """The camera images of a kapture folder.
+
+    A folder that is no split holds out images for testing, so that nothing is measured on what was
+    mapped.
 
     Args:
         config: see `KaptureConfig`.
@@ -27,31 +34,64 @@ class KaptureDataset(FileDataset):
     def __init__(self, config: KaptureConfig) -> None:
         if config.unit not in ("scene unit", "metre"):
             raise ConfigError(f"dataset.unit must be 'scene unit' or 'metre', got '{config.unit}'.")
+        if config.holdout < 0:
+            raise ConfigError(f"dataset.holdout must not be negative, got {config.holdout}.")
         root = Path(config.root).expanduser()
-        folder = _folder(root, config.split)
+        folder, whole = _folder(root, config.split)
         content = read_kapture(folder, config.time_unit)
-        keep = select_frames(
-            len(content.frames), config.frames, config.frame_step, config.max_frames
-        )
+        notes: list[str] = []
+        keep = list(range(len(content.frames)))
+        if whole and config.split != "all":
+            if config.split not in SPLIT_FOLDERS:
+                raise ConfigError(
+                    f"dataset.split must be train, test or all, got '{config.split}'."
+                )
+            keep = held_out(len(keep), config.holdout, config.split, notes)
+            if not keep:
+                raise DataError(f"{root} leaves no images for split '{config.split}'.")
+        chosen = select_frames(len(keep), config.frames, config.frame_step, config.max_frames)
+        keep = [keep[i] for i in chosen]
         frames = [content.frames[i] for i in keep]
         files = [content.images / frame.name for frame in frames]
-        missing = [file for file in files if not file.is_file()]
+        missing = [file for file in files if not is_file(file)]
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(files)} images of {folder} do not exist, first: {missing[0]}."
             )
+        scaled = 0
+        for i, (frame, file) in enumerate(zip(frames, files, strict=True)):
+            header = read_header(file)
+            camera, other = fitted_camera(frame.camera, header, file)
+            scaled += other
+            frames[i] = replace(frame, camera=camera, orientation=header.orientation)
+        if scaled:
+            notes.append(
+                f"{scaled} images are of another size than their cameras: scaled intrinsics"
+            )
         name = root.resolve().name
         title = name if folder == root else f"{name}/{folder.name}"
-        super().__init__(title, frames, files, None, (), config.unit, config.undistort)
+        if whole and config.split != "all":
+            title = f"{name}/{config.split}"
+        frames, order = find_sequences(frames, files, config.sequence, title)
+        files = [files[i] for i in order]
+        super().__init__(title, frames, files, None, notes, config.unit, config.undistort)
 
 
-def _folder(root: Path, split: str) -> Path:
-    if (root / "sensors").is_dir():
-        return root
+def _folder(root: Path, split: str) -> tuple[Path, bool]:
+    """The kapture folder to read, and whether it holds all splits."""
     names = SPLIT_FOLDERS.get(split, (split,))
+    if (root / "sensors").is_dir():
+        own = root.resolve().name
+        others = {n for key, found in SPLIT_FOLDERS.items() if key != split for n in found}
+        if split in SPLIT_FOLDERS and own in others and not own == split:
+            raise DataError(
+                f"{root} is the folder of another split than dataset.split={split}. Give the folder "
+                "that holds both as dataset.root, or dataset.split=all."
+            )
+        return root, own not in names
     for name in names:
         if (root / name / "sensors").is_dir():
-            return root / name
+            return root / name, False
     raise DataError(
         f"{root} is no kapture folder: it holds neither sensors/ nor {' nor '.join(names)}/sensors/."
     )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from reloc_core.datasets.config import CameraConfig
-from reloc_core.datasets.images import camera_from_config
+from reloc_core.datasets.images import camera_from_config, check_camera_config
 from reloc_core.errors import ConfigError, DataError
-from reloc_core.types import Query
+from reloc_core.mapped import camera_of_mapping
+from reloc_core.types import Camera, Query
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
+_ORIENTATIONS = {90: 6, 180: 3, 270: 8}
+"""EXIF's tag for the clockwise degrees that a video's metadata ask for."""
 _CAMERA = re.compile(r"camera:(\d+|/dev/video\d+)")
 
 
@@ -35,6 +38,7 @@ class VideoStream:
         camera: intrinsics; videos carry none.
         step: keep every n-th frame.
         limit: stop after so many queries; None for all.
+        mapped: cameras of the mapping images, for `camera.from_map`.
 
     Attributes:
         notes: what a user should know; complete when the stream has ended.
@@ -45,17 +49,24 @@ class VideoStream:
     """
 
     def __init__(
-        self, source: str | Path, camera: CameraConfig, step: int = 1, limit: int | None = None
+        self,
+        source: str | Path,
+        camera: CameraConfig,
+        step: int = 1,
+        limit: int | None = None,
+        mapped: Sequence[Camera] = (),
     ) -> None:
         if step < 1 or (limit is not None and limit < 1):
             raise ConfigError("frame_step and max_frames must be at least 1.")
-        if camera.focal is None and camera.params is None:
+        check_camera_config(camera)
+        if camera.focal is None and camera.params is None and not camera.from_map:
             raise ConfigError(
                 f"{source} carries no focal length: give camera.focal in pixels, or camera.params."
             )
         self.name = str(source)
         self.notes: list[str] = []
         self._config, self._step, self._limit = camera, step, limit
+        self._mapped = tuple(mapped)
         live = _CAMERA.fullmatch(self.name)
         if self.name.startswith("camera:") and not live:
             raise ConfigError(f"'{source}' is no camera: write camera:0 for the first one.")
@@ -73,6 +84,8 @@ class VideoStream:
             self._capture.release()
             what = "camera" if live else "video"
             raise DataError(f"The {what} {source} cannot be opened. Is it one, and is it free?")
+        turned = int(self._capture.get(cv2.CAP_PROP_ORIENTATION_META))
+        self._orientation = _ORIENTATIONS.get(turned % 360, 1)
         self.frames_per_second = float(self._capture.get(cv2.CAP_PROP_FPS)) or 0.0
         self._announced = 0 if live else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
@@ -103,12 +116,13 @@ class VideoStream:
                     break
                 height, width = frame.shape[:2]
                 if camera is None or (camera.width, camera.height) != (width, height):
-                    camera = camera_from_config(self._config, width, height)
+                    camera = self._camera(width, height)
                 yield Query(
                     f"{Path(self.name).name}#{number:06d}",
                     camera,
                     timestamp=self._timestamp(number, begin),
                     sequence=self.name,
+                    orientation=self._orientation,
                     image=np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8),
                 )
                 number += 1
@@ -122,6 +136,16 @@ class VideoStream:
                 f"{self.name} ended after {number} of the {self._announced} frames it announces: it "
                 "may be truncated."
             )
+
+    def _camera(self, width: int, height: int) -> Camera:
+        if not self._config.from_map:
+            return camera_from_config(self._config, width, height)
+        camera = camera_of_mapping(self._mapped, width, height)
+        if camera is None:
+            raise DataError(
+                f"{self.name} is {width}x{height}, which no camera of the mapping images fits."
+            )
+        return camera
 
     def _timestamp(self, number: int, begin: float) -> float:
         if self.live or not self.frames_per_second > 0:

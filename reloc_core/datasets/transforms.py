@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reloc_core.datasets.base import FileDataset, checked_poses, select_frames
+from reloc_core.datasets.base import FileDataset, checked_poses, held_out, select_frames
 from reloc_core.datasets.config import TransformsConfig
+from reloc_core.datasets.sequences import find_sequences
 from reloc_core.errors import ConfigError, DataError, InputError
 from reloc_core.geometry import OPENCV_FROM_OPENGL
-from reloc_core.io.files import is_junk, read_text
-from reloc_core.io.images import image_size
+from reloc_core.io.cameras import fit_camera
+from reloc_core.io.files import is_file, is_junk, natural_key, read_text
+from reloc_core.io.headers import read_header
 from reloc_core.types import Camera, Float64Array, Frame
 
 _ENDINGS = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG", ".JPEG")
@@ -48,22 +51,10 @@ class TransformsDataset(FileDataset):
             raise ConfigError(f"dataset.holdout must not be negative, got {config.holdout}.")
         path, whole = _find_file(config)
         content = _parse(path)
-        entries = sorted(content["frames"], key=lambda e: str(e["file_path"]))
+        entries = sorted(content["frames"], key=lambda e: natural_key(str(e["file_path"])))
         images = _find_images(path, entries)
         notes: list[str] = []
-        keep = list(range(len(entries)))
-        if whole and config.holdout and config.split != "all":
-            test = config.split == "test"
-            keep = [i for i in keep if (i % config.holdout == 0) is test]
-            other = "test" if not test else "train"
-            notes.append(
-                f"{len(entries) - len(keep)} of {len(entries)} images are the {other} split"
-            )
-        if not keep:
-            raise DataError(
-                f"{path} leaves no images for split '{config.split}' with dataset.holdout="
-                f"{config.holdout}."
-            )
+        keep = _split(config, path, content, entries, notes) if whole else list(range(len(entries)))
         chosen = select_frames(len(keep), config.frames, config.frame_step, config.max_frames)
         keep = [keep[i] for i in chosen]
 
@@ -73,18 +64,23 @@ class TransformsDataset(FileDataset):
         if not finite.all():
             lost = int((~finite).sum())
             notes.append(f"skipped {lost} of {len(keep)} images: their pose is not finite")
-        frames, files, rescaled = [], [], 0
+        masks = sum("mask_path" in entries[i] for i in keep)
+        if masks:
+            notes.append(f"{masks} images have a mask (mask_path), which is not used")
+        frames, rescaled = [], 0
         depths = _depths(path, entries, images) if config.depth == "auto" else None
         kept = []
         for i, pose, source, ok in zip(keep, poses, sources, finite, strict=True):
             if not ok:
                 continue
-            camera, scaled = _camera({**content, **entries[i]}, image_size(images[i]), source)
+            header = read_header(images[i])
+            size = (header.width, header.height)
+            camera, scaled = _camera({**content, **entries[i]}, size, source)
             rescaled += scaled
             stamp, sequence = _time(entries[i], source)
             name = str(entries[i].get("name") or entries[i]["file_path"])
-            frames.append(Frame(name, camera, pose @ OPENCV_FROM_OPENGL, stamp, sequence))
-            files.append(images[i])
+            pose = pose @ OPENCV_FROM_OPENGL
+            frames.append(Frame(name, camera, pose, stamp, sequence, header.orientation))
             kept.append(i)
         if rescaled:
             notes.append(
@@ -92,8 +88,56 @@ class TransformsDataset(FileDataset):
             )
         name = path.resolve().parent.name
         title = name if config.split == "all" else f"{name}/{config.split}"
+        frames, order = find_sequences(frames, [images[i] for i in kept], config.sequence, title)
+        kept = [kept[i] for i in order]
+        files = [images[i] for i in kept]
         chosen_depths = None if depths is None else [depths[i] for i in kept]
         super().__init__(title, frames, files, chosen_depths, notes, config.unit, config.undistort)
+
+
+def _split(
+    config: TransformsConfig,
+    path: Path,
+    content: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    notes: list[str],
+) -> list[int]:
+    """Indices of the entries of the split, by the lists of the file or else by `holdout`."""
+    everything = list(range(len(entries)))
+    if config.split == "all":
+        return everything
+    lists = {name: content.get(f"{name}_filenames") for name in ("train", "val", "test")}
+    if any(names is not None for names in lists.values()):
+        where = config.split
+        if where == "test" and not lists["test"]:
+            where = "val"
+        listed = lists[where]
+        if not isinstance(listed, list) or not listed:
+            raise DataError(
+                f"{path} lists no images for split '{config.split}' ({where}_filenames)."
+            )
+        wanted = {_plain_path(name) for name in listed}
+        keep = [i for i in everything if _plain_path(entries[i]["file_path"]) in wanted]
+        if len(keep) < len(wanted):
+            notes.append(f"{len(wanted) - len(keep)} names of {where}_filenames have no frame")
+        if not keep:
+            raise DataError(f"{path}: no frame has a name of {where}_filenames.")
+        notes.append(
+            f"{where}_filenames chooses {len(keep)} of {len(entries)} images; dataset.holdout is not used"
+        )
+        return keep
+    if config.split == "val":
+        raise ConfigError("transforms.json has no split 'val': use train, test or all.")
+    keep = held_out(len(entries), config.holdout, config.split, notes)
+    if not keep:
+        raise DataError(
+            f"{path} leaves no images for split '{config.split}' with dataset.holdout={config.holdout}."
+        )
+    return keep
+
+
+def _plain_path(name: object) -> str:
+    return str(name).replace("\\", "/").removeprefix("./")
 
 
 def _find_file(config: TransformsConfig) -> tuple[Path, bool]:
@@ -106,8 +150,6 @@ def _find_file(config: TransformsConfig) -> tuple[Path, bool]:
     if not root.is_dir():
         raise DataError(f"{root} does not exist. Check dataset.root.")
     if (root / "transforms.json").is_file():
-        if config.split == "val":
-            raise ConfigError("transforms.json has no split 'val': use train, test or all.")
         return root / "transforms.json", True
     if (root / f"transforms_{config.split}.json").is_file():
         return root / f"transforms_{config.split}.json", False
@@ -123,6 +165,8 @@ def _parse(path: Path) -> dict[str, Any]:
         content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: no valid JSON ({error.msg}).") from None
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number too long
+        raise DataError(f"{path} is no valid JSON ({error}).") from None
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not frames:
         raise DataError(f"{path} lists no frames.")
@@ -130,20 +174,31 @@ def _parse(path: Path) -> dict[str, Any]:
         for key in ("file_path", "transform_matrix"):
             if not isinstance(entry, dict) or key not in entry:
                 raise DataError(f"{path}: frame {number} has no '{key}'.")
+        if not isinstance(entry["file_path"], str):
+            raise DataError(f"{path}: the 'file_path' of frame {number} is no text.")
     return {k: v for k, v in content.items() if not isinstance(v, dict)}
 
 
 def _find_images(path: Path, entries: Sequence[Mapping[str, Any]]) -> list[Path]:
     found: list[Path] = []
     missing: list[str] = []
+    owners: dict[str, str] = {}
     for entry in entries:
-        base = path.parent / str(entry["file_path"]).replace("\\", "/")
-        candidates = (base.with_name(base.name + ending) for ending in _ENDINGS)
-        image = next((c for c in candidates if c.is_file()), None)
+        name = entry["file_path"]
+        base = f"{path.parent}/{name}" if not name.startswith("/") else name
+        base = base.replace("\\", "/")
+        image = next((p for e in _ENDINGS if is_file(p := Path(base + e))), None)
         if image is None:
-            missing.append(str(entry["file_path"]))
-        else:
-            found.append(image)
+            missing.append(name)
+            continue
+        found.append(image)
+        # One image with two poses, or in two splits, is a mistake of whoever made the file.
+        key = os.path.normpath(image)
+        if key in owners:
+            raise DataError(
+                f"{path} has two frames for the image {image} ({owners[key]}, {name}). Keep one of them."
+            )
+        owners[key] = name
     if missing:
         raise DataError(
             f"{len(missing)} of {len(entries)} images of {path} do not exist, first: {missing[0]}. "
@@ -160,7 +215,7 @@ def _depths(
     if not any(named):
         return None
     for image, depth in zip(images, named, strict=True):
-        if not depth or not (path.parent / str(depth)).is_file():
+        if not depth or not is_file(path.parent / str(depth)):
             raise DataError(
                 f"{path}: {image.name} has no depth map, though others have. Restore it or leave "
                 "depth out (dataset.depth=none)."
@@ -171,15 +226,19 @@ def _depths(
 def _time(entry: Mapping[str, Any], source: str) -> tuple[float | None, str | None]:
     """Timestamp in seconds and sequence, where the file has them (an addition of ours)."""
     stamp, sequence = entry.get("timestamp"), entry.get("sequence")
-    if stamp is not None and (isinstance(stamp, bool) or not isinstance(stamp, int | float)):
-        raise DataError(f"{source}: 'timestamp' is no number.")
+    if stamp is not None and (
+        isinstance(stamp, bool)
+        or not isinstance(stamp, int | float)
+        or not abs(stamp) < 1e18  # neither too large nor NaN
+    ):
+        raise DataError(f"{source}: 'timestamp' is no number of seconds.")
     return None if stamp is None else float(stamp), None if sequence is None else str(sequence)
 
 
 def _matrix(entry: Mapping[str, Any], source: str) -> Float64Array:
     try:
         matrix = np.array(entry["transform_matrix"], np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         matrix = np.zeros(0)
     if matrix.shape == (3, 4):
         matrix = np.vstack([matrix, [0, 0, 0, 1]])
@@ -195,9 +254,17 @@ def _camera(values: Mapping[str, Any], size: tuple[int, int], source: str) -> tu
         value = values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise DataError(f"{source}: '{key}' is no number.")
-        return float(value)
+        try:
+            found = float(value)
+        except OverflowError:
+            found = math.inf
+        if not math.isfinite(found):
+            raise DataError(f"{source}: '{key}' is not finite.")
+        return found
 
     width, height = int(number("w", size[0])), int(number("h", size[1]))
+    if width < 1 or height < 1:
+        raise DataError(f"{source}: the size {width}x{height} must be positive.")
     if "fl_x" in values:
         fx = number("fl_x")
     elif "camera_angle_x" in values:
@@ -214,8 +281,10 @@ def _camera(values: Mapping[str, Any], size: tuple[int, int], source: str) -> tu
     k1, k2, k3, k4 = (number(f"k{i}") for i in (1, 2, 3, 4))
     p1, p2 = number("p1"), number("p2")
     model = str(values.get("camera_model", ""))
+    if values.get("is_fisheye", False) not in (True, False):
+        raise DataError(f"{source}: 'is_fisheye' must be true or false.")
     try:
-        if model == "OPENCV_FISHEYE" or values.get("is_fisheye") is True:
+        if model == "OPENCV_FISHEYE" or values.get("is_fisheye"):
             camera = Camera("OPENCV_FISHEYE", width, height, (fx, fy, cx, cy, k1, k2, k3, k4))
         elif model not in _PERSPECTIVE:
             raise DataError(f"{source}: camera model {model} is not supported.")
@@ -230,14 +299,10 @@ def _camera(values: Mapping[str, Any], size: tuple[int, int], source: str) -> tu
             camera = Camera("PINHOLE", width, height, (fx, fy, cx, cy))
     except InputError as error:
         raise DataError(f"{source}: {error}") from None
-    if (width, height) == size:
-        return camera, False
-    if abs(size[0] / width / (size[1] / height) - 1) > 0.01:
-        raise DataError(
-            f"{source}: the image is {size[0]}x{size[1]}, the intrinsics are for {width}x{height}, "
-            "which is another shape."
-        )
-    return camera.scaled(*size), True
+    try:
+        return fit_camera(camera, *size), (width, height) != size
+    except InputError as error:
+        raise DataError(f"{source}: {error}") from None
 
 
 def _focal_of_angle(angle: float, length: int, source: str) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reloc_core.datasets.scene_depth import scene_depth
 from reloc_core.engine.queries import Localizes, Outcome, run_queries
 from reloc_core.evaluation import (
     Metrics,
@@ -31,10 +32,12 @@ class Evaluation:
     Attributes:
         dataset: what was localized.
         results: one per query, in order.
+        depth: of the scene in the dataset's unit, or None where nothing tells it.
     """
 
     dataset: Dataset
     results: tuple[QueryResult, ...]
+    depth: float | None = None
 
     @property
     def metrics(self) -> Metrics | None:
@@ -44,7 +47,7 @@ class Evaluation:
     @property
     def content(self) -> dict[str, Any]:
         """What `result.json` holds of it."""
-        return result_content(self.results, self.dataset)
+        return result_content(self.results, self.dataset, self.depth)
 
     def write(self, directory: Path | str) -> None:
         """Write `localizations.jsonl`, `poses.txt` and `poses_tum.txt`."""
@@ -91,4 +94,11 @@ def evaluate(
             progress.advance(1, localized=str(done))
             if on_outcome is not None:
                 on_outcome(outcome)
-    return Evaluation(dataset, tuple(results))
+    return Evaluation(dataset, tuple(results), _depth(pipeline, dataset))
+
+
+def _depth(pipeline: Localizes, dataset: Dataset) -> float | None:
+    """Depth of the scene as the map knows it from its own points, else as the dataset does."""
+    if isinstance(pipeline, Pipeline) and pipeline.calibration is not None:
+        return pipeline.calibration.depth
+    return None if dataset.unit == "metre" else scene_depth(dataset, matching=False)

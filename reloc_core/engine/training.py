@@ -20,11 +20,14 @@ from reloc_core.calibration import (
     hold_out,
     scene_scale,
 )
-from reloc_core.config import TARGET, compose, experiments, plain, typed_config
+from reloc_core.composition import compose
+from reloc_core.config import TARGET, experiments, plain, typed_config
 from reloc_core.datasets.subset import Subset
+from reloc_core.datasets.upright import Upright
 from reloc_core.engine.queries import run_queries
 from reloc_core.errors import ConfigError, DataError, RelocError
 from reloc_core.interfaces import Dataset, Progress, Run, Runtime
+from reloc_core.mapped import FRAMES, save_mapped_frames
 from reloc_core.maps import Map, MapInfo, MapWriter, dataset_identity
 from reloc_core.pipeline import PARTS, Pipeline, part_name
 from reloc_core.registry import Component, Registry, default_registry
@@ -34,7 +37,6 @@ from reloc_core.types import Frame
 
 Choice = str | Mapping[str, Any]
 """A component: its name, or `{"name": NAME, **options}` (`_target_` does as well as `name`)."""
-FRAMES = "frames"
 
 
 @dataclass
@@ -148,6 +150,7 @@ def train(
         unit=dataset.unit,
         pipeline=pipeline,
     )
+    dataset = Upright.of(dataset)
     fit = component.load()(config).fit
     if source is not None:
         fit = partial(component.load_importer(), source, config)
@@ -193,12 +196,7 @@ def _fit(fit: Callable[[Dataset, Run], None], dataset: Dataset, run: TrainingRun
     fit(dataset, run)
     # Where the map was seen from, for reports, viewers and the calibration. Written last: it says that
     # this component is complete.
-    posed = [f.world_from_cam for f in dataset.frames if f.world_from_cam is not None]
-    run.map.save(
-        FRAMES,
-        {"world_from_cam": np.stack(posed)[:, :3].astype(np.float64)},
-        {"details": run.map.details},
-    )
+    save_mapped_frames(run.map, dataset.frames, run.map.details)
 
 
 def calibrate(

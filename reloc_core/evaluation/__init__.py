@@ -3,9 +3,11 @@
 from reloc_core.evaluation.metrics import (
     THRESHOLDS,
     Metrics,
+    RelativeMetrics,
     ReliabilityBin,
     nees,
     pose_errors,
+    relative_metrics,
     summarize,
 )
 from reloc_core.evaluation.results import (
@@ -25,11 +27,13 @@ __all__ = [
     "THRESHOLDS",
     "Metrics",
     "QueryResult",
+    "RelativeMetrics",
     "ReliabilityBin",
     "nees",
     "pose_errors",
     "query_result",
     "read_localizations",
+    "relative_metrics",
     "result_content",
     "summarize",
     "summarize_results",

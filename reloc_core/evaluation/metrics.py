@@ -36,6 +36,14 @@ THRESHOLDS: Mapping[str, tuple[float, float]] = {
 }
 """Recall thresholds: metres (or scene units) and degrees."""
 
+RELATIVE_THRESHOLDS: Mapping[str, tuple[float, float]] = {
+    "0.1%_0.1deg": (0.001, 0.1),
+    "0.5%_0.5deg": (0.005, 0.5),
+    "1%_1deg": (0.01, 1.0),
+    "5%_5deg": (0.05, 5.0),
+}
+"""Recall thresholds where the unit is arbitrary: share of the scene's depth, and degrees."""
+
 SUCCESS = "5cm_5deg"
 """The threshold that the score is judged by."""
 
@@ -59,6 +67,32 @@ class ReliabilityBin:
     score_high: float
     queries: int
     success: float
+
+
+@dataclass(frozen=True)
+class RelativeMetrics:
+    """Errors over the depth of the scene, which mean something in any unit.
+
+    Attributes:
+        depth: median distance of the scene from its cameras, in the unit of the poses.
+        median_translation: upper median over `depth`; inf and NaN as in `Metrics`.
+        p90_translation: 0.9 quantile over `depth`.
+        recall: fraction 0..1 by the keys of `RELATIVE_THRESHOLDS`; NaN without ground truth.
+    """
+
+    depth: float
+    median_translation: float
+    p90_translation: float
+    recall: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, translations in percent."""
+        return {
+            "scene_depth": finite_or_none(self.depth),
+            "median_translation_percent": finite_or_none(100 * self.median_translation),
+            "p90_translation_percent": finite_or_none(100 * self.p90_translation),
+            "recall": {key: finite_or_none(value) for key, value in self.recall.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -99,6 +133,20 @@ class Metrics:
     within_95: float
     with_covariance: int
     reliability: tuple[ReliabilityBin, ...] = ()
+
+    @property
+    def overconfidence(self) -> str:
+        """A warning where the covariances are far too small for the errors; "" where they are not.
+
+        With 30 poses or more, and a mean NEES above 20 or fewer than 70 % in the 95 % region.
+        """
+        if self.with_covariance < 30 or not (self.mean_nees > 20 or self.within_95 < 0.7):
+            return ""
+        return (
+            f"The poses are overconfident: {100 * self.within_95:.0f} % of {self.with_covariance} lie in "
+            f"the 95 % region of their covariance, the mean squared normalised error is "
+            f"{self.mean_nees:.3g} where {NEES_DEGREES} is right. Do not rely on score and covariance here."
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: infinite and undefined numbers become None.
@@ -187,6 +235,44 @@ def upper_quantile(values: npt.ArrayLike, q: float) -> float:
     return float(ordered[min(int(q * len(ordered)), len(ordered) - 1)])
 
 
+def relative_metrics(
+    translation: npt.ArrayLike, rotation_deg: npt.ArrayLike, depth: float
+) -> RelativeMetrics:
+    """Summarize errors over the depth of the scene.
+
+    Args:
+        translation: (N,) errors in the unit of `depth`; inf and NaN as in `summarize`.
+        rotation_deg: (N,) errors in degrees.
+        depth: of the scene.
+
+    Raises:
+        InputError: the depth is not positive.
+    """
+    if not 0 < depth < math.inf:
+        raise InputError(f"The scene's depth must be positive, got {depth}.")
+    share = np.asarray(translation, np.float64) / depth
+    rotation = np.asarray(rotation_deg, np.float64)
+    known = ~np.isnan(share)
+    return RelativeMetrics(
+        depth,
+        upper_quantile(share[known], 0.5),
+        upper_quantile(share[known], 0.9),
+        _recall(share[known], rotation[known], RELATIVE_THRESHOLDS),
+    )
+
+
+def _recall(
+    translation: Float64Array, rotation: Float64Array, limits: Mapping[str, tuple[float, float]]
+) -> dict[str, float]:
+    """Fraction of queries below each limit; NaN for no queries."""
+    return {
+        key: float(np.mean((translation < length) & (rotation < degrees)))
+        if len(translation)
+        else math.nan
+        for key, (length, degrees) in limits.items()
+    }
+
+
 def summarize(
     translation_m: npt.ArrayLike,
     rotation_deg: npt.ArrayLike,
@@ -230,12 +316,7 @@ def summarize(
         raise InputError("Errors must not be negative, and known for both parts of a pose or none.")
 
     translation_known, rotation_known = translation[known], rotation[known]
-    recall = {
-        key: float(np.mean((translation_known < metres) & (rotation_known < degrees)))
-        if known.any()
-        else math.nan
-        for key, (metres, degrees) in THRESHOLDS.items()
-    }
+    recall = _recall(translation_known, rotation_known, THRESHOLDS)
     metres, degrees = THRESHOLDS[SUCCESS]
     judged = known & found
     success = (translation < metres) & (rotation < degrees)

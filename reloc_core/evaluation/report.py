@@ -19,7 +19,12 @@ from typing import Any
 from reloc_core.evaluation import figures, gallery
 from reloc_core.evaluation.gallery import Explain
 from reloc_core.evaluation.metrics import SUCCESS, Metrics
-from reloc_core.evaluation.results import QueryResult, summarize_results, timing
+from reloc_core.evaluation.results import (
+    QueryResult,
+    relative_results,
+    summarize_results,
+    timing,
+)
 from reloc_core.evaluation.sections import accuracy, diagnosis, meter, prose, trajectory
 from reloc_core.evaluation.units import (
     METRE,
@@ -49,6 +54,7 @@ class ReportInfo:
         notes: what a user should know about the dataset or run.
         mapped: `world_from_cam` (4, 4) of the images that the map was built from, where known.
         map_bytes: size of the map, or None.
+        depth: of the scene, by which errors are measured where the unit is arbitrary; None if unknown.
     """
 
     scene: str
@@ -60,6 +66,7 @@ class ReportInfo:
     notes: Sequence[str] = ()
     mapped: Sequence[Float64Array] = ()
     map_bytes: int | None = None
+    depth: float | None = None
 
 
 def write_report(
@@ -83,9 +90,12 @@ def render_report(
     """The page as text; arguments as in `write_report`."""
     metrics = summarize_results(results)
     judged = metrics.with_ground_truth > 0
+    warning = metrics.overconfidence
+    relative = relative_results(results, info.depth) if info.unit != METRE else None
     bins = figures.error_bins(metrics.median_translation_m if judged else 0.0)
     sections = [
-        accuracy(results, metrics, info.unit) if judged else "",
+        f'<p class="banner">{prose(warning)}</p>' if warning else "",
+        accuracy(results, metrics, info.unit, relative) if judged else "",
         trajectory(results, info.mapped, info.unit, bins),
         diagnosis(results, metrics, info.unit, bins) if judged else "",
         _queries(results, info, explain),

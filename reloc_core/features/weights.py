@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import torch
 from torch import Tensor
 
 from reloc_core.errors import MapError
+
+_SPARE_BYTES = 1 << 20
 
 
 def read_state_dict(path: Path | str, what: str) -> dict[str, Tensor]:
@@ -35,6 +39,7 @@ def read_state_dict(path: Path | str, what: str) -> dict[str, Tensor]:
             raise MapError(
                 f"{path} is a Git-LFS pointer, not the {what}: run 'git lfs pull' there."
             )
+    _check_expansion(path, what)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -42,7 +47,7 @@ def read_state_dict(path: Path | str, what: str) -> dict[str, Tensor]:
             f"{path} holds Python objects other than tensors and is not loaded, because that would "
             f"run code from it. Save the plain state dict of the {what} instead."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # PyTorch raises whatever damaged bytes lead it to
         raise MapError(
             f"{path} is no readable {what}; it may be truncated. Get it again."
         ) from error
@@ -54,6 +59,19 @@ def read_state_dict(path: Path | str, what: str) -> dict[str, Tensor]:
     ):
         raise MapError(f"{path} is no state dict of tensors, so it cannot be a {what}.")
     return dict(content)
+
+
+def _check_expansion(path: Path, what: str) -> None:
+    """Refuse archives whose tensors take more room than the file: PyTorch writes them uncompressed."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            size = sum(info.file_size for info in file.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
+        return  # an older format, or damaged
+    if size > 2 * path.stat().st_size + _SPARE_BYTES:
+        raise MapError(
+            f"{path} is no {what} as PyTorch writes it: its content of {size} bytes is compressed."
+        )
 
 
 def check_layout(module: torch.nn.Module, state: Mapping[str, Tensor], what: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import struct
 import tarfile
 import unicodedata
 import zipfile
@@ -27,6 +28,12 @@ MAX_RATIO = 200
 MAX_ENTRIES = 1_000_000
 _FREE_BYTES = 1 << 20
 _BLOCK = 1 << 20
+_MAX_READ = 16 << 20  # bytes; tar headers that ask for more are hostile
+# Everything that the readers of Python's library raise for damaged files; bz2 raises a bare OSError.
+_DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError,
+    KeyError, IndexError, OverflowError, RuntimeError, struct.error,
+)  # fmt: skip
 
 Wanted = Callable[[str], bool]
 
@@ -50,12 +57,11 @@ def extract(archive: Path, folder: Path, wanted: Wanted = lambda name: True) -> 
         with explain_os_errors(folder):
             if zipfile.is_zipfile(archive):
                 return _extract_zip(archive, folder, wanted)
-            if tarfile.is_tarfile(archive):
+            if _is_tar(archive):
                 return _extract_tar(archive, folder, wanted)
-    except (
-        zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, lzma.LZMAError,
-        NotImplementedError,
-    ) as error:  # fmt: skip
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise DataError(
             f"{archive.name} is damaged or truncated ({error}). Remove it and fetch again."
         ) from None
@@ -147,9 +153,11 @@ def _extract_zip(archive: Path, folder: Path, wanted: Wanted) -> list[str]:
             if info.file_size > MAX_RATIO * info.compress_size + _FREE_BYTES:
                 raise _bomb(archive.name, info.filename)
             chosen.append((info, path))
-        require_space(
-            folder, sum(info.file_size for info, _ in chosen), f"Unpacking {archive.name}"
-        )
+        total = sum(info.file_size for info, _ in chosen)
+        # Entries may share their packed bytes, so that each of them looks harmless.
+        if total > MAX_RATIO * archive.stat().st_size + _FREE_BYTES:
+            raise _bomb(archive.name, f"all {len(chosen)} entries")
+        require_space(folder, total, f"Unpacking {archive.name}")
         for info, path in chosen:
             with file.open(info) as source:
                 size = writer.write(path, source, info.file_size)
@@ -161,7 +169,8 @@ def _extract_zip(archive: Path, folder: Path, wanted: Wanted) -> list[str]:
 def _extract_tar(archive: Path, folder: Path, wanted: Wanted) -> list[str]:
     writer = _Writer(archive, folder)
     budget = MAX_RATIO * archive.stat().st_size + _FREE_BYTES
-    with _opened(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as file:
+    opened = _opened(archive)
+    with opened, tarfile.open(fileobj=_Bounded(opened, archive.name), mode="r:") as file:  # type: ignore[call-overload]
         for info in file:
             if info.name in (".", "./") and info.isdir():
                 continue
@@ -181,8 +190,26 @@ def _extract_tar(archive: Path, folder: Path, wanted: Wanted) -> list[str]:
             assert source is not None
             if writer.write(path, source, info.size) != info.size:
                 raise DataError(f"{archive.name} is truncated: {info.name!r} is too short.")
-        _check_end(archive, stream, file.offset)
+        _check_end(archive, opened, file.offset)
     return writer.written
+
+
+class _Bounded:
+    """A stream that refuses to read very much at once: tarfile reads whole extended headers."""
+
+    def __init__(self, stream: IO[bytes], archive: str) -> None:
+        self._stream, self._archive = stream, archive
+        self.seek, self.tell, self.close = stream.seek, stream.tell, stream.close
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MAX_READ:
+            raise DataError(f"{self._archive} is hostile or damaged: a header of {size} bytes.")
+        return self._stream.read(size)
+
+
+def _is_tar(archive: Path) -> bool:
+    with _opened(archive) as stream:
+        return tarfile.is_tarfile(_Bounded(stream, archive.name))  # type: ignore[arg-type]
 
 
 def _opened(archive: Path) -> IO[bytes]:

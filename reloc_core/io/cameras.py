@@ -44,6 +44,22 @@ def camera_from_corner(
         raise DataError(f"{source}: {error}") from None
 
 
+def fit_camera(camera: Camera, width: int, height: int) -> Camera:
+    """The camera of an image that was resized to `width` x `height`.
+
+    Raises:
+        InputError: the shape differs, so the image was cropped or turned.
+    """
+    if (camera.width, camera.height) == (width, height):
+        return camera
+    if abs(width / camera.width / (height / camera.height) - 1) > 0.01:
+        raise InputError(
+            f"The image is {width}x{height}, the camera is for {camera.width}x{camera.height}, which "
+            "is another shape: it was cropped or turned, so its intrinsics are unknown."
+        )
+    return camera.scaled(width, height)
+
+
 def corner_params(camera: Camera) -> list[float]:
     """The camera's parameters with the principal point in the corner convention."""
     values = list(camera.params)

@@ -15,23 +15,26 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from reloc_core.errors import DataError, InputError, RelocError
 from reloc_core.geometry import inverse, quaternion_from_rotation
 from reloc_core.io.cameras import camera_from_corner, corner_params
-from reloc_core.io.files import read_text
+from reloc_core.io.files import natural_key, read_text
 from reloc_core.io.poselists import poses_from_rows
-from reloc_core.types import CAMERA_MODELS, Camera, Float64Array, Frame
+from reloc_core.types import Camera, Float64Array, Frame
 
-_MODEL_IDS = {
-    0: "SIMPLE_PINHOLE", 1: "PINHOLE", 2: "SIMPLE_RADIAL", 3: "RADIAL", 4: "OPENCV",
-    5: "OPENCV_FISHEYE", 6: "FULL_OPENCV", 7: "FOV", 8: "SIMPLE_RADIAL_FISHEYE",
-    9: "RADIAL_FISHEYE", 10: "THIN_PRISM_FISHEYE", 11: "RAD_TAN_THIN_PRISM_FISHEYE",
+_MODELS = {
+    0: ("SIMPLE_PINHOLE", 3), 1: ("PINHOLE", 4), 2: ("SIMPLE_RADIAL", 4), 3: ("RADIAL", 5),
+    4: ("OPENCV", 8), 5: ("OPENCV_FISHEYE", 8), 6: ("FULL_OPENCV", 12), 7: ("FOV", 5),
+    8: ("SIMPLE_RADIAL_FISHEYE", 4), 9: ("RADIAL_FISHEYE", 5), 10: ("THIN_PRISM_FISHEYE", 12),
+    11: ("RAD_TAN_THIN_PRISM_FISHEYE", 16), 12: ("SIMPLE_DIVISION", 4), 13: ("DIVISION", 5),
+    14: ("SIMPLE_FISHEYE", 3), 15: ("FISHEYE", 4), 16: ("EUCM", 6), 17: ("EQUIRECTANGULAR", 2),
 }  # fmt: skip
-_NUM_PARAMS = {7: 5, 8: 4, 9: 5, 10: 12, 11: 16}
+"""Name and number of parameters by the number in binary files, also of models not supported here."""
+
 _IMAGE = struct.Struct("<I7dI")
 _MAX_NAME = 4096
 
@@ -41,7 +44,7 @@ class ColmapModel:
     """What a sparse model says about its images.
 
     Attributes:
-        names: (N,) image names, in sorted order.
+        names: (N,) image names, in natural order.
         cameras: (N,) intrinsics; images that share a camera share the object.
         world_from_cam: (N, 4, 4) float64.
         path: the model's folder.
@@ -100,7 +103,7 @@ def read_model(path: Path | str) -> ColmapModel:
     rows = _images_bin(folder / "images.bin") if binary else _images_txt(folder / "images.txt")
     if not rows:
         raise DataError(f"{folder} has no registered images.")
-    rows.sort(key=lambda row: row[0])
+    rows.sort(key=lambda row: natural_key(row[0]))
     names = tuple(name for name, _, _ in rows)
     if len(set(names)) < len(names):
         twice = next(a for a, b in itertools.pairwise(names) if a == b)
@@ -108,10 +111,26 @@ def read_model(path: Path | str) -> ColmapModel:
     unknown = next((camera for _, camera, _ in rows if camera not in cameras), None)
     if unknown is not None:
         raise DataError(f"{folder}: an image uses camera {unknown}, which the model does not have.")
+    # Only those that images use: a rig may have other sensors than cameras that are supported.
+    used = {number: cameras[number].camera() for number in {camera for _, camera, _ in rows}}
     poses = poses_from_rows(
         np.array([row for _, _, row in rows], np.float64), [f"{folder}, {name}" for name in names]
     )
-    return ColmapModel(names, tuple(cameras[camera] for _, camera, _ in rows), poses, folder)
+    return ColmapModel(names, tuple(used[camera] for _, camera, _ in rows), poses, folder)
+
+
+class _Entry(NamedTuple):
+    """A camera as the file has it."""
+
+    model: str
+    width: int
+    height: int
+    params: Sequence[float]
+    source: str
+
+    def camera(self) -> Camera:
+        """The camera in our convention."""
+        return camera_from_corner(*self)
 
 
 def write_model(path: Path | str, frames: Sequence[Frame], text: bool = False) -> None:
@@ -187,20 +206,24 @@ def _pycolmap() -> Any:
     return pycolmap
 
 
-def _cameras_bin(path: Path) -> dict[int, Camera]:
+def _cameras_bin(path: Path) -> dict[int, _Entry]:
     cameras = {}
     with _open(path) as file:
         for _ in range(_count(file, path)):
             number, model, width, height = struct.unpack("<iiQQ", _take(file, 24, path))
-            name = _MODEL_IDS.get(model, f"number {model}")
-            count = len(CAMERA_MODELS[name]) if name in CAMERA_MODELS else _NUM_PARAMS.get(model, 0)
+            if model not in _MODELS:
+                raise DataError(
+                    f"{path}, camera {number}: unknown camera model {model}. Undistort the images with "
+                    "COLMAP first."
+                )
+            name, count = _MODELS[model]
             params = struct.unpack(f"<{count}d", _take(file, 8 * count, path))
-            cameras[number] = camera_from_corner(name, width, height, params, f"{path}, {number}")
+            cameras[number] = _Entry(name, width, height, params, f"{path}, camera {number}")
     return cameras
 
 
 def _images_bin(path: Path) -> list[tuple[str, int, tuple[float, ...]]]:
-    rows = []
+    rows, size = [], path.stat().st_size
     with _open(path) as file:
         for _ in range(_count(file, path)):
             _, *pose, camera = _IMAGE.unpack(_take(file, _IMAGE.size, path))
@@ -214,17 +237,19 @@ def _images_bin(path: Path) -> list[tuple[str, int, tuple[float, ...]]]:
             name += chunk[: chunk.index(b"\0")]
             file.seek(start + len(name) + 1)
             (points,) = struct.unpack("<Q", _take(file, 8, path))
+            if points > size // 24:
+                raise DataError(f"{path} is truncated or damaged.")
             file.seek(24 * points, os.SEEK_CUR)
             try:
                 rows.append((name.decode("utf-8"), camera, tuple(pose)))
             except UnicodeDecodeError:
                 raise DataError(f"{path}: an image name is no UTF-8 text.") from None
-        if file.tell() > path.stat().st_size:
+        if file.tell() > size:
             raise DataError(f"{path} is truncated or damaged.")
     return rows
 
 
-def _cameras_txt(path: Path) -> dict[int, Camera]:
+def _cameras_txt(path: Path) -> dict[int, _Entry]:
     cameras = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.split()
@@ -236,7 +261,7 @@ def _cameras_txt(path: Path) -> dict[int, Camera]:
             identifier, width, height = int(words[0]), int(words[2]), int(words[3])
         except (ValueError, IndexError):
             raise DataError(f"{where}: expected 'id MODEL width height params...'.") from None
-        cameras[identifier] = camera_from_corner(words[1], width, height, values, where)
+        cameras[identifier] = _Entry(words[1], width, height, values, where)
     return cameras
 
 
@@ -244,14 +269,14 @@ def _images_txt(path: Path) -> list[tuple[str, int, tuple[float, ...]]]:
     """Every second line lists 2D points and is skipped; it may be empty."""
     rows, skip = [], False
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if skip:
                     skip = False
                     continue
                 if not line.strip() or line.startswith("#"):
                     continue
-                words = line.rstrip("\r\n").split(" ", 9)
+                words = line.rstrip("\r\n").split(maxsplit=9)
                 try:
                     pose = tuple(float(word) for word in words[1:8])
                     rows.append((words[9], int(words[8]), pose))
@@ -260,10 +285,10 @@ def _images_txt(path: Path) -> list[tuple[str, int, tuple[float, ...]]]:
                         f"{path}, line {number}: expected 'id qw qx qy qz tx ty tz camera name'."
                     ) from None
                 skip = True
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.") from None
     except UnicodeDecodeError:
         raise DataError(f"{path} is no text file.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
     return rows
 
 

@@ -1,23 +1,30 @@
-"""Images and depth maps: reading with integrity checks, sizes from headers, focal length from EXIF.
+"""Images and depth maps: reading with integrity checks, and the focal length of EXIF.
 
 Pixels are returned as stored: the EXIF orientation is deliberately not applied, because calibrations
-and poses belong to the stored pixels.
+and poses belong to the stored pixels. `reloc_core.orientation` turns queries by it, and poses back.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import cv2
 import numpy as np
 
 from reloc_core.errors import DataError
+from reloc_core.io.headers import (
+    check_cost,
+    jpeg_first_scan,
+    read_header,
+    unreadable,
+    without_tiff_orientation,
+)
 from reloc_core.types import DepthArray, ImageArray
 
 IMAGE_SUFFIXES = frozenset(
@@ -27,26 +34,28 @@ IMAGE_SUFFIXES = frozenset(
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FULL_FRAME_DIAGONAL_MM = math.hypot(36, 24)
-# JPEG start-of-frame markers: C0..CF without DHT (C4), JPG (C8) and DAC (CC).
-_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+_DARKEST_16_BITS = 1 << 12
+# Two fields that agree leave rounding, focus and the crop of stabilisation. One alone may be that of
+# another crop or simply wrong: a phone says 35 mm where bundle adjustment finds 25, a drone 20 for 26.
+_SIGMA_OF_BOTH, _SIGMA_OF_ONE = 0.05, 0.15
 
 
 def read_image(path: Path | str) -> ImageArray:
     """Read an image.
 
     Args:
-        path: any format OpenCV decodes; grey images are expanded, alpha is dropped, 16-bit images
-            are reduced to 8 bits.
+        path: JPEG, PNG, TIFF, WebP, BMP or PNM. Grey images are expanded, alpha is dropped, 16 bits are
+            reduced to the upper 8.
 
     Returns:
         (height, width, 3) uint8 RGB, as stored (EXIF orientation ignored).
 
     Raises:
-        DataError: the file is missing, damaged or truncated.
+        DataError: the file is missing, damaged, truncated or too large, or holds values that 8 bits
+            cannot show.
     """
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    bgr = _decode(path, flags)
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+    return decode_image(_content(path), str(path))
 
 
 def decode_image(data: bytes, name: str = "the image") -> ImageArray:
@@ -57,18 +66,20 @@ def decode_image(data: bytes, name: str = "the image") -> ImageArray:
         name: how messages call it.
 
     Raises:
-        DataError: the data is damaged, truncated or no image.
+        DataError: the data is damaged, truncated, too large or no image.
     """
-    bgr = _decode_bytes(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, name)
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def header_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that the header of a JPEG or PNG tells; None for anything else."""
-    try:
-        return _header_size(io.BytesIO(data))
-    except struct.error:
-        return None
+    image = _decode(data, _COLOUR, name)
+    if image.dtype == np.uint16:
+        # 12 bits in 16 would keep 4 of them; their true range is unknown here.
+        if 0 < image.max() < _DARKEST_16_BITS:
+            raise DataError(
+                f"{name} has 16 bits but no value above {image.max()}: a sensor of fewer bits? Scale "
+                "its images to the full range, or convert them to 8 bits."
+            )
+        image = (image >> 8).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise DataError(f"{name} holds {image.dtype} values: convert it to 8 or 16 bits.")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def read_depth(path: Path | str) -> DepthArray:
@@ -80,7 +91,7 @@ def read_depth(path: Path | str) -> DepthArray:
     Raises:
         DataError: the file is missing, damaged, truncated or not a 16-bit single-channel image.
     """
-    raw = _decode(path, cv2.IMREAD_UNCHANGED)
+    raw = _decode(_content(path), cv2.IMREAD_UNCHANGED, str(path))
     if raw.dtype != np.uint16 or raw.ndim != 2:
         raise DataError(
             f"{path} is no depth map: expected one channel of 16 bits in millimetres, "
@@ -93,22 +104,13 @@ def read_depth(path: Path | str) -> DepthArray:
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """Width and height of an image from its header; other formats than JPEG and PNG are decoded.
+    """Width and height of the stored pixels, from the header.
 
     Raises:
         DataError: the file is missing, or no image.
     """
-    try:
-        with open(path, "rb") as file:
-            size = _header_size(file)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if size is None:
-        height, width = _decode(path, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION).shape[
-            :2
-        ]
-        return width, height
-    return size
+    header = read_header(path)
+    return header.width, header.height
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,12 @@ class ExifFocal:
     Attributes:
         focal: pixels of the stored image.
         source: which fields gave it, in words.
+        sigma: its standard deviation over itself.
     """
 
     focal: float
     source: str
+    sigma: float
 
 
 def exif_focal(path: Path | str) -> ExifFocal | None:
@@ -134,14 +138,8 @@ def exif_focal(path: Path | str) -> ExifFocal | None:
     Raises:
         DataError: the file is missing, or no image.
     """
-    from PIL import Image
-
     width, height = image_size(path)
-    try:
-        with Image.open(path) as image:
-            tags = dict(image.getexif().get_ifd(0x8769))
-    except Exception:  # damaged EXIF comes in many forms; it then says nothing
-        return None
+    tags = exif_tags(path)
     by_diagonal = by_plane = None
     focal35 = _number(tags.get(0xA405))
     if focal35:
@@ -156,40 +154,53 @@ def exif_focal(path: Path | str) -> ExifFocal | None:
         if not 0.2 <= by_plane / max(width, height) <= 20:
             by_plane = None
     if by_plane and (by_diagonal is None or abs(by_plane / by_diagonal - 1) < 0.1):
-        return ExifFocal(by_plane, f"{millimetres:g} mm and the focal plane resolution")
+        sigma = _SIGMA_OF_BOTH if by_diagonal else _SIGMA_OF_ONE
+        return ExifFocal(by_plane, f"{millimetres:g} mm and the focal plane resolution", sigma)
     if by_diagonal:
-        return ExifFocal(by_diagonal, f"{focal35:g} mm equivalent to 35 mm film")
+        return ExifFocal(by_diagonal, f"{focal35:g} mm equivalent to 35 mm film", _SIGMA_OF_ONE)
     return None
 
 
-def _decode(path: Path | str, flags: int) -> np.ndarray[Any, np.dtype[Any]]:
+def exif_tags(path: Path | str) -> dict[int, Any]:
+    """The fields of EXIF about how the photo was taken; empty where there are none."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images, which are not decoded here
+            with Image.open(path) as image:
+                return dict(image.getexif().get_ifd(0x8769))
+    except Exception:  # damaged EXIF comes in many forms; it then says nothing
+        return {}
+
+
+def _content(path: Path | str) -> bytes:
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            return file.read()
     except OSError as error:
-        raise _unreadable(path, error) from error
-    return _decode_bytes(data, flags, str(path))
+        raise unreadable(path, error) from error
 
 
-def _decode_bytes(data: bytes, flags: int, name: str) -> np.ndarray[Any, np.dtype[Any]]:
+def _decode(data: bytes, flags: int, name: str) -> np.ndarray[Any, np.dtype[Any]]:
     problem = _integrity(data)
     image = None
     if not problem:
+        header = read_header(data, name)
+        check_cost(header, data, name)
+        if header.kind == "TIFF":
+            data = without_tiff_orientation(data)
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         except cv2.error:
             image = None
-    if image is None:
+        if image is not None and image.shape[1::-1] != (header.width, header.height):
+            problem = f"holds other pixels than its header says ({header.width}x{header.height})"
+    if image is None or problem:
         raise DataError(
             f"{name} {problem or 'cannot be decoded as an image'}. Copy the file again or remove it."
         )
     return np.asarray(image)
-
-
-def _unreadable(path: Path | str, error: OSError) -> DataError:
-    if isinstance(error, FileNotFoundError):
-        return DataError(f"The image {path} does not exist.")
-    return DataError(f"The image {path} cannot be read: {error.strerror}.")
 
 
 def _integrity(data: bytes) -> str:
@@ -197,7 +208,7 @@ def _integrity(data: bytes) -> str:
     if not data:
         return "is empty"
     if data.startswith(b"\xff\xd8"):
-        scan = _jpeg_scan(data)
+        scan = jpeg_first_scan(data)
         # Inside a scan 0xFF is stuffed, so FF D9 after its start is the end of the image.
         if scan is None or data.find(b"\xff\xd9", scan) < 0:
             return "is truncated (a JPEG without its end)"
@@ -216,52 +227,6 @@ def _integrity(data: bytes) -> str:
                 break
             position = end + 4
     return ""
-
-
-def _jpeg_scan(data: bytes) -> int | None:
-    """Offset of the first scan, past thumbnails and other segments."""
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            return None
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-        elif marker == 0xDA:
-            return position
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            position += 2
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return None
-
-
-def _header_size(file: BinaryIO) -> tuple[int, int] | None:
-    """Width and height of JPEG and PNG files, None for anything else."""
-    start = file.read(24)
-    if start.startswith(_PNG) and start[12:16] == b"IHDR" and len(start) == 24:
-        width, height = struct.unpack_from(">II", start, 16)
-        return (width, height) if width and height else None
-    if not start.startswith(b"\xff\xd8"):
-        return None
-    position = 2
-    while True:
-        file.seek(position)
-        segment = file.read(9)
-        if len(segment) < 9 or segment[0] != 0xFF:
-            return None
-        marker = segment[1]
-        if marker == 0xFF:
-            position += 1
-        elif marker in _SOF:
-            height, width = struct.unpack_from(">HH", segment, 5)
-            return (width, height) if width and height else None
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            position += 2
-        elif marker == 0xDA:
-            return None
-        else:
-            position += 2 + int.from_bytes(segment[2:4], "big")
 
 
 def _number(value: Any) -> float | None:

@@ -57,24 +57,35 @@ def read_kapture(root: Path | str, time_unit: str = "index") -> KaptureFolder:
     sensors = Path(root) / "sensors"
     if not (sensors / "sensors.txt").is_file():
         raise DataError(f"{root} is no kapture folder: it has no sensors/sensors.txt.")
-    cameras, sequences = _read_sensors(sensors / "sensors.txt")
-    poses = _read_poses(sensors)
-    frames = []
+    devices = _read_sensors(sensors / "sensors.txt")
+    poses = _read_poses(sensors, devices)
+    frames: list[Frame] = []
+    cameras: dict[str, Camera] = {}
+    taken: dict[tuple[int, str], str] = {}
     for where, (stamp, device, name) in _rows(sensors / "records_camera.txt", 3):
-        if device not in cameras:
+        camera = devices.get(device)
+        if camera is None:
             raise DataError(f"{where}: '{device}' is no camera of sensors.txt.")
-        try:
-            time = int(stamp)
-        except ValueError:
-            raise DataError(f"{where}: the timestamp '{stamp}' is no whole number.") from None
+        words, source, sequence = camera
+        if device not in cameras:
+            cameras[device] = _camera(words, source)
+        time = _whole(stamp, where)
+        if (time, device) in taken:
+            raise DataError(
+                f"{where}: {name} and {taken[time, device]} are images of one camera at one time."
+            )
+        taken[time, device] = name
         seconds = None if time_unit == "index" else time / TIME_UNITS[time_unit]
-        frames.append(
-            Frame(name, cameras[device], poses.get((time, device)), seconds, sequences[device])
-        )
+        frames.append(Frame(name, cameras[device], poses.get((time, device)), seconds, sequence))
     if not frames:
         raise DataError(f"{sensors / 'records_camera.txt'} lists no images.")
     if len({frame.name for frame in frames}) < len(frames):
         raise DataError(f"{sensors / 'records_camera.txt'} lists an image twice.")
+    if poses and all(frame.world_from_cam is None for frame in frames):
+        raise DataError(
+            f"None of the {len(poses)} poses of {sensors / 'trajectories.txt'} belongs to an image of "
+            "records_camera.txt: timestamp and device must agree."
+        )
     return KaptureFolder(tuple(frames), sensors / "records_data")
 
 
@@ -143,39 +154,64 @@ def _text(value: str, field: str) -> str:
     return value
 
 
-def _read_sensors(path: Path) -> tuple[dict[str, Camera], dict[str, str | None]]:
-    cameras: dict[str, Camera] = {}
-    sequences: dict[str, str | None] = {}
+_Device = tuple[list[str], str, "str | None"]
+
+
+def _read_sensors(path: Path) -> dict[str, _Device | None]:
+    """Columns, source and sequence of the cameras by device; None for other sensors."""
+    devices: dict[str, _Device | None] = {}
     for where, words in _rows(path, 3, exact=False):
         device, label, kind = words[:3]
-        if kind != "camera":
-            continue
-        try:
-            width, height = int(words[4]), int(words[5])
-            params = [float(word) for word in words[6:]]
-        except (ValueError, IndexError):
-            raise DataError(
-                f"{where}: expected 'id, name, camera, MODEL, w, h, params...'."
-            ) from None
-        cameras[device] = camera_from_corner(words[3], width, height, params, where)
         found = label.startswith(_SEQUENCE)
-        sequences[device] = label[len(_SEQUENCE) :] if found else None
-    return cameras, sequences
+        sequence = label[len(_SEQUENCE) :] if found else None
+        devices[device] = (words, where, sequence) if kind == "camera" else None
+    return devices
 
 
-def _read_poses(sensors: Path) -> dict[tuple[int, str], Float64Array]:
+def _camera(words: list[str], where: str) -> Camera:
+    try:
+        width, height = int(words[4]), int(words[5])
+        params = [float(word) for word in words[6:]]
+        return camera_from_corner(words[3], width, height, params, where)
+    except (ValueError, IndexError):
+        raise DataError(f"{where}: expected 'id, name, camera, MODEL, w, h, params...'.") from None
+
+
+def _whole(word: str, where: str) -> int:
+    """A timestamp. Python's limit of digits is far above that of 64 bits."""
+    try:
+        time = int(word)
+    except ValueError:
+        time = None
+    if time is None or abs(time) >= 1 << 64:
+        raise DataError(
+            f"{where}: the timestamp '{word[:40]}' is no whole number. Are the columns in order: "
+            "timestamp, device_id, ...?"
+        )
+    return time
+
+
+def _read_poses(
+    sensors: Path, devices: Mapping[str, object]
+) -> dict[tuple[int, str], Float64Array]:
     """`world_from_cam` by timestamp and camera; poses of rigs are passed on to their cameras."""
     path = sensors / "trajectories.txt"
     if not path.is_file():
         return {}
+    rigs = _read_rigs(sensors / "rigs.txt")
     keys, rows, sources = [], [], []
     for where, words in _rows(path, 9):
+        if words[1] not in devices and words[1] not in rigs:
+            raise DataError(
+                f"{where}: '{words[1]}' is no device of sensors.txt or rigs.txt. Are the columns in "
+                "order: timestamp, device_id, qw, qx, qy, qz, tx, ty, tz?"
+            )
         if not any(words[2:]):  # kapture allows unknown poses
             continue
         if not all(words[2:]):
             raise DataError(f"{where}: a pose without rotation or translation is not supported.")
         try:
-            keys.append((int(words[0]), words[1]))
+            keys.append((_whole(words[0], where), words[1]))
             rows.append([float(word) for word in words[2:]])
         except ValueError:
             raise DataError(f"{where}: expected numbers after the device.") from None
@@ -183,7 +219,6 @@ def _read_poses(sensors: Path) -> dict[tuple[int, str], Float64Array]:
     if not rows:
         return {}
     poses = dict(zip(keys, poses_from_rows(np.array(rows), sources), strict=True))
-    rigs = _read_rigs(sensors / "rigs.txt")
     for (stamp, device), world_from_rig in list(poses.items()):
         for camera, rig_from_cam in rigs.get(device, ()):
             poses.setdefault((stamp, camera), world_from_rig @ rig_from_cam)

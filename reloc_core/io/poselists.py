@@ -24,6 +24,8 @@ from reloc_core.geometry import inverse, quaternion_from_rotation, rotation_from
 from reloc_core.io.files import atomic_write, read_text
 from reloc_core.types import Float64Array
 
+_LENGTH_TOLERANCE = 0.02  # of quaternions, rounded to few digits in text
+
 
 @dataclass(frozen=True)
 class NamedPose:
@@ -82,12 +84,21 @@ def poses_from_rows(rows: Float64Array, sources: Sequence[str]) -> Float64Array:
     """`world_from_cam` (N, 4, 4) of rows (N, 7) qw qx qy qz tx ty tz, world-to-camera.
 
     Raises:
-        DataError: a row is not finite or has no rotation; names its source.
+        DataError: a row is not finite or has no rotation, or its quaternion is no unit quaternion, as
+            where columns are in another order; names its source.
     """
     finite = np.isfinite(rows).all(1) & (np.linalg.norm(rows[:, :4], axis=1) > 1e-12)
     if not finite.all():
         raise DataError(
             f"{sources[int(np.argmin(finite))]}: the pose is not finite or has no rotation."
+        )
+    length = np.linalg.norm(rows[:, :4], axis=1)
+    odd = np.abs(length - 1) > _LENGTH_TOLERANCE
+    if odd.any():
+        first = int(np.argmax(odd))
+        raise DataError(
+            f"{sources[first]}: qw qx qy qz is no unit quaternion, its length is {length[first]:.3g}. Are "
+            "the columns in this order, before tx ty tz?"
         )
     cam_from_world = np.tile(np.eye(4), (len(rows), 1, 1))
     cam_from_world[:, :3, :3] = rotation_from_quaternion(rows[:, :4])

@@ -21,7 +21,10 @@ from reloc_core.io.cameras import corner_params
 from reloc_core.io.files import write_atomically
 from reloc_core.types import CAMERA_MODELS, Camera, Frame
 
-_AS_OPENCV = {"SIMPLE_PINHOLE": "PINHOLE", "SIMPLE_RADIAL": "OPENCV", "RADIAL": "OPENCV"}
+_AS_OPENCV = {
+    "SIMPLE_PINHOLE": "PINHOLE", "SIMPLE_RADIAL": "OPENCV", "RADIAL": "OPENCV",
+    "SIMPLE_RADIAL_FISHEYE": "OPENCV_FISHEYE", "RADIAL_FISHEYE": "OPENCV_FISHEYE",
+}  # fmt: skip
 _KEYS = {"fx": "fl_x", "fy": "fl_y"}
 
 

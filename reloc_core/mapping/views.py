@@ -24,6 +24,9 @@ from reloc_core.types import (
     Query,
 )
 
+MAX_ASPECT = 4.0
+"""Longest side of a resized image over the side it was asked to have; panoramas have 2 to 3."""
+
 Pixels = TypeVar("Pixels", ImageArray, FloatArray)
 
 
@@ -63,13 +66,22 @@ def pinhole_camera(
         size: (width, height) instead.
     """
     if size is None:
-        factor = short_side / min(camera.width, camera.height) if short_side else 1.0
+        factor = working_scale(camera.width, camera.height, short_side) if short_side else 1.0
         factor = factor if enlarge else min(factor, 1.0)
         size = max(round(camera.width * factor), 8), max(round(camera.height * factor), 8)
     scaled = camera.scaled(*size)
     return Camera(
         "PINHOLE", scaled.width, scaled.height, (scaled.fx, scaled.fy, scaled.cx, scaled.cy)
     )
+
+
+def working_scale(width: int, height: int, short_side: int) -> float:
+    """The factor by which an image is resized so that its shorter side has `short_side` pixels.
+
+    Very long images are resized by less: a strip of 640x3 would become 100,000 pixels long, and hundreds
+    of bytes ask for gigabytes. Their longer side has at most `MAX_ASPECT` times `short_side` pixels.
+    """
+    return min(short_side / min(width, height), MAX_ASPECT * short_side / max(width, height))
 
 
 def pixel_rays(camera: Camera) -> Float64Array:

@@ -50,8 +50,8 @@ class PoseFilterConfig:
     max_age: int = 20
     min_share: float = 0.5
     track_noise: float = 8.0
-    drift: float = 5e-4
-    drift_rotation: float = 5e-4
+    drift: float = 1e-3
+    drift_rotation: float = 1e-3
     shared: float = 0.33
     redundancy: float = 1.0
     floor: float = 1.5e-3
@@ -61,8 +61,8 @@ class PoseFilterConfig:
     sure_score: float = 0.7
     hold: int = 2
     coast: float = 0.5
-    acceleration: float = 0.08
-    acceleration_rotation: float = 0.2
+    acceleration: float = 0.1
+    acceleration_rotation: float = 0.3
     max_gap: float = 0.5
     rate: float = 30.0
     distance: float = 2.0

@@ -91,8 +91,11 @@ class PoseFilter(Refiner):
         if prior is not None and prior.covariance is not None:
             self.belief.inform(Belief(prior.world_from_cam, prior.covariance))
         if localization.localized:
-            self._correct(localization, followed)
+            agreed = self._correct(localization, followed)
             self._renew(query, localization, found, grey)
+            if not agreed:
+                # What supports the frame's own pose says nothing about the one that is kept against it.
+                localization = replace(localization, support={})
         return self._predicted(localization, 0.0)
 
     # ------------------------------------------------------------------------------- motion
@@ -157,15 +160,18 @@ class PoseFilter(Refiner):
 
     # ----------------------------------------------------------------------------- the pose
 
-    def _correct(self, localization: Localization, followed: bool) -> None:
+    def _correct(self, localization: Localization, followed: bool) -> bool:
+        """Take a frame's own pose into the belief; whether they agree."""
         pose, covariance = localization.world_from_cam, localization.covariance
         assert pose is not None
         if covariance is None:
             std = np.array([_UNKNOWN_STD] * 3 + [_UNKNOWN_STD * self.belief.distance] * 3)
             covariance = np.diag(std**2)
         sure = not followed and localization.score >= self.config.sure_score
-        if self.belief.correct(Belief(pose, covariance), sure):
+        agreed = self.belief.correct(Belief(pose, covariance), sure)
+        if agreed:
             self._score = max(self._score, localization.score)
+        return agreed
 
     def _predicted(
         self, localization: Localization, unseen: float, changed: bool = False

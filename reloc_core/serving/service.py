@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Mapping
@@ -10,8 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 from reloc_core.errors import DataError, InputError, RelocError, did_you_mean
-from reloc_core.io.images import header_size
-from reloc_core.localizer import Localizer, fit_camera, load_pixels
+from reloc_core.io.cameras import fit_camera
+from reloc_core.io.headers import check_cost, parse_header
+from reloc_core.localizer import Localizer, load_query
 from reloc_core.serving.limits import Limits, MemoryTrimmer, Metrics
 from reloc_core.types import Camera, Localization
 
@@ -81,21 +83,19 @@ class LocalizationService:
         """Width and height from the header, before anything is decoded.
 
         Raises:
-            RequestError: no JPEG or PNG, or too large.
+            RequestError: no JPEG or PNG, or too large or too slow to decode.
         """
-        size = header_size(data)
-        if size is None:
+        header = parse_header(io.BytesIO(data))
+        if header is None or header.kind not in ("JPEG", "PNG"):
             raise RequestError(
                 415 if not data.startswith((b"\xff\xd8", b"\x89PNG")) else 422,
                 "The body is no JPEG or PNG image, or it is damaged.",
             )
-        if size[0] * size[1] > self.limits.megapixels * 1e6:
-            raise RequestError(
-                413,
-                f"The image has {size[0]}x{size[1]} pixels; this server takes "
-                f"{self.limits.megapixels:g} megapixels.",
-            )
-        return size
+        try:
+            check_cost(header, data, "The image", self.limits.megapixels)
+        except DataError as error:
+            raise RequestError(413, str(error)) from error
+        return header.width, header.height
 
     def submit(
         self, name: str | None, data: bytes, camera: Camera | float | None
@@ -153,12 +153,12 @@ class LocalizationService:
         try:
             begin = time.perf_counter()
             try:
-                pixels = load_pixels(data, "The image")
+                query = load_query(data, camera, name="The image")
             except DataError as error:
                 text = str(error).replace(" Copy the file again or remove it.", "")
                 raise RequestError(422, text) from error
             try:
-                found = localizer.localize(pixels, camera)
+                found = localizer.localize_query(query)
             except RelocError as error:
                 found = Localization.failure(f"refused: {error}")
             done = time.perf_counter()

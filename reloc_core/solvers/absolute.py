@@ -34,6 +34,11 @@ class PoseEstimate:
         noise: estimated noise: pixels for the reprojection residual, scene units for rays.
         effective_points: independent observations the covariance stands for.
         design_effect: how much correlated noise inflated the variance; 1 for independent noise.
+        false_alarms: decimal logarithm of how many poses with this many inliers are expected by chance
+            among as many unrelated correspondences; -30 is far beyond chance, 0 is chance.
+        focal_shift: by how much the logarithm of the focal length would have to change for the inliers,
+            to first order; 0 where it was not looked at.
+        focal_shift_std: standard deviation of `focal_shift` if errors were independent, else infinite.
         camera: the camera of the pose: the given one, or that with the estimated focal length. None
             for RGB-D.
         focal_std: standard deviation of `camera.fx` in pixels where it was estimated, else None.
@@ -50,6 +55,9 @@ class PoseEstimate:
     noise: float
     effective_points: float
     design_effect: float
+    false_alarms: float
+    focal_shift: float
+    focal_shift_std: float
     camera: Camera | None = None
     focal_std: float | None = None
 
@@ -58,7 +66,9 @@ class PoseEstimate:
 def native_camera(camera: Camera) -> _native.Camera:
     """The native twin of a camera."""
     try:
-        return _native.Camera(camera.model, camera.width, camera.height, list(camera.params))
+        return _native.Camera(
+            camera.model, camera.width, camera.height, list(camera.params), camera.focal_sigma
+        )
     except ValueError as error:
         raise InputError(f"{error}.") from None
 
@@ -99,20 +109,25 @@ def _with_focal_factor(camera: Camera, factor: float) -> Camera:
     return dataclasses.replace(camera, params=(*params, *camera.params[focals:]))
 
 
-def _to_estimate(values: tuple[Any, ...], camera: Camera, focal: bool) -> PoseEstimate:
-    *common, scale, std = values
+def _to_estimate(values: tuple[Any, ...], camera: Camera) -> PoseEstimate:
+    success, message, *common, scale, std = values
     found: tuple[Camera, float | None] = (camera, None)
-    if focal and values[0]:
+    if success and std > 0:
         found = (_with_focal_factor(camera, scale), std * camera.fx)
-    arguments: list[Any] = [*common, *found]
+    elif not success and scale != 1:
+        message += (
+            f"; a focal length of {scale * camera.fx:.0f} px in place of the camera's "
+            f"{camera.fx:.0f} px would fit better. Check the calibration and the image size"
+        )
+    arguments: list[Any] = [success, message, *common, *found]
     return PoseEstimate(*arguments)
 
 
 def check_focal(camera: object, options: AbsolutePoseOptions) -> None:
     """Raise an `InputError` for a camera whose focal length cannot be estimated as asked."""
-    if options.estimate_focal and getattr(camera, "model", "").endswith("FISHEYE"):
+    if options.estimate_focal and isinstance(camera, Camera) and camera.is_fisheye:
         raise InputError(
-            f"estimate_focal does not take camera model {getattr(camera, 'model', '')}: the rays of "
+            f"estimate_focal does not take camera model {camera.model}: the rays of "
             "fisheye lenses do not scale with the focal length. Calibrate the camera first."
         )
 
@@ -167,7 +182,7 @@ def estimate_absolute_pose(
     check_focal(camera, checked)
     p2, p3, w, v = arrays(points2d, points3d, weights, variances)
     values = _native.absolute_pose(p2, p3, cam, w, v, native)
-    return _to_estimate(values, camera, checked.estimate_focal)
+    return _to_estimate(values, camera)
 
 
 def per_problem(
@@ -241,9 +256,7 @@ def estimate_absolute_pose_batch(
         results = _native.absolute_pose_batch(problems, native, threads, index)
     except RuntimeError as error:
         raise DeviceError(f"{error}.") from None
-    return [
-        _to_estimate(r, cam, checked.estimate_focal) for r, cam in zip(results, cams, strict=True)
-    ]
+    return [_to_estimate(r, cam) for r, cam in zip(results, cams, strict=True)]
 
 
 def estimate_pose_dsac(
@@ -270,4 +283,4 @@ def estimate_pose_dsac(
     native = _native_dsac_options(make_options(DsacOptions, options))
     cam = check_camera(camera)
     p2, p3, _, _ = arrays(points2d, points3d, None, None)
-    return _to_estimate(_native.dsac_pose(p2, p3, cam, native), camera, False)
+    return _to_estimate(_native.dsac_pose(p2, p3, cam, native), camera)

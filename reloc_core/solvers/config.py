@@ -20,12 +20,15 @@ class PnpConfig:
         min_iterations: minimal samples drawn at least.
         max_iterations: minimal samples drawn at most; bounds the time per query.
         min_inliers: a pose with less support is "not localized".
-        min_score: a pose less likely to be right than this is "not localized"; at 0.7 about 99 %
-            of the localized ones are right.
+        min_score: a pose less likely to be right than this is "not localized".
         local_noise: estimate the noise level per image region in place of once.
         pixel_noise: pixels; image part of the noise where evidence carries variances.
         estimate_focal: estimate the focal length with the pose, for images without calibration; the
             camera's own is left aside. Uses the reprojection residual.
+        verify_focal: whether a camera's focal length is checked and treated as uncertain, by its
+            `focal_sigma` and the floor below; otherwise it is taken as exact.
+        focal_floor: standard deviation of the focal length of any camera, over the focal length, at
+            least: calibrations differ by a few parts in a thousand from day to day.
         use_variances: whether variances of the evidence are used.
         use_depth: solve RGB-D evidence (with camera-frame points) by 3D-3D alignment.
         depth_threshold: metres; narrow radius for RGB-D evidence.
@@ -45,6 +48,8 @@ class PnpConfig:
     local_noise: bool = True
     pixel_noise: float = 1.0
     estimate_focal: bool = False
+    verify_focal: bool = True
+    focal_floor: float = 0.003
     use_variances: bool = True
     use_depth: bool = True
     depth_threshold: float = 0.05

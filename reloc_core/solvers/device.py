@@ -54,7 +54,7 @@ def device_index(device: object) -> int:
 
 def has_lens_distortion(camera: Camera) -> bool:
     """Whether the CUDA solver, which takes plain pinhole cameras, refuses the camera."""
-    return any(camera.distortion) or "FISHEYE" in camera.model
+    return not camera.is_pinhole
 
 
 def check_supported(options: Any, cameras: Iterable[object]) -> None:

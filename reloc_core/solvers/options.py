@@ -41,14 +41,21 @@ class AbsolutePoseOptions:
         min_iterations: minimal samples drawn at least.
         max_iterations: minimal samples drawn at most; bounds the time per call.
         min_inliers: a pose with fewer supporting points is not returned as a success.
-        min_score: a pose with a lower score is not returned as a success. At 0.7 about 99 % of the
-            successes are right; below 0.01 next to none.
+        min_score: a pose with a lower score is not returned as a success; below 0.01 next to none is
+            right, and no success is within what chance gives, whatever the score.
         local_noise: estimate the noise level per image region in place of once; for the ray residual
             and 1,000 points or more.
         pixel_noise: pixels; image part of the noise where variances of the 3D points are given.
         estimate_focal: the focal length is unknown and estimated with the pose, by the reprojection
             residual. Of the camera, the principal point, the distortion coefficients and the ratio
             of the focal lengths are kept; not for fisheye models.
+        verify_focal: compare the camera's focal length with what the inliers say, with its uncertainty
+            (`Camera.focal_sigma`), and correct or refuse where they contradict it (docs/solvers.md).
+            Without it the focal length is taken as exact.
+        focal_floor: standard deviation of any camera's focal length, over the focal length, at least;
+            the covariance of the pose takes it in. 0: a calibration is exact.
+        redundancy: how many correspondences are worth one independent one, because they share their
+            errors; the covariance is multiplied by it.
         seed: random seed; the same input and seed give the same result.
         threads: threads for one problem (the batch call has its own). Does not change the result.
         kernels: instruction set; "auto" takes the widest one the processor has.
@@ -65,6 +72,9 @@ class AbsolutePoseOptions:
     local_noise: bool = True
     pixel_noise: float = 1.0
     estimate_focal: bool = False
+    verify_focal: bool = True
+    focal_floor: float = 0.0
+    redundancy: float = 1.0
     seed: int = 0
     threads: int = 1
     kernels: str = "auto"
@@ -75,6 +85,12 @@ class AbsolutePoseOptions:
         _check_search(self)
         check_not_negative(self, "pixel_noise", "number of pixels")
         check_flag(self, "estimate_focal")
+        check_flag(self, "verify_focal")
+        check_share(self, "focal_floor")
+        require(
+            is_number(self.redundancy) and self.redundancy >= 1,
+            "redundancy", self.redundancy, "a number of at least 1",
+        )  # fmt: skip
         check_integer(self, "threads", 1, _MAX_THREADS)
         if self.estimate_focal and self.residual == "ray":
             raise ConfigError(
@@ -134,8 +150,8 @@ class RgbdPoseOptions:
         min_iterations: minimal samples drawn at least.
         max_iterations: minimal samples drawn at most; bounds the time per call.
         min_inliers: a pose with fewer supporting points is not returned as a success.
-        min_score: a pose with a lower score is not returned as a success. At 0.7 about 99 % of the
-            successes are right; below 0.01 next to none.
+        min_score: a pose with a lower score is not returned as a success; below 0.01 next to none is
+            right, and no success is within what chance gives, whatever the score.
         local_noise: estimate the noise level per image region in place of once.
         seed: random seed.
         kernels: instruction set; "auto" takes the widest one the processor has.

@@ -23,11 +23,17 @@ __all__ = ["PnpConfig", "PnpSolver", "to_localization"]
 
 
 def to_localization(estimate: PoseEstimate, redundancy: float = 1.0) -> Localization:
-    """The pipeline's view of an estimate; `redundancy` is that of the evidence."""
+    """The pipeline's view of an estimate; `redundancy` multiplies the covariance.
+
+    Its `support`, larger is better: `focal`, how well the inliers agree with the camera's focal length,
+    0 down to minus the change that they want of its logarithm beyond the noise.
+    """
+    wanted = abs(estimate.focal_shift) - 2 * estimate.focal_shift_std
     details: dict[str, Any] = {
         "num_inliers": estimate.num_inliers,
         "inliers": estimate.inliers,
         "score": estimate.score,
+        "support": {"focal": -max(0.0, wanted)},
     }
     if not estimate.success:
         return Localization.failure(estimate.message, **details)
@@ -66,7 +72,9 @@ class PnpSolver(Solver):
         with as_solver_options(threshold="depth_threshold"):
             self._rgbd_options(0)
 
-    def _options(self, kind: str, seed: int, threads: int = 1) -> AbsolutePoseOptions:
+    def _options(
+        self, kind: str, seed: int, threads: int = 1, redundancy: float = 1.0
+    ) -> AbsolutePoseOptions:
         c = self.config
         residual = c.residual
         if residual == "auto":
@@ -78,6 +86,7 @@ class PnpSolver(Solver):
             residual=residual,
             seed=seed if c.seed is None else c.seed,
             threads=threads,
+            redundancy=redundancy,
         )
 
     def _rgbd_options(self, seed: int) -> RgbdPoseOptions:
@@ -119,9 +128,9 @@ class PnpSolver(Solver):
             camera,
             weights=c.weights,
             variances=self._variances(c),
-            options=self._options(c.kind, runtime.seed, max(1, runtime.threads)),
+            options=self._options(c.kind, runtime.seed, max(1, runtime.threads), c.redundancy),
         )
-        return to_localization(estimate, c.redundancy)
+        return to_localization(estimate)
 
     def solve_batch(
         self, evidence: Sequence[Evidence], cameras: Sequence[Camera], runtime: Runtime
@@ -134,22 +143,22 @@ class PnpSolver(Solver):
         for i, (c, camera) in enumerate(zip(problems, cameras, strict=True)):
             if self._uses_depth(c):
                 out[i] = self.solve(c, camera, runtime)
-        groups: dict[tuple[str, str], list[int]] = {}
+        groups: dict[tuple[str, str, float], list[int]] = {}
         for i, (c, camera) in enumerate(zip(problems, cameras, strict=True)):
             if out[i] is None:
                 device = "cpu" if has_lens_distortion(camera) else self.config.device
-                groups.setdefault((c.kind, device), []).append(i)
-        for (kind, device), chosen in groups.items():
+                groups.setdefault((c.kind, device, c.redundancy), []).append(i)
+        for (kind, device, redundancy), chosen in groups.items():
             estimates = estimate_absolute_pose_batch(
                 [problems[i].points2d for i in chosen],
                 [problems[i].points3d for i in chosen],
                 [cameras[i] for i in chosen],
                 weights=[problems[i].weights for i in chosen],
                 variances=[self._variances(problems[i]) for i in chosen],
-                options=self._options(kind, runtime.seed),
+                options=self._options(kind, runtime.seed, redundancy=redundancy),
                 threads=runtime.threads,
                 device=device,
             )
             for i, estimate in zip(chosen, estimates, strict=True):
-                out[i] = to_localization(estimate, problems[i].redundancy)
+                out[i] = to_localization(estimate)
         return [localization for localization in out if localization is not None]

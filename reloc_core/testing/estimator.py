@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from reloc_core.config import compose
+from reloc_core.composition import compose
 from reloc_core.datasets.subset import Subset
 from reloc_core.errors import RelocError
 from reloc_core.interfaces import Dataset, Estimator, Runtime

@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 import benchmark_archives as archives
 
 from reloc_core.cli.main import main
-from reloc_core.config import compose, experiments
+from reloc_core.composition import compose
+from reloc_core.config import experiments
 from reloc_core.datasets.benchmarks import BENCHMARKS, FetchOptions
 from reloc_core.evaluation.published import read_published
 
@@ -43,7 +44,7 @@ def test_sweep_over_fetched_scenes_beside_published_numbers(
         with open(tmp_path / "sweep" / scene / "compare.csv") as file:
             rows = {(r["method"], r["kind"]): r for r in csv.DictReader(file)}
         assert rows["ACE", "published"]["recall_10cm_5deg"] == ace
-        assert rows["toy + default solver", "measured"]["queries"] == "2"
+        assert rows["toy + prior + toy_push", "measured"]["queries"] == "2"
     stamp = (tmp_path / "sweep/map/map/map.yaml").stat().st_mtime_ns
     assert main(arguments) == 0
     assert (tmp_path / "sweep/map/map/map.yaml").stat().st_mtime_ns == stamp

@@ -5,6 +5,7 @@ from scipy.spatial.transform import Rotation
 
 from reloc_core import Camera
 from reloc_core import geometry as geo
+from reloc_core.io.cameras import corner_params
 
 CAMERAS = [
     Camera("SIMPLE_PINHOLE", 640, 480, (500, 310, 250)),
@@ -116,3 +117,95 @@ def test_adjoint_by_finite_differences():
         1,
     )
     np.testing.assert_allclose(geo.adjoint(motion), numeric, atol=1e-5)
+
+
+COLMAP_ONLY = [
+    Camera("SIMPLE_RADIAL", 640, 480, (500, 310, 250, -0.1)),
+    Camera("SIMPLE_RADIAL_FISHEYE", 640, 480, (300, 320, 240, -0.02)),
+    Camera("RADIAL_FISHEYE", 640, 480, (300, 320, 240, -0.02, 0.01)),
+]
+
+
+@pytest.mark.parametrize("camera", CAMERAS + COLMAP_ONLY, ids=lambda c: c.model)
+def test_projection_agrees_with_colmap(camera):
+    pycolmap = pytest.importorskip("pycolmap")
+    theirs = pycolmap.Camera(
+        model=camera.model, width=640, height=480, params=corner_params(camera)
+    )
+    points = np.random.default_rng(4).uniform((-0.7, -0.7, 1), (0.7, 0.7, 1), (100, 3))
+    pixels, seen = geo.project(camera, points)
+    assert seen.all()
+    np.testing.assert_allclose(pixels, theirs.img_from_cam(points) - 0.5, atol=1e-9)
+    np.testing.assert_allclose(geo.unproject(camera, pixels), points, atol=1e-8)
+
+
+FOLDED = {
+    "barrel": Camera("SIMPLE_RADIAL", 640, 480, (300, 319.5, 239.5, -0.3)),
+    "fisheye": Camera("SIMPLE_RADIAL_FISHEYE", 640, 480, (200, 319.5, 239.5, -0.3)),
+}
+
+
+@pytest.mark.parametrize("lens", FOLDED)
+def test_no_ray_beyond_the_fold(lens):
+    """r (1 - k r^2) turns back at r^2 = 1 / 3k, where it has two thirds of r; so for the angle."""
+    camera = FOLDED[lens]
+    fold = np.sqrt(1 / 0.9)
+    image = 2 / 3 * fold * camera.fx
+    for share in (0.5, 0.9, 0.999):
+        pixel = np.array([camera.cx + share * image, camera.cy])
+        ray = geo.unproject(camera, pixel)
+        np.testing.assert_allclose(geo.project(camera, ray)[0], pixel, atol=1e-6)
+        angle = np.arctan(ray[0])
+        assert 0 < (angle if camera.is_fisheye else ray[0]) < fold
+    assert np.isnan(geo.unproject(camera, [camera.cx + 1.001 * image, camera.cy])[0])
+    beyond = np.tan(1.01 * fold) if camera.is_fisheye else 1.01 * fold
+    pixels, seen = geo.project(camera, np.array([[beyond, 0, 1.0]]))
+    assert not seen.any()
+    assert np.isnan(pixels).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "params"),
+    [
+        ("OPENCV", (2605.7, 3134.5, 199, 162, -44.85, 1017.4, 0.62, 0.94)),
+        ("OPENCV_FISHEYE", (277.3, 277.3, 308.8, 247.6, -0.0187, 0.0585, -0.0349, -0.0334)),
+        ("FULL_OPENCV", (
+            400, 400, 319.5, 239.5, 2.997, -6.093, 6e-4, -5e-5, -1.262, 3.534, -4.271, -5.302,
+        )),
+    ],
+)  # fmt: skip
+def test_distance_from_the_axis_grows_up_to_every_ray(model, params):
+    camera = Camera(model, 640, 480, params)
+    grid = np.stack(np.meshgrid(np.arange(0, 640, 16), np.arange(0, 480, 16)), -1).reshape(-1, 2)
+    rays = geo.unproject(camera, grid)
+    known = np.isfinite(rays).all(-1)
+    assert 0.05 < known.mean() < 1
+    steps = np.linspace(0.02, 1, 50)[:, None, None] * rays[known]
+    steps[..., 2] = 1
+    pixels, seen = geo.project(camera, steps)
+    assert seen.all()
+    radius = np.linalg.norm((pixels - (camera.cx, camera.cy)) / (camera.fx, camera.fy), axis=-1)
+    assert (np.diff(radius, axis=0) > -1e-4).all()
+
+
+def test_orthonormalized_leaves_rotations_to_the_last_digit():
+    poses = np.tile(np.eye(4), (20, 1, 1))
+    poses[:, :3, :3] = rotations(15).as_matrix()
+    poses[:, :3, 3] = np.arange(60).reshape(20, 3)
+    single = poses.astype(np.float32)
+    fixed = geo.orthonormalized(single)
+    assert fixed.dtype == np.float64
+    np.testing.assert_allclose(np.linalg.det(fixed[:, :3, :3]), 1, atol=1e-15)
+    np.testing.assert_allclose(fixed, poses, atol=1e-6)
+    assert abs(np.linalg.det(single[:, :3, :3].astype(np.float64)) - 1).max() > 1e-9
+
+
+def test_a_scaled_fisheye_stays_one():
+    camera = Camera("SIMPLE_RADIAL_FISHEYE", 640, 480, (300, 319.5, 239.5, -0.02))
+    assert camera.scaled(320, 240).model == "SIMPLE_RADIAL_FISHEYE"
+    squeezed = camera.scaled(320, 480)
+    assert squeezed.model == "OPENCV_FISHEYE"
+    ray = np.array([0.3, 0.2, 1.0])
+    np.testing.assert_allclose(
+        geo.project(squeezed, ray)[0][0], (geo.project(camera, ray)[0][0] + 0.5) / 2 - 0.5
+    )

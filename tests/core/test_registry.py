@@ -151,3 +151,97 @@ def test_importers_are_loaded_by_name():
         component("unable").load_importer()
     with pytest.raises(PluginError, match="cannot be imported"):
         component("broken", importer="json:no_such_function").load_importer()
+
+
+class Odd(BaseException):
+    """No Exception."""
+
+
+@hookimpl
+def ends(registry):
+    raise SystemExit(3)
+
+
+@hookimpl
+def is_odd(registry):
+    raise Odd("odd")
+
+
+@hookimpl
+def stops(registry):
+    next(iter(()))
+
+
+@hookimpl
+def loops(registry):
+    while True:
+        try:
+            pass
+        except Exception:
+            continue
+
+
+@hookimpl
+def no_directories():
+    raise ValueError("no folder")
+
+
+def test_plugins_of_any_misbehaviour_are_isolated_and_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("RELOC_PLUGIN_SECONDS", "0.3")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "endless_import.py").write_text("while True:\n    pass\n")
+    (tmp_path / "ending_import.py").write_text("raise SystemExit(0)\n")
+    (tmp_path / "odd_import.py").write_text(
+        "class Odd(BaseException): pass\nraise Odd('at import')\n"
+    )
+    points = [
+        plugin("good_plugin", registering(component("good"))),
+        *(EntryPoint(n, n, ENTRY_POINT_GROUP) for n in ("endless_import", "ending_import", "odd_import")),
+        *(plugin(f"plugin_{hook.__name__}", {"reloc_register_components": hook})
+          for hook in (ends, is_odd, stops, loops)),
+        plugin("plugin_no_directories",
+               {**registering(component("half")), "reloc_config_dirs": no_directories}),
+        plugin("plugin_no_list", {"reloc_config_dirs": hookimpl(lambda: 3)}),
+    ]  # fmt: skip
+    registry = Registry()
+    registry.discover(points)
+    problems = {name: info.problem for name, info in registry.plugins.items()}
+    assert problems.pop("good_plugin") == ""
+    assert "endless loop" in problems["endless_import"]
+    assert "endless loop" in problems["plugin_loops"]
+    assert "at import" in problems["odd_import"]
+    assert problems["plugin_ends"] == "SystemExit: 3"
+    assert problems["plugin_stops"] == "StopIteration"
+    assert "no folder" in problems["plugin_no_directories"]
+    assert all(problems.values())
+    assert [c.name for c in registry.components()] == ["good"]
+    assert registry.config_dirs() == []
+
+
+def test_an_observer_that_fails_is_named_once(capsys):
+    calls = []
+
+    @hookimpl
+    def reloc_run_started(verb):
+        calls.append(verb)
+        raise Odd("look away")
+
+    registry = Registry()
+    registry.discover([plugin("nosy_plugin", {"reloc_run_started": reloc_run_started})])
+    for verb in ("train", "evaluate"):
+        registry.manager.hook.reloc_run_started(verb=verb, config={})
+    assert calls == ["train"]
+    err = capsys.readouterr().err
+    assert err.count("nosy_plugin") == 1
+    assert "look away" in err
+
+
+def test_whatever_a_component_lets_out_names_its_plugin():
+    from reloc_core.isolation import blame
+
+    for error in (StopIteration(), SystemExit(1), Odd("x"), ValueError("y")):
+        named = pytest.raises(PluginError, match=f"solver 'good' of.*{type(error).__name__}")
+        with named, blame(component("good")):
+            raise error
+    with pytest.raises(KeyboardInterrupt), blame(component("good")):
+        raise KeyboardInterrupt

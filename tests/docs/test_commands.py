@@ -14,9 +14,9 @@ import cv2
 import pytest
 
 from reloc_core.cli.config import _VERBS, _check_components
-from reloc_core.cli.hydra_app import open_overrides
 from reloc_core.cli.main import VERBS, main
-from reloc_core.config import compose
+from reloc_core.composition import compose
+from reloc_core.overrides import open_overrides
 from reloc_core.registry import default_registry
 
 ROOT = Path(__file__).parent.parent.parent

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -41,3 +42,16 @@ def test_descriptors_are_those_of_the_reference_implementation():
             F.normalize(features, dim=1), grid[:, None], mode="bicubic", align_corners=False
         )[:, :, 0].transpose(1, 2)
     torch.testing.assert_close(descriptors, F.normalize(expected, dim=-1), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(2000, 20), (640, 3), (4000, 2), (3, 640)])
+def test_thin_images_cost_no_more_than_others(size):
+    """Their shorter side would be enlarged, and their longer one with it."""
+    detector = KeypointDetector(240)
+    image = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    grey, scale = detector.prepare(image)
+    assert max(grey.shape) <= 4 * 240
+    assert np.multiply(grey.shape[::-1], scale) == pytest.approx(size)
+    pixels = detector.detect([image], 50)[0].pixels
+    assert (pixels >= -0.5).all()
+    assert (pixels <= np.array(size) - 0.5).all()

@@ -409,7 +409,7 @@ def test_colmap_refusals(tmp_path, frame):
             read_model(tmp_path)
     (tmp_path / "images.bin").unlink()
     (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 0 9 a.png\n\n")
-    (tmp_path / "cameras.txt").write_text("1 FOV 10 10 1 1 1 1 1\n")
+    (tmp_path / "cameras.txt").write_text("9 FOV 10 10 1 1 1 1 1\n")
     with pytest.raises(DataError, match="camera model FOV is not supported"):
         read_model(tmp_path)
     (tmp_path / "cameras.txt").write_text("1 PINHOLE 10 10 1 1 1 1\n")

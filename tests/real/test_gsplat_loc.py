@@ -79,3 +79,25 @@ def test_accuracy_and_what_refinement_adds(errors):
         protocol == "easy"
     ):  # a field of so few steps shows views off the mapped path too blurred to refine by
         assert np.median(after[:, 0]) <= 1.05 * np.median(before[:, 0])
+
+
+@pytest.mark.skipif(not (DATA / "lund").is_dir(), reason="no photo collection lund")
+def test_a_photo_collection_is_mapped(tmp_path):
+    """Twenty-two photos from far apart; the true scale is free, the scene is 1.7 units away."""
+    data = ["dataset=colmap", f"dataset.root={DATA / 'lund'}"]
+    small = ["estimator.train.iterations=150", "estimator.features.mode=none",
+             "estimator.image.resolution=120"]  # fmt: skip
+    code = main(["train", "experiment=gsplat_loc/compact", *data, *small,
+                 f"map_dir={tmp_path / 'map'}", f"output_dir={tmp_path / 'fit'}"])  # fmt: skip
+    assert code == 0
+    code = main(["evaluate", f"map_dir={tmp_path / 'map'}", *data, "dataset.split=test",
+                 f"output_dir={tmp_path / 'out'}", "report=false"])  # fmt: skip
+    assert code == 0
+    found = list(read_localizations(tmp_path / "out" / "localizations.jsonl"))
+    errors = [
+        np.linalg.norm(r.world_from_cam[:3, 3] - r.truth[:3, 3])
+        for r in found
+        if r.world_from_cam is not None
+    ]
+    assert len(errors) >= 6
+    assert np.median(errors) < 0.02 * 1.7

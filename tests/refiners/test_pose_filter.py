@@ -85,8 +85,13 @@ def test_points_seen_before_are_found_after_black_frames(film):
 def test_a_single_wrong_pose_moves_little(film):
     data = film()
     tracker, _ = run(data, 20, noise=0.002)
-    answer = tracker.refine(data.query(20), data.found(20, [0.5, 0, 0]), data.evidence(20))
+    off = replace(data.found(20, [0.5, 0, 0]), support={"inliers": 1.0})
+    answer = tracker.refine(data.query(20), off, data.evidence(20))
     assert error(answer, data, 20) < 0.03
+    # A calibration must not judge the kept pose by what supports the wrong one.
+    assert not answer.support
+    good = replace(data.found(21), support={"inliers": 1.0})
+    assert tracker.refine(data.query(21), good, data.evidence(21)).support == {"inliers": 1.0}
 
 
 @pytest.mark.parametrize("score", [0.9, 0.3])

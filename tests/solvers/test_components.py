@@ -134,7 +134,7 @@ def test_wrong_evidence_and_wrong_config():
 
 
 @pytest.mark.parametrize(
-    "solver", [PnpSolver(PnpConfig()), DsacSolver(DsacConfig())], ids=["pnp", "dsac"]
+    "solver", [PnpSolver(PnpConfig(focal_floor=0.0)), DsacSolver(DsacConfig())], ids=["pnp", "dsac"]
 )
 def test_shared_errors_widen_the_covariance(scene, solver):
     s = scene(0)

@@ -182,7 +182,7 @@ def test_component(scene, kind):
     assert np.array_equal(one.world_from_cam, many.world_from_cam)
     assert one.camera == many.camera
     assert one.camera.fx == pytest.approx(525.0, rel=0.01)
-    calibrated = PnpSolver(PnpConfig()).solve(
+    calibrated = PnpSolver(PnpConfig(verify_focal=False)).solve(
         dataclasses.replace(evidence, points_cam=None), uncalibrated(), Runtime()
     )
     assert not calibrated.localized or s.error(calibrated.world_from_cam)[0] > 0.1

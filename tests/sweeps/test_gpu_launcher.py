@@ -115,7 +115,7 @@ def test_jobs_see_their_device_and_failures_are_recorded(environment, tmp_path):
     seen = [p.read_text() for p in spy.iterdir() if p.name.isdigit()]
     assert len(seen) == 4
     assert set(seen) == {"6", "7"}
-    assert "hydra/launcher=gpus" in sweep.hydra_arguments
+    assert "hydra/launcher=gpus" in sweep.record.hydra
     again = reloc(variables, "sweep", "resume", str(path))
     assert "2 of 4 jobs are finished, 2 to do" in again.stdout
     assert again.returncode == 2

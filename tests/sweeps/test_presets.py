@@ -9,7 +9,8 @@ import pytest
 import yaml
 from sweep_tools import reloc
 
-from reloc_core.config import compose, config_directory, typed_config
+from reloc_core.composition import compose
+from reloc_core.config import config_directory, typed_config
 from reloc_core.evaluation.sweeps import read_sweep
 from reloc_core.pipeline import check_fit
 from reloc_core.registry import default_registry

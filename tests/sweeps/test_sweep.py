@@ -1,12 +1,17 @@
 """Sweeps: finished, failed and killed jobs; tables; resuming; launchers and optimisers."""
 
+import csv
 import json
 import shutil
+import statistics
 
+import numpy as np
 import pytest
 from sweep_tools import SMALL, reloc
 
 from reloc_core.cli.main import main
+from reloc_core.evaluation.paired import holm, paired_tests, sign_test
+from reloc_core.evaluation.sweep_table import COLUMNS, interval
 from reloc_core.evaluation.sweeps import average, read_sweep
 
 
@@ -22,7 +27,7 @@ def swept(environment, tmp_path_factory):
 
 def test_every_job_has_its_result(swept):
     sweep = read_sweep(swept)
-    assert (sweep.verb, len(sweep.jobs)) == ("benchmark", 6)
+    assert (sweep.record.verb, len(sweep.jobs)) == ("benchmark", 6)
     assert all(job.finished for job in sweep.jobs)
     assert sweep.varied == ["estimator.size", "seed"]
     assert [job.overrides["seed"] for job in sweep.jobs] == ["1", "2", "3"] * 2
@@ -30,16 +35,73 @@ def test_every_job_has_its_result(swept):
 
 def test_table_averages_over_seeds(swept, capsys):
     assert main(["sweep", "table", str(swept), "format=csv"]) == 0
-    lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
-    assert lines[0][:3] == ["estimator.size", "finished", "median cm"]
-    assert [line[:2] for line in lines[1:]] == [["4", "3/3"], ["8", "3/3"]]
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [(row["estimator.size"], row["finished"]) for row in rows] == [("4", "3"), ("8", "3")]
     # The toy has nothing random: its interval over seeds is empty.
-    assert all(line[2].endswith("± 0.00") for line in lines[1:])
     result = json.loads((swept / "0/result.json").read_text())
     centimetres = 100 * result["metrics"]["median_translation_m"]
-    assert lines[1][2].startswith(f"{centimetres:.2f}")
+    for end in ("", "_low", "_high"):
+        assert float(rows[0][f"median_cm{end}"]) == pytest.approx(centimetres)
+    assert float(rows[0]["median_cm_std"]) == pytest.approx(0, abs=1e-9)
     assert main(["sweep", "table", str(swept), "over=estimator.size"]) == 0
     assert "2/2" in capsys.readouterr().out
+
+
+def test_tables_for_papers(swept, capsys):
+    assert main(["sweep", "table", str(swept), "format=markdown", "columns=median_cm,map_mb"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| estimator.size | finished | median cm | map MB |"
+    assert lines[1] == "| --- | ---: | ---: | ---: |"
+    assert "± 0.00 [" in lines[2]
+    assert "standard deviation" in "".join(lines)
+    assert main(["sweep", "table", str(swept), "format=latex", "columns=recall_5cm_5deg"]) == 0
+    latex = capsys.readouterr().out
+    assert latex.startswith("\\begin{tabular}{lrr}")
+    assert "5cm 5deg \\% \\\\" in latex
+    assert main(["sweep", "table", str(swept), "columns=median_mm"]) == 2
+    assert "Did you mean 'median_cm'" in capsys.readouterr().err
+
+
+def test_a_sweep_is_compared_as_it_is(swept, tmp_path, capsys):
+    assert (
+        main(["report", "compare", str(swept), f"one={swept}/0", f"output_dir={tmp_path}/c"]) == 0
+    )
+    compared = json.loads((tmp_path / "c/compare.json").read_text())
+    text = json.dumps(compared)
+    assert "size=4, seed=1" in text
+    assert "size=8, seed=3" in text
+    assert '"one"' in text
+
+
+def test_intervals_are_clipped_to_what_is_possible():
+    found = average([0.98, 1.0, 0.9])
+    low, high = interval(found, COLUMNS["recall_5cm_5deg"])
+    assert (low, high) == (pytest.approx(100 * (found.mean - found.half_width)), 100.0)
+    assert interval(average([0.0, 0.1]), COLUMNS["median_cm"])[0] == 0.0
+    assert found.std == pytest.approx(statistics.stdev([0.98, 1.0, 0.9]))
+
+
+def test_sign_tests_agree_with_scipy():
+    scipy_stats = pytest.importorskip("scipy.stats")
+    for wins, losses in ((0, 0), (1, 0), (5, 5), (9, 1), (40, 17), (0, 300)):
+        expected = scipy_stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+        assert sign_test(wins, losses) == pytest.approx(expected, rel=1e-9)
+    # Holm's own example of step-down: 3 x 0.01, then 2 x 0.02, never decreasing.
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+
+
+def test_pairs_of_pipelines_on_the_same_queries():
+    rng = np.random.default_rng(0)
+    good = {str(i): rng.uniform(0.01, 0.02, (3, 2)) for i in range(30)}
+    worse = {name: 2 * errors for name, errors in good.items()}
+    lost = {name: np.full((3, 2), np.inf) for name in good}
+    tests = paired_tests({"a": good, "b": worse, "c": lost, "d": {"other": good["0"]}, "e": lost})
+    assert [(t.first, t.second, t.wins, t.losses) for t in tests] == [
+        ("a", "b", 30, 0), ("a", "c", 30, 0), ("a", "e", 30, 0), ("b", "c", 30, 0), ("b", "e", 30, 0),
+        ("c", "e", 0, 0),
+    ]  # fmt: skip
+    assert [t.differs for t in tests] == [True] * 5 + [False]
+    assert "differs beyond chance" in str(tests[0])
 
 
 def test_broken_sweeps_are_read_and_resumed(swept, environment, tmp_path):
@@ -105,7 +167,7 @@ def test_joblib_runs_jobs_side_by_side(environment, tmp_path):
     assert child.returncode == 0, child.stderr
     sweep = read_sweep(tmp_path / "s")
     assert [job.status for job in sweep.jobs] == ["ok", "ok"]
-    assert "hydra/launcher=joblib" in sweep.hydra_arguments
+    assert "hydra/launcher=joblib" in sweep.record.hydra
 
 
 def test_submitit_runs_jobs_on_this_machine(environment, tmp_path):
@@ -126,4 +188,17 @@ def test_optuna_looks_at_one_number(environment, tmp_path):
     values = [job.value("metrics.median_translation_m") for job in read_sweep(tmp_path / "s").jobs]
     assert len(values) == 3
     assert f"best_value: {min(values)}" in best
-    assert reloc(environment, "sweep", "resume", f"{tmp_path}/s").returncode == 2
+    # Interrupted after its first trial: the other two are made again, knowing the first.
+    shutil.rmtree(tmp_path / "s/1")
+    shutil.rmtree(tmp_path / "s/2")
+    first = (tmp_path / "s/0/result.json").read_bytes()
+    child = reloc(environment, "sweep", "resume", f"{tmp_path}/s")
+    assert child.returncode == 0, child.stderr
+    jobs = read_sweep(tmp_path / "s").jobs
+    assert [job.number for job in jobs] == [0, 10, 11]
+    assert all(job.finished for job in jobs)
+    assert (tmp_path / "s/0/result.json").read_bytes() == first
+    values = [job.value("metrics.median_translation_m") for job in jobs]
+    assert f"best_value: {min(values)}" in (tmp_path / "s/optimization_results.yaml").read_text()
+    assert reloc(environment, "sweep", "resume", f"{tmp_path}/s").returncode == 0
+    assert len(read_sweep(tmp_path / "s").jobs) == 3

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "reloc/camera.hpp"
+#include "reloc/pose_result.hpp"
 #include "reloc/problem.hpp"
 #include "reloc/refine.hpp"
 
@@ -23,7 +24,9 @@ struct AbsolutePoseOptions {
     double pixel_noise = 1.0;  ///< pixels; image part of the noise when variances are given
     bool local_noise = true;
     bool estimate_focal = false;  ///< see focal_pose.hpp
-    bool refine = true;           ///< final robust fit; without it covariance is infinite
+    bool verify_focal = true;     ///< see focal_check.hpp
+    double focal_floor = 0;       ///< standard deviation over the focal length, at least
+    double redundancy = 1;        ///< correspondences that are worth an independent one
     int min_inliers = 6;
     double min_score =
         0.01;  ///< poses less likely to be right than this are not returned as a success
@@ -34,42 +37,6 @@ struct AbsolutePoseOptions {
 /// radius settled.
 AbsolutePoseOptions resolve_options(const AbsolutePoseOptions& options, const Correspondences& in);
 
-enum class Status {
-    kOk = 0,
-    kTooFewPoints,   ///< fewer than four usable correspondences
-    kNoHypothesis,   ///< no sample gave a pose with support
-    kTooFewInliers,  ///< the best pose has too little support to be told from chance
-    kDegenerate,     ///< the support does not determine the pose
-    kLowScore,       ///< the pose is hardly ever right with a score this low
-};
-
-const char* describe(Status status);
-
-struct PoseResult {
-    Status status = Status::kTooFewPoints;
-    Pose cam_from_world;
-    Mat6 covariance;  ///< of world_from_cam, right tangent (rotation, translation)
-    std::vector<unsigned char> inlier;  ///< per input correspondence
-    int inliers = 0;
-    int iterations = 0;  ///< minimal samples drawn
-    int local_optimisations = 0;
-    double score = 0;  ///< 0..1, chance of success
-    double sigma = 0;
-    double effective_points = 0;
-    double design_effect = 1;
-    double focal_scale = 1, focal_std = 0;  ///< focal length over that of the camera, if estimated
-};
-
-struct FitResult;
-
-/// Copies a fit into the result and decides whether it is a success.
-void finish(const FitResult& fit, const Vec3& centre, const std::vector<int>& source, int usable,
-            int min_inliers, double min_score, PoseResult* result);
-
-/// Whether at least four different pixels support the pose: copies of three fit any of its
-/// solutions.
-bool determined(const Correspondences& in, const PoseResult& result);
-
 /// Locally optimised RANSAC over P3P hypotheses with a final robust fit.
 ///
 /// Samples come in fixed chunks, each with its own random stream; within a chunk, poses are ranked
@@ -77,7 +44,8 @@ bool determined(const Correspondences& in, const PoseResult& result);
 /// pose that beats all earlier minimal poses is optimised locally (Chum, Matas, Kittler, "Locally
 /// Optimized RANSAC", DAGM 2003; Lebeda et al., BMVC 2012). The loop ends when an all-inlier sample
 /// has been drawn with the wanted confidence. The returned pose is the final robust fit
-/// (refine.hpp). With `estimate_focal` it is estimate_focal_pose.
+/// (refine.hpp), reconciled with what the inliers say about the focal length (focal_check.hpp).
+/// With `estimate_focal` it is estimate_focal_pose.
 PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camera,
                                   const AbsolutePoseOptions& options);
 

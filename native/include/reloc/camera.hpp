@@ -20,11 +20,12 @@ struct Camera {
     double k[6] = {0, 0, 0, 0, 0, 0}, p1 = 0, p2 = 0;
     bool fisheye = false, distorted = false;
     int width = 0, height = 0;
+    double focal_sigma = 0;  ///< standard deviation of the focal length over it; 0: calibrated
 
     /// Throws std::invalid_argument for an unknown model, a wrong number of parameters, non-finite
-    /// values, a focal length that is not positive, or a negative image size.
+    /// values, a focal length that is not positive, or a negative image size or focal_sigma.
     static Camera create(const std::string& model, int width, int height,
-                         const std::vector<double>& params);
+                         const std::vector<double>& params, double focal_sigma = 0);
 
     double mean_focal() const { return 0.5 * (fx + fy); }
 

@@ -14,4 +14,13 @@ namespace reloc {
 /// outliers; docs/solvers.md has the reliability table.
 double success_score(double inlier_share, const Mat6& covariance, double depth);
 
+/// Decimal logarithm of the number of poses with this many inliers that are expected by chance.
+///
+/// Among `points` correspondences of which each agrees with a given pose with probability `share`,
+/// over all choices of a minimal sample of `sample` of them: (n - s) C(n, k) C(k, s) share^(k - s)
+/// for k inliers (Moisan and Stival, "A Probabilistic Criterion to Detect Rigid Point Matches
+/// Between Two Images", IJCV 2004). Correspondences are taken to be independent: copies of one
+/// point, or a patch that moved as a whole, make it too small.
+double log_false_alarms(int points, int inliers, int sample, double share);
+
 }  // namespace reloc

@@ -64,4 +64,26 @@ constexpr double kTighter = 0.4;  // bound on the noise variance from one attemp
 constexpr double kKeptSupport = 0.95, kKeptSupportPoor = 0.975;
 constexpr double kCorrelated = 2.5;  // standard deviations above independence
 
+// Decimal logarithm of the false alarms from which on a pose passes for chance.
+constexpr double kMaxFalseAlarms = -1.0;
+
+// Focal length. Inliers contradict the camera's when they want it changed by more than the first
+// two: in standard deviations, and in logarithm (or in standard deviations of the prior). Where
+// they do, or the score is below the third, the pose is sought again with the focal length left
+// free, over no more than this many samples.
+constexpr double kFocalDoubtSigmas = 2.5, kFocalShift = 0.02, kFocalPriorSigmas = 3;
+constexpr double kFocalDoubt = 0.5;
+constexpr int kFocalSamples = 1024, kFocalLeastPoints = 12;
+// The free focal length is taken where it differs by as many of its own standard deviations and by
+// this much: in place of a success, with a support that is as far beyond chance but for this
+// factor; in place of none, with this score and by so many orders of magnitude farther.
+constexpr double kFocalSigmas = 4, kFocalTaken = 0.05, kFocalKept = 0.8, kFocalSureScore = 0.7,
+                 kFocalGain = 5;
+// Inliers that want so much more than that, of which no pose comes, are refused.
+constexpr double kFocalSureSigmas = 8;
+// A pose at the given focal length moves only for what is beyond so many standard deviations.
+constexpr double kFocalNoise = 3;
+// A camera whose focal length is known worse than this is sought with the focal length free.
+constexpr double kFocalGuess = 0.1;
+
 }  // namespace reloc

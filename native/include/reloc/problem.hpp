@@ -58,6 +58,7 @@ struct Problem {
     Vec3 centre = Vec3::Zero();      ///< subtracted from the scene points
     double extent = 1;               ///< typical distance of a point from the centre
     double focal = 1;                ///< mean focal length, pixels
+    double image_area = 1;           ///< square pixels; of the pixels' bounds where unknown
     std::vector<int> source;         ///< input index of each kept point; empty if all were kept
     std::vector<float> variance;     ///< per kept point, or empty
     std::vector<double> cumulative;  ///< of weights, for sampling; empty if unweighted

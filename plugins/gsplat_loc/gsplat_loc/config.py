@@ -261,9 +261,10 @@ class RefineConfig:
         min_pixels: least share of the image that must remain.
         redundancy: pixels worth one independent one.
         map_error: standard deviation of the map's own error, which neighbouring pixels share, in
-            pixels of an image whose shorter side has 480; it adds to the covariance. It is that of a
-            view full of the map, and grows by the power 1.5 of what a view has less.
-        use_prior: weigh the alignment against the covariance of the given pose.
+            pixels of an image whose shorter side has 480; it adds to the covariance. At least: what was
+            measured when the map was made counts where it is more. It is that of a view full of the
+            map, and grows by the power 1.5 of what a view has less.
+        use_prior: weigh the alignment against the given pose by the covariances of both.
         keypoints: of query and rendering.
         min_similarity: of their matches.
         keypoint_px: standard deviation of a match in pixels of the rendering.

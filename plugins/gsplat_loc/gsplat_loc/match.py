@@ -75,7 +75,7 @@ def signals(
         `similarity` (mean cosine) and `margin` (mean lead over the second best key) of the matches and
         `matched` (their share of the query's key points); of anchors also `views` (mean number of
         images that know them), `agreement` (mean of `Anchors.agreement`) and `covisible`: the share of
-        the matches that one mapping image knows, less the share that chance would give it.
+        the matches that one mapping image knows, less what chance gives it and a standard deviation.
     """
     count = len(found.query)
     if not count:
@@ -97,5 +97,5 @@ def signals(
     seen = torch.bincount(mine[mine >= 0], minlength=len(known)).double() / count
     values["views"] = float(anchors.views[rows].double().mean())
     values["agreement"] = float(anchors.agreement[rows].double().mean())
-    values["covisible"] = float((seen - known).max())
+    values["covisible"] = float((seen - known).max()) - count**-0.5
     return values

@@ -7,6 +7,7 @@ from gsplat_loc.refine.gauss_newton import (
     ColorLevel,
     PointMatches,
     Prior,
+    fused,
     gauss_newton,
     map_covariance,
     motion_to,
@@ -161,3 +162,16 @@ def test_what_an_error_of_the_map_does_to_poses():
     expected = map_covariance(camera, points, 0.3)
     whitened = np.linalg.solve(np.linalg.cholesky(expected), np.array(moves).T)
     np.testing.assert_allclose(np.cov(whitened), np.eye(6), atol=0.3)
+
+
+def test_two_poses_are_weighed_and_never_surer_than_both():
+    a, b = np.eye(4), moved(np.eye(4), np.array([0, 0, 0, 0.04, 0, 0]))
+    prior = Prior(a, np.linalg.inv(1e-4 * np.eye(6)))
+    pose, covariance = fused(prior, b, 3e-4 * np.eye(6))
+    # Three quarters of the way to the one that is three times as certain.
+    assert pose[0, 3] == pytest.approx(0.01, rel=1e-3)
+    stds = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(stds, 0.75 * 0.01 + 0.25 * 3e-4**0.5, rtol=1e-6)
+    same, equal = fused(prior, b, 1e-4 * np.eye(6))
+    assert same[0, 3] == pytest.approx(0.02, rel=1e-3)
+    np.testing.assert_allclose(equal, 1e-4 * np.eye(6), atol=1e-12)

@@ -1,109 +1,15 @@
-"""Typed configurations of the plugin's estimators. Imports no PyTorch."""
+"""Typed configuration of the filter over a sequence. Imports no PyTorch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
+from kfnet_temporal.measurement_config import LabelConfig, check_labels
 from reloc_core.checks import Checks
 
 POLICIES = ("likelier", "keep_prior", "use_measurement", "invalidate", "off")
-PROCESSES = ("xfeat", "oflownet")
-SOURCES = ("auto", "depth", "stereo", "files")
-
-
-@dataclass
-class LabelConfig:
-    """Where the scene coordinates come from that everything is learned from.
-
-    Attributes:
-        source: "auto" (depth where there is some, else "stereo"), "depth", "stereo" (the mapping
-            images and their poses alone) or "files" (`label_list.txt`).
-        folder: holds `image_list.txt` and `label_list.txt` ("files").
-        resolution: shorter side in pixels of the images that are compared ("stereo").
-        assumed_distance: metres; where everything is put when the camera moves too little to tell
-            ("stereo").
-    """
-
-    source: str = "auto"
-    folder: str = ""
-    resolution: int = 360
-    assumed_distance: float = 3.0
-
-
-@dataclass
-class MemoryConfig:
-    """Options of `MemoryEstimator`, the per-frame measurement of the compact preset.
-
-    Attributes:
-        resolution: length of the images' shorter side in pixels when they are described.
-        keyframes: mapping images kept, spread evenly over all; more where that is less than one in
-            `keyframe_every`.
-        keyframe_every: see there.
-        keys: cells kept per key frame, those on a regular pattern first; 0 for all.
-        retrieve: key frames that a query is matched with.
-        sharpness: factor from cosine to logit.
-        mode_radius: metres; candidates nearer than this to the best supported one are averaged.
-        hidden: width of the network that predicts the standard deviation.
-        iterations: training steps of that network.
-        train_frames: mapping images that it learns from.
-        learning_rate: of Adam, falling to zero.
-        exclusion: mapping images nearer than this in the sequence are no key frames of a training
-            image, so that it learns from errors as they are on unseen images.
-        min_std: metres; smallest standard deviation.
-        redundancy: cells that are worth one independent one in the pose's covariance.
-        labels: where the key frames' scene coordinates come from.
-    """
-
-    resolution: int = 360
-    keyframes: int = 140
-    keyframe_every: int = 10
-    keys: int = 900
-    retrieve: int = 6
-    sharpness: float = 30.0
-    mode_radius: float = 0.15
-    hidden: int = 32
-    iterations: int = 400
-    train_frames: int = 100
-    learning_rate: float = 0.01
-    exclusion: int = 40
-    min_std: float = 0.01
-    redundancy: float = 10.0
-    labels: LabelConfig = field(default_factory=LabelConfig)
-
-
-@dataclass
-class ScoordnetConfig:
-    """Options of `ScoordnetEstimator`, the published measurement; stage 1 of the training.
-
-    Attributes:
-        resolution: length of the images' shorter side in pixels.
-        weights: prefix of a TensorFlow checkpoint to start from; "" for random ones.
-        transform: `transform.txt` of the normalised scene frame; "" for the principal axes of the
-            labels. Needed with published weights.
-        iterations: training steps.
-        batch: images per step.
-        learning_rate: of Adam.
-        halve_every: steps after which the learning rate is halved, continuously.
-        weight_decay: of all parameters.
-        augment: turn, zoom and recolour the images.
-        labels: where the scene coordinates come from.
-    """
-
-    resolution: int = 480
-    weights: str = ""
-    transform: str = ""
-    iterations: int = 500_000
-    batch: int = 4
-    learning_rate: float = 1e-4
-    halve_every: int = 100_000
-    weight_decay: float = 1e-4
-    augment: bool = True
-    labels: LabelConfig = field(default_factory=LabelConfig)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
-        return self.learning_rate * 0.5 ** (step / self.halve_every)
+PROCESSES = ("narrow", "xfeat", "oflownet")
 
 
 @dataclass
@@ -126,8 +32,10 @@ class ProcessConfig:
     """How scene coordinates move from one frame to the next.
 
     Attributes:
-        name: "xfeat", a cost volume on frozen XFeat features, or "oflownet", the published network.
+        name: "xfeat", a cost volume on frozen XFeat features; "oflownet", the published network; or
+            "narrow", the same on XFeat features and with all widths divided by `divide`.
         resolution: length of the images' shorter side in pixels when they are described.
+        divide: see there.
         radius: cells that the flow can reach along an axis ("xfeat").
         refine: refine the flow on the images by dense inverse search ("xfeat").
         min_std: metres; smallest process noise.
@@ -145,6 +53,7 @@ class ProcessConfig:
 
     name: str = "xfeat"
     resolution: int = 360
+    divide: int = 2
     radius: int = 4
     refine: bool = True
     min_std: float = 0.002
@@ -253,6 +162,8 @@ class TemporalConfig:
     """Options of `TemporalEstimator`.
 
     Attributes:
+        published_scene: scene of 7-Scenes whose published step counts take the place of those of the
+            measurement and of `joint`; "" for none.
         export: folder for coordinate and flow maps of every localized frame; "" writes none.
     """
 
@@ -261,36 +172,8 @@ class TemporalConfig:
     joint: JointConfig = field(default_factory=JointConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
     labels: LabelConfig = field(default_factory=LabelConfig)
+    published_scene: str = ""
     export: str = ""
-
-
-def check_memory(config: MemoryConfig) -> None:
-    """Refuse values that make no sense.
-
-    Raises:
-        ConfigError: names the option.
-    """
-    options = Checks(config)
-    options.at_least(64, "resolution")
-    options.at_least(2, "keyframes")
-    options.at_least(1, "keyframe_every", "retrieve", "hidden", "train_frames", "redundancy")
-    options.not_negative("keys", "iterations", "exclusion")
-    options.positive("sharpness", "mode_radius", "learning_rate", "min_std")
-    _check_labels(options, config.labels)
-
-
-def check_scoordnet(config: ScoordnetConfig) -> None:
-    """Refuse values that make no sense.
-
-    Raises:
-        ConfigError: names the option.
-    """
-    options = Checks(config)
-    options.at_least(32, "resolution")
-    options.at_least(1, "batch", "halve_every")
-    options.not_negative("iterations", "weight_decay")
-    options.positive("learning_rate")
-    _check_labels(options, config.labels)
 
 
 def check_temporal(config: TemporalConfig) -> None:
@@ -304,13 +187,14 @@ def check_temporal(config: TemporalConfig) -> None:
     _check_process(options, config.process)
     _check_joint(options, config.joint)
     _check_filter(options)
-    _check_labels(options, config.labels)
+    check_labels(options, config.labels)
 
 
 def _check_process(options: Checks, config: ProcessConfig) -> None:
     options.one_of("process.name", PROCESSES)
     options.at_least(32, "process.resolution")
     options.at_least(1, "process.radius", "process.halve_every")
+    options.require(config.divide in (1, 2, 4, 8), "process.divide", "be 1, 2, 4 or 8")
     options.not_negative(
         "process.iterations",
         "process.smooth_weight",
@@ -354,14 +238,3 @@ def _check_filter(options: Checks) -> None:
         "filter.threshold", "filter.lost_share", "filter.max_gap", "filter.max_support",
         "filter.process_factor", "filter.target_nis",
     )  # fmt: skip
-
-
-def _check_labels(options: Checks, config: LabelConfig) -> None:
-    options.one_of("labels.source", SOURCES)
-    options.at_least(64, "labels.resolution")
-    options.positive("labels.assumed_distance")
-    options.require(
-        config.source != "files" or bool(config.folder),
-        "labels.folder",
-        "name the folder of label_list.txt when labels.source is files",
-    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kfnet_temporal.config import MemoryConfig, ScoordnetConfig, TemporalConfig
+from kfnet_temporal.config import TemporalConfig
+from kfnet_temporal.measurement_config import MemoryConfig, NarrowConfig, ScoordnetConfig
 from kfnet_temporal.published.weights import KFNET
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
@@ -33,7 +34,7 @@ def reloc_register_components(registry: Registry) -> None:
             paper=_PAPER,
             licence="Apache-2.0 (published weights: MIT)",
             published={
-                "7Scenes, mean of per-frame coordinate errors": "16.8 cm (SCoordNet), 15.3 cm (KFNet)",
+                "7Scenes, mean of per-frame coordinate errors": "16.8 cm (SCoordNet), 15.3 cm (KFNet)"
             },
             weights=(KFNET,),
         )
@@ -50,6 +51,21 @@ def reloc_register_components(registry: Registry) -> None:
             reads_depth=False,
             summary="dense scene coordinates with variances by attention to RGB-D key frames",
             paper="per-frame measurement for the filter, on features of Potje et al., XFeat, CVPR 2024",
+            licence="Apache-2.0",
+        )
+    )
+    registry.add(
+        Component(
+            interface="estimator",
+            name="kfnet_narrow",
+            target="kfnet_temporal.compact.measurement:NarrowEstimator",
+            config=NarrowConfig,
+            produces="Correspondences",
+            solver="pnp",
+            needs_map=True,
+            reads_depth=False,
+            summary="a narrow SCoordNet on frozen features: dense scene coordinates with variances",
+            paper=_PAPER,
             licence="Apache-2.0",
         )
     )

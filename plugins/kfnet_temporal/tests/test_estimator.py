@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from kfnet_temporal.common.sequences import choose_stretches
-from kfnet_temporal.config import MeasurementConfig, MemoryConfig, TemporalConfig, check_temporal
+from kfnet_temporal.config import MeasurementConfig, TemporalConfig, check_temporal
 from kfnet_temporal.estimator import TemporalEstimator
 from kfnet_temporal.filtering.calibration import Calibration
 from kfnet_temporal.filtering.evidence import measured_state
+from kfnet_temporal.measurement_config import MemoryConfig
 from kfnet_temporal.memory.estimator import MemoryEstimator
 
 from reloc_core.errors import ConfigError, DataError, InputError
@@ -67,6 +68,16 @@ def test_saved_and_loaded_agree(trained, loaded, film):
     for a, b in zip(follow(trained[0], queries), follow(loaded, queries), strict=True):
         np.testing.assert_allclose(a.points3d, b.points3d, atol=1e-5)
         np.testing.assert_allclose(a.variances, b.variances, rtol=1e-4)
+
+
+def test_evidence_says_what_it_is_worth(loaded, film):
+    data = film(20, phase=0.33)
+    good = follow(loaded, [data[i] for i in range(4)])
+    assert set(good[0].signals) == {"sharpness"}  # nothing to be consistent with yet
+    assert 0.5 < good[3].signals["consistency"] <= 1
+    noise = np.random.default_rng(0).integers(0, 256, data[4].image.shape, np.uint8)
+    foreign = follow(loaded, [replace(data[4], image=noise)])[0]
+    assert foreign.signals["sharpness"] < good[0].signals["sharpness"]
 
 
 def test_start_sequence_forgets(loaded, film):
@@ -153,8 +164,16 @@ def test_pictures_show_the_last_step(loaded, film):
 def test_data_that_cannot_be_learned_from(tmp_path, film, start_run):
     still = film(12)
     still._frames = [replace(f, sequence=None) for f in still._frames]
-    with pytest.raises(DataError, match="no consecutive frames"):
+    with pytest.raises(DataError, match=r"no consecutive frames.*dataset\.sequence=order"):
         TemporalEstimator(small_config()).fit(still, start_run(tmp_path / "a", still))
+
+
+def test_a_folder_whose_order_is_a_video_has_stretches(film):
+    """As `dataset.sequence=order` reads it: one sequence, no time stamps."""
+    ordered = film(12)
+    ordered._frames = [replace(f, sequence="all", timestamp=None) for f in ordered._frames]
+    stretches = choose_stretches(ordered, 8, 2, 0.5)
+    assert [len(s) for s in stretches] == [4, 4]
 
 
 def test_stretches_never_cross_a_gap(film):

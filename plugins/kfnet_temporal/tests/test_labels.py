@@ -4,7 +4,7 @@ from kfnet_temporal.common.formats import write_label, write_lists
 from kfnet_temporal.common.grid import FeatureExtractor
 from kfnet_temporal.common.labels import interpolate, labels_at, make_labels
 from kfnet_temporal.common.stereo import StereoDepth
-from kfnet_temporal.config import LabelConfig
+from kfnet_temporal.measurement_config import LabelConfig
 
 from reloc_core.errors import DataError
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from kfnet_temporal.common.labels import DepthLabels, labels_at
-from kfnet_temporal.config import LabelConfig, MeasurementConfig, ScoordnetConfig, TemporalConfig
+from kfnet_temporal.config import MeasurementConfig, TemporalConfig
 from kfnet_temporal.estimator import TemporalEstimator
+from kfnet_temporal.measurement_config import LabelConfig, ScoordnetConfig
 from kfnet_temporal.published import scoordnet
 from kfnet_temporal.published.augment import (
     corner_pixels,
@@ -16,9 +17,10 @@ from kfnet_temporal.published.augment import (
     scaled_rgb,
 )
 from kfnet_temporal.published.measurement import ScoordnetEstimator
+from kfnet_temporal.published.objectives import flow_loss, window_loss
 from kfnet_temporal.published.oflownet import OFlowNet
 from kfnet_temporal.published.process import OflowProcess, whole_window
-from kfnet_temporal.published.training import Scene, flow_loss, read_window, window_loss
+from kfnet_temporal.published.training import Scene, read_window
 
 from reloc_core.errors import ConfigError, DataError
 from reloc_core.interfaces import Runtime
@@ -93,7 +95,10 @@ def test_every_stage_lowers_its_loss(narrow, film):
     window = read_window(scene, range(2), 96, rng, augment=False, zoom=False)
 
     def flow():
-        return flow_loss(process, window, config, numpy_rng(0, "test", 1), torch_rng(0, "test", 1))
+        features = process.network.features(window.images)
+        return flow_loss(
+            process, features, window.labels, window.cells, config, 0.0, torch_rng(0, "test", 1)
+        )
 
     config.process.loss_clamp = 50.0
     first, last = descend(process.network.parameters(), flow, 5, 1e-3)
@@ -101,7 +106,15 @@ def test_every_stage_lowers_its_loss(narrow, film):
     config.process.loss_clamp = -1.0
     triple = read_window(scene, range(3), 96, rng, augment=False, zoom=False)
     both = [*measurement.network.parameters(), *process.network.parameters()]
-    first, last = descend(both, lambda: window_loss(measurement, process, triple, config), 5, 1e-3)
+
+    def joint():
+        points, variances = measurement.measure(triple.images)
+        features = process.network.features(triple.images)
+        return window_loss(
+            process, points, variances, features, triple.labels, triple.cells, config
+        )
+
+    first, last = descend(both, joint, 5, 1e-3)
     assert last < first
 
 

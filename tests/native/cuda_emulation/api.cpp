@@ -32,7 +32,8 @@ struct EmulationProblem {
 };
 
 struct EmulationResult {
-    double cam_from_world[16], covariance[36], score, sigma, effective_points, design_effect;
+    double cam_from_world[16], covariance[36], score, sigma, effective_points, design_effect,
+        false_alarms, focal_shift, focal_shift_std;
     int status, inliers, iterations, local_optimisations;
     unsigned char* inlier;
 };
@@ -88,6 +89,9 @@ __attribute__((visibility("default"))) int reloc_emulate(const EmulationProblem*
             e.sigma = r.sigma;
             e.effective_points = r.effective_points;
             e.design_effect = r.design_effect;
+            e.false_alarms = r.false_alarms;
+            e.focal_shift = r.focal_shift;
+            e.focal_shift_std = r.focal_shift_std;
             e.status = static_cast<int>(r.status);
             e.inliers = r.inliers;
             e.iterations = r.iterations;

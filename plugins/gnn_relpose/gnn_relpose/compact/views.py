@@ -14,6 +14,7 @@ from gnn_relpose.compact.network import pooled
 from gnn_relpose.shared.frames import Describer
 from reloc_core.geometry import project, so3_exp, unproject
 from reloc_core.interfaces import Dataset, Run
+from reloc_core.mapping.views import working_scale
 from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Camera, Float64Array, ImageArray, Query
 
@@ -43,8 +44,8 @@ def turned(query: Query, rotation: Float64Array, resolution: int) -> ImageArray:
     Exact for any lens; pixels that the image does not show repeat its border.
     """
     height, width = query.image.shape[:2]
-    factor = resolution / min(height, width)
-    size = (round(width * factor), round(height * factor))
+    factor = working_scale(width, height, resolution)
+    size = (max(round(width * factor), 1), max(round(height * factor), 1))
     camera = query.camera.scaled(*size)
     image = cv2.resize(query.image, size, interpolation=cv2.INTER_AREA)
     rays = _rays(camera) @ rotation.T

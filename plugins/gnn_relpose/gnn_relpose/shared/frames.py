@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reloc_core.features.xfeat import STRIDE, XFeat
+from reloc_core.mapping.views import working_scale
 from reloc_core.types import Float64Array, ImageArray
 
 _SMALLEST = 64  # px, shorter side of a described image
@@ -61,7 +62,7 @@ class Describer:
         """Dense unit descriptors of an RGB image (H, W, 3) uint8."""
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         height, width = grey.shape
-        factor = self.resolution / min(height, width)
+        factor = working_scale(width, height, self.resolution)
         size = (max(round(width * factor), _SMALLEST), max(round(height * factor), _SMALLEST))
         if size != (width, height):
             shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR

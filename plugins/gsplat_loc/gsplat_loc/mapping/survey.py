@@ -20,7 +20,7 @@ from reloc_core.mapping import Reconstruction, ReconstructionOptions, evenly, re
 _LOG = logging.getLogger(__name__)
 _FEW = 100  # images below which each counts: more of its pixels, and every pair that may overlap
 _SURE_VIEWS = 3  # images that observe a point that can be trusted by itself
-_SURE_POINTS = 100  # such points in the median image make the others superfluous
+_SURE_POINTS = 300  # such points in the median image make the others superfluous
 _POOR_POINTS = 30  # in an image: fewer hardly tie it to the others
 _POOR_SHARE = 0.2  # of the images with so few points is worth a warning
 

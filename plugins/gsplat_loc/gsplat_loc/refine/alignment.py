@@ -16,6 +16,7 @@ from gsplat_loc.refine.gauss_newton import (
     ColorLevel,
     PointMatches,
     Prior,
+    fused,
     gauss_newton,
     map_covariance,
 )
@@ -76,7 +77,10 @@ class Alignment(Stage):
                 break
             pose, covariance = improved, self._covariance(levels[-1], found, float(good.mean()))
         if covariance is None:
-            covariance = localization.covariance
+            return replace(localization, world_from_cam=pose)
+        if prior is not None:
+            # A field that shows things out of place pulls poses there, however well its colours fit.
+            pose, covariance = fused(prior, pose, covariance)
         return replace(localization, world_from_cam=pose, covariance=covariance)
 
     def _improve(
@@ -124,7 +128,7 @@ class Alignment(Stage):
         points = level.points[:: max(len(level.points) // _SAMPLED, 1)].astype(np.float64)
         try:
             found = np.linalg.inv(information)
-            found += shown_error(level.camera, points, self.config.map_error, share)
+            found += shown_error(level.camera, points, self.map_error, share)
         except np.linalg.LinAlgError:
             return None
         good = np.isfinite(found).all() and (np.diag(found) > 0).all()

@@ -94,7 +94,7 @@ class FeatureMatching(Stage):
             covariance = solved.covariance
             if covariance is not None:
                 share = max(float(trusted.mean()), 1e-3)
-                covariance = covariance + shown_error(seen.camera, local, options.map_error, share)
+                covariance = covariance + shown_error(seen.camera, local, self.map_error, share)
             result = replace(
                 localization, world_from_cam=solved.world_from_cam, covariance=covariance
             )

@@ -80,7 +80,10 @@ def prior_term(prior: Prior, world_from_cam: Float64Array) -> Term:
 def fused(
     prior: Prior, pose: Float64Array, covariance: Float64Array
 ) -> tuple[Float64Array, Float64Array]:
-    """A prior and an independent estimate near it as one.
+    """The mean of a prior and of an estimate near it, weighted by their information.
+
+    Both owe their errors to the same map. So the covariance is that of fully correlated errors, which is
+    not below both of them.
 
     Args:
         prior: on the pose.
@@ -88,12 +91,14 @@ def fused(
         covariance: (6, 6) of it.
 
     Returns:
-        the pose between them by their information, and its covariance (6, 6).
+        the pose (4, 4), and its covariance (6, 6).
     """
     information = np.linalg.inv(covariance)
     total = np.linalg.inv(information + prior.information)
     back = prior.information @ motion_to(prior.world_from_cam, pose)
-    return moved(pose, -total @ back), (total + total.T) / 2
+    spread = total @ information @ np.linalg.cholesky(covariance)
+    spread += total @ prior.information @ np.linalg.cholesky(np.linalg.inv(prior.information))
+    return moved(pose, -total @ back), spread @ spread.T
 
 
 def robust(residuals: np.ndarray, noise: float) -> np.ndarray:

@@ -51,6 +51,11 @@ class Stage(ABC):
     def __init__(self, field: FieldMap, config: RefineConfig, runtime: Runtime) -> None:
         self.field, self.config, self.runtime = field, config, runtime
 
+    @property
+    def map_error(self) -> float:
+        """`RefineConfig.map_error`, or what was measured at mapping where that is more."""
+        return max(self.config.map_error, self.field.error_px)
+
     def draw(self, seen: Seen, pose: Float64Array) -> tuple[Rendering, np.ndarray]:
         """The field from a pose, and the pixels (H, W) whose depth can be trusted."""
         at = self.field.placement(self.runtime.threads)

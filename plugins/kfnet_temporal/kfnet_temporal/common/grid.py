@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reloc_core.features.xfeat import STRIDE, XFeat
+from reloc_core.mapping.views import working_scale
 from reloc_core.types import Float64Array, ImageArray, Query
 
 
@@ -79,7 +80,7 @@ class FeatureExtractor:
 def prepare(image: ImageArray, resolution: int) -> tuple[ImageArray, Float64Array]:
     """Grey image at the resolution, and the centres of its cells in original pixels."""
     height, width = image.shape[:2]
-    scale = resolution / min(height, width)
+    scale = working_scale(width, height, resolution)
     size = (max(STRIDE, round(width * scale)), max(STRIDE, round(height * scale)))
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if size != (width, height):

@@ -13,7 +13,7 @@ from reloc_core.errors import ConfigError
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import MapWriter
 from reloc_core.registry import default_registry
-from reloc_core.types import Frame, Query
+from reloc_core.types import Float64Array, Frame, Query
 
 
 @dataclass
@@ -69,6 +69,17 @@ class Subset(Dataset):
     def __getitem__(self, index: int) -> Query:
         """See `Dataset`."""
         return self.dataset[self.indices[index]]
+
+
+class SubsetLabels:
+    """The labels of a `Subset`, which are numbered as it is."""
+
+    def __init__(self, labels: Labels, indices: Sequence[int]) -> None:
+        self.labels, self.indices = labels, list(indices)
+
+    def at(self, index: int, query: Query, pixels: Float64Array) -> Float64Array:
+        """See `Labels.at`."""
+        return self.labels.at(self.indices[index], query, pixels)
 
 
 def build_measurement(config: MeasurementConfig) -> Estimator:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from kfnet_temporal.common.formats import read_label, read_lists
-from kfnet_temporal.config import LabelConfig
+from kfnet_temporal.measurement_config import LabelConfig
 from reloc_core.errors import DataError
 from reloc_core.geometry import transform, unproject
 from reloc_core.interfaces import Dataset, Run

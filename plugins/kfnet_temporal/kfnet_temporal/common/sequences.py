@@ -22,6 +22,12 @@ def continuous_runs(dataset: Dataset, max_gap: float) -> list[range]:
     return runs
 
 
+def windows(dataset: Dataset, length: int, max_gap: float) -> list[range]:
+    """All ranges of consecutive frames of a length."""
+    runs = continuous_runs(dataset, max_gap)
+    return [range(i, i + length) for r in runs for i in range(r.start, r.stop - length + 1)]
+
+
 def follows(before: Frame, frame: Frame, max_gap: float) -> bool:
     """Whether a frame continues the sequence of the one before."""
     if frame.sequence is None or frame.sequence != before.sequence:
@@ -41,7 +47,10 @@ def choose_stretches(dataset: Dataset, frames: int, count: int, max_gap: float) 
     if not runs:
         raise DataError(
             f"{dataset.name} has no consecutive frames: no two images belong to one sequence within "
-            f"{max_gap} s. kfnet_temporal learns from video; name frames SEQUENCE-frame-NUMBER."
+            f"{max_gap} s (estimator.filter.max_gap). kfnet_temporal learns from video. Images in the "
+            "order of a video become one with dataset.sequence=order (or name, or exif); folders in the "
+            "ACE layout tell sequences by names like SEQUENCE-frame-NUMBER. Photographs that are no video "
+            "need another estimator, such as estimator=landmarks; 'reloc plugin list' shows all."
         )
     length = max(2, frames // count)
     pieces = [

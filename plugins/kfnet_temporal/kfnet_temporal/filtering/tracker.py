@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -51,6 +52,21 @@ class Step:
         if self.nis is None or self.rejected is None:
             return self.posterior.variance.new_zeros(0)
         return self.nis[torch.isfinite(self.nis) & ~self.rejected]
+
+    def signals(self) -> dict[str, float]:
+        """What the frame tells of its worth, larger is better; see `Evidence.signals`.
+
+        `sharpness` is the negative logarithm of the measured coordinates' median standard deviation,
+        `consistency` the share of the tested cells whose innovation passed.
+        """
+        found = {}
+        if math.isfinite(self.measured.median_std) and self.measured.median_std > 0:
+            found["sharpness"] = -math.log(self.measured.median_std)
+        if self.nis is not None and self.rejected is not None:
+            tested = torch.isfinite(self.nis)
+            if bool(tested.any()):
+                found["consistency"] = float((tested & ~self.rejected).sum() / tested.sum())
+        return found
 
 
 @dataclass

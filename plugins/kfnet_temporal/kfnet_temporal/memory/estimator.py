@@ -11,7 +11,7 @@ from torch import Tensor
 from kfnet_temporal.common.grid import FeatureExtractor, FeatureGrid
 from kfnet_temporal.common.labels import Labels, make_labels
 from kfnet_temporal.common.losses import likelihood, masked_mean
-from kfnet_temporal.config import MemoryConfig, check_memory
+from kfnet_temporal.measurement_config import MemoryConfig, check_memory
 from kfnet_temporal.memory.decoder import CUES, Memory, StdHead, decode, look
 from reloc_core.errors import DataError, MapError
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime

@@ -9,7 +9,7 @@ from torch import Tensor
 from kfnet_temporal.common.formats import read_transform, scene_transform
 from kfnet_temporal.common.labels import Labels, make_labels
 from kfnet_temporal.common.losses import likelihood, masked_mean
-from kfnet_temporal.config import ScoordnetConfig, check_scoordnet
+from kfnet_temporal.measurement_config import ScoordnetConfig, check_scoordnet
 from kfnet_temporal.published.augment import (
     corner_pixels,
     draw_jitter,
@@ -41,8 +41,6 @@ class ScoordnetEstimator(Estimator):
     """
 
     produces = Correspondences
-    trains_jointly = True
-    """The filter's third stage trains `network` further, on all mapping images."""
 
     def __init__(self, config: ScoordnetConfig) -> None:
         check_scoordnet(config)

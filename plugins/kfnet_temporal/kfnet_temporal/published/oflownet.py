@@ -32,27 +32,36 @@ class SameDeconv(nn.ConvTranspose2d):
 
 
 class OFlowNet(nn.Module):
-    """Flow between two images at 1/8 resolution and process noise; 691 698 parameters."""
+    """Flow between two images at 1/8 resolution and process noise; 691 698 parameters.
 
-    def __init__(self) -> None:
+    Args:
+        divide: the published widths are divided by this.
+    """
+
+    def __init__(self, divide: int = 1) -> None:
         super().__init__()
-        channels = 3
-        for name, out, stride in FEATURES:
-            self.add_module(name, SameConv(channels, out, 3, stride))
-            channels = out
-        self.conv0 = SameConv(32, 32, 3)
-        self.conv1a, self.conv1b = SameConv(32, 32, 3, 2), SameConv(32, 32, 3)
-        self.conv2a, self.conv2b = SameConv(32, 64, 3, 2), SameConv(64, 64, 3)
-        self.conv3a, self.conv3b = SameConv(64, 128, 3, 2), SameConv(128, 128, 3)
-        self.upconv2, self.conv4 = SameDeconv(128, 64), SameConv(128, 64, 3)
-        self.upconv1, self.conv5 = SameDeconv(64, 32), SameConv(64, 32, 3)
-        self.upconv0, self.conv6 = SameDeconv(32, 16), SameConv(48, 16, 3)
-        self.prediction = SameConv(16, 1, 3)
-        self.fc1, self.fc2 = nn.Linear(128, 64), nn.Linear(64, 32)
-        self.uncertainty = nn.Linear(32, 1)
+        self.make_features(divide)
+        a, b, c, half = (width // divide for width in (32, 64, 128, 16))
+        self.conv0 = SameConv(a, a, 3)
+        self.conv1a, self.conv1b = SameConv(a, a, 3, 2), SameConv(a, a, 3)
+        self.conv2a, self.conv2b = SameConv(a, b, 3, 2), SameConv(b, b, 3)
+        self.conv3a, self.conv3b = SameConv(b, c, 3, 2), SameConv(c, c, 3)
+        self.upconv2, self.conv4 = SameDeconv(c, b), SameConv(2 * b, b, 3)
+        self.upconv1, self.conv5 = SameDeconv(b, a), SameConv(2 * a, a, 3)
+        self.upconv0, self.conv6 = SameDeconv(a, half), SameConv(half + a, half, 3)
+        self.prediction = SameConv(half, 1, 3)
+        self.fc1, self.fc2 = nn.Linear(c, b), nn.Linear(b, a)
+        self.uncertainty = nn.Linear(a, 1)
         for layer in (self.fc1, self.fc2, self.uncertainty):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    def make_features(self, divide: int) -> None:
+        """The layers that describe an image."""
+        channels = 3
+        for name, out, stride in FEATURES:
+            self.add_module(name, SameConv(channels, out // divide, 3, stride))
+            channels = out // divide
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 32, H/8, W/8) unit vectors per cell of RGB images (B, 3, H, W) in 0..255."""

@@ -11,7 +11,6 @@ from kfnet_temporal.filtering.kalman import sample, sample_positions
 from kfnet_temporal.filtering.process import Motion, Process, similarity_along
 from kfnet_temporal.published.augment import corner_pixels, scaled_rgb
 from kfnet_temporal.published.oflownet import WINDOW, OFlowNet
-from kfnet_temporal.published.tf_import import import_oflownet
 from reloc_core.types import ImageArray, Query
 
 
@@ -21,15 +20,15 @@ class OflowProcess(Process):
     Args:
         resolution: length of the images' shorter side in pixels.
         min_std: metres; smallest noise.
-        weights: prefix of a TensorFlow checkpoint; "" for random ones.
+        network: OFlowNet, or one with its interface.
     """
 
     refine = False
 
-    def __init__(self, resolution: int, min_std: float, weights: str = "") -> None:
+    def __init__(self, resolution: int, min_std: float, network: OFlowNet | None = None) -> None:
         super().__init__()
         self.resolution, self.min_std = resolution, min_std
-        self.network = import_oflownet(weights) if weights else OFlowNet()
+        self.network = network or OFlowNet()
         # Calibrates the logarithm of the network's noise; published: the identity.
         self.noise = nn.Conv2d(1, 1, 1)
         nn.init.ones_(self.noise.weight)
@@ -42,10 +41,7 @@ class OflowProcess(Process):
         return next(self.parameters()).device
 
     def motion(
-        self,
-        previous: Tensor,
-        current: Tensor,
-        images: tuple[ImageArray, ImageArray] | None = None,
+        self, previous: Tensor, current: Tensor, images: tuple[ImageArray, ImageArray] | None = None
     ) -> Motion:
         """Backward flow from the current frame to the previous one, from features (32, h, w)."""
         device = previous.device

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from kfnet_temporal.common.labels import Labels
-from kfnet_temporal.common.losses import photometric, smoothness, truncated
-from kfnet_temporal.common.sequences import continuous_runs
+from kfnet_temporal.common.sequences import windows
 from kfnet_temporal.config import TemporalConfig
-from kfnet_temporal.filtering.kalman import State, predict, update
 from kfnet_temporal.published.augment import (
     corner_pixels,
     draw_jitter,
@@ -24,7 +22,8 @@ from kfnet_temporal.published.augment import (
     scaled_rgb,
 )
 from kfnet_temporal.published.measurement import ScoordnetEstimator
-from kfnet_temporal.published.process import OflowProcess, warped, whole_window
+from kfnet_temporal.published.objectives import flow_loss, window_loss
+from kfnet_temporal.published.process import OflowProcess
 from reloc_core.errors import ConfigError, DataError
 from reloc_core.geometry import transform
 from reloc_core.interfaces import Dataset, Run
@@ -60,10 +59,6 @@ class Window:
         """(T, 3, h, w) the images at the pixels that the cells stand for."""
         return self.images[:, :, ::8, ::8]
 
-    def known(self, t: int) -> Tensor:
-        """(h, w) bool: where image t has labels."""
-        return torch.isfinite(self.labels[t]).all(0)
-
 
 def read_window(
     scene: Scene, frames: Sequence[int], resolution: int, rng: np.random.Generator,
@@ -95,12 +90,6 @@ def read_window(
     return Window(torch.stack(images).float(), torch.stack(targets))
 
 
-def windows(dataset: Dataset, length: int, max_gap: float) -> list[range]:
-    """All ranges of consecutive frames of a length."""
-    runs = continuous_runs(dataset, max_gap)
-    return [range(i, i + length) for r in runs for i in range(r.start, r.stop - length + 1)]
-
-
 # ------------------------------------------------------------------------------------- stage 2
 
 
@@ -127,42 +116,14 @@ def train_oflow(
         generator = torch_rng(run.runtime.seed, "noise", step)
         scene, frames = pairs[int(rng.integers(len(pairs)))]
         window = read_window(scene, frames, process.resolution, rng, options.augment, False)
-        return flow_loss(process, window, config, rng, generator)
+        std = float(rng.uniform(options.noise[0], options.noise[1]))
+        features = process.network.features(window.images.to(process.device))
+        return flow_loss(process, features, window.labels, window.cells, config, std, generator)
 
     train_steps(
         run, "OFlowNet", checkpoint, "oflow", options.iterations, {"process": process}, optimizer,
         step_loss, options.rate,
     )  # fmt: skip
-
-
-def flow_loss(
-    process: OflowProcess, window: Window, config: TemporalConfig, rng: np.random.Generator,
-    generator: torch.Generator,
-) -> Tensor:  # fmt: skip
-    """The loss of stage 2 for a window of two images: likelihood, smoothness, photometric."""
-    options = config.process
-    device = process.device
-    features = process.network.features(window.images.to(device))
-    labels, cells = window.labels.to(device), window.cells.to(device)
-    std = float(rng.uniform(options.noise[0], options.noise[1]))
-    total = torch.zeros((), device=device)
-    for before, now in ((0, 1), (1, 0)):
-        known, known_now = window.known(before).to(device), window.known(now).to(device)
-        noise = std * torch.randn(labels[before].shape, generator=generator).to(device)
-        mean = torch.where(known, labels[before] + noise, torch.zeros_like(noise))
-        variance = torch.where(known, std**2, torch.inf)
-        motion = process.motion(features[before], features[now])
-        prior = predict(State(mean, variance), motion.flow, process.noise_std(motion, variance))
-        mask = known_now & whole_window(known) & prior.known
-        spread = torch.where(mask, prior.variance, torch.ones_like(prior.variance))
-        total = total + truncated(prior.mean, spread, labels[now], mask, options.loss_clamp)
-        total = total + options.smooth_weight * smoothness(
-            prior.mean[None], cells[now][None], mask[None]
-        )
-        total = total + options.photometric_weight * photometric(
-            warped(cells[before], motion.flow)[None], cells[now][None], known_now[None]
-        )
-    return total
 
 
 # ------------------------------------------------------------------------------------- stage 3
@@ -209,41 +170,15 @@ def train_both(
             frames.reverse()
         augment = measurement.config.augment
         window = read_window(scene, frames, process.resolution, rng, augment, True)
-        return window_loss(measurement, process, window, config)
+        images = window.images.to(process.device)
+        points, variances = measurement.measure(images)
+        features = process.network.features(images)
+        return window_loss(
+            process, points, variances, features, window.labels, window.cells, config
+        )
 
     modules = {"process": process, "measurement": measurement.network}
     train_steps(
         run, "KFNet", checkpoint, "kfnet", options.iterations, modules, optimizer, step_loss,
         options.rate,
     )  # fmt: skip
-
-
-def window_loss(
-    measurement: ScoordnetEstimator, process: OflowProcess, window: Window, config: TemporalConfig
-) -> Tensor:
-    """The loss of stage 3: measurement, prior and posterior of every image of a window."""
-    options = config.joint
-    device = process.device
-    images = window.images.to(device)
-    points, variances = measurement.measure(images)
-    features = process.network.features(images)
-    labels, cells = window.labels.to(device), window.cells.to(device)
-    state: State | None = None
-    total = torch.zeros((), device=device)
-    for t in range(len(images)):
-        measured = State(points[t], variances[t])
-        prior = posterior = measured
-        if state is not None:
-            motion = process.motion(features[t - 1], features[t])
-            prior = predict(state, motion.flow, process.noise_std(motion, variances[t]))
-            posterior = update(prior, measured)
-        for weight, found in zip(options.weights, (measured, prior, posterior), strict=True):
-            mask = found.known & window.known(t).to(device)
-            spread = torch.where(mask, found.variance, torch.ones_like(found.variance))
-            cost = truncated(found.mean, spread, labels[t], mask, options.loss_clamp)
-            cost = cost + options.smooth_weight * smoothness(
-                found.mean[None], cells[t][None], mask[None]
-            )
-            total = total + weight * cost
-        state = posterior
-    return total / len(images)

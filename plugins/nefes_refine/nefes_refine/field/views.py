@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from nefes_refine.config import ViewConfig
-from reloc_core.mapping.views import resample, resample_depth
+from reloc_core.mapping.views import resample, resample_depth, working_scale
 from reloc_core.types import Camera, DepthArray, FloatArray, ImageArray, Query
 
 _SHAPE = 0.02  # relative difference of aspect ratios that rounding explains
@@ -47,8 +47,8 @@ class View:
 
 def working_size(camera: Camera, resolution: int) -> tuple[int, int]:
     """(width, height) of the image whose shorter side is `resolution`."""
-    scale = resolution / min(camera.width, camera.height)
-    return round(camera.width * scale), round(camera.height * scale)
+    scale = working_scale(camera.width, camera.height, resolution)
+    return max(round(camera.width * scale), 1), max(round(camera.height * scale), 1)
 
 
 def cell_camera(camera: Camera, stride: int) -> Camera:

@@ -1,0 +1,230 @@
+"""Tables of sweeps: one row per configuration, with numbers over its repetitions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reloc_core.errors import ConfigError, DataError, MapError, did_you_mean
+from reloc_core.evaluation.metrics import THRESHOLDS
+from reloc_core.evaluation.paired import PairedTest, paired_tests
+from reloc_core.evaluation.results import error_array, read_localizations
+from reloc_core.evaluation.sweeps import Average, Job, Sweep, average, groups
+from reloc_core.maps import Map
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of the results.
+
+    Attributes:
+        title: as in a table's head.
+        key: in `result.json`, dotted.
+        factor: from its unit to the title's.
+        digits: after the point.
+        most: largest possible value in the title's unit; the smallest is 0.
+    """
+
+    title: str
+    key: str
+    factor: float = 1.0
+    digits: int = 4
+    most: float = math.inf
+
+
+COLUMNS = {
+    "median_cm": Column("median cm", "metrics.median_translation_m", 100.0, 2),
+    "median_deg": Column("median deg", "metrics.median_rotation_deg", 1.0, 3),
+    **{
+        f"recall_{key}": Column(
+            f"{key.replace('_', ' ')} %", f"metrics.recall.{key}", 100.0, 1, 100.0
+        )
+        for key in THRESHOLDS
+    },
+    "localized": Column("localized", "metrics.localized", 1.0, 1),
+    "query_ms": Column("ms per query", "seconds.per_query.median", 1000.0, 1),
+    "total_s": Column("total s", "seconds.total", 1.0, 1),
+    "map_mb": Column("map MB", "map.bytes", 1e-6, 2),
+    "peak_mb": Column("peak MB", "peak_memory_mb", 1.0, 0),
+}
+DEFAULT = ("median_cm", "median_deg", "recall_5cm_5deg", "query_ms", "total_s", "peak_mb")
+LEGEND = "mean ± standard deviation [95 % interval of the mean, Student's t]"
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """What a sweep says.
+
+    Attributes:
+        options: that differ between the rows.
+        columns: names and columns of the numbers.
+        rows: values of the options, finished and all jobs, and a number per column.
+        tests: paired tests between the rows on the same queries.
+    """
+
+    options: tuple[str, ...]
+    columns: tuple[tuple[str, Column], ...]
+    rows: tuple[tuple[tuple[str, ...], int, int, tuple[Average, ...]], ...]
+    tests: tuple[PairedTest, ...]
+
+    def cells(self) -> list[list[str]]:
+        """Head and rows as people read them."""
+        head = [
+            *(self.options or ["configuration"]),
+            "finished",
+            *(c.title for _, c in self.columns),
+        ]
+        body = [
+            [*(values or ["all"]), f"{done}/{count}",
+             *(_cell(n, c) for n, (_, c) in zip(numbers, self.columns, strict=True))]
+            for values, done, count, numbers in self.rows
+        ]  # fmt: skip
+        return [head, *body]
+
+    def records(self) -> list[dict[str, Any]]:
+        """Rows as programs read them: means, standard deviations and limits as numbers of their own."""
+        found = []
+        for values, done, count, numbers in self.rows:
+            record: dict[str, Any] = dict(zip(self.options, values, strict=True))
+            record |= {"finished": done, "jobs": count}
+            for number, (name, column) in zip(numbers, self.columns, strict=True):
+                low, high = interval(number, column)
+                scaled = {"": number.mean, "_std": number.std}
+                record |= {
+                    f"{name}{end}": None if v is None else v * column.factor
+                    for end, v in scaled.items()
+                }
+                record |= {f"{name}_low": low, f"{name}_high": high, f"{name}_n": number.count}
+            found.append(record)
+        return found
+
+    def csv(self) -> str:
+        """Comma-separated numbers; empty where there is none."""
+        file = io.StringIO()
+        records = self.records()
+        writer = csv.DictWriter(file, list(records[0]) if records else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return file.getvalue()
+
+    def markdown(self) -> str:
+        """A table for a README."""
+        head, *body = [[c.replace("|", "\\|") for c in row] for row in self.cells()]
+        marks = ["---"] * len(self.options or [1]) + ["---:"] * (1 + len(self.columns))
+        lines = [f"| {' | '.join(row)} |" for row in (head, marks, *body)]
+        return "\n".join([*lines, "", f"{LEGEND}.", *(f"\n{t}." for t in self.tests), ""])
+
+    def latex(self) -> str:
+        """A table for a paper (booktabs)."""
+        head, *body = [[_tex(cell) for cell in row] for row in self.cells()]
+        form = "l" * len(self.options or [1]) + "r" * (1 + len(self.columns))
+        lines = [
+            f"\\begin{{tabular}}{{{form}}}",
+            "\\toprule",
+            " & ".join(head) + r" \\",
+            "\\midrule",
+        ]
+        lines += [" & ".join(row) + r" \\" for row in body]
+        notes = [f"% {_tex(LEGEND)}", *(f"% {t}" for t in self.tests)]
+        return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *notes, ""])
+
+    def frame(self) -> Any:
+        """A pandas DataFrame of `records`.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ConfigError("A frame needs pandas: pip install pandas") from None
+        return pandas.DataFrame(self.records())
+
+
+def sweep_table(sweep: Sweep, over: str = "seed", columns: Sequence[str] = DEFAULT) -> SweepTable:
+    """The numbers of a sweep by configuration.
+
+    Args:
+        sweep: read by `read_sweep`.
+        over: the option whose values are repetitions.
+        columns: names of `COLUMNS`, or dotted keys of `result.json`.
+
+    Raises:
+        ConfigError: no such column.
+    """
+    chosen = tuple((name, _column(name)) for name in columns)
+    options = tuple(key for key in sweep.varied if key != over)
+    rows, errors = [], {}
+    for key, jobs in groups(sweep, over).items():
+        values = tuple(value for _, value in key)
+        done = [job for job in jobs if job.finished]
+        numbers = tuple(average([_value(sweep, job, c) for job in done]) for _, c in chosen)
+        rows.append((values, len(done), len(jobs), numbers))
+        errors[", ".join(values) or "all"] = _errors(sweep, done)
+    return SweepTable(options, chosen, tuple(rows), tuple(paired_tests(errors)))
+
+
+def interval(number: Average, column: Column) -> tuple[float | None, float | None]:
+    """The 95 % interval of a mean in the column's unit, clipped to what is possible."""
+    if number.mean is None or number.half_width is None:
+        return None, None
+    low = (number.mean - number.half_width) * column.factor
+    high = (number.mean + number.half_width) * column.factor
+    return max(low, 0.0), min(high, column.most)
+
+
+def _column(name: str) -> Column:
+    if name in COLUMNS:
+        return COLUMNS[name]
+    if re.fullmatch(r"\w+(\.\w+)+", name):
+        return Column(name, name, most=math.inf)
+    raise ConfigError(f"There is no column '{name}'.{did_you_mean(name, COLUMNS)}")
+
+
+def _value(sweep: Sweep, job: Job, column: Column) -> float | None:
+    found = job.value(column.key)
+    if found is None and column.key == "map.bytes":
+        try:
+            return float(Map.open(sweep.path / str(job.number) / "map").bytes)
+        except MapError:
+            return None
+    return found
+
+
+def _errors(sweep: Sweep, jobs: Sequence[Job]) -> dict[str, Any]:
+    """Errors by query over the repetitions; queries without ground truth are left out."""
+    found: dict[str, list[Any]] = {}
+    for job in jobs:
+        print_of = job.result.get("dataset")
+        room = print_of.get("fingerprint") if isinstance(print_of, dict) else ""
+        try:
+            results = read_localizations(sweep.path / str(job.number) / "localizations.jsonl")
+        except DataError:
+            continue
+        known = [r for r in results if r.truth is not None]
+        for result, error in zip(known, error_array(known), strict=True):
+            found.setdefault(f"{room}/{result.name}", []).append(error)
+    return {name: np.stack(errors) for name, errors in found.items()}
+
+
+def _cell(number: Average, column: Column) -> str:
+    if number.mean is None:
+        return "-"
+    text = f"{number.mean * column.factor:.{column.digits}f}"
+    low, high = interval(number, column)
+    if number.std is not None and low is not None and high is not None:
+        text += f" ± {number.std * column.factor:.{column.digits}f}"
+        text += f" [{low:.{column.digits}f}, {high:.{column.digits}f}]"
+    return text
+
+
+def _tex(text: str) -> str:
+    text = re.sub(r"([%&_#$])", r"\\\1", text.replace("\\", r"\textbackslash "))
+    return text.replace("±", r"$\pm$").replace("{}", "")

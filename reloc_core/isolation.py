@@ -1,0 +1,121 @@
+"""Plugins of any misbehaviour, kept from what they are part of, and named."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+from reloc_core.errors import PluginError, RelocError
+from reloc_core.hooks import HOOK_NAMES, OBSERVERS
+
+DISABLE_VARIABLE = "RELOC_DISABLE_PLUGINS"
+"""Environment variable with names of plugins, separated by commas, that are not to be loaded."""
+TIMEOUT_VARIABLE = "RELOC_PLUGIN_SECONDS"
+"""Environment variable with the longest time that loading one plugin may take."""
+LOAD_SECONDS = 60.0
+
+
+class _Named(Protocol):
+    """What `blame` says of a component."""
+
+    @property
+    def interface(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def plugin(self) -> str: ...
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and text of an error in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class _TooSlow(BaseException):
+    """Ends what a plugin does; no `except Exception` of the plugin stops it."""
+
+
+@contextmanager
+def time_limit(plugin: str) -> Iterator[None]:
+    """End what a plugin does while it is loaded when it takes longer than any plugin may.
+
+    In the main thread alone, and in Python code: a loop in native code holds whoever waits for it.
+    """
+    limit = float(os.environ.get(TIMEOUT_VARIABLE, LOAD_SECONDS))
+    if threading.current_thread() is not threading.main_thread() or signal.getitimer(
+        signal.ITIMER_REAL
+    ) != (0.0, 0.0):
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise _TooSlow(
+            f"not loaded within {limit:g} s (an endless loop?); set {DISABLE_VARIABLE}={plugin} to do "
+            f"without it, or {TIMEOUT_VARIABLE} to more seconds"
+        )
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def blame(component: _Named) -> Iterator[None]:
+    """Turn whatever a component lets out, `StopIteration` included, into an error that names its plugin.
+
+    Raises:
+        PluginError: for anything but a `RelocError`, Ctrl-C and a lack of memory.
+    """
+    try:
+        yield
+    except (RelocError, KeyboardInterrupt, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise PluginError(
+            f"{component.interface} '{component.name}' of plugin '{component.plugin}' failed: "
+            f"{one_line(error)}. This is a defect of the plugin; RELOC_DEBUG=1 shows where."
+        ) from error
+
+
+def observed(module: Any, plugin: str) -> SimpleNamespace:
+    """A plugin's hooks, with observers that cannot disturb what they observe."""
+    hooks = {name: getattr(module, name) for name in HOOK_NAMES if hasattr(module, name)}
+    return SimpleNamespace(
+        **{n: _harmless(h, plugin) if n in OBSERVERS else h for n, h in hooks.items()}
+    )
+
+
+def _harmless(hook: Any, plugin: str) -> Any:
+    """An observer that is named and no longer called after its first exception."""
+    broken = False
+
+    @functools.wraps(hook)
+    def call(*arguments: Any, **named: Any) -> None:
+        nonlocal broken
+        if broken:
+            return
+        try:
+            hook(*arguments, **named)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            broken = True
+            print(
+                f"Plugin '{plugin}': its hook {hook.__name__} failed ({one_line(error)}) and is not "
+                "called again.",
+                file=sys.stderr,
+            )
+
+    return call
