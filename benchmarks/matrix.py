@@ -91,7 +91,7 @@ SIZES: dict[str, dict[str, tuple[str, ...]]] = {
                             "estimator.view.resolution=320"),
     },
     "tiny": {
-        "landmarks": ("estimator.keypoints.resolution=240", "estimator.decoder.iterations=50"),
+        "landmarks": ("estimator.keypoints.kind=xfeat", "estimator.keypoints.resolution=240"),
         "sfm_matching": (),
         "gsplat_loc": ("estimator.image.resolution=120", "estimator.train.iterations=120",
                        "estimator.init.count=8000", "estimator.gaussians.max_gaussians=10000",

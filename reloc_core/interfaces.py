@@ -64,6 +64,9 @@ class Run(Protocol):
     def log(self, event: str, **values: Any) -> None:
         """Record a structured event, such as `log("trained", loss=1.2)`."""
 
+    def note(self, text: str) -> None:
+        """Tell the user something, such as what was chosen or what to expect little of."""
+
 
 class Dataset(ABC):
     """Posed or unposed images of one split of one scene.

@@ -169,7 +169,7 @@ def _read_description(file: Path) -> tuple[MapInfo, dict[str, dict[str, Any]]]:
                 raise ValueError(f"'{name[:60]}' has no checksum")
             if type(entry.get("bytes")) is not int or entry["bytes"] < 0:
                 raise ValueError(f"'{name[:60]}' has no size")
-            if Path(name).name != name or "\0" in name:
+            if Path(name).name != name or "\0" in name or len(name.encode()) > 255:
                 raise MapError(f"{file} names a file outside the map: {name[:60]!r}.")
     except (ValueError, OSError) as error:
         raise MapError(f"{file} is damaged ({error}). Copy the map again.") from error

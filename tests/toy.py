@@ -112,6 +112,17 @@ def reloc_register_components(registry) -> None:
     )
     registry.add(
         Component(
+            interface="estimator",
+            name="toy_other",
+            target="toy:ToyEstimator",
+            config=ToyConfig,
+            summary="the same under another name, whose maps toy_push cannot read",
+            produces="PosePrior",
+            needs_map=True,
+        )
+    )
+    registry.add(
+        Component(
             interface="refiner",
             name="toy_push",
             target="toy:ToyRefiner",

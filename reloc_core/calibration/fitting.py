@@ -18,22 +18,24 @@ from reloc_core.types import Float64Array, Frame, Localization
 RIGHT_DEPTHS, RIGHT_DEG = 0.025, 5.0
 """A pose is right within this share of the scene's depth and this angle."""
 _PRIOR_WEIGHTS: Mapping[str, float] = {
-    "inliers": 1.5,
-    "ratio": 0.5,
-    "chance": 1.0,
-    "spread": 0.5,
-    "cover": 0.5,
-    "weight": 0.5,
-    "claimed": 0.5,
-    "score": 0.2,
+    "inliers": 1.2,
+    "cover": 1.5,
+    "ratio": 0.3,
+    "chance": 0.3,
+    "score": 0.22,
+    "claimed": 0.15,
+    "spread": 0.15,
+    "weight": 0.15,
 }
-_PRIOR_SIGNAL = 0.3
-_PRIOR_BIAS = 4.0
+"""What is common to maps: learned from unmapped training frames and foreign pictures of real rooms."""
+_PRIOR_SIGNAL = 0.15
+_PRIOR_BIAS = 6.0
+_PRIOR_STRENGTH = 2.0  # of the weights before the held-out images are seen
+_WORTH = 0.35  # of one held-out frame: neighbours in a video share their errors
+_MARGIN = 0.1
 _FOREIGN_SHARE = 0.2  # of the queries that a map is asked, for what cannot be told apart
 _OWN = {"inliers": 0.7, "ratio": 0.7, "chance": 0.5, "claimed": 0.5, "cover": 0.2}
 """By how much mapping images support their own poses better than unseen ones."""
-_PRIOR_STRENGTH = 2.0  # of the weights before the held-out images are seen
-_WORTH = 0.35  # of one held-out frame: neighbours in a video share their errors
 
 
 def hold_out(dataset: Dataset, config: CalibrationConfig, seed: int) -> npt.NDArray[np.int64]:
@@ -101,7 +103,7 @@ def fit_calibration(
         )
         for bounds in ((RIGHT_DEPTHS, RIGHT_DEG), usual)
     )
-    spread = Spread(scale=3.0, floor=0.004, growth=0.05)
+    spread = Spread(scale=3.0, floor=0.003, growth=0.02)
     used = [
         (error, found.covariance, novelty(_pose(found), mapped, scale), scale)
         for error, (_, found, scale), good in zip(errors, judged, as_usual, strict=True)
@@ -115,11 +117,12 @@ def fit_calibration(
         supports = [{n: v - _OWN.get(n, 0.0) for n, v in s.items()} for s in supports]
         centre = {n: v - _OWN.get(n, 0.0) for n, v in centre.items()}
     supports += [f.support for f in foreign if f.localized]
-    none = np.zeros(sum(f.localized for f in foreign), bool)
+    strange = sum(f.localized for f in foreign)
+    none = np.zeros(strange, bool)
     return Calibration(
         centre=centre,
-        right=fit_odds(supports, np.concatenate([right, none]), centre),
-        here=fit_odds(supports, np.concatenate([as_usual, none]), centre),
+        right=fit_odds(supports, np.concatenate([right, none]), centre, strange),
+        here=fit_odds(supports, np.concatenate([as_usual, none]), centre, strange),
         spread=spread,
         depth=depth,
         mapped=mapped[:, :3].reshape(-1, 3, 4),
@@ -139,6 +142,7 @@ def fit_odds(
     supports: Sequence[Mapping[str, float]],
     true: npt.NDArray[np.bool_],
     centre: Mapping[str, float],
+    strange: int = 0,
 ) -> Odds:
     """Logistic regression of a statement on the support, from a prior that holds for every map.
 
@@ -148,6 +152,8 @@ def fit_odds(
         supports: of poses.
         true: whether the statement holds for each.
         centre: typical support.
+        strange: so many of the poses, the last ones, are of foreign pictures. However many were made, they
+            count as the share of foreign pictures among queries.
     """
     names = list(centre)
     prior = np.array([_PRIOR_BIAS, *(_PRIOR_WEIGHTS.get(n, _PRIOR_SIGNAL) for n in names)])
@@ -155,9 +161,10 @@ def fit_odds(
     if len(supports):
         x = np.array([[1.0, *(s.get(n, centre[n]) - centre[n] for n in names)] for s in supports])
         y = true.astype(float)
-        # However many foreign pictures were made: their share is what queries have.
-        share = _FOREIGN_SHARE * max(true.sum(), 5) / max((~true).sum(), 1)
-        sample = np.where(true, 1.0, min(1.0, share))
+        sample = np.ones(len(y))
+        if strange:
+            own = max(len(y) - strange, 5)
+            sample[-strange:] = min(1.0, _FOREIGN_SHARE * own / strange)
         strength = np.array([0.5, *(_PRIOR_STRENGTH / max(p, 0.1) ** 0.5 for p in prior[1:])])
         for _ in range(50):
             p = 1 / (1 + np.exp(-np.clip(x @ theta, -30, 30)))
@@ -183,7 +190,7 @@ def fit_spread(
     prior = Spread()
     names = ("scale", "floor", "growth", "turn")
     centre = np.log([getattr(prior, n) for n in names])
-    width = np.array([0.8, 1.2, 0.8, 0.5])
+    width = np.array([0.8, 1.5, 0.8, 0.5])
 
     def cost(theta: Float64Array) -> float:
         spread = Spread(*np.exp(theta).tolist())
@@ -199,6 +206,8 @@ def fit_spread(
         return total
 
     theta = descend(cost, centre, np.full(4, 0.5))
+    # A little wider than the likeliest: few images know little of the tails.
+    theta[:3] += _MARGIN
     return Spread(*np.exp(theta).tolist())
 
 

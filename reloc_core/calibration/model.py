@@ -43,7 +43,7 @@ class Spread:
 
     scale: float = 2.0
     floor: float = 0.002
-    growth: float = 0.03
+    growth: float = 0.006
     turn: float = 0.7
 
     def covariance(

@@ -22,10 +22,10 @@ _WITH_VALUE = {"cfg": ("job", "hydra", "all"), "package": (),
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Hydra's flags, which may stand anywhere, and the overrides.
+    """Hydra's flags and the overrides.
 
     Raises:
-        ConfigError: an unknown flag, or one without its value.
+        ConfigError: an unknown flag, one without its value, or `-m` after an option.
     """
     flags: dict[str, str] = {}
     overrides: list[str] = []
@@ -40,6 +40,10 @@ def split_flags(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         if flag is None:
             raise ConfigError(
                 f"There is no flag '{name}'.{did_you_mean(name, [*_FLAGS, '--help'])}"
+            )
+        if flag == "multirun" and overrides:
+            raise ConfigError(
+                f"{name} stands right after the verb: reloc VERB {name} OPTION=VALUE ..."
             )
         choices = _WITH_VALUE.get(flag)
         if choices is None:

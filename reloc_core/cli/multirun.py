@@ -68,6 +68,10 @@ def multirun(verb: str, overrides: Sequence[str], resume: bool = False) -> int:
 
         gpu_launcher.register()
     prepared = prepare(verb, open_overrides(verb, overrides), registry, sweep=True)
+    for override in overrides:
+        # `reloc sweep` and `report compare` take the folder bare, where KEY=VALUE is an option.
+        if key_of(override) == "output_dir" and "=" in override.partition("=")[2] and not resume:
+            raise ConfigError(f"{override}: the folder of a sweep must have no '=' in its name.")
     with explained(verb, overrides, registry), hydra_session():
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None

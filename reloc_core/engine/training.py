@@ -63,6 +63,10 @@ class TrainingRun:
         """Record a structured event."""
         self.reporter.log(event, **values)
 
+    def note(self, text: str) -> None:
+        """Tell the user something."""
+        self.reporter.note(text)
+
 
 def train(
     dataset: Dataset,

@@ -134,6 +134,20 @@ class Metrics:
     with_covariance: int
     reliability: tuple[ReliabilityBin, ...] = ()
 
+    @property
+    def overconfidence(self) -> str:
+        """A warning where the covariances are far too small for the errors; "" where they are not.
+
+        With 30 poses or more, and a mean NEES above 20 or fewer than 70 % in the 95 % region.
+        """
+        if self.with_covariance < 30 or not (self.mean_nees > 20 or self.within_95 < 0.7):
+            return ""
+        return (
+            f"The poses are overconfident: {100 * self.within_95:.0f} % of {self.with_covariance} lie in "
+            f"the 95 % region of their covariance, the mean squared normalised error is "
+            f"{self.mean_nees:.3g} where {NEES_DEGREES} is right. Do not rely on score and covariance here."
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: infinite and undefined numbers become None.
 

@@ -90,9 +90,11 @@ def render_report(
     """The page as text; arguments as in `write_report`."""
     metrics = summarize_results(results)
     judged = metrics.with_ground_truth > 0
+    warning = metrics.overconfidence
     relative = relative_results(results, info.depth) if info.unit != METRE else None
     bins = figures.error_bins(metrics.median_translation_m if judged else 0.0)
     sections = [
+        f'<p class="banner">{prose(warning)}</p>' if warning else "",
         accuracy(results, metrics, info.unit, relative) if judged else "",
         trajectory(results, info.mapped, info.unit, bins),
         diagnosis(results, metrics, info.unit, bins) if judged else "",

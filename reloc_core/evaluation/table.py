@@ -74,6 +74,8 @@ def summary_table(
         if len(failed) > _LISTED:
             lines.append(f"  and {len(failed) - _LISTED} more, listed in localizations.jsonl")
         parts.append(Text("\n".join(lines), style="yellow"))
+    if metrics.overconfidence:
+        parts.append(Text(f"Warning: {metrics.overconfidence}", style="bold red"))
     return Group(*parts)
 
 

@@ -150,7 +150,7 @@ def read_pose_log(path: Path | str) -> list[PoseRecord]:
         if not all(map(math.isfinite, quaternion)) and all(map(math.isfinite, values[4:7])):
             quaternion = [1.0, 0.0, 0.0, 0.0]
         pose = _pose(quaternion, values[4:7], f"{path}, line {number}")
-        inliers = int(values[9]) if len(values) == 10 else -1
+        inliers = int(values[9]) if len(values) == 10 and math.isfinite(values[9]) else -1
         name = _ENCODED_BLANK.sub(lambda m: chr(int(m[1], 16)), columns[0])
         records.append(PoseRecord(name, inverse(pose), values[7], values[8], inliers))
     return records

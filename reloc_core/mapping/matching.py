@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from reloc_core.interfaces import Progress
@@ -53,6 +56,7 @@ def match_pairs(
     ratio: float = 1.0,
     max_epipolar_px: float = 2.5,
     progress: Progress | None = None,
+    threads: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mutual nearest neighbours of pairs of images that agree with the known poses.
 
@@ -64,25 +68,34 @@ def match_pairs(
         ratio: see `mutual_matches`.
         max_epipolar_px: largest epipolar error.
         progress: advanced once per pair.
+        threads: pairs that are matched at a time.
 
     Returns:
         the matched key points' rows, two arrays (K,).
     """
     starts = np.searchsorted(observations.images, np.arange(len(observations.centers) + 1))
     most = int(np.diff(starts).max(initial=0))
-    # One for all pairs: matches that are kept between large blocks that come and go would leave the
-    # heap full of holes, by gigabytes.
-    buffer = np.empty(most * most, np.float32)
-    first, second = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for i, j in pairs:
+    # One per thread for all pairs: matches that are kept between large blocks that come and go would
+    # leave the heap full of holes, by gigabytes.
+    buffers = threading.local()
+
+    def match(pair: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not hasattr(buffers, "block"):
+            buffers.block = np.empty(most * most, np.float32)
+        i, j = pair
         a, b, _ = mutual_matches(
             descriptors[starts[i] : starts[i + 1]], descriptors[starts[j] : starts[j + 1]],
-            min_similarity, ratio, buffer,
+            min_similarity, ratio, buffers.block,
         )  # fmt: skip
         a, b = a + starts[i], b + starts[j]
         agrees = observations.epipolar_errors(a, b) < max_epipolar_px
-        first.append(a[agrees])
-        second.append(b[agrees])
-        if progress is not None:
-            progress.advance()
+        return a[agrees], b[agrees]
+
+    first, second = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    with ThreadPoolExecutor(max(threads, 1), thread_name_prefix="match") as pool:
+        for a, b in pool.map(match, pairs):
+            first.append(a)
+            second.append(b)
+            if progress is not None:
+                progress.advance()
     return np.concatenate(first), np.concatenate(second)

@@ -20,8 +20,7 @@ class PnpConfig:
         min_iterations: minimal samples drawn at least.
         max_iterations: minimal samples drawn at most; bounds the time per query.
         min_inliers: a pose with less support is "not localized".
-        min_score: a pose less likely to be right than this is "not localized"; at 0.7 about 99 %
-            of the localized ones are right.
+        min_score: a pose less likely to be right than this is "not localized".
         local_noise: estimate the noise level per image region in place of once.
         pixel_noise: pixels; image part of the noise where evidence carries variances.
         estimate_focal: estimate the focal length with the pose, for images without calibration; the

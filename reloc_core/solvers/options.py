@@ -41,8 +41,8 @@ class AbsolutePoseOptions:
         min_iterations: minimal samples drawn at least.
         max_iterations: minimal samples drawn at most; bounds the time per call.
         min_inliers: a pose with fewer supporting points is not returned as a success.
-        min_score: a pose with a lower score is not returned as a success. At 0.7 about 99 % of the
-            successes are right; below 0.01 next to none.
+        min_score: a pose with a lower score is not returned as a success; below 0.01 next to none is
+            right, and no success is within what chance gives, whatever the score.
         local_noise: estimate the noise level per image region in place of once; for the ray residual
             and 1,000 points or more.
         pixel_noise: pixels; image part of the noise where variances of the 3D points are given.
@@ -150,8 +150,8 @@ class RgbdPoseOptions:
         min_iterations: minimal samples drawn at least.
         max_iterations: minimal samples drawn at most; bounds the time per call.
         min_inliers: a pose with fewer supporting points is not returned as a success.
-        min_score: a pose with a lower score is not returned as a success. At 0.7 about 99 % of the
-            successes are right; below 0.01 next to none.
+        min_score: a pose with a lower score is not returned as a success; below 0.01 next to none is
+            right, and no success is within what chance gives, whatever the score.
         local_noise: estimate the noise level per image region in place of once.
         seed: random seed.
         kernels: instruction set; "auto" takes the widest one the processor has.

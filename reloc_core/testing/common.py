@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 
 from reloc_core.config import TARGET, build, typed_config
 from reloc_core.errors import ConfigError
+from reloc_core.geometry import so3_log
 from reloc_core.interfaces import INTERFACES
 from reloc_core.registry import Component, default_registry
 from reloc_core.types import Float64Array, Localization
@@ -107,3 +108,36 @@ def check_covariance(covariance: Float64Array) -> None:
     scale = max(float(np.abs(covariance).max()), 1e-30)
     np.testing.assert_allclose(covariance, covariance.T, atol=1e-9 * scale)
     assert np.linalg.eigvalsh(covariance).min() >= -1e-9 * scale
+
+
+def check_honest_covariances(
+    found: Sequence[Localization], truths: Sequence[Float64Array], slack: float, block_slack: float
+) -> None:
+    """Assert that errors are of the size that their covariances say, in rotation and translation alike.
+
+    Args:
+        found: localizations with covariances.
+        truths: world_from_cam of each.
+        slack: by which factor the typical squared error may be off from what is said, either way.
+        block_slack: by which factor rotation and translation may be off from each other.
+    """
+    joint, blocks = [], []
+    for localization, truth in zip(found, truths, strict=True):
+        pose, covariance = localization.world_from_cam, localization.covariance
+        if pose is None or covariance is None:
+            continue
+        rotation = pose[:3, :3].T
+        moved = rotation @ (truth[:3, 3] - pose[:3, 3])
+        xi = np.concatenate([so3_log(rotation @ truth[:3, :3]), moved])
+        joint.append(xi @ np.linalg.solve(covariance, xi))
+        parts = (slice(0, 3), slice(3, 6))
+        blocks.append([xi[p] @ np.linalg.solve(covariance[p, p], xi[p]) for p in parts])
+    assert joint, "no covariance"
+    # Medians of chi-square distributions with 6 and 3 degrees of freedom.
+    share = float(np.median(joint)) / 5.348
+    assert 1 / slack < share < slack, f"squared errors are {share:.3g} times what covariances say"
+    turn, shift = np.median(blocks, axis=0)
+    ratio = float(turn / shift)
+    assert 1 / block_slack < ratio < block_slack, (
+        f"rotation against translation is off by {ratio:.3g}: rotation comes first, in radians and metres"
+    )

@@ -17,7 +17,7 @@ from reloc_core.interfaces import Dataset
 from reloc_core.maps import dataset_identity
 from reloc_core.testing.common import ComponentConformance, check_rigid
 from reloc_core.testing.tools import room
-from reloc_core.types import Query
+from reloc_core.types import ImageArray, Query
 
 MISSING = "???"
 _READ = 8  # images that the slower tests read
@@ -155,6 +155,24 @@ class DatasetConformance(ComponentConformance):
         pixels_off = offset / in_b[inside][known, 2] * b.camera.fx
         assert np.median(pixels_off) <= self.max_reprojection_px
 
+    def test_every_image_has_its_own_pose_and_depth(self, dataset: Dataset) -> None:
+        """Colours agree between images best where each is taken with its own pose and depth."""
+        count = min(len(dataset), _READ)
+        queries = [dataset[i] for i in range(count)]
+        if not dataset.has_depth or count < 4 or any(q.world_from_cam is None for q in queries):
+            pytest.skip("needs depth, poses and four images")
+        if len({q.image.shape for q in queries}) > 1:
+            pytest.skip("needs images of one size")
+        own = []
+        for i in range(count - 2):
+            scores = {
+                shift: _agreement(queries[i], queries[i + 2], queries[i + shift].image,
+                                  queries[i + 2 + shift].image)
+                for shift in (-1, 0, 1) if i + shift >= 0 and i + 2 + shift < count
+            }  # fmt: skip
+            own.append(scores[0] >= max(scores.values()) and scores[0] > 0.3)
+        assert np.mean(own) > 0.75, "images are paired with the poses or depths of others"
+
     def test_missing_options_are_named(self) -> None:
         component = self.described()
         required = [n for n, default in vars(component.config()).items() if default == MISSING]
@@ -162,3 +180,25 @@ class DatasetConformance(ComponentConformance):
             pytest.skip("no option is required")
         with pytest.raises(RelocError, match=required[0]):
             typed_config(component, {})
+
+
+def _agreement(a: Query, b: Query, image_a: ImageArray, image_b: ImageArray) -> float:
+    """Correlation of grey values at the same scene points, by the poses and depth of two queries."""
+    assert a.depth is not None
+    assert a.world_from_cam is not None
+    assert b.world_from_cam is not None
+    rows, columns = np.nonzero(a.depth > 0)
+    chosen = np.linspace(0, len(rows) - 1, 4000).astype(int)
+    rows, columns = rows[chosen], columns[chosen]
+    pixels = np.stack([columns, rows], 1).astype(float)
+    points = transform(a.world_from_cam, lift(a.camera, pixels, a.depth[rows, columns]))
+    seen, valid = project(b.camera, transform(inverse(b.world_from_cam), points))
+    valid &= (seen >= 0).all(1) & (seen <= [b.camera.width - 1, b.camera.height - 1]).all(1)
+    if valid.sum() < 100:
+        return 0.0
+    column, row = np.rint(seen[valid]).astype(int).T
+    first = image_a[rows[valid], columns[valid]].mean(1)
+    second = image_b[row, column].mean(1)
+    if first.std() == 0 or second.std() == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])

@@ -13,7 +13,11 @@ from reloc_core.config import TARGET, build
 from reloc_core.errors import RelocError
 from reloc_core.geometry import inverse, lift, so3_exp, transform
 from reloc_core.interfaces import Runtime, Solver
-from reloc_core.testing.common import ComponentConformance, check_localization
+from reloc_core.testing.common import (
+    ComponentConformance,
+    check_honest_covariances,
+    check_localization,
+)
 from reloc_core.testing.tools import difference, pose_error
 from reloc_core.types import (
     Camera,
@@ -101,6 +105,8 @@ class SolverConformance(ComponentConformance):
         tolerance: metres and radians by which the answer to an exact problem may be off.
         outliers: share of wrong evidence that must not matter; 0 for solvers that trust it all.
         outlier_cm: largest error with outliers, in centimetres.
+        covariance_slack: by which factor typical squared errors may be off from the covariances.
+        block_slack: by which factor rotation and translation may be off from each other in that.
         camera: of the problems; set a pinhole camera for solvers that know no distortion.
     """
 
@@ -108,6 +114,8 @@ class SolverConformance(ComponentConformance):
     tolerance: ClassVar[float] = 1e-4
     outliers: ClassVar[float] = 0.3
     outlier_cm: ClassVar[float] = 1.0
+    covariance_slack: ClassVar[float] = 20.0
+    block_slack: ClassVar[float] = 5.0
     camera: ClassVar[Camera] = _CAMERA
 
     def solver(self) -> Solver:
@@ -137,6 +145,22 @@ class SolverConformance(ComponentConformance):
                 np.testing.assert_allclose(
                     inverse(truth) @ found.world_from_cam, np.eye(4), atol=self.tolerance
                 )
+
+    def test_covariances_say_how_large_the_errors_are(self) -> None:
+        """Matches with a pixel of noise: neither far too sure nor far too modest, in both halves."""
+        if Correspondences not in self.kinds():
+            pytest.skip("needs matches")
+        found, truths = [], []
+        for seed in range(24):
+            evidence, truth = self.evidence(Correspondences, seed)
+            assert isinstance(evidence, Correspondences)
+            noise = np.random.default_rng([seed, 2]).normal(0, 1, evidence.points2d.shape)
+            noisy = replace(evidence, points2d=evidence.points2d + noise)
+            found.append(self.solver().solve(noisy, self.camera, Runtime(threads=1)))
+            truths.append(truth)
+        if all(localization.covariance is None for localization in found):
+            pytest.skip("gives no covariances")
+        check_honest_covariances(found, truths, self.covariance_slack, self.block_slack)
 
     def test_outliers_do_not_matter(self) -> None:
         if not self.outliers:

@@ -109,6 +109,10 @@ class RecordedRun:
         """Remember the event."""
         self.events.append((event, values))
 
+    def note(self, text: str) -> None:
+        """Remember the text as an event."""
+        self.log("note", text=text)
+
 
 def start_run(
     map_dir: Path,

@@ -44,7 +44,7 @@ def test_sweep_over_fetched_scenes_beside_published_numbers(
         with open(tmp_path / "sweep" / scene / "compare.csv") as file:
             rows = {(r["method"], r["kind"]): r for r in csv.DictReader(file)}
         assert rows["ACE", "published"]["recall_10cm_5deg"] == ace
-        assert rows["toy + default solver", "measured"]["queries"] == "2"
+        assert rows["toy + prior + toy_push", "measured"]["queries"] == "2"
     stamp = (tmp_path / "sweep/map/map/map.yaml").stat().st_mtime_ns
     assert main(arguments) == 0
     assert (tmp_path / "sweep/map/map/map.yaml").stat().st_mtime_ns == stamp

@@ -94,6 +94,7 @@ def test_a_folder_can_be_a_video(toy_plugin, ace_scene, tmp_path, capsys, monkey
     monkeypatch.setattr(ToyEstimator, "start_sequence", lambda self: starts.append(1))
     arguments = ["train", "estimator=toy", "dataset=ace", f"dataset.root={ace_scene}"]
     assert main([*arguments, f"map_dir={tmp_path}/map", f"output_dir={tmp_path}/run"]) == 0
+    starts.clear()  # of the calibration
     common = ["localize", f"map_dir={tmp_path}/map", f"images={ace_scene}/test/rgb",
               "camera.focal=130", "report=false", f"output_dir={tmp_path}/out"]  # fmt: skip
     assert main(common) == 0
@@ -110,9 +111,10 @@ def test_results_arrive_while_it_runs(ace_scene, tmp_path):
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from reloc_core.cli import localize\n"
-        "from reloc_core.evaluation.results import QueryResult\n"
-        "from reloc_core.types import Status\n"
-        "localize.show(QueryResult('a', Status.NOT_LOCALIZED, 'x')); time.sleep(60)\n"
+        "from reloc_core.engine import Outcome\n"
+        "from reloc_core import Camera, Frame, Localization\n"
+        "frame = Frame('a', Camera.pinhole(9, 9, 9))\n"
+        "localize.show(Outcome(frame, None, None, Localization.failure('x'))); time.sleep(60)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code, "."], stdout=subprocess.PIPE, text=True)
     try:

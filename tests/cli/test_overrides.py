@@ -76,7 +76,7 @@ def test_mistakes_are_told_in_a_line(mode, wrong, message, capsys):
     options = ["dataset=synthetic", "estimator=toy", "map_dir=map", "output_dir=out", *wrong]
     command = {
         "single": ["train", *options],
-        "-m": ["train", *options, "-m", "dataset.seed=1,2"],
+        "-m": ["train", "-m", *options, "dataset.seed=1,2"],
         "--cfg": ["train", "--cfg", "job", *options],
         "config": ["config", "check", "train", *options],
     }[mode]
@@ -90,7 +90,9 @@ def test_mistakes_are_told_in_a_line(mode, wrong, message, capsys):
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["--multrun"], "Did you mean '--multirun'"), (["--cfg"], "--cfg takes job"),
+    [(["seed=1,2", "-m"], "-m stands right after the verb"),
+     (["-m", "seed=1,2", "output_dir=a/b=1"], "must have no '='"),
+     (["--multrun"], "Did you mean '--multirun'"), (["--cfg"], "--cfg takes job"),
      (["--cfg", "jobs"], "--cfg takes job"), (["-x"], "no flag '-x'")],
 )  # fmt: skip
 def test_flags(flags, message, capsys):

@@ -228,7 +228,7 @@ WALK = [
 
 
 # The only change: fewer training steps for a room this small.
-QUICKER = {"train": ["estimator.decoder.iterations=60", "threads=1"]}
+QUICKER = {"train": ["threads=1"]}
 
 
 @pytest.fixture(scope="module")

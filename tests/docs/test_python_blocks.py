@@ -33,10 +33,6 @@ QUICKER = {
     'build({"_target_": "synthetic", "split": "test"': (
         'build({"_target_": "synthetic", "split": "test", "width": 320, "height": 240'
     ),
-    '"estimator=orb_map", "dataset=synthetic", "map_dir=maps/room"': (
-        '"estimator=orb_map", "dataset=synthetic", "map_dir=maps/again", '
-        '"dataset.train_frames=3", "dataset.width=160", "dataset.height=120"'
-    ),
 }
 
 

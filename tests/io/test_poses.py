@@ -147,3 +147,8 @@ def test_tum_errors(tmp_path):
     (tmp_path / "t.txt").write_text("# nothing\n")
     assert read_tum(tmp_path / "t.txt")[1].shape == (0, 4, 4)
     assert math.isnan(PoseRecord("a", np.eye(4)).rotation_error_deg)
+
+
+def test_a_pose_log_whose_inlier_count_is_no_number(tmp_path):
+    (tmp_path / "poses.txt").write_text("a.png 1 0 0 0 0 0 0 0.1 0.2 nan\n")
+    assert read_pose_log(tmp_path / "poses.txt")[0].num_inliers == -1

@@ -77,3 +77,65 @@ class TestToyRefinerThatDoesNothing(RefinerConformance):
     train_frames = 10
     max_share = 1.001
     test_its_plugin_is_light = None
+
+
+def test_suites_catch_covariances_that_are_not_honest():
+    """Scaled by 5000 or 1e-8, or with rotation and translation swapped."""
+    import numpy as np
+
+    from reloc_core.geometry import so3_exp
+    from reloc_core.testing.common import check_honest_covariances
+    from reloc_core.types import Localization, Status
+
+    rng = np.random.default_rng(0)
+    std = np.array([0.002] * 3 + [0.01] * 3)
+    covariance = np.diag(std**2)
+    poses, found = [], {"honest": [], "modest": [], "sure": [], "swapped": []}
+    swap = np.roll(np.arange(6), 3)
+    for _ in range(30):
+        xi = rng.normal(0, std)
+        truth = np.eye(4)
+        truth[:3, :3], truth[:3, 3] = so3_exp(xi[:3]), xi[3:]
+        poses.append(truth)
+        kinds = (covariance, 5000 * covariance, 1e-8 * covariance, covariance[np.ix_(swap, swap)])
+        for kind, given in zip(found, kinds, strict=True):
+            found[kind].append(Localization(Status.LOCALIZED, world_from_cam=np.eye(4), covariance=given,
+                                            score=0.9, num_inliers=9))  # fmt: skip
+    check_honest_covariances(found.pop("honest"), poses, 20.0, 5.0)
+    for kind, localizations in found.items():
+        with pytest.raises(AssertionError, match="squared errors|rotation against"):
+            check_honest_covariances(localizations, poses, 20.0, 5.0)
+        assert kind
+
+
+def test_suites_catch_images_that_are_paired_with_others(toy_scene_of_pairs):
+    from reloc_core.testing.dataset import DatasetConformance
+
+    right, shifted, swapped = toy_scene_of_pairs
+    suite = DatasetConformance()
+    suite.test_every_image_has_its_own_pose_and_depth(right)
+    for wrong in (shifted, swapped):
+        with pytest.raises(AssertionError, match="paired"):
+            suite.test_every_image_has_its_own_pose_and_depth(wrong)
+
+
+@pytest.fixture(scope="module")
+def toy_scene_of_pairs():
+    """Eight images of the room as they are, shifted by one, and swapped in pairs."""
+    from dataclasses import replace
+
+    from reloc_core.datasets.subset import Subset
+    from reloc_core.testing.tools import room
+
+    scene = Subset(room("train", 90), range(8))
+
+    class Paired(type(scene)):
+        def __init__(self, order):
+            super().__init__(room("train", 90), range(8))
+            self.order = order
+
+        def __getitem__(self, index):
+            return replace(scene[index], image=scene[self.order[index]].image)
+
+    orders = ([0, 1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7, 0], [1, 0, 3, 2, 5, 4, 7, 6])
+    return tuple(Paired(order) for order in orders)

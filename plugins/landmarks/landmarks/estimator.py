@@ -1,26 +1,26 @@
-"""The estimator `landmarks`: scene coordinates of XFeat key points by a position decoder.
+"""The estimator `landmarks`: key points matched with triangulated scene points, twice.
 
-It maps in three steps: describe the images (resumable), triangulate landmarks from matched key points
-and the known poses, train the landmarks' keys. RGB and poses suffice; depth is not used.
+Mapping describes the images (resumable), matches them, and triangulates landmarks with the known poses;
+RGB and poses suffice. A query is matched with the landmarks of the mapped images that look most like it;
+the pose that follows predicts where every landmark should appear, and the key points are matched again
+near there. That pose only guides: the one that counts is the solver's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from landmarks.config import LandmarkConfig, check
-from landmarks.decoder import PositionDecoder, train_keys
+from landmarks.matching import Matches, by_looks, by_place
+from landmarks.plan import Cover, Plan, choose_thresholds, make_plan
+from landmarks.scene import LandmarkMap
 from reloc_core.errors import DataError, MapError
-from reloc_core.features.keypoints import KeypointDetector
+from reloc_core.features.keypoints import KeypointDetector, Keypoints
+from reloc_core.features.sift import SiftDetector
 from reloc_core.features.vlad import visual_words, vlad
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.mapping import (
-    Features,
     Observations,
     Tracks,
     build_tracks,
@@ -32,10 +32,16 @@ from reloc_core.mapping import (
 )
 from reloc_core.mapping.features import poses_of
 from reloc_core.maps import Map
+from reloc_core.solvers import PoseEstimate, estimate_absolute_pose
 from reloc_core.training.streams import numpy_rng
-from reloc_core.types import Correspondences, Query, ScenePoints
+from reloc_core.types import Correspondences, Float64Array, Query, ScenePoints
 
 _MIN_LANDMARKS = 50
+_GUIDES = 12  # inliers of a pose that is believed enough to look where it says
+_SLACK = 0.05  # of cosines
+_SUPPORT = 8  # inliers that an image must share with a query to support it
+_WORDS = 16
+_KNOWN_FOCAL = 0.02
 
 
 class LandmarkEstimator(Estimator):
@@ -46,9 +52,9 @@ class LandmarkEstimator(Estimator):
     def __init__(self, config: LandmarkConfig) -> None:
         check(config)
         self.config = config
-        self.detector: KeypointDetector | None = None
-        self.decoder: PositionDecoder | None = None
-        self.origin = np.zeros(3)
+        self.detector: KeypointDetector | SiftDetector | None = None
+        self.plan: Plan | None = None
+        self.scene: LandmarkMap | None = None
 
     # ------------------------------------------------------------------------------- mapping
 
@@ -58,175 +64,249 @@ class LandmarkEstimator(Estimator):
         Raises:
             DataError: too few images, or too little that matches between them.
         """
-        options, seed = self.config, run.runtime.seed
-        if len(dataset) < options.triangulation.min_views:
+        wanted = self.config.triangulation
+        least = wanted.min_views or 2
+        if len(dataset) < least:
             raise DataError(
-                f"{dataset.name} has {len(dataset)} images; a map needs at least "
-                f"{options.triangulation.min_views}, from different places."
+                f"{dataset.name} has {len(dataset)} image{'s' * (len(dataset) != 1)}; a map needs at "
+                f"least {least}, from different places."
             )
-        self.detector = KeypointDetector(options.keypoints.resolution).to(run.runtime.device)
+        plan = make_plan(self.config, list(dataset.frames))
+        run.note(f"Mapping {len(dataset)} images of {dataset.name}: {plan}.")
+        self._begin(plan, run.runtime)
+        assert self.detector is not None
         frames = np.arange(len(dataset))
-        if len(frames) > options.triangulation.max_images:
+        if len(frames) > wanted.max_images:
             spread = pose_features(poses_of(dataset, frames))
-            frames = np.sort(farthest_points(spread, options.triangulation.max_images))
+            frames = np.sort(farthest_points(spread, wanted.max_images))
         features = describe(
-            dataset, frames, self.detector, options.keypoints.mapping, run,
-            batch=options.keypoints.batch,
-        )  # fmt: skip
-        self.origin = features.world_from_cam[:, :3, 3].mean(0)
+            dataset, frames, self.detector, plan.mapping, run, batch=self.config.keypoints.batch
+        )
         observations = features.observations()
         with torch.inference_mode():
             descriptors = torch.from_numpy(features.descriptors)
-            words = visual_words(descriptors, numpy_rng(seed, "visual words"))
+            words = visual_words(descriptors, numpy_rng(run.runtime.seed, "visual words"), _WORDS)
             split = descriptors.split(features.counts.tolist())
-            looks = torch.stack([vlad(d, words) for d in split]).numpy()
-        wanted = options.triangulation
+            looks = torch.stack([vlad(d, words) for d in split])
         pairs = choose_pairs(
-            features.world_from_cam, looks, near=wanted.near, spread=wanted.spread,
+            features.world_from_cam, looks.numpy(), near=plan.near, spread=plan.spread,
             max_angle_deg=wanted.max_angle_deg,
         )  # fmt: skip
         with run.progress("Matching images", len(pairs)) as progress:
             first, second = match_pairs(
-                features.descriptors, observations, pairs, progress=progress,
-                min_similarity=wanted.min_similarity, max_epipolar_px=wanted.max_epipolar_px,
+                features.descriptors, observations, pairs, progress=progress, ratio=plan.ratio,
+                min_similarity=plan.min_similarity, max_epipolar_px=wanted.max_epipolar_px,
+                threads=run.runtime.threads,
             )  # fmt: skip
+
+        def build(views: int, angle: float) -> Tracks:
+            return build_tracks(observations, first, second, min_views=views,
+                                max_error_px=wanted.max_error_px, min_parallax_deg=angle)  # fmt: skip
+
         with run.progress("Triangulating", 1) as progress:
-            tracks = build_tracks(
-                observations, first, second, min_views=wanted.min_views,
-                max_error_px=wanted.max_error_px, min_parallax_deg=wanted.min_parallax_deg,
-            )  # fmt: skip
+            tracks, views, angle = choose_thresholds(
+                self.config, build, features.images, len(frames)
+            )
             progress.advance(1, landmarks=str(len(tracks)))
+        cover = Cover.of(tracks, features.images, len(frames))
+        run.note(
+            f"{len(tracks)} landmarks from at least {views} views and {angle:g} degrees; on average "
+            f"{cover.views:.1f} views each, {cover.median:.0f} in an image (median)."
+        )
         if len(tracks) < _MIN_LANDMARKS:
             raise DataError(
-                f"Only {len(tracks)} scene points could be triangulated from "
-                f"{len(frames)} images of {dataset.name}: they overlap too little or their poses or "
-                "focal length are wrong. 'reloc data check' tells which."
+                f"Only {len(tracks)} scene points could be triangulated from {len(frames)} images of "
+                f"{dataset.name} ({len(first)} matches in {len(pairs)} pairs): they overlap too little, "
+                "or their poses or focal length are wrong. 'reloc data check' tells which."
             )
-        self._train(tracks, features, observations, run)
-        self._save(run, images=len(frames), pairs=len(pairs), triangulated=len(tracks))
+        for text in cover.warnings():
+            run.note(f"Warning: {text}")
+        tracks = tracks.subset(best_known(tracks, observations, plan.landmarks))
+        scene = LandmarkMap.of(tracks, features, observations, looks, words)
+        run.map.save("landmarks", scene.tensors(), vars(plan))
+        # As it is stored, so that the fitted estimator and the loaded map agree.
+        self.scene = LandmarkMap.from_tensors(scene.tensors())
+        run.map.details.update(
+            images=len(frames), pairs=len(pairs), landmarks=len(tracks), min_views=views,
+            min_parallax_deg=angle, cover=vars(cover), plan=vars(plan),
+        )  # fmt: skip
 
-    def _train(
-        self, tracks: Tracks, features: Features, observations: Observations, run: Run
-    ) -> None:
-        """Choose landmarks, make and train their keys."""
-        options = self.config.decoder
-        tracks = tracks.subset(best_observed(tracks, features.images, options.landmarks))
-        labels = torch.from_numpy(tracks.labels)
-        seen = torch.from_numpy(features.descriptors[tracks.rows])
-        keys = torch.zeros(len(tracks), seen.shape[1]).index_add_(0, labels, seen)
-        keys = F.normalize(keys, dim=1)
-        with run.progress("Training", options.iterations) as progress:
-            keys = train_keys(
-                keys,
-                seen,
-                labels,
-                options,
-                run.runtime.seed,
-                lambda loss: progress.advance(1, loss=loss),
-            )
-        positions = torch.from_numpy(tracks.points - self.origin).float()
-        radii = torch.from_numpy(tracks.distances(observations)).float() * options.mode_radius
-        # Rounded as they are stored, so that the fitted estimator and the loaded map agree.
-        self._use(keys.half().float(), positions, radii.half().float(), run.runtime)
-
-    def _use(self, keys: Tensor, positions: Tensor, radii: Tensor, runtime: Runtime) -> None:
-        keys, positions, radii = (t.to(runtime.device) for t in (keys, positions, radii))
-        self.decoder = PositionDecoder(keys, positions, radii, self.config.decoder)
-
-    # ---------------------------------------------------------------------------------- maps
-
-    def _save(self, run: Run, **details: int) -> None:
-        assert self.decoder is not None
-        run.map.save(
-            "landmarks",
-            {
-                "keys": self.decoder.keys.half(),
-                "positions": self.decoder.positions,
-                "radii": self.decoder.radii.half(),
-                "origin": torch.from_numpy(self.origin.copy()),
-            },
-            {"resolution": self.config.keypoints.resolution, "encoder": "xfeat"},
-        )
-        run.map.details.update(landmarks=len(self.decoder.keys), **details)
+    def _begin(self, plan: Plan, runtime: Runtime) -> None:
+        self.plan = plan
+        if plan.kind == "sift":
+            self.detector = SiftDetector(plan.resolution)
+        else:
+            fast = runtime.device == "cpu"
+            self.detector = KeypointDetector(plan.resolution, fast).to(runtime.device)
 
     def load(self, scene_map: Map, runtime: Runtime) -> None:
         """See `Estimator.load`.
 
         Raises:
-            MapError: the map is for another encoder or resolution.
+            MapError: the map is for other key points or another resolution.
         """
         tensors, metadata = scene_map.tensors("landmarks")
-        for option, ours in (
-            ("encoder", "xfeat"),
-            ("resolution", self.config.keypoints.resolution),
+        try:
+            plan = Plan(**metadata)
+            self.scene = LandmarkMap.from_tensors(tensors)
+        except (KeyError, TypeError) as error:
+            raise MapError(f"{scene_map.path} lacks {error}. Train it again.") from error
+        keypoints, matching = self.config.keypoints, self.config.matching
+        for option, asked, made in (
+            ("kind", None if keypoints.kind == "auto" else keypoints.kind, plan.kind),
+            ("resolution", keypoints.resolution, plan.resolution),
         ):
-            if metadata.get(option) != ours:
+            if asked is not None and asked != made:
                 raise MapError(
-                    f"{scene_map.path} was made with {option} {metadata.get(option)}, not {ours}. "
+                    f"{scene_map.path} was made with {option} {made}, not {asked}. "
                     "Leave the option out, or train again."
                 )
-        try:
-            keys, positions, radii = (
-                tensors[name].float() for name in ("keys", "positions", "radii")
-            )
-            self.origin = tensors["origin"].double().numpy()
-        except KeyError as error:
-            raise MapError(f"{scene_map.path} lacks {error}. Train it again.") from error
-        self.detector = KeypointDetector(self.config.keypoints.resolution).to(runtime.device)
-        self._use(keys, positions, radii, runtime)
+        changes = {
+            "query": keypoints.query,
+            "min_similarity": matching.min_similarity,
+            "window_similarity": matching.window_similarity,
+        }
+        plan = Plan(**{**metadata, **{k: v for k, v in changes.items() if v is not None}})
+        self._begin(plan, runtime)
 
     def scene_points(self) -> ScenePoints | None:
         """See `Estimator.scene_points`: the landmarks."""
-        if self.decoder is None:
-            return None
-        return ScenePoints(self.decoder.positions.cpu().numpy() + self.origin)
+        return None if self.scene is None else ScenePoints(self.scene.points)
 
     # -------------------------------------------------------------------------- localization
 
     def estimate(self, query: Query) -> Correspondences:
-        """See `Estimator.estimate`: one correspondence per key point."""
-        return self.estimate_batch([query])[0]
-
-    def estimate_batch(self, queries: Sequence[Query]) -> list[Correspondences]:
-        """See `Estimator.estimate_batch`."""
-        if self.detector is None or self.decoder is None:
+        """See `Estimator.estimate`: at most one landmark per key point."""
+        if self.detector is None or self.scene is None or self.plan is None:
             raise MapError("landmarks has no map yet: call load or fit first.")
-        evidence = []
-        for query in queries:
-            # One at a time: results must not depend on what else is in the batch.
-            found = self.detector.detect([query.image], self.config.keypoints.query)[0]
-            points, confidence = self.decoder(found.descriptors.to(self.decoder.keys.device))
-            evidence.append(
-                Correspondences(
-                    points2d=found.pixels,
-                    points3d=points.cpu().double().numpy() + self.origin,
-                    weights=confidence.square().cpu().double().numpy(),
-                    kind="sparse",
-                    redundancy=self.config.decoder.redundancy,
-                )
+        found = self.detector.detect([query.image], self.plan.query)[0]
+        if not len(found):
+            return Correspondences(
+                np.zeros((0, 2)),
+                np.zeros((0, 3)),
+                kind="sparse",
+                reason="the image has no key points",
             )
-        return evidence
+        descriptors = found.descriptors.cpu()
+        candidates = self.scene.candidates(descriptors, self.config.matching.retrieved)
+        matches, best = by_looks(
+            descriptors.numpy(), self.scene, candidates, self.plan.min_similarity
+        )
+        # A pose that is a little off finds support for itself among dense landmarks: what is near must
+        # also look nearly as much like the key point as anything does.
+        least = np.maximum(best - _SLACK, self.plan.window_similarity)
+        looks, first, pose = matches, len(matches), None
+        # The window is meant in pixels of the image that the detector saw.
+        pixel = max(min(query.image.shape[:2]) / self.plan.resolution, 1e-3)
+        for window in self.config.matching.windows_px:
+            guess = self._guess(query, found, matches)
+            if guess is None:
+                break
+            pose = guess
+            again = by_place(
+                found.pixels, descriptors.numpy(), self.scene, guess.camera or query.camera,
+                guess.world_from_cam, window * pixel, least,
+            )  # fmt: skip
+            if len(again) < pose.num_inliers / 2:
+                break
+            matches = again.completed(looks)
+        return self._evidence(query, found, matches, first, pose)
+
+    def _guess(self, query: Query, found: Keypoints, matches: Matches) -> PoseEstimate | None:
+        """The pose that guides, if there is one."""
+        assert self.scene is not None
+        estimate = estimate_absolute_pose(
+            found.pixels[matches.keypoints],
+            self.scene.points[matches.landmarks],
+            query.camera,
+            weights=matches.similarity.astype(np.float64) ** 2,
+            options={
+                "residual": "reprojection",
+                "estimate_focal": query.camera.focal_sigma > _KNOWN_FOCAL,
+            },
+        )
+        return estimate if estimate.success and estimate.num_inliers >= _GUIDES else None
+
+    def _evidence(
+        self,
+        query: Query,
+        found: Keypoints,
+        matches: Matches,
+        first: int,
+        pose: PoseEstimate | None,
+    ) -> Correspondences:
+        assert self.scene is not None
+        options = self.config.matching
+        pixels, points = found.pixels[matches.keypoints], self.scene.points[matches.landmarks]
+        variances, redundancy = None, options.redundancy
+        signals = {
+            "similarity": float(matches.similarity.mean()) if len(matches) else 0.0,
+            "matches": float(np.log1p(len(matches))),
+        }
+        if pose is not None and len(matches):
+            where = pose.world_from_cam
+            variances = self.scene.lateral_variances(matches.landmarks, where)
+            distance = np.linalg.norm(points - where[:3, 3], axis=1)
+            pixel_variance = variances * ((pose.camera or query.camera).fx / distance) ** 2
+            # Errors that landmarks share do not average out over many of them.
+            common = options.shared * float(np.median(pixel_variance))
+            redundancy *= 1 + common * len(matches) / max(pose.noise, 0.3) ** 2
+            signals |= self._signals(matches, first, pose, where, distance)
+        return Correspondences(
+            points2d=pixels,
+            points3d=points,
+            weights=matches.similarity.astype(np.float64) ** 2,
+            variances=variances,
+            kind="sparse",
+            redundancy=redundancy,
+            signals=signals,
+        )
+
+    def _signals(
+        self,
+        matches: Matches,
+        first: int,
+        pose: PoseEstimate,
+        where: Float64Array,
+        distance: Float64Array,
+    ) -> dict[str, float]:
+        """What tells a sure pose from a doubtful one, larger is better."""
+        assert self.scene is not None
+        used = np.zeros(len(self.scene.points), bool)
+        used[matches.landmarks] = True
+        support = sum(int(used[seen].sum()) >= _SUPPORT for seen in self.scene.seen)
+        rays = self.scene.rays_from(where, matches.landmarks)
+        cosine = np.einsum("ni,ni->n", rays, self.scene.directions[matches.landmarks])
+        scale = np.abs(np.log2(distance / self.scene.distances[matches.landmarks]))
+        return {
+            "agreement": pose.num_inliers / max(first, 1),
+            "visible": len(matches) / max(matches.possible, 1),
+            "images": float(np.log1p(support)),
+            "viewpoint": float(cosine.mean()),
+            "scale": -float(scale.mean()),
+        }
 
 
-def best_observed(tracks: Tracks, images: np.ndarray, most: int) -> np.ndarray:
-    """Indices of at most `most` tracks such that every image keeps its best observed ones.
+def best_known(tracks: Tracks, observations: Observations, most: int) -> np.ndarray:
+    """Indices of at most `most` tracks such that every image keeps those whose place is best known.
 
-    A track's rank is its best place, by number of observations, within any image that sees it.
+    A track's rank is its best place, by relative uncertainty, within any image that sees it: landmarks
+    from a narrow baseline are biased in depth together, and queries from elsewhere suffer from it.
 
     Args:
         tracks: to choose from.
-        images: image of every key point.
+        observations: what they were made of.
         most: at most so many.
     """
-    views = tracks.views
-    if len(views) <= most:
-        return np.arange(len(views))
-    image = images[tracks.rows]
-    order = np.lexsort((-views[tracks.labels], image))
-    sorted_image = image[order]
-    begins = np.flatnonzero(np.concatenate([[True], np.diff(sorted_image) > 0]))
+    if len(tracks) <= most:
+        return np.arange(len(tracks))
+    longest = np.sqrt(np.linalg.eigvalsh(tracks.covariances)[:, 2])
+    doubt = longest / tracks.distances(observations)
+    image = observations.images[tracks.rows]
+    order = np.lexsort((doubt[tracks.labels], image))
+    begins = np.flatnonzero(np.concatenate([[True], np.diff(image[order]) > 0]))
     sizes = np.diff(np.concatenate([begins, [len(order)]]))
     place = np.arange(len(order)) - np.repeat(begins, sizes)
-    rank = np.full(len(views), np.iinfo(np.int64).max)
+    rank = np.full(len(tracks), np.iinfo(np.int64).max)
     np.minimum.at(rank, tracks.labels[order], place)
-    return np.sort(np.lexsort((-views, rank))[:most])
+    return np.sort(np.lexsort((doubt, rank))[:most])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from landmarks.config import LandmarkConfig
+from landmarks.config import LandmarkConfig, LegacyConfig
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 from reloc_core.weights import XFEAT
@@ -24,15 +24,23 @@ def reloc_register_components(registry: Registry) -> None:
         solver="pnp",
         needs_map=True,
         reads_depth=False,
-        summary="triangulated landmarks read by a softmax; maps any place in a minute on a CPU",
-        paper="after the position decoder of Wang et al., GLACE, CVPR 2024, on features of "
-        "Potje et al., XFeat, CVPR 2024",
+        summary="key points matched with triangulated landmarks, guided by a first pose; maps any place in "
+        "a minute on a CPU",
+        paper="features: Potje et al., XFeat, CVPR 2024; Lowe, SIFT, IJCV 2004",
         licence="Apache-2.0",
         weights=(XFEAT,),
     )
     registry.add(component)
     # The name in maps that were made before the estimator had a plugin of its own.
-    registry.add(replace(component, name="scr_landmarks"))
+    registry.add(
+        replace(
+            component,
+            name="scr_landmarks",
+            target="landmarks.legacy:LegacyLandmarks",
+            config=LegacyConfig,
+            summary="maps of landmarks from before 'landmarks'; use that one",
+        )
+    )
 
 
 @hookimpl

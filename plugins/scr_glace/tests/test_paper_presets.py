@@ -119,7 +119,8 @@ def test_training_starts_on_the_true_shape(name, weights, tmp_path, monkeypatch,
     arguments = [
         "benchmark", f"experiment=paper/{name}", "root=data", "output_dir=out", "report=false",
         f"estimator.encoder.weights={weights / 'encoder.pt'}", "threads=1",
-        # Two visits and two steps; a head as wide as published.
+        # Two visits and two steps; a head as wide as published, on smaller copies of the images.
+        "estimator.image.resolution=120", "++calibration.enabled=false",
         "estimator.buffer.size=2048", "estimator.train.batch_size=1024",
         "estimator.train.iterations=2", "estimator.train.precision=fp32",
     ]  # fmt: skip

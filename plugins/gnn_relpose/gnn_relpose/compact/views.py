@@ -45,7 +45,7 @@ def turned(query: Query, rotation: Float64Array, resolution: int) -> ImageArray:
     """
     height, width = query.image.shape[:2]
     factor = working_scale(width, height, resolution)
-    size = (round(width * factor), round(height * factor))
+    size = (max(round(width * factor), 1), max(round(height * factor), 1))
     camera = query.camera.scaled(*size)
     image = cv2.resize(query.image, size, interpolation=cv2.INTER_AREA)
     rays = _rays(camera) @ rotation.T

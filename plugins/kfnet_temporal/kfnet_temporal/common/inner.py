@@ -38,6 +38,10 @@ class InnerRun:
         """See `Run.log`."""
         self.outer.log(event, **values)
 
+    def note(self, text: str) -> None:
+        """See `Run.note`."""
+        self.outer.note(text)
+
 
 class Subset(Dataset):
     """Some frames of a dataset."""

@@ -1,0 +1,166 @@
+"""What mapping chooses by looking at its images: features, resolution, pairs, thresholds, map size.
+
+Choices that the configuration makes are kept. The rules were set on held-out mapping images of a room
+filmed at 30 Hz, of a street and of a beach photographed from the air; docs/landmarks.md has the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from landmarks.config import LandmarkConfig
+from reloc_core.mapping import Tracks
+from reloc_core.types import Frame
+
+Number = TypeVar("Number", int, float)
+PHOTOS = 100  # mapping images up to which they are taken for a set of photographs, not a film
+_EVERY_PAIR = 40  # images that are matched each with each
+_ENOUGH = 250  # landmarks in view of an image that make strict thresholds affordable
+# Views and parallax in degrees. Of photographs, many landmarks from two views are worth more than few
+# from three.
+_FILM = ((3, 2.0), (3, 1.0), (2, 1.0), (2, 0.5))
+_PHOTOS = ((2, 2.0), (2, 1.0), (2, 0.5))
+_FEW, _FEW_VIEWS = 100, 2.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a scene is mapped.
+
+    Attributes:
+        kind: of key points, "xfeat" or "sift".
+        resolution: shorter side in pixels of the images as described.
+        mapping: key points per mapping image.
+        query: key points per query.
+        near: see `TriangulationConfig`.
+        spread: see `TriangulationConfig`.
+        landmarks: see `TriangulationConfig`.
+        min_similarity: see `MatchingConfig`.
+        window_similarity: see `MatchingConfig`.
+        ratio: Lowe's, of matched mapping images.
+    """
+
+    kind: str
+    resolution: int
+    mapping: int
+    query: int
+    near: int
+    spread: int
+    landmarks: int
+    min_similarity: float
+    window_similarity: float
+    ratio: float
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
+
+
+def make_plan(config: LandmarkConfig, frames: list[Frame]) -> Plan:
+    """Choose by the number of images and their size.
+
+    Args:
+        config: whose options take precedence.
+        frames: the mapping images.
+    """
+    few = len(frames) <= PHOTOS
+    kind = config.keypoints.kind
+    if kind == "auto":
+        kind = "sift" if few else "xfeat"
+    sift = kind == "sift"
+    short = int(np.median([min(f.camera.width, f.camera.height) for f in frames]))
+    resolution = min(short, 1080) if sift else min(short, 768) if few else 480
+    mapping = (8192 if len(frames) <= _EVERY_PAIR else 4096) if sift else 2048 if few else 1024
+    keypoints, wanted, matching = config.keypoints, config.triangulation, config.matching
+    near, spread = (_EVERY_PAIR, 0) if len(frames) <= _EVERY_PAIR else (4, 12) if few else (2, 5)
+    return Plan(
+        kind=kind,
+        resolution=_or(keypoints.resolution, resolution),
+        mapping=_or(keypoints.mapping, mapping),
+        query=_or(keypoints.query, mapping),
+        near=_or(wanted.near, near),
+        spread=_or(wanted.spread, spread),
+        landmarks=_or(wanted.landmarks, max(8192, 30 * len(frames))),
+        min_similarity=_or(matching.min_similarity, 0.75 if sift else 0.7),
+        window_similarity=_or(matching.window_similarity, 0.7 if sift else 0.6),
+        ratio=0.85 if sift else 1.0,
+    )
+
+
+def _or(given: Number | None, chosen: Number) -> Number:
+    return chosen if given is None else given
+
+
+@dataclass(frozen=True)
+class Cover:
+    """How well landmarks cover the mapping images.
+
+    Attributes:
+        views: median number of images that observe a landmark.
+        median: median number of landmarks in an image.
+        bare: share of images with fewer than 100.
+    """
+
+    views: float
+    median: float
+    bare: float
+
+    @classmethod
+    def of(cls, tracks: Tracks, images: np.ndarray, count: int) -> Cover:
+        """Cover of `count` images; `images` (M,) is the image of every key point."""
+        seen = np.bincount(images[tracks.rows], minlength=count)
+        views = float(tracks.views.mean()) if len(tracks) else 0.0
+        return cls(round(views, 2), float(np.median(seen)), round(float((seen < _FEW).mean()), 3))
+
+    def warnings(self) -> list[str]:
+        """What a user should know before relying on the map."""
+        found = []
+        if self.median < _FEW:
+            found.append(
+                f"half of the images see fewer than {self.median:.0f} landmarks: expect queries to fail. "
+                "More images, or images nearer to each other, help."
+            )
+        elif self.bare > 0.1:
+            found.append(
+                f"{self.bare:.0%} of the images see fewer than {_FEW} landmarks: queries there may fail."
+            )
+        if 0 < self.views < _FEW_VIEWS:
+            found.append(
+                f"a landmark is seen by {self.views:.1f} images on average: positions are uncertain and "
+                "wrong ones go unnoticed. Images between the present ones help."
+            )
+        return found
+
+
+def choose_thresholds(
+    config: LandmarkConfig,
+    build: Callable[[int, float], Tracks],
+    images: np.ndarray,
+    count: int,
+) -> tuple[Tracks, int, float]:
+    """The strictest thresholds under which half of the images see enough landmarks.
+
+    Args:
+        config: whose options take precedence.
+        build: tracks of given least views and parallax in degrees.
+        images: (M,) image of every key point.
+        count: number of images.
+
+    Returns:
+        tracks, least views, least parallax.
+    """
+    wanted = config.triangulation
+    steps = list(
+        dict.fromkeys(
+            (_or(wanted.min_views, views), _or(wanted.min_parallax_deg, angle))
+            for views, angle in (_PHOTOS if count <= PHOTOS else _FILM)
+        )
+    )
+    for views, angle in steps:
+        tracks = build(views, angle)
+        if Cover.of(tracks, images, count).median >= _ENOUGH:
+            break
+    return tracks, views, angle

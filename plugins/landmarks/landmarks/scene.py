@@ -1,0 +1,156 @@
+"""The map: landmarks, which images saw them, how these images look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reloc_core.features.vlad import vlad
+from reloc_core.geometry import inverse, project, transform
+from reloc_core.mapping import Features, Observations, Tracks
+from reloc_core.types import Camera, Float64Array, FloatArray
+
+_ENTRIES = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+
+
+@dataclass(frozen=True)
+class LandmarkMap:
+    """L landmarks seen by N images.
+
+    Attributes:
+        keys: (L, C) float32 unit descriptors.
+        points: (L, 3) float64 world.
+        covariances: (L, 6) float32, upper triangle of the covariance of `points`, scene units squared.
+        directions: (L, 3) float32 unit, from the mapping cameras to the landmark on average.
+        distances: (L,) float32 from these cameras, on average.
+        seen: landmarks of each image.
+        looks: (N, D) float32 VLAD vectors of the images.
+        words: (W, C) float32 visual words.
+    """
+
+    keys: FloatArray
+    points: Float64Array
+    covariances: FloatArray
+    directions: FloatArray
+    distances: FloatArray
+    seen: list[np.ndarray]
+    looks: Tensor
+    words: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        tracks: Tracks,
+        features: Features,
+        observations: Observations,
+        looks: Tensor,
+        words: Tensor,
+    ) -> LandmarkMap:
+        """The map of tracks."""
+        labels = torch.from_numpy(tracks.labels)
+        described = torch.from_numpy(features.descriptors[tracks.rows])
+        keys = torch.zeros(len(tracks), described.shape[1]).index_add_(0, labels, described)
+        rays = torch.from_numpy(observations.rays[tracks.rows]).float()
+        directions = torch.zeros(len(tracks), 3).index_add_(0, labels, rays)
+        images = features.images[tracks.rows]
+        # The key points' own noise, as the tracks show it; a track's mean error is small by chance.
+        noise = max(float(np.sqrt(np.mean(tracks.errors**2))), 0.3)
+        covariances = noise**2 * np.stack([tracks.covariances[:, i, j] for i, j in _ENTRIES], 1)
+        return cls(
+            F.normalize(keys, dim=1).numpy(),
+            tracks.points,
+            covariances.astype(np.float32),
+            F.normalize(directions, dim=1).numpy(),
+            tracks.distances(observations).astype(np.float32),
+            [np.sort(tracks.labels[images == i]) for i in range(len(features.frames))],
+            looks,
+            words,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored."""
+        origin = self.points.mean(0)
+        counts = [len(s) for s in self.seen]
+        return {
+            "keys": torch.from_numpy(self.keys).half(),
+            "positions": torch.from_numpy(self.points - origin).float(),
+            "origin": torch.from_numpy(origin),
+            "covariances": torch.from_numpy(self.covariances),
+            "directions": torch.from_numpy(self.directions).half(),
+            "distances": torch.from_numpy(self.distances),
+            "seen": torch.from_numpy(np.concatenate(self.seen).astype(np.int32)),
+            "seen_counts": torch.tensor(counts, dtype=torch.int32),
+            "looks": self.looks.half(),
+            "words": self.words,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> LandmarkMap:
+        """What was stored.
+
+        Raises:
+            KeyError: something is missing.
+        """
+        seen = tensors["seen"].long().split(tensors["seen_counts"].tolist())
+        return cls(
+            tensors["keys"].float().numpy(),
+            tensors["positions"].double().numpy() + tensors["origin"].double().numpy(),
+            tensors["covariances"].numpy(),
+            tensors["directions"].float().numpy(),
+            tensors["distances"].numpy(),
+            [s.numpy() for s in seen],
+            tensors["looks"].float(),
+            tensors["words"].float(),
+        )
+
+    def candidates(self, descriptors: Tensor, retrieved: int) -> np.ndarray:
+        """Landmarks (K,) of the images that look most like a query, ascending.
+
+        Args:
+            descriptors: (M, C) of the query's key points, M > 0.
+            retrieved: number of images.
+        """
+        if retrieved >= len(self.seen):
+            return np.arange(len(self.points))
+        similarity = self.looks @ vlad(descriptors, self.words)
+        best = similarity.topk(retrieved).indices.tolist()
+        return np.unique(np.concatenate([self.seen[i] for i in best]))
+
+    def in_view(
+        self, camera: Camera, world_from_cam: Float64Array, min_cosine: float = 0.3
+    ) -> tuple[np.ndarray, Float64Array]:
+        """Landmarks (K,) that a camera should see, and their pixels (K, 2).
+
+        Those that were mapped from quite another side are left out: they look different, or are hidden.
+        """
+        pixels, front = project(camera, transform(inverse(world_from_cam), self.points))
+        cosine = np.einsum("ni,ni->n", self.rays_from(world_from_cam), self.directions)
+        with np.errstate(invalid="ignore"):
+            inside = ((pixels > 0) & (pixels < [camera.width, camera.height])).all(1)
+        (chosen,) = np.nonzero(front & inside & (cosine > min_cosine))
+        return chosen, pixels[chosen]
+
+    def rays_from(
+        self, world_from_cam: Float64Array, chosen: np.ndarray | slice = slice(None)
+    ) -> Float64Array:
+        """Unit directions (K, 3) of landmarks from a camera."""
+        rays = self.points[chosen] - world_from_cam[:3, 3]
+        return rays / np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-12)
+
+    def lateral_variances(self, chosen: np.ndarray, world_from_cam: Float64Array) -> Float64Array:
+        """Variances (K,) of landmarks along an axis across the line of sight, scene units squared.
+
+        A landmark that was triangulated from a narrow baseline is uncertain along the mapping rays; seen
+        from the side, that is across.
+        """
+        covariance = np.empty((len(chosen), 3, 3))
+        for (i, j), values in zip(_ENTRIES, self.covariances[chosen].T, strict=True):
+            covariance[:, i, j] = covariance[:, j, i] = values
+        rays = self.rays_from(world_from_cam, chosen)
+        along = np.einsum("ni,nij,nj->n", rays, covariance, rays)
+        return (np.trace(covariance, axis1=1, axis2=2) - along) / 2

@@ -1,0 +1,87 @@
+"""Guided matches against places and looks that are known."""
+
+import numpy as np
+import pytest
+import torch
+from landmarks.matching import Matches, by_looks, by_place
+from landmarks.scene import LandmarkMap
+
+from reloc_core.geometry import inverse, project, so3_exp, transform
+from reloc_core.types import Camera
+
+CAMERA = Camera.pinhole(300.0, 320, 240)
+
+
+@pytest.fixture
+def scene():
+    rng = np.random.default_rng(0)
+    points = rng.uniform([-1.5, -1, 3], [1.5, 1, 5], (200, 3))
+    keys = rng.standard_normal((200, 64)).astype(np.float32)
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    rays = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    along = 0.1**2 * rays[:, :, None] * rays[:, None]  # uncertain along the mapping rays alone
+    covariances = along[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
+    halves = [np.arange(100), np.arange(100, 200)]
+    looks = torch.eye(2, 64)
+    return LandmarkMap(keys, points, covariances, rays, np.linalg.norm(points, axis=1), halves,
+                       looks, torch.zeros(1, 64))  # fmt: skip
+
+
+def pose():
+    where = np.eye(4)
+    where[:3, :3], where[:3, 3] = so3_exp([0.02, -0.03, 0.01]), [0.1, 0.05, -0.1]
+    return where
+
+
+def test_matches_by_looks_are_mutual(scene):
+    order = np.random.default_rng(1).permutation(200)
+    matches, best = by_looks(scene.keys[order], scene, np.arange(100), 0.7)
+    np.testing.assert_array_equal(order[matches.keypoints], matches.landmarks)
+    assert len(matches) == 100
+    assert (best[order < 100] > 0.99).all()
+    assert (best[order >= 100] < 0.7).all()
+
+
+def test_matches_by_place_need_place_and_looks(scene):
+    pixels, _ = project(CAMERA, transform(inverse(pose()), scene.points))
+    visible, places = scene.in_view(CAMERA, pose())
+    np.testing.assert_allclose(places, pixels[visible])
+    least = np.full(200, 0.6, np.float32)
+    found = by_place(pixels + np.array([3, 0]), scene.keys, scene, CAMERA, pose(), 5.0, least)
+    np.testing.assert_array_equal(np.sort(found.landmarks), visible)
+    np.testing.assert_array_equal(found.keypoints, found.landmarks)
+    assert found.possible == len(visible)
+    assert (
+        len(by_place(pixels + np.array([7, 0]), scene.keys, scene, CAMERA, pose(), 5.0, least)) < 5
+    )
+    assert len(by_place(pixels, -scene.keys, scene, CAMERA, pose(), 5.0, least)) == 0
+    behind = pose()
+    behind[2, 3] = 20
+    assert len(by_place(pixels, scene.keys, scene, CAMERA, behind, 5.0, least)) == 0
+
+
+def test_completed_matches_keep_one_per_key_point():
+    mine = Matches(np.array([1, 3]), np.array([10, 30]), np.array([0.9, 0.8]), 50)
+    others = Matches(np.array([3, 4]), np.array([31, 40]), np.array([0.7, 0.6]), 90)
+    both = mine.completed(others)
+    assert both.keypoints.tolist() == [1, 3, 4]
+    assert both.landmarks.tolist() == [10, 30, 40]
+    assert both.possible == 50
+
+
+def test_landmarks_are_uncertain_across_where_seen_from_the_side(scene):
+    rows = np.arange(200)
+    np.testing.assert_allclose(scene.lateral_variances(rows, np.eye(4)), 0, atol=1e-7)
+    side = np.eye(4)
+    for row in (0, 17):
+        ray = scene.points[row] / np.linalg.norm(scene.points[row])
+        side[:3, 3] = scene.points[row] - 3 * np.cross(ray, [0, 1, 0])
+        across = scene.lateral_variances(rows, side)[row]
+        assert across == pytest.approx(0.1**2 / 2, rel=0.01)  # of two directions one is uncertain
+
+
+def test_candidates_are_those_of_images_that_look_alike(scene):
+    assert len(scene.candidates(torch.from_numpy(scene.keys), 2)) == 200
+    again = LandmarkMap.from_tensors(scene.tensors())
+    np.testing.assert_allclose(again.points, scene.points, atol=1e-6)
+    assert [s.tolist() for s in again.seen] == [s.tolist() for s in scene.seen]

@@ -1,0 +1,49 @@
+"""SIFT key points with square-root descriptors, by OpenCV.
+
+Slower than XFeat and surer about where a key point lies: the choice for photographs that are few and far
+apart (Lowe, IJCV 2004; descriptors: Arandjelovic and Zisserman, CVPR 2012).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+
+from reloc_core.features.keypoints import Keypoints, shrunk_grey
+from reloc_core.types import ImageArray
+
+CHANNELS = 128
+
+
+class SiftDetector:
+    """Same interface as `KeypointDetector`.
+
+    Args:
+        resolution: images are scaled so that their shorter side has this many pixels; smaller ones stay.
+    """
+
+    def __init__(self, resolution: int) -> None:
+        self.resolution = resolution
+
+    def detect(self, images: Sequence[ImageArray], count: int) -> list[Keypoints]:
+        """The `count` strongest key points of each image."""
+        return [self._one(image, count) for image in images]
+
+    def _one(self, image: ImageArray, count: int) -> Keypoints:
+        grey, scale = shrunk_grey(image, min(self.resolution, *image.shape[:2]))
+        found, descriptors = cv2.SIFT.create(count).detectAndCompute(grey, None)
+        if not found:
+            return Keypoints(np.zeros((0, 2)), torch.zeros(0), torch.zeros(0, CHANNELS))
+        # The strongest ones exactly: equal responses can make it more.
+        order = np.argsort([-k.response for k in found], kind="stable")[:count]
+        pixels = np.array([found[i].pt for i in order], np.float64)
+        strength = np.array([found[i].response for i in order], np.float32)
+        root = np.sqrt(descriptors[order] / np.maximum(descriptors[order].sum(1)[:, None], 1e-9))
+        return Keypoints(
+            (pixels + 0.5) * np.array(scale) - 0.5,
+            torch.from_numpy(strength),
+            torch.from_numpy(root.astype(np.float32)),
+        )

@@ -1,0 +1,228 @@
+"""Calibration against known truths: errors of known spread, support that tells right from wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scripted import Room
+
+from reloc_core.calibration import (
+    CalibrationConfig,
+    fit_calibration,
+    foreign_pictures,
+    hold_out,
+    support,
+)
+from reloc_core.calibration.fitting import fit_odds, fit_spread
+from reloc_core.calibration.support import novelty
+from reloc_core.errors import ConfigError
+from reloc_core.geometry import pose_plus
+from reloc_core.types import Camera, Correspondences, Frame, Localization, Status
+
+CAMERA = Camera.pinhole(500.0, 640, 480)
+
+
+def localization(pose, mask=None, **speaks):
+    return Localization(
+        Status.LOCALIZED,
+        world_from_cam=pose,
+        covariance=np.eye(6) * 1e-6,
+        num_inliers=0 if mask is None else int(mask.sum()),
+        inliers=mask,
+        score=0.9,
+        support=speaks,
+    )
+
+
+def evidence(rng, count=200, band=1.0):
+    pixels = rng.uniform(0, 1, (count, 2)) * [640, 480 * band]
+    return Correspondences(pixels, rng.uniform(3, 5, (count, 3)), kind="sparse")
+
+
+# ------------------------------------------------------------------------------------- support
+
+
+def test_many_matches_on_few_points_are_few_witnesses():
+    rng = np.random.default_rng(0)
+    spread = evidence(rng)
+    ten = spread.points3d[np.arange(200) % 10]
+    inliers = np.ones(200, bool)
+    honest = support(spread, localization(np.eye(4), inliers), CAMERA)
+    copied = support(replace(spread, points3d=ten), localization(np.eye(4), inliers), CAMERA)
+    assert math.expm1(honest["inliers"]) > 150
+    assert math.expm1(copied["inliers"]) == pytest.approx(10)
+    assert copied["chance"] < honest["chance"]
+
+
+def test_a_thin_band_covers_little():
+    rng = np.random.default_rng(0)
+    inliers = np.ones(200, bool)
+    whole = support(evidence(rng), localization(np.eye(4), inliers), CAMERA)
+    band = support(evidence(rng, band=0.03), localization(np.eye(4), inliers), CAMERA)
+    assert band["spread"] < whole["spread"] - 1.5
+    assert band["cover"] < whole["cover"] - 0.5
+
+
+def test_chance_agreement_is_what_the_binomial_says():
+    """Against the exact expected number of triples times the tail's leading term, in SciPy."""
+    from scipy.stats import binom
+
+    from reloc_core.calibration.support import _surprise
+
+    n, k, p = 300, 40, 0.01
+    tests = (n - 3) * math.comb(k, 3)
+    leading = math.comb(n, k) * p ** (k - 3)
+    assert _surprise(n, k, p) == pytest.approx(-math.log10(tests * leading), rel=1e-9)
+    assert binom.sf(k - 1, n, p) < 10 ** -_surprise(n, k, p) * 1e3
+    assert _surprise(n, 3, p) == 0
+
+
+def test_novelty_is_a_distance_over_the_depth():
+    mapped = np.stack([np.eye(4)[:3]] * 2)
+    mapped[1, 0, 3] = 10
+    moved = np.eye(4)
+    moved[0, 3] = 1.5
+    assert novelty(moved, mapped, 3.0) == pytest.approx(0.5)
+    turned = pose_plus(np.eye(4), [0, 0.5, 0, 0, 0, 0])
+    assert novelty(turned, mapped, 3.0) == pytest.approx(0.1)
+
+
+# ---------------------------------------------------------------------------------- covariance
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
+def test_a_covariance_that_is_too_small_is_scaled(factor):
+    rng = np.random.default_rng(3)
+    claimed = np.diag([1e-4] * 3 + [1e-3] * 3) ** 2 * 1.0
+    used = [
+        (rng.normal(size=6) * np.sqrt(np.diag(claimed)) * factor, claimed, 0.01, 2.0)
+        for _ in range(60)
+    ]
+    spread = fit_spread(used)
+    fresh = [rng.normal(size=6) * np.sqrt(np.diag(claimed)) * factor for _ in range(400)]
+    stated = spread.covariance(claimed, 0.01, 2.0)
+    mean = np.mean([e @ np.linalg.solve(stated, e) for e in fresh])
+    assert 3 < mean < 9, (mean, spread)
+
+
+def test_errors_that_grow_with_the_distance_are_learned_as_such():
+    rng = np.random.default_rng(4)
+    claimed = np.eye(6) * 1e-10
+
+    def error(distance):
+        sigma = 0.02 * distance
+        return np.concatenate([rng.normal(size=3) * sigma, rng.normal(size=3) * sigma * 2.0])
+
+    used = [(error(d), claimed, d, 2.0) for d in rng.uniform(0.01, 0.3, 80)]
+    spread = fit_spread(used)
+    for distance in (0.05, 0.6):
+        stated = spread.covariance(claimed, distance, 2.0)
+        errors = [error(distance) for _ in range(300)]
+        assert 2.5 < np.mean([e @ np.linalg.solve(stated, e) for e in errors]) < 14
+
+
+# --------------------------------------------------------------------------------------- score
+
+
+def test_more_support_is_never_worse_and_separates():
+    rng = np.random.default_rng(5)
+    true = [{"inliers": v, "signal.x": rng.normal()} for v in rng.normal(6, 0.3, 40)]
+    false = [{"inliers": v, "signal.x": rng.normal()} for v in rng.normal(3, 0.5, 40)]
+    centre = {"inliers": 6.0, "signal.x": 0.0}
+    odds = fit_odds(true + false, np.arange(80) < 40, centre, 40)
+    assert all(w >= 0 for w in odds.weights.values())
+    assert odds.probability({"inliers": 6.0}, centre) > 0.95
+    assert odds.probability({"inliers": 3.0}, centre) < 0.1
+
+
+def test_what_cannot_be_told_apart_gets_the_share_of_the_right_ones():
+    same = [{"inliers": 5.0}] * 60
+    odds = fit_odds(same, np.arange(60) < 30, {"inliers": 5.0}, 30)
+    assert 0.75 < odds.probability({"inliers": 5.0}, {"inliers": 5.0}) < 0.95
+
+
+def made(own=False, errors=(0.004,) * 40, foreign=20):
+    """A calibration of poses on a line with errors of some size and foreign pictures of small support."""
+    rng = np.random.default_rng(6)
+    held = []
+    for i, size in enumerate(errors):
+        truth = np.eye(4)
+        truth[0, 3] = 0.1 * i
+        wrong = np.concatenate([rng.normal(size=3) * size / 2, rng.normal(size=3) * size])
+        found = localization(pose_plus(truth, wrong), inliers=6 + rng.normal() / 5, depth=2.0)
+        held.append((Frame(str(i), CAMERA, truth), found))
+    strange = [localization(np.eye(4), inliers=3 + rng.normal() / 5) for _ in range(foreign)]
+    mapped = np.stack([f.world_from_cam[:3] for f, _ in held])
+    return fit_calibration(held, strange, mapped, 2.0, CalibrationConfig(), own)
+
+
+def test_foreign_support_is_refused_with_what_is_missing():
+    calibration = made()
+    good = calibration.judge(localization(np.eye(4), inliers=6.0, depth=2.0))
+    assert good.localized
+    assert good.score > 0.9
+    bad = calibration.judge(localization(np.eye(4), inliers=3.0, depth=2.0))
+    assert not bad.localized
+    assert "too few different scene points agree" in bad.reason
+    assert bad.world_from_cam is None
+
+
+def test_a_coarse_method_is_not_refused_but_its_score_says_that_it_is_coarse():
+    calibration = made(errors=(0.2,) * 40)
+    found = calibration.judge(localization(np.eye(4), inliers=6.0, depth=2.0))
+    assert found.localized
+    assert found.score < 0.3
+    assert np.sqrt(found.covariance[3, 3]) > 0.08
+
+
+def test_without_held_out_images_the_covariance_is_conservative():
+    calibration = made(own=True)
+    assert calibration.held_out == 0
+    found = calibration.judge(localization(np.eye(4), inliers=6.0, depth=2.0))
+    assert np.sqrt(found.covariance[3, 3]) > 0.006
+
+
+def test_a_pose_that_nothing_supports_is_left_alone():
+    predicted = localization(np.eye(4))
+    assert made().judge(predicted) is predicted
+
+
+# ------------------------------------------------------------------------- what is learned from
+
+
+def test_blocks_of_a_video_are_held_out_and_few_photographs_are_not():
+    video = Room(400)
+    held = hold_out(video, CalibrationConfig(), 1)
+    assert len(held) == 24
+    runs = np.split(held, np.flatnonzero(np.diff(held) > 1) + 1)
+    assert max(map(len, runs)) >= 8
+    assert min(map(len, runs)) <= 2
+    assert (np.diff(held) > 0).all()
+    assert held[0] > 0
+    assert held[-1] < 399
+    np.testing.assert_array_equal(held, hold_out(video, CalibrationConfig(), 1))
+    assert len(hold_out(Room(20), CalibrationConfig(), 1)) == 0
+    photographs = Room(200, sequences=[None] * 200)
+    held = hold_out(photographs, CalibrationConfig(), 1)
+    assert len(held) == 12
+    assert (np.diff(held) > 1).all()
+
+
+def test_foreign_pictures_have_the_sizes_of_the_mapping_images_and_are_repeatable():
+    room = Room(10)
+    first, again = (list(foreign_pictures(room, 24, 5)) for _ in range(2))
+    assert len(first) == 24
+    for a, b in zip(first, again, strict=True):
+        assert a.image.shape == (48, 64, 3)
+        assert a.world_from_cam is None
+        np.testing.assert_array_equal(a.image, b.image)
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(ConfigError, match=r"calibration"):
+        CalibrationConfig.of({"fracton": 0.1})
+    with pytest.raises(ConfigError, match="fraction"):
+        CalibrationConfig(fraction=0.9)
