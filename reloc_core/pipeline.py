@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from reloc_core.calibration import Calibration, support
-from reloc_core.config import TARGET, build, typed_config
+from reloc_core.config import TARGET, build, config_of_map, typed_config
 from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.geometry import orthonormalized
 from reloc_core.interfaces import Dataset, Estimator, Refiner, Runtime, Solver
-from reloc_core.maps import Map
+from reloc_core.maps import Map, loading
 from reloc_core.orientation import in_any_orientation, upright
 from reloc_core.registry import Component, Registry, default_registry
 from reloc_core.types import Evidence, ImageArray, Localization, Query
@@ -163,8 +163,9 @@ class Pipeline:
         )
         check_fit(component, solver_component, registry)
         solver_object = build(solver or {TARGET: solver_component.name}, "solver", registry)
-        loaded: Estimator = component.load()(typed_config(component, info.config, overrides))
-        loaded.load(scene_map, runtime)
+        loaded: Estimator = component.load()(config_of_map(component, scene_map, overrides))
+        with loading(scene_map.path, f"estimator '{component.name}'"):
+            loaded.load(scene_map, runtime)
         added = [load_refiner(choice, runtime, registry, scene_map) for choice in refiners]
         used = [component, solver_component, *(registry.get("refiner", n) for n, _ in added)]
         stages = [Stage.of(c) for c in used]
@@ -341,7 +342,8 @@ def load_refiner(
         return component.name, component.load()(typed_config(component, options))
     stored = scene_map.info.config if scene_map.info.interface == "refiner" else {}
     refiner: Refiner = component.load()(typed_config(component, stored, options))
-    refiner.load(scene_map, runtime)
+    with loading(scene_map.path, f"refiner '{component.name}'"):
+        refiner.load(scene_map, runtime)
     return component.name, refiner
 
 
