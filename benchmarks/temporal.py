@@ -185,7 +185,7 @@ class Sides:
 def cell_errors(estimator: TemporalEstimator, query: Query) -> dict[str, np.ndarray]:
     """Metres; of the measured and of the filtered scene coordinates of the last frame."""
     assert estimator.shown is not None
-    step, pixels = estimator.shown[1], estimator._grid(query).pixels
+    step, pixels = estimator.shown[1], estimator.grid(query).pixels
     labels, errors = labels_at(query, pixels), {}
     for name, state in (("measurement", step.measured), ("cells", step.posterior)):
         known = state.known.flatten().numpy()
