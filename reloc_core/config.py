@@ -153,7 +153,7 @@ def build(
 
 
 def experiments(registry: Registry | None = None) -> list[str]:
-    """Names of all presets, such as "scr_glace/compact"."""
+    """Names of all presets, such as "landmarks/default"."""
     roots = [config_directory(), *(registry or default_registry()).config_dirs()]
     return sorted(
         path.relative_to(root / "experiment").with_suffix("").as_posix()

@@ -213,7 +213,7 @@ PLACEHOLDERS = {
 }
 WALK = [
     "reloc data check dataset=ace dataset.root=scene",
-    "reloc train experiment=scr_glace/compact dataset=ace dataset.root=DIR map_dir=MAP",
+    "reloc train experiment=landmarks/default dataset=ace dataset.root=DIR map_dir=MAP",
     "reloc evaluate map_dir=MAP dataset=ace dataset.root=DIR dataset.split=test output_dir=OUT",
     "reloc localize map_dir=MAP images=PHOTOS camera.focal=525 output_dir=OUT",
     "reloc localize map_dir=maps/scene images=photos camera.focal=525 output_dir=out/photos",
