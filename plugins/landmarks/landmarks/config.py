@@ -6,11 +6,11 @@ Options that are None are chosen by what the mapping images are like; see `landm
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from reloc_core.checks import Checks
 
 KINDS = ("auto", "xfeat", "sift")
+READOUTS = ("auto", "matching", "softmax")
 
 
 @dataclass
@@ -84,20 +84,20 @@ class MatchingConfig:
 
 @dataclass
 class LandmarkConfig:
-    """Options of `LandmarkEstimator`."""
+    """Options of `LandmarkEstimator`.
 
+    Attributes:
+        readout: "matching" (twice, guided by a first pose), "softmax" (keys trained to be told apart), or
+            "auto": softmax from 100 images on, unless other options are given, which are the matching's.
+        keypoints: what the images are described by.
+        triangulation: how landmarks are made.
+        matching: how they are found in a query.
+    """
+
+    readout: str = "auto"
     keypoints: KeypointConfig = field(default_factory=KeypointConfig)
     triangulation: TriangulationConfig = field(default_factory=TriangulationConfig)
     matching: MatchingConfig = field(default_factory=MatchingConfig)
-
-
-@dataclass
-class LegacyConfig:
-    """Options that maps of `scr_landmarks` were made with."""
-
-    keypoints: dict[str, Any] = field(default_factory=dict)
-    triangulation: dict[str, Any] = field(default_factory=dict)
-    decoder: dict[str, Any] = field(default_factory=dict)
 
 
 def check(config: LandmarkConfig) -> None:
@@ -108,6 +108,7 @@ def check(config: LandmarkConfig) -> None:
     """
     options = Checks(config)
     options.one_of("keypoints.kind", KINDS)
+    options.one_of("readout", READOUTS)
     options.at_least(64, "keypoints.resolution")
     options.at_least(16, "keypoints.mapping", "keypoints.query", "triangulation.landmarks")
     options.at_least(1, "keypoints.batch", "matching.retrieved", "matching.redundancy")

@@ -15,6 +15,9 @@ from landmarks.config import LandmarkConfig, check
 from landmarks.matching import Matches, by_looks, by_place
 from landmarks.plan import Cover, Plan, choose_thresholds, make_plan
 from landmarks.scene import LandmarkMap
+from landmarks.selection import keep_best
+from landmarks.softmax import SoftmaxLandmarks
+from landmarks.softmax_config import SoftmaxConfig
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.keypoints import KeypointDetector, Keypoints
 from reloc_core.features.sift import SiftDetector
@@ -36,6 +39,8 @@ from reloc_core.solvers import PoseEstimate, estimate_absolute_pose
 from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Correspondences, Float64Array, Query, ScenePoints
 
+SOFTMAX_FROM = 100
+"""Images from which on landmarks are read by a softmax, unless `readout` says otherwise."""
 _MIN_LANDMARKS = 50
 _GUIDES = 12  # inliers of a pose that is believed enough to look where it says
 _SLACK = 0.05  # of cosines
@@ -55,6 +60,7 @@ class LandmarkEstimator(Estimator):
         self.detector: KeypointDetector | SiftDetector | None = None
         self.plan: Plan | None = None
         self.scene: LandmarkMap | None = None
+        self.softmax: SoftmaxLandmarks | None = None
 
     # ------------------------------------------------------------------------------- mapping
 
@@ -71,6 +77,14 @@ class LandmarkEstimator(Estimator):
                 f"{dataset.name} has {len(dataset)} image{'s' * (len(dataset) != 1)}; a map needs at "
                 f"least {least}, from different places."
             )
+        if self._reads_by_softmax(len(dataset)):
+            run.note(
+                f"Mapping {len(dataset)} images of {dataset.name}: XFeat, landmarks read by a softmax "
+                "(estimator.readout)."
+            )
+            self.softmax = SoftmaxLandmarks(SoftmaxConfig())
+            self.softmax.fit(dataset, run)
+            return
         plan = make_plan(self.config, list(dataset.frames))
         run.note(f"Mapping {len(dataset)} images of {dataset.name}: {plan}.")
         self._begin(plan, run.runtime)
@@ -131,6 +145,13 @@ class LandmarkEstimator(Estimator):
             min_parallax_deg=angle, cover=vars(cover), plan=vars(plan),
         )  # fmt: skip
 
+    def _reads_by_softmax(self, images: int) -> bool:
+        """Whether landmarks are seen so often that a trained softmax tells them apart better."""
+        if self.config.readout != "auto":
+            return self.config.readout == "softmax"
+        # What was chosen by hand is an option of the matching.
+        return images >= SOFTMAX_FROM and self.config == LandmarkConfig()
+
     def _begin(self, plan: Plan, runtime: Runtime) -> None:
         self.plan = plan
         if plan.kind == "sift":
@@ -146,6 +167,10 @@ class LandmarkEstimator(Estimator):
             MapError: the map is for other key points or another resolution.
         """
         tensors, metadata = scene_map.tensors("landmarks")
+        if "radii" in tensors:
+            self.softmax = SoftmaxLandmarks(SoftmaxConfig())
+            self.softmax.load(scene_map, runtime)
+            return
         try:
             plan = Plan(**metadata)
             self.scene = LandmarkMap.from_tensors(tensors)
@@ -171,12 +196,16 @@ class LandmarkEstimator(Estimator):
 
     def scene_points(self) -> ScenePoints | None:
         """See `Estimator.scene_points`: the landmarks."""
+        if self.softmax is not None:
+            return self.softmax.scene_points()
         return None if self.scene is None else ScenePoints(self.scene.points)
 
     # -------------------------------------------------------------------------- localization
 
     def estimate(self, query: Query) -> Correspondences:
         """See `Estimator.estimate`: at most one landmark per key point."""
+        if self.softmax is not None:
+            return self.softmax.estimate(query)
         if self.detector is None or self.scene is None or self.plan is None:
             raise MapError("landmarks has no map yet: call load or fit first.")
         found = self.detector.detect([query.image], self.plan.query)[0]
@@ -290,23 +319,13 @@ class LandmarkEstimator(Estimator):
 def best_known(tracks: Tracks, observations: Observations, most: int) -> np.ndarray:
     """Indices of at most `most` tracks such that every image keeps those whose place is best known.
 
-    A track's rank is its best place, by relative uncertainty, within any image that sees it: landmarks
-    from a narrow baseline are biased in depth together, and queries from elsewhere suffer from it.
+    By relative uncertainty: landmarks from a narrow baseline are biased in depth together, and queries
+    from elsewhere suffer from it.
 
     Args:
         tracks: to choose from.
         observations: what they were made of.
         most: at most so many.
     """
-    if len(tracks) <= most:
-        return np.arange(len(tracks))
     longest = np.sqrt(np.linalg.eigvalsh(tracks.covariances)[:, 2])
-    doubt = longest / tracks.distances(observations)
-    image = observations.images[tracks.rows]
-    order = np.lexsort((doubt[tracks.labels], image))
-    begins = np.flatnonzero(np.concatenate([[True], np.diff(image[order]) > 0]))
-    sizes = np.diff(np.concatenate([begins, [len(order)]]))
-    place = np.arange(len(order)) - np.repeat(begins, sizes)
-    rank = np.full(len(tracks), np.iinfo(np.int64).max)
-    np.minimum.at(rank, tracks.labels[order], place)
-    return np.sort(np.lexsort((doubt, rank))[:most])
+    return keep_best(tracks, observations.images, longest / tracks.distances(observations), most)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from landmarks.config import LandmarkConfig, LegacyConfig
+from landmarks.config import LandmarkConfig
+from landmarks.softmax_config import SoftmaxConfig
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 from reloc_core.weights import XFEAT
@@ -36,9 +37,9 @@ def reloc_register_components(registry: Registry) -> None:
         replace(
             component,
             name="scr_landmarks",
-            target="landmarks.legacy:LegacyLandmarks",
-            config=LegacyConfig,
-            summary="maps of landmarks from before 'landmarks'; use that one",
+            target="landmarks.softmax:SoftmaxLandmarks",
+            config=SoftmaxConfig,
+            summary="the softmax of landmarks alone, with all its options; use landmarks",
         )
     )
 

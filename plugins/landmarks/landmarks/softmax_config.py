@@ -1,0 +1,130 @@
+"""Typed configuration of `landmarks.softmax`. Imports no PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from reloc_core.errors import ConfigError
+
+
+@dataclass
+class KeypointConfig:
+    """XFeat key points.
+
+    Attributes:
+        resolution: length of the images' shorter side in pixels when they are described.
+        mapping: key points per mapping image.
+        query: key points per query; more is surer and slower.
+        batch: mapping images described together.
+    """
+
+    resolution: int = 480
+    mapping: int = 768
+    query: int = 768
+    batch: int = 4
+
+
+@dataclass
+class TriangulationConfig:
+    """Scene points from the mapping images' key points and known poses.
+
+    Attributes:
+        max_images: at most so many mapping images are used, spread over poses.
+        near: images that each image is matched with because they look most similar.
+        spread: more images that it is matched with, similar in look and spread in pose.
+        max_angle_deg: largest angle between viewing directions of matched images.
+        min_similarity: least cosine of matched descriptors.
+        max_epipolar_px: largest epipolar error of a match.
+        max_error_px: largest angle between a point and a ray that observes it.
+        min_views: images that must observe a point.
+        min_parallax_deg: angle that the rays of a point must span.
+    """
+
+    max_images: int = 1000
+    near: int = 2
+    spread: int = 6
+    max_angle_deg: float = 50.0
+    min_similarity: float = 0.75
+    max_epipolar_px: float = 2.5
+    max_error_px: float = 3.0
+    min_views: int = 3
+    min_parallax_deg: float = 2.0
+
+
+@dataclass
+class DecoderConfig:
+    """The position decoder: scene point = sum over landmarks of softmax(logits) * position.
+
+    Attributes:
+        landmarks: most landmarks kept; the best observed ones of every image.
+        sharpness: factor from cosine to logit.
+        top: landmarks that take part in the softmax of a key point.
+        mode_radius: landmarks nearer to the best one than this share of their distance to the
+            mapping cameras are averaged with it; the others count against its confidence.
+        iterations: steps of training the landmarks' keys to be told apart; 0 keeps the means of
+            their descriptors.
+        batch_size: key points per step.
+        negatives: other landmarks per step.
+        learning_rate: of Adam, falling to zero.
+        redundancy: matches that are worth one independent match in the pose's covariance, as their
+            errors are shared (neighbours see the same landmarks). Set between what held-out frames
+            of a real room (9, its ground truth's own error included) and the synthetic room (4)
+            ask for.
+        noise_std: norm of the noise added to descriptors in training, relative to theirs.
+    """
+
+    landmarks: int = 16_384
+    sharpness: float = 40.0
+    top: int = 8
+    mode_radius: float = 0.025
+    iterations: int = 300
+    batch_size: int = 1024
+    negatives: int = 3072
+    learning_rate: float = 0.004
+    redundancy: float = 8.0
+    noise_std: float = 0.0
+
+
+@dataclass
+class SoftmaxConfig:
+    """Options of `SoftmaxLandmarks`."""
+
+    keypoints: KeypointConfig = field(default_factory=KeypointConfig)
+    triangulation: TriangulationConfig = field(default_factory=TriangulationConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+
+def check(config: SoftmaxConfig) -> None:
+    """Refuse values that make no sense.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    positive = {
+        "keypoints.resolution": config.keypoints.resolution,
+        "keypoints.mapping": config.keypoints.mapping,
+        "keypoints.query": config.keypoints.query,
+        "keypoints.batch": config.keypoints.batch,
+        "triangulation.max_error_px": config.triangulation.max_error_px,
+        "triangulation.max_epipolar_px": config.triangulation.max_epipolar_px,
+        "decoder.landmarks": config.decoder.landmarks,
+        "decoder.sharpness": config.decoder.sharpness,
+        "decoder.top": config.decoder.top,
+        "decoder.batch_size": config.decoder.batch_size,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise ConfigError(f"estimator.{name} must be positive, got {value}.")
+    for name, value, least in (
+        ("triangulation.max_images", config.triangulation.max_images, 3),
+        ("triangulation.min_views", config.triangulation.min_views, 2),
+        ("triangulation.near", config.triangulation.near, 0),
+        ("triangulation.spread", config.triangulation.spread, 0),
+        ("decoder.iterations", config.decoder.iterations, 0),
+        ("decoder.negatives", config.decoder.negatives, 0),
+        ("decoder.noise_std", config.decoder.noise_std, 0),
+        ("decoder.redundancy", config.decoder.redundancy, 1),
+        ("decoder.mode_radius", config.decoder.mode_radius, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"estimator.{name} must be at least {least}, got {value}.")
