@@ -100,7 +100,7 @@ def multirun(verb: str, overrides: Sequence[str], resume: bool = False) -> int:
             os.environ.pop(RESUME_VARIABLE)
             if before is not None:
                 os.environ[RESUME_VARIABLE] = before
-    return _outcome(read_sweep(folder))
+    return _outcome(read_sweep(folder), dry_run="dry_run=true" in overrides)
 
 
 def _task(verb: str) -> Any:
@@ -204,9 +204,9 @@ def _study(folder: Path, master: DictConfig, begun: bool, first: int) -> list[st
     return given
 
 
-def _outcome(sweep: Sweep) -> int:
-    """Say which jobs failed."""
-    failed = [job for job in sweep.jobs if not job.finished]
+def _outcome(sweep: Sweep, dry_run: bool = False) -> int:
+    """Say which jobs failed; in a dry run, which leaves no results, those that say so."""
+    failed = [j for j in sweep.jobs if not j.finished and not (dry_run and j.status == "missing")]
     for job in failed[:5]:
         print(f"job {job.number}: {job.status}. {job.why}", file=sys.stderr)
     if failed:

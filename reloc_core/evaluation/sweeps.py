@@ -235,6 +235,10 @@ def _jobs(path: Path, expected: Mapping[int, list[str]]) -> Iterator[Job]:
     """The jobs that are expected or have left a folder."""
     names = (p for p in path.iterdir() if re.fullmatch(r"0|[1-9][0-9]{0,8}", p.name))
     found = {int(p.name): job_result(p) for p in names if p.is_dir()}
+    # Folders named by hydra.sweep.subdir hold jobs too; which, their overrides tell.
+    named = [job_result(p) for p in sorted(path.iterdir()) if p.is_dir() and not p.name.isdigit()]
+    for number in expected.keys() - found.keys():
+        found |= {number: r for r in named if same_job(r, expected[number])}
     for number in sorted({*found, *expected}):
         result = found.get(number, {})
         own = result.get("overrides")
