@@ -238,7 +238,9 @@ def _jobs(path: Path, expected: Mapping[int, list[str]]) -> Iterator[Job]:
     # Folders named by hydra.sweep.subdir hold jobs too; which, their overrides tell.
     named = [job_result(p) for p in sorted(path.iterdir()) if p.is_dir() and not p.name.isdigit()]
     for number in expected.keys() - found.keys():
-        found |= {number: r for r in named if same_job(r, expected[number])}
+        mine = next((r for r in named if same_job(r, expected[number])), None)
+        if mine is not None:
+            found[number] = mine
     for number in sorted({*found, *expected}):
         result = found.get(number, {})
         own = result.get("overrides")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reloc_core.cli.main import main
-from reloc_core.config import compose
+from reloc_core.composition import compose
 from reloc_core.datasets.config import SyntheticConfig
 
 torch = pytest.importorskip("torch")

@@ -12,7 +12,8 @@ import yaml
 from gsplat_loc.mapping.optimizer import DensityControl, FieldOptimizer
 
 from reloc_core.cli.main import main
-from reloc_core.config import compose, config_directory, plain
+from reloc_core.composition import compose
+from reloc_core.config import config_directory, plain
 from reloc_core.maps import Map
 from reloc_core.testing import room, write_ace
 

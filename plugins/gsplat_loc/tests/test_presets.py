@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from reloc_core.config import compose, plain, typed_config
+from reloc_core.composition import compose
+from reloc_core.config import plain, typed_config
 from reloc_core.registry import default_registry
 
 

@@ -8,7 +8,8 @@ from scr_glace.networks.encoder import AceEncoder
 from scr_glace.networks.r2former import R2Former
 
 from reloc_core.cli.main import main
-from reloc_core.config import compose, experiments
+from reloc_core.composition import compose
+from reloc_core.config import experiments
 
 # Of every published recipe (supplements and training scripts of ACE and GLACE).
 COMMON = {
