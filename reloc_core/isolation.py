@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 from reloc_core.errors import PluginError, RelocError
@@ -89,12 +88,18 @@ def blame(component: _Named) -> Iterator[None]:
         ) from error
 
 
-def observed(module: Any, plugin: str) -> SimpleNamespace:
+class _Hooks:
+    """The hooks of one plugin; equal to nothing else, as pluggy tells plugins apart by equality."""
+
+
+def observed(module: Any, plugin: str) -> object:
     """A plugin's hooks, with observers that cannot disturb what they observe."""
-    hooks = {name: getattr(module, name) for name in HOOK_NAMES if hasattr(module, name)}
-    return SimpleNamespace(
-        **{n: _harmless(h, plugin) if n in OBSERVERS else h for n, h in hooks.items()}
-    )
+    found = _Hooks()
+    for name in HOOK_NAMES:
+        if hasattr(module, name):
+            hook = getattr(module, name)
+            setattr(found, name, _harmless(hook, plugin) if name in OBSERVERS else hook)
+    return found
 
 
 def _harmless(hook: Any, plugin: str) -> Any:

@@ -79,8 +79,9 @@ constexpr int kFocalSamples = 1024, kFocalLeastPoints = 12;
 // factor; in place of none, with this score and by so many orders of magnitude farther.
 constexpr double kFocalSigmas = 4, kFocalTaken = 0.05, kFocalKept = 0.8, kFocalSureScore = 0.7,
                  kFocalGain = 5;
-// Inliers that want so much more than that, of which no pose comes, are refused.
-constexpr double kFocalSureSigmas = 8;
+// Inliers that want so much more than that, of which no pose comes, are refused; where they want
+// more than the second, a factor of three, it is their noise that speaks and not the lens.
+constexpr double kFocalSureSigmas = 8, kFocalLargest = 1.1;
 // A pose at the given focal length moves only for what is beyond so many standard deviations.
 constexpr double kFocalNoise = 3;
 // A camera whose focal length is known worse than this is sought with the focal length free.

@@ -19,7 +19,7 @@ from gnn_relpose.matched.graphs import Graph, make_batch, training_graph
 from gnn_relpose.matched.network import GraphNetwork
 from gnn_relpose.matched.scene import Pairs, Scene
 from gnn_relpose.shared.poses import difference
-from reloc_core.geometry import so3_log
+from reloc_core.geometry import orthonormalized, so3_log
 from reloc_core.interfaces import Run, Runtime
 from reloc_core.solvers.config import AveragingConfig
 from reloc_core.solvers.relative_poses import AveragingSolver
@@ -72,7 +72,7 @@ def evidence(
     finite = np.isfinite(poses).all((1, 2)) & np.isfinite(covariances).all((1, 2))
     return RelativePoses(
         references[finite],
-        poses[finite],
+        orthonormalized(poses[finite]),
         confidences=calibration.confidences(found)[rows].double().numpy()[finite],
         scale_known=True,
         names=tuple(n for n, there in zip(names, finite, strict=True) if there),
