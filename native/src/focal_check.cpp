@@ -224,7 +224,8 @@ void conclude(const Kernels& kernels, const Correspondences& in, const Problem& 
             return;
         }
         if (ok && change > std::max(kFocalTaken, kFocalPriorSigmas * prior) &&
-            change > kFocalSureSigmas * check.std && change < kFocalLargest) {
+            change > kFocalSureSigmas * check.std * std::sqrt(options.redundancy) &&
+            change < kFocalLargest) {
             result->status = Status::kWrongFocal;
             result->focal_scale = std::exp(check.shift);
             return;
