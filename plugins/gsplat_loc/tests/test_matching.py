@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from gsplat_loc.config import MatchConfig
 from gsplat_loc.field.fieldmap import Anchors
+from gsplat_loc.field.render import lookup
 from gsplat_loc.mapping.anchors import field_errors
 from gsplat_loc.mapping.survey import _judge as survey_judge
 from gsplat_loc.match import match, signals
@@ -140,3 +141,17 @@ def test_images_that_hardly_hang_together_are_a_warning_with_numbers(caplog):
     assert not caplog.text
     with pytest.raises(DataError, match="do not overlap"):
         survey_judge("photos", np.zeros(5, int), 0)
+
+
+def test_depth_is_looked_up_between_pixels():
+    """A sloping plane, linear in the image: what bilinear lookup gives is known; nothing is nothing."""
+    camera = Camera("PINHOLE", 8, 6, (4.0, 4.0, 4.0, 3.0))
+    x, y = np.meshgrid(np.arange(8.0), np.arange(6.0))
+    depth = 1 + 0.1 * x + 0.01 * y
+    good = np.ones((6, 8), bool)
+    good[2, 2] = False
+    pixels = np.array([[3.25, 1.5], [2.0, 2.0], [20.0, 1.0]])
+    directions = np.column_stack([(pixels - [4, 3]) / 4, np.ones(3)])
+    expected = [1 + 0.325 + 0.015, 0.0, 0.0]
+    assert lookup(camera, directions, depth, good) == pytest.approx(expected, abs=1e-3)
+    assert lookup(camera, directions[:0], depth, good).shape == (0,)

@@ -59,7 +59,7 @@ SHRUNK = [
     "estimator.densify.start=5", "estimator.densify.stop=150",
     "estimator.densify.opacity_reset_interval=70", "estimator.densify.scale_pruning_start=30",
     "estimator.features.iterations=25", "estimator.features.images=6",
-    "estimator.init.source=depth", "estimator.init.count=1500", "estimator.anchors.images=3",
+    "estimator.init.source=depth", "estimator.init.count=1500", "estimator.anchors.images=10",
 ]  # fmt: skip
 ROOM = ["dataset=synthetic", "dataset.width=160", "dataset.height=120", "dataset.train_frames=20",
         "dataset.test_frames=2", "threads=1"]  # fmt: skip

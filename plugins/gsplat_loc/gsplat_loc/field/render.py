@@ -113,6 +113,8 @@ def lookup(
     camera: Camera, directions: Float64Array, depth: np.ndarray, good: np.ndarray
 ) -> Float64Array:
     """Depth (N,) of a rendering along viewing directions with z = 1; 0 outside or where not `good`."""
+    if not len(directions):  # OpenCV refuses to look up nothing.
+        return np.zeros(0)
     finite = np.isfinite(directions).all(1)
     x = np.where(finite, camera.fx * directions[:, 0] + camera.cx, -1e6)
     y = np.where(finite, camera.fy * directions[:, 1] + camera.cy, -1e6)
@@ -128,5 +130,4 @@ def lookup(
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    sampled = np.zeros(len(x)) if sampled is None else sampled.ravel().astype(np.float64)
-    return np.where(trusted, sampled, 0.0)
+    return np.where(trusted, sampled.ravel().astype(np.float64), 0.0)
