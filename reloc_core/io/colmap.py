@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from reloc_core.errors import DataError, InputError, RelocError
+from reloc_core.errors import DataError, InputError
 from reloc_core.geometry import inverse, quaternion_from_rotation
 from reloc_core.io.cameras import camera_from_corner, corner_params
 from reloc_core.io.files import natural_key, read_text
@@ -144,7 +144,6 @@ def write_model(path: Path | str, frames: Sequence[Frame], text: bool = False) -
     Raises:
         InputError: a frame has no pose, a name comes twice, or has blanks in the text format, which
             cannot represent it.
-        RelocError: pycolmap is not installed.
     """
     pycolmap = _pycolmap()
     if len({frame.name for frame in frames}) < len(frames):
@@ -185,7 +184,6 @@ def read_points(path: Path | str) -> tuple[Float64Array, np.ndarray[Any, np.dtyp
 
     Raises:
         DataError: the model cannot be read.
-        RelocError: pycolmap is not installed.
     """
     pycolmap = _pycolmap()
     try:
@@ -197,12 +195,8 @@ def read_points(path: Path | str) -> tuple[Float64Array, np.ndarray[Any, np.dtyp
 
 
 def _pycolmap() -> Any:
-    try:
-        import pycolmap
-    except ImportError as error:
-        raise RelocError(
-            "COLMAP models are written by pycolmap, which is not installed: pip install 'reloc[colmap]'."
-        ) from error
+    import pycolmap  # takes a while
+
     return pycolmap
 
 
