@@ -6,6 +6,7 @@ from reloc_core.datasets.config import (
     AceConfig,
     ColmapConfig,
     KaptureConfig,
+    RoomsConfig,
     SyntheticConfig,
     TransformsConfig,
 )
@@ -59,6 +60,13 @@ def reloc_register_components(registry: Registry) -> None:
             target="reloc_core.datasets.synthetic:SyntheticDataset",
             config=SyntheticConfig,
             summary="embedded furnished room, ray-cast with exact depth and poses; no download",
+        ),
+        Component(
+            interface="dataset",
+            name="rooms",
+            target="reloc_core.datasets.rooms:RoomsDataset",
+            config=RoomsConfig,
+            summary="several scenes side by side in one world, also from a list such as i12.txt",
         ),
         Component(
             interface="solver",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 MISSING = "???"
 """OmegaConf's mark of a value that the user must give."""
@@ -158,6 +159,28 @@ class SyntheticConfig:
     seed: int = 0
     noise: float = 1.5
     depth: bool = True
+
+
+@dataclass
+class RoomsConfig:
+    """Options of `RoomsDataset`.
+
+    Attributes:
+        list_file: text file with a line per room: its folder in ACE's format and the mean x y z of its
+            cameras, as i12.txt and i19.txt of ESAC and GLACE.
+        root: where the list's folders are; "" for that of the list.
+        rooms: in place of a list, datasets as `{name: DATASET, ...}` with their options.
+        split: of all rooms, unless one of `rooms` says otherwise.
+        spacing: between the rooms of a world, in its unit.
+        only: name of one room that is read alone, in its place of the world.
+    """
+
+    list_file: str = ""
+    root: str = ""
+    rooms: list[dict[str, Any]] = field(default_factory=list)
+    split: str = "train"
+    spacing: float = 5.0
+    only: str = ""
 
 
 @dataclass

@@ -118,12 +118,16 @@ def weights(folder, name):
         path.parent.mkdir(parents=True)
         torch.save({"model_state_dict": PublishedNetwork(16).state_dict()}, path)
         return ["estimator.network.channels=16"]
-    from nefes_refine.published.dfnet import vgg16_layers
+    from nefes_refine.published.dfnet import DFNet, vgg16_layers
 
     path = folder / "weights" / "vgg16" / "vgg16-397923af.pth"
     path.parent.mkdir(parents=True)
     torch.manual_seed(0)
     torch.save({f"features.{k}": v for k, v in vgg16_layers().state_dict().items()}, path)
+    if name == "nefes_7scenes_sfm":
+        other = folder / "weights/nefes_models/dfnet/DFNet_heads/checkpoint-heads.pt"
+        other.parent.mkdir(parents=True)
+        torch.save(DFNet().state_dict(), other)
     verify = "false" if "cambridge" in name else "true"
     return [
         "estimator.view.resolution=96", "estimator.field.coarse_samples=4", "estimator.field.samples=4",
@@ -148,3 +152,18 @@ def test_presets_start_their_training(name, folders, tmp_path, monkeypatch, caps
     assert result["status"] == "ok"
     assert result["metrics"]["queries"] == 2
     assert (tmp_path / "out" / "map" / "map.yaml").is_file()
+
+
+def test_the_second_dfnet_of_sfm_poses_is_asked_for(folders, tmp_path, monkeypatch, capsys):
+    """Its features are those of the original poses, so nothing may stand in for it silently."""
+    pytest.importorskip("nefes_refine")
+    monkeypatch.chdir(tmp_path)
+    smaller = weights(tmp_path, "nefes_7scenes_sfm")
+    other = tmp_path / "weights/nefes_models/dfnet/DFNet_heads/checkpoint-heads.pt"
+    other.unlink()
+    code = main(
+        ["benchmark", "experiment=paper/nefes_7scenes_sfm", "scene=heads", f"root={folders}",
+         "output_dir=out", "report=false", "threads=1", *smaller]
+    )  # fmt: skip
+    assert code == 2
+    assert "DFNet_heads/checkpoint-heads.pt" in capsys.readouterr().err
