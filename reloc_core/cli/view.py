@@ -38,7 +38,8 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     dataset = _frames_of_results(cfg)
     results = _results(cfg)
     pipeline, points, cameras = _map(cfg, results)
-    recording = _open(cfg)
+    unit = Map.open(cfg.map_dir).info.unit if cfg.map_dir is not None else "metre"
+    recording = _open(cfg, unit)
     live = isinstance(queries, VideoStream) and queries.live
     try:
         recording.show_map(points, cameras)
@@ -145,18 +146,19 @@ def _thinned(points: ScenePoints | None, count: int) -> ScenePoints | None:
     return ScenePoints(points.points[chosen], colors)
 
 
-def _open(cfg: DictConfig) -> SceneRecording:
+def _open(cfg: DictConfig, unit: str) -> SceneRecording:
+    """A recording whose curves are titled in the map's unit."""
     try:
         from reloc_core.viewing.recording import SceneRecording
     except ImportError as error:
         raise ConfigError("'reloc view' needs rerun-sdk: pip install 'reloc[view]'") from error
     file = Path(str(cfg.output)).expanduser() if cfg.output is not None else None
     if file is None:
-        return SceneRecording(None, cfg.connect, cfg.image_width, cfg.magnify)
+        return SceneRecording(None, cfg.connect, cfg.image_width, cfg.magnify, unit=unit)
     with explain_os_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return SceneRecording(file, None, cfg.image_width, cfg.magnify)
+        return SceneRecording(file, None, cfg.image_width, cfg.magnify, unit=unit)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"{file} cannot be written: {error}") from error
 

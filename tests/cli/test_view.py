@@ -1,5 +1,6 @@
 """`reloc view`: recordings of maps, datasets, images, videos and results, read back."""
 
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from reloc_core.types import ScenePoints
 
 rr = pytest.importorskip("rerun")
 chunk = pytest.importorskip("rerun.chunk")
+recording_module = pytest.importorskip("reloc_core.viewing.recording")
 
 
 def read(path):
@@ -240,3 +242,17 @@ def test_rerun_itself_accepts_the_file(room_map, tmp_path):
         [sys.executable, "-m", "rerun", "rrd", "verify", str(file)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_curves_are_titled_in_the_unit_of_the_map(room_map, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "map"
+    shutil.copytree(room_map, elsewhere)
+    stored = (elsewhere / "map.yaml").read_text()
+    assert "unit: metre" in stored
+    (elsewhere / "map.yaml").write_text(stored.replace("unit: metre", "unit: scene unit"))
+    seen = []
+    real = recording_module.blueprint
+    monkeypatch.setattr(recording_module, "blueprint", lambda unit: seen.append(unit) or real(unit))
+    for path in (room_map, elsewhere):
+        assert main(["view", f"map_dir={path}", f"output={tmp_path}/{path.name}.rrd"]) == 0
+    assert seen == ["metre", "scene unit"]
