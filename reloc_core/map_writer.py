@@ -27,6 +27,8 @@ from reloc_core.map_reader import (
 )
 from reloc_core.storage import atomic_write, explain_os_errors, load_tensors, save_tensors
 
+REFINER_PART = "refiner_"
+"""How the names of the files begin that were trained for a refiner, beside the estimator's."""
 _CHECKPOINT = "checkpoint.safetensors"
 _STATE = "state.json"
 
@@ -186,6 +188,19 @@ class MapWriter:
         """Write `NAME.safetensors` of the map."""
         if self.primary:
             save_tensors(self.partial / f"{self._prefix}{name}.safetensors", tensors, metadata)
+
+    def adopt(self, path: Path) -> None:
+        """Take over a finished file `NAME.safetensors` that was made elsewhere, by a copy."""
+        if self.primary:
+            target = self.partial / f"{self._prefix}{path.name}"
+            with explain_os_errors(target), path.open("rb") as source, atomic_write(target, "wb") as copy_:
+                shutil.copyfileobj(source, copy_)
+
+    def fitted_files(self) -> dict[str, Path]:
+        """Finished files of this component by the names that `adopt` takes, those of refiners aside."""
+        names = {name.removeprefix(self._prefix): self.partial / name
+                 for name in self._files() if name.startswith(self._prefix)}  # fmt: skip
+        return {bare: path for bare, path in names.items() if not bare.startswith(REFINER_PART)}
 
     def so_far(self) -> Map:
         """What has been saved, to be read back after an interruption or by the run itself."""

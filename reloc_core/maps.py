@@ -12,12 +12,13 @@ resumes. While somebody writes, `.MAP.lock` says who.
 
 from reloc_core.map_checks import check_tensors, loading
 from reloc_core.map_reader import FORMAT_VERSION, MAP_FILE, Map, MapInfo, partial_directory
-from reloc_core.map_writer import MapWriter, dataset_identity
+from reloc_core.map_writer import REFINER_PART, MapWriter, dataset_identity
 from reloc_core.storage import explain_os_errors, load_tensors, save_tensors
 
 __all__ = [
     "FORMAT_VERSION",
     "MAP_FILE",
+    "REFINER_PART",
     "Map",
     "MapInfo",
     "MapWriter",

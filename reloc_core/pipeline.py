@@ -13,7 +13,7 @@ from reloc_core.config import TARGET, build, config_of_map, typed_config
 from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.geometry import orthonormalized
 from reloc_core.interfaces import Dataset, Estimator, Refiner, Runtime, Solver
-from reloc_core.maps import Map, loading
+from reloc_core.maps import REFINER_PART, Map, loading
 from reloc_core.orientation import in_any_orientation, upright
 from reloc_core.registry import Component, Registry, default_registry
 from reloc_core.types import Evidence, ImageArray, Localization, Query
@@ -361,7 +361,7 @@ PARTS = "trained"
 
 def part_name(refiner: str) -> str:
     """Name of the part of a map that was trained for a refiner."""
-    return f"refiner_{refiner}"
+    return f"{REFINER_PART}{refiner}"
 
 
 def trained_part(scene_map: Map, refiner: str) -> Map | None:

@@ -56,6 +56,7 @@ def candidates(line: str, verbs: Sequence[str]) -> list[str]:
         return sorted(verb for verb in verbs if verb.startswith(current))
     verb = before[0]
     fixed = {"plugin": ("list", "new", "check", "doctor"), "config": ("check",),
+             "cache": ("list", "clear"),
              "data": ("check", "convert", "fetch"),
              "report": ("compare",),
              "sweep": ("table", "resume", "plot"), "completion": tuple(_SCRIPTS)}  # fmt: skip

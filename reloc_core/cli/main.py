@@ -31,6 +31,7 @@ Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
   sweep       table | resume | plot   what comes after 'reloc VERB -m ...'
   report      compare            one table of several methods, yours and published
   plugin      list | new | check | doctor   see, write, test and mend plugins
+  cache       list | clear       maps that 'reloc benchmark' keeps so that none is fitted twice
   config      check              compose a configuration and show it without running
   completion  bash | zsh | fish  shell completion of verbs, options and values
 
@@ -98,6 +99,12 @@ def _sweep(arguments: Sequence[str]) -> int:
     return run(arguments)
 
 
+def _cache(arguments: Sequence[str]) -> int:
+    from reloc_core.cli.cache import run
+
+    return run(arguments)
+
+
 def _config(arguments: Sequence[str]) -> int:
     from reloc_core.cli.config import run
 
@@ -123,6 +130,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "weights": _weights,
     "plugin": _plugin,
     "sweep": _sweep,
+    "cache": _cache,
     "config": _config,
     "completion": _completion,
 }

@@ -13,6 +13,7 @@ from reloc_core.config import TARGET, build, experiments, plain
 from reloc_core.engine import train
 from reloc_core.errors import ConfigError
 from reloc_core.interfaces import Dataset
+from reloc_core.map_cache import MapCache
 from reloc_core.maps import Map
 from reloc_core.registry import Registry, default_registry
 from reloc_core.runs import RunDirectory, resolve_runtime
@@ -60,6 +61,18 @@ def new_record(cfg: DictConfig, verb: str, overrides: Sequence[str]) -> RunDirec
     return RunDirectory(cfg.output_dir, verb, cfg, overrides, runtime, quiet=rank() != 0)
 
 
+def map_cache(cfg: DictConfig) -> MapCache | None:
+    """What `cache=true|false|DIR` chooses; verbs without the option have none.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    wanted = cfg.get("cache", False)
+    if not isinstance(wanted, bool | str):
+        raise ConfigError(f"cache must be true, false or a folder, got {wanted!r}.")
+    return MapCache(wanted if isinstance(wanted, str) else None) if wanted else None
+
+
 def train_map(
     cfg: DictConfig,
     dataset: Dataset,
@@ -87,6 +100,7 @@ def train_map(
         resume=cfg.get("resume", True),
         overwrite=cfg.get("overwrite", False),
         source=source,
+        cache=map_cache(cfg),
         reporter=record,
     )
 

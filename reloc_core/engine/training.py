@@ -27,12 +27,13 @@ from reloc_core.datasets.upright import Upright
 from reloc_core.engine.queries import run_queries
 from reloc_core.errors import ConfigError, DataError, RelocError
 from reloc_core.interfaces import Dataset, Progress, Run, Runtime
+from reloc_core.map_cache import MapCache
 from reloc_core.mapped import FRAMES, save_mapped_frames
 from reloc_core.maps import Map, MapInfo, MapWriter, dataset_identity
 from reloc_core.pipeline import PARTS, Pipeline, part_name
 from reloc_core.registry import Component, Registry, default_registry
 from reloc_core.runs import Reporter, resolve_runtime
-from reloc_core.training.ranks import rank
+from reloc_core.training.ranks import rank, world
 from reloc_core.types import Frame
 
 Choice = str | Mapping[str, Any]
@@ -84,6 +85,7 @@ def train(
     resume: bool = True,
     overwrite: bool = False,
     source: Path | None = None,
+    cache: MapCache | None = None,
     reporter: Reporter | None = None,
     registry: Registry | None = None,
 ) -> Map | None:
@@ -106,6 +108,7 @@ def train(
         resume: continue an interrupted training of the same configuration.
         overwrite: replace a finished map.
         source: a file that another program trained, which the component's importer makes the map of.
+        cache: where what was fitted before is taken from, and kept for the next time.
         reporter: who hears of the progress; by default the terminal.
         registry: the installed components by default.
 
@@ -158,6 +161,8 @@ def train(
     fit = component.load()(config).fit
     if source is not None:
         fit = partial(component.load_importer(), source, config)
+    if source is not None or world() > 1:
+        cache = None
     primary = rank() == 0
     writer = MapWriter(map_dir, info, resume, overwrite, primary=primary)
     reporter.create()
@@ -169,13 +174,19 @@ def train(
     options = calibration or CalibrationConfig()
     held = hold_out(dataset, options, seed) if interface == "estimator" else np.zeros(0, np.int64)
     mapped = Subset.without(dataset, held)
+    fitted_from = {
+        "data": [dataset_identity(d) for d in (mapped, *extra_datasets)] if cache else [],
+        "seed": seed,
+        "device": runtime.device,
+    }
     try:
-        _fit(fit, mapped, run)
+        _fit(component, config, fit, mapped, run, cache, fitted_from)
         for part in parts:
             inner = TrainingRun(
                 runtime, writer.part(part_name(part.refiner)), reporter, extra_datasets
             )
-            _fit(part.component.load()(part.config).fit, mapped, inner)
+            fit = part.component.load()(part.config).fit
+            _fit(part.component, part.config, fit, mapped, inner, cache, fitted_from)
             writer.details[part.refiner] = inner.map.details
         if interface == "estimator" and primary and options.enabled:
             ready = Pipeline.from_map(
@@ -191,16 +202,29 @@ def train(
         writer.close()
 
 
-def _fit(fit: Callable[[Dataset, Run], None], dataset: Dataset, run: TrainingRun) -> None:
-    """Fit one component, unless an interrupted run already came to its end."""
-    saved = run.map.so_far()
-    if saved.has(FRAMES):
-        run.map.details.update(saved.tensors(FRAMES, "np")[1]["details"])
-        return
-    fit(dataset, run)
-    # Where the map was seen from, for reports, viewers and the calibration. Written last: it says that
-    # this component is complete.
-    save_mapped_frames(run.map, dataset.frames, run.map.details)
+def _fit(
+    component: Component,
+    config: Any,
+    fit: Callable[[Dataset, Run], None],
+    dataset: Dataset,
+    run: TrainingRun,
+    cache: MapCache | None,
+    fitted_from: Mapping[str, Any],
+) -> None:
+    """Fit one component, unless an interrupted run, or another one, already came to its end."""
+
+    def make() -> None:
+        fit(dataset, run)
+        # Where the map was seen from, for reports, viewers and the calibration. Written last: it says
+        # that this component is complete.
+        save_mapped_frames(run.map, dataset.frames, run.map.details)
+
+    if not run.map.so_far().has(FRAMES):
+        if cache is None:
+            make()
+            return
+        cache.fit(component, {**fitted_from, "config": plain(config)}, run.map, make, run.note)
+    run.map.details.update(run.map.so_far().tensors(FRAMES, "np")[1]["details"])
 
 
 def calibrate(
