@@ -26,7 +26,6 @@ from reloc_core.locks import FileLock, Held
 from reloc_core.map_reader import sha256_of
 from reloc_core.map_writer import MapWriter
 from reloc_core.registry import Component
-from reloc_core.storage import atomic_write, explain_os_errors
 
 ENTRY_FILE = "entry.json"
 _POLL = 0.5  # seconds between looks at an entry that another process makes

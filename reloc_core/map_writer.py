@@ -193,7 +193,11 @@ class MapWriter:
         """Take over a finished file `NAME.safetensors` that was made elsewhere, by a copy."""
         if self.primary:
             target = self.partial / f"{self._prefix}{path.name}"
-            with explain_os_errors(target), path.open("rb") as source, atomic_write(target, "wb") as copy_:
+            with (
+                explain_os_errors(target),
+                path.open("rb") as source,
+                atomic_write(target, "wb") as copy_,
+            ):
                 shutil.copyfileobj(source, copy_)
 
     def fitted_files(self) -> dict[str, Path]:

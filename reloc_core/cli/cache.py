@@ -63,7 +63,13 @@ def _list(cache: MapCache, entries: Sequence[Entry]) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for title in ("key", "component", "data", "seed", "fitted in", "MB", "last used"):
-        table.add_column(title, justify="right" if title in ("seed", "fitted in", "MB") else "left")
+        table.add_column(
+            title,
+            justify="right" if title in ("seed", "fitted in", "MB") else "left",
+            no_wrap=title == "key",
+            min_width=16 if title == "key" else None,
+            overflow="fold",
+        )
     for entry in entries:
         data = entry.identity.get("data") or [{}]
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))

@@ -54,8 +54,10 @@ class XFeat(nn.Module):
             the padded images and the variances (B, 1, 1, 1) of the originals.
         """
         height, width = grey.shape[-2:]
-        variance, mean = torch.var_mean(grey, (2, 3), correction=0, keepdim=True)
-        x = (grey - mean) * torch.rsqrt(variance + 1e-5)
+        # In two passes: `torch.var_mean` takes ten times as long.
+        centred = grey - grey.mean((2, 3), keepdim=True)
+        variance = centred.square().mean((2, 3), keepdim=True)
+        x = centred * torch.rsqrt(variance + 1e-5)
         pad = (-width % _MULTIPLE, -height % _MULTIPLE)
         if any(pad):
             x = F.pad(x, (0, pad[0], 0, pad[1]), mode="replicate")

@@ -66,7 +66,9 @@ def test_a_map_from_the_cache_is_the_map_that_fit_makes(data, fits, tmp_path):
             assert found[0].keys() == expected[0].keys()
             for key, value in expected[0].items():
                 np.testing.assert_array_equal(found[0][key], value)
-    described = [yaml.safe_load((tmp_path / m / "map.yaml").read_text()) for m in ("plain", "second")]
+    described = [
+        yaml.safe_load((tmp_path / m / "map.yaml").read_text()) for m in ("plain", "second")
+    ]
     assert described[1] == described[0]
     assert described[1]["details"]["said"] == "by fit"
     poses = [Pipeline.from_map(m).localize(data[3]).world_from_cam for m in (plain, second)]
@@ -184,9 +186,9 @@ def test_a_sweep_over_refiners_fits_once(ace_scene, fits, tmp_path, capsys, monk
     monkeypatch.setenv("RELOC_CACHE", str(tmp_path / "kept"))
     arguments = ["benchmark", "-m", "estimator=toy", "dataset=ace", f"dataset.root={ace_scene}",
                  "refiners=[],[{name:toy_push,push:0.5}]", "report=false"]  # fmt: skip
-    assert main(arguments + [f"output_dir={tmp_path}/sweep"]) == 0, capsys.readouterr().err
+    assert main([*arguments, f"output_dir={tmp_path}/sweep"]) == 0, capsys.readouterr().err
     assert fits == [16]
-    assert main(arguments + [f"output_dir={tmp_path}/anew", "cache=false"]) == 0
+    assert main([*arguments, f"output_dir={tmp_path}/anew", "cache=false"]) == 0
     assert fits == [16] * 3
     for job in "01":
         one, other = (

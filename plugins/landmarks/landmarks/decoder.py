@@ -38,7 +38,7 @@ class PositionDecoder:
         self.config = config
 
     @torch.inference_mode()
-    def __call__(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, descriptors: Tensor, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Regress scene points.
 
         The softmax often has several modes, and their mean would be a point in the air. The result
@@ -46,15 +46,19 @@ class PositionDecoder:
 
         Args:
             descriptors: (N, C) unit vectors.
+            among: landmarks (K',) that take part; None for all.
 
         Returns:
             points (N, 3) and confidences (N,) in 0..1.
         """
-        top = min(self.config.top, len(self.keys))
+        keys = self.keys if among is None else self.keys[among]
+        top = min(self.config.top, len(keys))
         # In pieces whose similarities stay in the cache.
-        best = [top_k(part @ self.keys.T, top) for part in descriptors.split(_ROWS)]
+        best = [top_k(part @ keys.T, top) for part in descriptors.split(_ROWS)]
         similarity = torch.cat([values for values, _ in best])
         index = torch.cat([where for _, where in best])
+        if among is not None:
+            index = among[index]
         weights = torch.softmax(self.config.sharpness * similarity, 1)
         points = self.positions[index]
         distance = (points - points[:, :1]).norm(dim=2)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from landmarks.decoder import PositionDecoder, train_keys
+from landmarks.places import PLACES, Places
 from landmarks.selection import keep_best
 from landmarks.softmax_config import SoftmaxConfig, check
 from reloc_core.errors import DataError, MapError
@@ -38,6 +39,7 @@ from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Correspondences, Query, ScenePoints
 
 _MIN_LANDMARKS = 50
+_LANDMARKS, _PER_IMAGE = 16_384, 25
 
 
 class SoftmaxLandmarks(Estimator):
@@ -50,6 +52,7 @@ class SoftmaxLandmarks(Estimator):
         self.config = config
         self.detector: KeypointDetector | None = None
         self.decoder: PositionDecoder | None = None
+        self.places: Places | None = None
         self.origin = np.zeros(3)
 
     # ------------------------------------------------------------------------------- mapping
@@ -81,10 +84,10 @@ class SoftmaxLandmarks(Estimator):
             descriptors = torch.from_numpy(features.descriptors)
             words = visual_words(descriptors, numpy_rng(seed, "visual words"))
             split = descriptors.split(features.counts.tolist())
-            looks = torch.stack([vlad(d, words) for d in split]).numpy()
+            looks = torch.stack([vlad(d, words) for d in split])
         wanted = options.triangulation
         pairs = choose_pairs(
-            features.world_from_cam, looks, near=wanted.near, spread=wanted.spread,
+            features.world_from_cam, looks.numpy(), near=wanted.near, spread=wanted.spread,
             max_angle_deg=wanted.max_angle_deg,
         )  # fmt: skip
         with run.progress("Matching images", len(pairs)) as progress:
@@ -104,15 +107,18 @@ class SoftmaxLandmarks(Estimator):
                 f"{len(frames)} images of {dataset.name}: they overlap too little or their poses or "
                 "focal length are wrong. 'reloc data check' tells which."
             )
+        triangulated = len(tracks)
+        most = self.config.decoder.landmarks or max(_LANDMARKS, _PER_IMAGE * len(frames))
+        tracks = tracks.subset(keep_best(tracks, features.images, -tracks.views, most))
+        self.places = Places.of(features, looks, words, tracks)
         self._train(tracks, features, observations, run)
-        self._save(run, images=len(frames), pairs=len(pairs), triangulated=len(tracks))
+        self._save(run, images=len(frames), pairs=len(pairs), triangulated=triangulated)
 
     def _train(
         self, tracks: Tracks, features: Features, observations: Observations, run: Run
     ) -> None:
-        """Choose landmarks, make and train their keys."""
+        """Make and train the landmarks' keys."""
         options = self.config.decoder
-        tracks = tracks.subset(keep_best(tracks, features.images, -tracks.views, options.landmarks))
         labels = torch.from_numpy(tracks.labels)
         seen = torch.from_numpy(features.descriptors[tracks.rows])
         keys = torch.zeros(len(tracks), seen.shape[1]).index_add_(0, labels, seen)
@@ -139,6 +145,8 @@ class SoftmaxLandmarks(Estimator):
 
     def _save(self, run: Run, **details: int) -> None:
         assert self.decoder is not None
+        assert self.places is not None
+        run.map.save("places", self.places.tensors(), {})
         run.map.save(
             "landmarks",
             {
@@ -172,6 +180,12 @@ class SoftmaxLandmarks(Estimator):
                 tensors[name].float() for name in ("keys", "positions", "radii")
             )
             self.origin = tensors["origin"].double().numpy()
+            # Maps made before there were places compare a query with all landmarks.
+            self.places = (
+                Places.from_tensors(scene_map.tensors("places", expect=PLACES)[0], len(keys))
+                if scene_map.has("places")
+                else None
+            )
         except KeyError as error:
             raise MapError(f"{scene_map.path} lacks {error}. Train it again.") from error
         self.detector = _detector(self.config, runtime)
@@ -197,7 +211,8 @@ class SoftmaxLandmarks(Estimator):
         for query in queries:
             # One at a time: results must not depend on what else is in the batch.
             found = self.detector.detect([query.image], self.config.keypoints.query)[0]
-            points, confidence = self.decoder(found.descriptors.to(self.decoder.keys.device))
+            among = self._among(found.descriptors)
+            points, confidence = self.decoder(found.descriptors.to(self.decoder.keys.device), among)
             evidence.append(
                 Correspondences(
                     points2d=found.pixels,
@@ -209,6 +224,15 @@ class SoftmaxLandmarks(Estimator):
                 )
             )
         return evidence
+
+    def _among(self, descriptors: Tensor) -> Tensor | None:
+        """The landmarks that a query may see; None for all."""
+        assert self.decoder is not None
+        if self.places is None:
+            return None
+        keys = self.decoder.keys
+        found = self.places.candidates(descriptors, self.config.decoder.candidates, len(keys))
+        return found if found is None else found.to(keys.device)
 
 
 def _detector(config: SoftmaxConfig, runtime: Runtime) -> KeypointDetector:

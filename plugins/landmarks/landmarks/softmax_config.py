@@ -40,7 +40,7 @@ class TriangulationConfig:
         min_parallax_deg: angle that the rays of a point must span.
     """
 
-    max_images: int = 1000
+    max_images: int = 10_000
     near: int = 2
     spread: int = 6
     max_angle_deg: float = 50.0
@@ -56,7 +56,10 @@ class DecoderConfig:
     """The position decoder: scene point = sum over landmarks of softmax(logits) * position.
 
     Attributes:
-        landmarks: most landmarks kept; the best observed ones of every image.
+        landmarks: most landmarks kept, the best observed ones of every image; 0 for 16,384, or 25 per
+            image if that is more.
+        candidates: a query is compared with the landmarks of the places most like it that have so many
+            in all; 0 for the whole map.
         sharpness: factor from cosine to logit.
         top: landmarks that take part in the softmax of a key point.
         mode_radius: landmarks nearer to the best one than this share of their distance to the
@@ -73,7 +76,8 @@ class DecoderConfig:
         noise_std: norm of the noise added to descriptors in training, relative to theirs.
     """
 
-    landmarks: int = 16_384
+    landmarks: int = 0
+    candidates: int = 4096
     sharpness: float = 40.0
     top: int = 8
     mode_radius: float = 0.025
@@ -107,7 +111,6 @@ def check(config: SoftmaxConfig) -> None:
         "keypoints.batch": config.keypoints.batch,
         "triangulation.max_error_px": config.triangulation.max_error_px,
         "triangulation.max_epipolar_px": config.triangulation.max_epipolar_px,
-        "decoder.landmarks": config.decoder.landmarks,
         "decoder.sharpness": config.decoder.sharpness,
         "decoder.top": config.decoder.top,
         "decoder.batch_size": config.decoder.batch_size,
@@ -120,6 +123,8 @@ def check(config: SoftmaxConfig) -> None:
         ("triangulation.min_views", config.triangulation.min_views, 2),
         ("triangulation.near", config.triangulation.near, 0),
         ("triangulation.spread", config.triangulation.spread, 0),
+        ("decoder.landmarks", config.decoder.landmarks, 0),
+        ("decoder.candidates", config.decoder.candidates, 0),
         ("decoder.iterations", config.decoder.iterations, 0),
         ("decoder.negatives", config.decoder.negatives, 0),
         ("decoder.noise_std", config.decoder.noise_std, 0),
