@@ -53,6 +53,14 @@ class OptionReader {
         *value = rest_[name].cast<T>();
         rest_.attr("pop")(name);
     }
+    void read_search(reloc::SearchOptions* o) {
+        read("confidence", &o->confidence);
+        read("min_iterations", &o->min_iterations);
+        read("max_iterations", &o->max_iterations);
+        read("min_inliers", &o->min_inliers);
+        read("seed", &o->seed);
+        read("threads", &o->threads);
+    }
     void finish() const {
         if (rest_.size() == 0) return;
         throw py::value_error("unknown option " +

@@ -1,7 +1,7 @@
 // Minimal solvers, for tests and for searches of one's own.
 #include "common.hpp"
 #include "reloc/gp3p.hpp"
-#include "reloc/hypotheses.hpp"
+#include "reloc/p3p.hpp"
 
 namespace {
 

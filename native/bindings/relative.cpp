@@ -7,12 +7,8 @@ namespace {
 reloc::RelativePoseOptions relative_options(const py::dict& dict) {
     reloc::RelativePoseOptions o;
     OptionReader r(dict);
+    r.read_search(&o);
     r.read("threshold", &o.threshold);
-    r.read("confidence", &o.confidence);
-    r.read("min_iterations", &o.min_iterations);
-    r.read("max_iterations", &o.max_iterations);
-    r.read("min_inliers", &o.min_inliers);
-    r.read("seed", &o.seed);
     r.finish();
     return o;
 }
@@ -36,10 +32,10 @@ void bind_relative(py::module_& m) {
                 return reloc::estimate_relative_pose(a, b, static_cast<std::size_t>(n), camera_a,
                                                      camera_b, o);
             });
-            return py::make_tuple(result.status == reloc::Status::kOk,
-                                  reloc::describe(result.status), pose_to_python(result.b_from_a),
-                                  flags_to_python(result.inlier), result.inliers,
-                                  result.iterations);
+            return py::make_tuple(
+                result.status == reloc::Status::kOk, reloc::describe(result.status),
+                pose_to_python(result.cam_from_world), flags_to_python(result.inlier),
+                result.inliers, result.iterations);
         },
         "points_a"_a, "points_b"_a, "camera_a"_a, "camera_b"_a, "options"_a);
 }

@@ -8,15 +8,11 @@ reloc::RgbdPoseOptions rgbd_options(const py::dict& dict) {
     reloc::RgbdPoseOptions o;
     std::string kernels = "auto";
     OptionReader r(dict);
+    r.read_search(&o);
     r.read("threshold", &o.threshold);
     r.read("search_radius", &o.search_radius);
-    r.read("confidence", &o.confidence);
-    r.read("min_iterations", &o.min_iterations);
-    r.read("max_iterations", &o.max_iterations);
     r.read("local_noise", &o.local_noise);
-    r.read("min_inliers", &o.min_inliers);
     r.read("min_score", &o.min_score);
-    r.read("seed", &o.seed);
     r.read("kernels", &kernels);
     r.finish();
     o.kernels = kernel_name(kernels);

@@ -1,7 +1,7 @@
 // Search by RANSAC in three kernels per round: propose (one thread per minimal sample), rank (one
 // block per chunk of samples) and advance (one block per query).
 //
-// A round evaluates chunks that the serial search of src/absolute_pose.cpp might not have come to;
+// A round evaluates chunks that the serial search (src/search.hpp) might not have come to;
 // `advance` goes through them in its order and with its bars, so that the outcome is that of the
 // serial search, whatever the number of chunks in a round or of threads in a block.
 #pragma once

@@ -124,10 +124,10 @@ void fuzz_relative(const std::vector<float>& p2, const std::vector<float>& p3, s
     l.seed = seed;
     l.max_iterations = 32;
     l.min_inliers = 5;
-    const reloc::RelativePoseResult relative =
+    const reloc::PoseResult relative =
         timed(kRelative, [&] { return reloc::estimate_relative_pose(a, b, n, camera, camera, l); });
     if (relative.inlier.size() != n) std::abort();
-    if (relative.status == reloc::Status::kOk && !relative.b_from_a.finite()) std::abort();
+    if (relative.status == reloc::Status::kOk && !relative.cam_from_world.finite()) std::abort();
 }
 
 }  // namespace

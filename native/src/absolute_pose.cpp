@@ -1,25 +1,10 @@
 #include "reloc/absolute_pose.hpp"
 
-#include <algorithm>
-
 #include "reloc/calibrated_pose.hpp"
-#include "reloc/constants.hpp"
 #include "reloc/focal_check.hpp"
 #include "reloc/focal_pose.hpp"
 
 namespace reloc {
-
-AbsolutePoseOptions resolve_options(const AbsolutePoseOptions& options, const Correspondences& in) {
-    AbsolutePoseOptions out = options;
-    if (out.residual == Residual::kAuto && (in.variances || on_lattice(in, options.seed)))
-        out.residual = Residual::kRay;
-    if (!(out.search_radius > 0)) {
-        out.search_radius =
-            out.residual == Residual::kReprojection ? kPixelSearchRadius : kSceneSearchRadius;
-        out.search_radius = std::max(out.search_radius, out.threshold);
-    }
-    return out;
-}
 
 PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camera,
                                   const AbsolutePoseOptions& options) {

@@ -7,8 +7,10 @@
 #include "reloc/confidence.hpp"
 #include "reloc/constants.hpp"
 #include "reloc/covariance.hpp"
-#include "reloc/hypotheses.hpp"
+#include "reloc/p3p.hpp"
 #include "reloc/parallel.hpp"
+#include "reloc/refine.hpp"
+#include "search.hpp"
 
 namespace reloc {
 namespace {
@@ -36,7 +38,7 @@ float error2(const PointsView& p, const PoseF& T, int i) {
 /// Draws samples eight at a time until one is consistent with its fourth point.
 Hypothesis draw(const Problem& problem, const DsacOptions& options, const Kernels& kernels,
                 int number) {
-    const TripleSampler sampler(problem);
+    const Sampler sampler(problem.n, problem.cumulative);
     const PointsView view = problem.view();
     const float limit = static_cast<float>(options.threshold * options.threshold);
     Rng rng(options.seed, static_cast<std::uint64_t>(number) + 1);
@@ -170,10 +172,7 @@ PoseResult estimate_pose_dsac(const Correspondences& in, const Camera& camera,
         return result;
     }
 
-    Pose pose;
-    for (int i = 0; i < 9; ++i) pose.R(i / 3, i % 3) = winner->pose.r[i];
-    for (int i = 0; i < 3; ++i) pose.t[i] = winner->pose.t[i];
-    pose.normalize();
+    Pose pose = Pose::from(winner->pose);
     std::vector<unsigned char> mask, inliers(problem.n, 0);
     int best_count = 4, fitted = 0;
     for (int step = 0; step < options.refine_steps; ++step) {
@@ -196,7 +195,7 @@ PoseResult estimate_pose_dsac(const Correspondences& in, const Camera& camera,
     result.false_alarms = log_false_alarms(problem.n, fitted, 3, share);
     result.status = !(fitted > 0 && result.covariance.allFinite()) ? Status::kTooFewInliers
                     : result.false_alarms > kMaxFalseAlarms        ? Status::kChance
-                    : !determined(in.points2d, 2, result)          ? Status::kDegenerate
+                    : !determined(in.points2d, 2, 4, result)       ? Status::kDegenerate
                                                                    : Status::kOk;
     return result;
 }

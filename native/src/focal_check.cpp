@@ -187,7 +187,7 @@ void conclude(const Kernels& kernels, const Correspondences& in, const Problem& 
             random_share(pixel_noise(kernels, problem, *fit, fit->pose.to_float(), ray),
                          problem.image_area)};
         finish(*fit, problem.centre, problem.source, problem.n, demands, result);
-        if (result->status == Status::kOk && !determined(in.points2d, 2, *result))
+        if (result->status == Status::kOk && !determined(in.points2d, 2, 4, *result))
             result->status = Status::kDegenerate;
         result->covariance *= options.redundancy;
     } else {

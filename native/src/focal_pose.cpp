@@ -1,15 +1,13 @@
 #include "reloc/focal_pose.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <limits>
 
 #include "lens_fit.hpp"
 #include "reloc/constants.hpp"
-#include "reloc/hypotheses.hpp"
-#include "reloc/parallel.hpp"
+#include "reloc/p3p.hpp"
 #include "robust_fit.hpp"
+#include "search.hpp"
 
 namespace reloc {
 namespace {
@@ -21,25 +19,28 @@ constexpr double kRatio = 1.2;          // between focal lengths of the grid
 constexpr double kShortest = 0.4;       // of the grid, in image sizes: 103 degrees
 constexpr int kFocalSteps = 10;
 constexpr double kThresholdNoise2 = 0.04;  // variance of the noise over the squared threshold
-constexpr double kSampleFactor = 2;        // a good triple may meet no good focal length
 
-struct Hypothesis {
-    FocalPose state;
-    PoseScore value{0, 0, 0};
-    double preview = -1;
-};
-
-/// Points as the fit kernels take them; the plane z = 1 of the nominal camera, without a lens.
-FitView plane_view(const PointsView& p, const float* ones) {
-    return {p.x, p.y, nullptr, p.X, p.Y, p.Z, p.s2, p.w ? p.w : ones, p.n};
-}
 constexpr LensF kPlane{{0, 0, 0, 0, 0, 0}, 0, 0, 1, 1, 0};
 
-class Search {
+double search_radius(const AbsolutePoseOptions& options) {
+    return options.search_radius > 0 ? options.search_radius
+                                     : std::max(kPixelSearchRadius, options.threshold);
+}
+
+/// P3P poses at all focal lengths of a grid, as search.hpp takes them.
+class Model {
   public:
-    Search(const Problem& problem, const Camera& camera, const AbsolutePoseOptions& options,
-           const FocalSearch& focal, const Kernels& kernels)
-        : problem_(problem), options_(options), kernels_(kernels), sampler_(problem) {
+    using Minimal = FocalPose;
+    using State = FocalPose;
+    static constexpr int kSample = 3, kChunk = kTriples, kLeaders = reloc::kLeaders;
+
+    Model(const Problem& problem, const Camera& camera, const AbsolutePoseOptions& options,
+          const FocalSearch& focal, const Kernels& kernels)
+        : problem_(problem),
+          kernels_(kernels),
+          sampler_(problem.n, problem.cumulative),
+          narrow2_(static_cast<float>(options.threshold * options.threshold)),
+          wide2_(static_cast<float>(std::pow(search_radius(options), 2))) {
         const int size = std::max(camera.width, camera.height);
         if (focal.sigma > 0) {
             step_ = 2 * kReach * focal.sigma / (kFocals - 1);
@@ -49,148 +50,79 @@ class Search {
             first_focal_ = size > 0 ? std::log(kShortest * size / camera.mean_focal())
                                     : -0.5 * step_ * (kFocals - 1);
         }
-        max_samples_ = options.max_iterations;
-        if (focal.max_samples > 0) max_samples_ = std::min(max_samples_, focal.max_samples);
-        const double wide = options.search_radius > 0
-                                ? options.search_radius
-                                : std::max(kPixelSearchRadius, options.threshold);
-        wide2_ = static_cast<float>(wide * wide);
-        narrow2_ = static_cast<float>(options.threshold * options.threshold);
         ones_.allocate(1, std::max(problem.n, problem.sample_n));
         std::fill(ones_.row(0), ones_.row(0) + ones_.stride(), 1.0f);
     }
 
-    void run();
-    bool found() const { return best_.value.score > 0; }
-    const Hypothesis& best() const { return best_; }
-    int samples() const { return samples_; }
-    int optimised() const { return optimised_; }
-    void start_at(const Pose& pose) { best_.state.pose = pose; }
-    double wide() const { return std::sqrt(static_cast<double>(wide2_)); }
-    const float* ones() const { return ones_.row(0); }
+    double total() const { return problem_.total; }
+    double preview_total() const { return problem_.preview_total; }
+    /// Points as the fit kernels take them; the plane z = 1 of the nominal camera, without a lens.
+    FitView plane_view(const PointsView& p) const {
+        return {p.x, p.y, nullptr, p.X, p.Y, p.Z, p.s2, p.w ? p.w : ones_.row(0), p.n};
+    }
+
+    void propose(Rng* rng, Leaders<Minimal, kLeaders>* leaders) const {
+        for (int k = 0; k < kTriples; ++k) {
+            const double shift = rng->uniform() - 0.5;
+            int idx[3];
+            if (sampler_.draw(rng, idx)) propose(idx, shift, leaders);
+        }
+    }
+
+    FocalPose lift(const FocalPose& state) const { return state; }
+    PoseScore score(const FocalPose& state) const {
+        return kernels_.score(problem_.view(), state.projection(), narrow2_, wide2_);
+    }
+    bool optimise(bool all, FocalPose* state) const {
+        const FitView view = plane_view(all ? problem_.view() : problem_.sample());
+        const FocalKernel kernel{lens_kernels(kernels_), kPlane};
+        const auto evaluate = [&](const FocalPoseF& p, LensEquations* out) {
+            kernel.equations(view, p, 0.25f * wide2_, out);
+        };
+        return minimise(evaluate, kFocalSteps, 0.01 * wide2_, state);
+    }
+    /// A good triple may meet no good focal length.
+    double patience(const PoseScore&) const { return 2; }
 
   private:
-    using Leaders = std::array<Hypothesis, kLeaders>;
-    void draw(Rng* rng, double bar, Leaders* leaders) const;
-    bool done() const;
-    void consider(Hypothesis candidate);
-    void score(Hypothesis* h) const {
-        h->value = kernels_.score(problem_.view(), h->state.projection(), narrow2_, wide2_);
+    /// One triple at all focal lengths of the grid, which is shifted at random.
+    void propose(const int idx[3], double shift, Leaders<Minimal, kLeaders>* leaders) const {
+        const PointsView p = problem_.view(), preview = problem_.preview();
+        alignas(64) P3PBatch batch;
+        for (int from = 0; from < kFocals; from += kP3PBatch) {
+            double logs[kP3PBatch];
+            for (int lane = 0; lane < kP3PBatch; ++lane) {
+                load_sample(problem_, idx, lane, &batch);
+                logs[lane] = first_focal_ + (from + lane + shift) * step_;
+                const double inverse = std::exp(-logs[lane]);
+                for (int k = 0; k < 3; ++k) {
+                    const Vec3 ray =
+                        Vec3(p.x[idx[k]] * inverse, p.y[idx[k]] * inverse, 1).normalized();
+                    batch.bx[k][lane] = ray.x();
+                    batch.by[k][lane] = ray.y();
+                    batch.bz[k][lane] = ray.z();
+                }
+            }
+            kernels_.p3p(&batch);
+            for (int lane = 0; lane < kP3PBatch; ++lane) {
+                const float scale = static_cast<float>(std::exp(logs[lane]));
+                for (int k = 0; k < 4; ++k) {
+                    PoseF pose;
+                    if (!solution(batch, k, lane, &pose)) continue;
+                    const double seen = kernels_.preview(preview, scaled(pose, scale), wide2_);
+                    if (leaders->wants(seen)) leaders->take({Pose::from(pose), logs[lane]}, seen);
+                }
+            }
+        }
     }
 
     const Problem& problem_;
-    const AbsolutePoseOptions& options_;
     const Kernels& kernels_;
-    TripleSampler sampler_;
+    Sampler sampler_;
     FloatRows ones_;
     float narrow2_, wide2_;
     double first_focal_, step_;
-    int max_samples_;
-    Hypothesis minimal_, best_;
-    int samples_ = 0, optimised_ = 0;
 };
-
-/// One triple at all focal lengths of the grid, which is shifted at random.
-void Search::draw(Rng* rng, double bar, Leaders* best) const {
-    Leaders& leaders = *best;
-    int idx[3];
-    const double shift = rng->uniform() - 0.5;
-    if (!sampler_.draw(rng, idx)) return;
-    const PointsView p = problem_.view(), preview = problem_.preview();
-    alignas(64) P3PBatch batch;
-    for (int from = 0; from < kFocals; from += kP3PBatch) {
-        double logs[kP3PBatch];
-        for (int lane = 0; lane < kP3PBatch; ++lane) {
-            load_sample(problem_, idx, lane, &batch);
-            logs[lane] = first_focal_ + (from + lane + shift) * step_;
-            const double inverse = std::exp(-logs[lane]);
-            for (int k = 0; k < 3; ++k) {
-                const Vec3 ray = Vec3(p.x[idx[k]] * inverse, p.y[idx[k]] * inverse, 1).normalized();
-                batch.bx[k][lane] = ray.x();
-                batch.by[k][lane] = ray.y();
-                batch.bz[k][lane] = ray.z();
-            }
-        }
-        kernels_.p3p(&batch);
-        for (int lane = 0; lane < kP3PBatch; ++lane) {
-            const float scale = static_cast<float>(std::exp(logs[lane]));
-            for (int k = 0; k < 4; ++k) {
-                PoseF pose, projection;
-                if (!solution(batch, k, lane, &pose)) continue;
-                projection = pose;
-                for (int i = 0; i < 6; ++i) projection.r[i] *= scale;
-                for (int i = 0; i < 2; ++i) projection.t[i] *= scale;
-                const double count = kernels_.preview(preview, projection, wide2_);
-                if (count < bar || count <= leaders[kLeaders - 1].preview) continue;
-                int at = kLeaders - 1;
-                for (; at > 0 && leaders[at - 1].preview < count; --at)
-                    leaders[at] = leaders[at - 1];
-                Hypothesis& h = leaders[at];
-                for (int i = 0; i < 9; ++i) h.state.pose.R(i / 3, i % 3) = pose.r[i];
-                for (int i = 0; i < 3; ++i) h.state.pose.t[i] = pose.t[i];
-                h.state.normalize();
-                h.state.log_focal = logs[lane];
-                h.preview = count;
-            }
-        }
-    }
-}
-
-void Search::consider(Hypothesis candidate) {
-    score(&candidate);
-    if (!(candidate.value.score > minimal_.value.score)) return;
-    minimal_ = candidate;
-    ++optimised_;
-    const bool few = candidate.value.wide < kFewShare * problem_.total;
-    const FitView view = plane_view(few ? problem_.view() : problem_.sample(), ones());
-    const FocalKernel kernel{lens_kernels(kernels_), kPlane};
-    const auto evaluate = [&](const FocalPoseF& p, LensEquations* out) {
-        kernel.equations(view, p, 0.25f * wide2_, out);
-    };
-    Hypothesis improved = candidate;
-    if (minimise(evaluate, kFocalSteps, 0.01 * wide2_, &improved.state)) {
-        score(&improved);
-        if (improved.value.score > candidate.value.score) candidate = improved;
-    }
-    if (candidate.value.score > best_.value.score) best_ = candidate;
-}
-
-bool Search::done() const {
-    const double good = std::pow(std::min(1.0, best_.value.wide / problem_.total), 3);
-    const double needed =
-        good > 1 - 1e-9 ? 1
-        : good < 1e-12  ? 1e12
-                        : kSampleFactor * std::log(1 - options_.confidence) / std::log1p(-good);
-    return samples_ >= max_samples_ || (samples_ >= options_.min_iterations && samples_ >= needed);
-}
-
-void Search::run() {
-    const double scale = problem_.preview_total;
-    std::vector<Leaders> round;
-    for (std::uint64_t chunk = 0;;) {
-        const double share = std::min(1.0, std::max(0.0, minimal_.preview / scale));
-        const double bar = scale * share - 2.5 * std::sqrt(scale * share * (1 - share));
-        // As with a known focal length: the chunks of a round know nothing of each other.
-        round.assign(chunk < kSerialChunks ? 1 : kRound, Leaders());
-        const std::uint64_t first = chunk;
-        const auto evaluate = [&](int i) {
-            Rng rng(options_.seed, first + i + 1);
-            for (int k = 0; k < kTriples; ++k) draw(&rng, bar, &round[i]);
-        };
-        const bool ahead = options_.threads > 1;
-        const int chunks = static_cast<int>(round.size());
-        if (ahead) parallel_for(chunks, options_.threads, evaluate);
-        for (int i = 0; i < chunks; ++i) {
-            if (!ahead) evaluate(i);
-            ++chunk;
-            samples_ += kTriples;
-            for (const Hypothesis& h : round[i]) {
-                if (h.preview >= 0) consider(h);
-            }
-            if (done()) return;
-        }
-    }
-}
 
 /// Known relative information of every slot, through the lens; returns the least credible noise.
 double base_information(const FitSet& set, const Problem& problem, const FocalPose& state,
@@ -217,14 +149,14 @@ bool by_rays(const Camera& camera, const AbsolutePoseOptions& options) {
 }
 
 FitResult fit(const Kernels& kernels, const Problem& problem, const Camera& camera,
-              const AbsolutePoseOptions& options, const FocalSearch& focal, const Search& search) {
+              const AbsolutePoseOptions& options, const FocalSearch& focal, const Model& model,
+              FocalPose state) {
     FitResult result;
-    FocalPose state = search.best().state;
-    double radius = 2 * search.wide();
+    double radius = 2 * search_radius(options);
     const double prior = focal.sigma > 0 ? focal.trust / (focal.sigma * focal.sigma) : 0;
     {
         const FocalKernel kernel{lens_kernels(kernels), kPlane};
-        const FitView view = plane_view(problem.view(), search.ones());
+        const FitView view = model.plane_view(problem.view());
         const double c2 = options.threshold * options.threshold;
         // The noise is not known yet; the threshold is some times as large.
         const double weak = kThresholdNoise2 * c2 * prior;
@@ -276,31 +208,29 @@ FitResult fit(const Kernels& kernels, const Problem& problem, const Camera& came
 
 }  // namespace
 
-PoseF FocalPose::projection() const {
-    PoseF out = pose.to_float();
-    const float s = static_cast<float>(scale());
-    for (int i = 0; i < 6; ++i) out.r[i] *= s;
-    for (int i = 0; i < 2; ++i) out.t[i] *= s;
-    return out;
-}
-
 PoseResult estimate_focal_pose(const Kernels& kernels, const Correspondences& in,
                                const Problem& problem, const Camera& camera,
                                const AbsolutePoseOptions& options, const FocalSearch& focal) {
     PoseResult result = PoseResult::of(in.n);
-    Search search(problem, camera, options, focal, kernels);
+    const Model model(problem, camera, options, focal, kernels);
+    FocalPose start;
     if (focal.start) {
-        search.start_at(*focal.start);
+        start.pose = *focal.start;
     } else {
-        search.run();
-        result.iterations = search.samples();
-        result.local_optimisations = search.optimised();
-        if (!search.found()) {
+        SearchOptions limited = options;
+        if (focal.max_samples > 0)
+            limited.max_iterations = std::min(limited.max_iterations, focal.max_samples);
+        Search<Model> search(model, limited);
+        const bool found = search.run();
+        result.iterations = search.samples;
+        result.local_optimisations = search.optimised;
+        if (!found) {
             result.status = Status::kNoHypothesis;
             return result;
         }
+        start = search.best.state;
     }
-    const FitResult fitted = fit(kernels, problem, camera, options, focal, search);
+    const FitResult fitted = fit(kernels, problem, camera, options, focal, model, start);
     const double noise =
         pixel_noise(kernels, problem, fitted, FocalPose{fitted.pose, fitted.log_focal}.projection(),
                     by_rays(camera, options));
@@ -311,7 +241,7 @@ PoseResult estimate_focal_pose(const Kernels& kernels, const Correspondences& in
     result.focal_scale = std::exp(fitted.log_focal);
     result.focal_std = result.focal_scale * fitted.log_focal_std * std::sqrt(options.redundancy);
     if (!(std::isfinite(result.focal_scale) && std::isfinite(result.focal_std)) ||
-        (result.status == Status::kOk && !determined(in.points2d, 2, result)))
+        (result.status == Status::kOk && !determined(in.points2d, 2, 4, result)))
         result.status = Status::kDegenerate;
     return result;
 }

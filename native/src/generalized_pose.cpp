@@ -1,199 +1,119 @@
 #include "reloc/generalized_pose.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <numeric>
-#include <set>
+#include <tuple>
 
 #include "reloc/constants.hpp"
 #include "reloc/gp3p.hpp"
-#include "reloc/parallel.hpp"
-#include "reloc/rng.hpp"
 #include "rig_fit.hpp"
+#include "search.hpp"
 
 namespace reloc {
 namespace {
 
 using namespace rig;
 
-struct Hypothesis {
-    Pose pose;  ///< rig_from_world
-    PoseScore value{0, 0, 0};
-    double preview = -1;
-};
-
-class Search {
+/// Poses of three rays of any of the images, as search.hpp takes them.
+class Model {
   public:
-    Search(const Rig& rig, const AbsolutePoseOptions& options, const Kernels& kernels)
+    using Minimal = Pose;  ///< rig_from_world
+    using State = Pose;
+    static constexpr int kSample = 3, kChunk = reloc::kChunk, kLeaders = reloc::kLeaders;
+
+    Model(const Rig& rig, const AbsolutePoseOptions& options, const Kernels& kernels)
         : rig_(rig),
-          options_(options),
           kernels_(kernels),
+          sampler_(rig.n, rig.cumulative),
           narrow2_(static_cast<float>(options.threshold * options.threshold)),
           wide2_(static_cast<float>(options.search_radius * options.search_radius)) {}
 
-    void run();
-    const Hypothesis& best() const { return best_; }
-    int samples() const { return samples_; }
-    int optimised() const { return optimised_; }
+    double total() const { return rig_.total; }
+    double preview_total() const { return rig_.preview_n; }
+
+    void propose(Rng* rng, Leaders<Minimal, kLeaders>* leaders) const {
+        for (int k = 0; k < kChunk; ++k) {
+            Pose poses[8];
+            const int found = sample(rng, poses);
+            for (int s = 0; s < found; ++s) {
+                const double seen = preview(poses[s]);
+                if (leaders->wants(seen)) leaders->take(poses[s], seen);
+            }
+        }
+    }
+
+    Pose lift(const Pose& pose) const { return pose; }
+    PoseScore score(const Pose& pose) const {
+        PoseScore sum{0, 0, 0};
+        for (const View& v : rig_.views) {
+            const PoseScore s = kernels_.score(v.problem.view(), rig_.cam_pose(v, pose).to_float(),
+                                               narrow2_, wide2_);
+            sum.narrow += v.priority * s.narrow;
+            sum.wide += v.priority * s.wide;
+            sum.score += v.priority * s.score;
+        }
+        return sum;
+    }
+    /// Gauss-Newton on the Tukey-weighted reprojection error.
+    bool optimise(bool all, Pose* pose) const {
+        for (int step = 0; step < kLocalSteps; ++step) {
+            Mat6 H = Mat6::Zero();
+            Vec6 g = Vec6::Zero();
+            for (const View& v : rig_.views) {
+                NormalEquations eq;
+                kernels_.search_equations(all ? v.problem.view() : v.problem.sample(),
+                                          rig_.cam_pose(v, *pose).to_float(), wide2_, &eq);
+                const double share =
+                    all ? 1 : static_cast<double>(v.problem.n) / v.problem.sample_n;
+                H += v.priority * share * v.to_rig * hessian(eq) * v.to_rig.transpose();
+                g += v.priority * share * v.to_rig * gradient(eq);
+            }
+            H.diagonal() *= 1 + 1e-9;
+            const Eigen::LLT<Mat6> llt(H);
+            if (llt.info() != Eigen::Success) break;
+            const Vec6 move = llt.solve(-g);
+            if (!move.allFinite()) break;
+            *pose = pose->perturbed(move);
+            if (-g.dot(move) < 0.01 * wide2_) break;
+        }
+        pose->normalize();
+        return true;
+    }
+    double patience(const PoseScore&) const { return 1; }
 
   private:
-    using Leaders = std::array<Hypothesis, kLeaders>;
-    Leaders evaluate_chunk(std::uint64_t chunk, double bar) const;
-    bool done() const;
-    int sample(Rng* rng, Pose out[8]) const;
-    /// Estimated share of the weight within the wide radius.
-    double preview(const Pose& pose) const;
-    void score(Hypothesis* h) const;
-    void optimise(Pose* pose, bool all) const;
-    void consider(Hypothesis candidate);
+    int sample(Rng* rng, Pose out[8]) const {
+        int idx[3];
+        if (!sampler_.draw(rng, idx)) return 0;
+        Vec3 origin[3], direction[3], point[3];
+        for (int k = 0; k < 3; ++k) {
+            const View& v = rig_.view_of(idx[k]);
+            const PointsView p = v.problem.view();
+            const int i = idx[k] - v.first;
+            const Mat3 rig_from_cam = v.cam_from_rig.R.transpose();
+            origin[k] = -rig_from_cam * v.cam_from_rig.t;
+            direction[k] = rig_from_cam * Vec3(p.x[i], p.y[i], 1).normalized();
+            point[k] = Vec3(p.X[i], p.Y[i], p.Z[i]) + v.offset;
+        }
+        return gp3p(origin, direction, point, out);
+    }
+    /// Estimated share of the weight within the wide radius, times the points that tell it.
+    double preview(const Pose& pose) const {
+        double sum = 0;
+        for (const View& v : rig_.views) {
+            const double in =
+                kernels_.preview(v.problem.preview(), rig_.cam_pose(v, pose).to_float(), wide2_);
+            sum += in / v.problem.preview_total * v.priority * v.problem.total;
+        }
+        return sum / rig_.total * rig_.preview_n;
+    }
 
     const Rig& rig_;
-    const AbsolutePoseOptions& options_;
     const Kernels& kernels_;
+    Sampler sampler_;
     float narrow2_, wide2_;
-    Hypothesis minimal_, best_;
-    int samples_ = 0, optimised_ = 0;
 };
-
-int Search::sample(Rng* rng, Pose out[8]) const {
-    int idx[3], filled = 0;
-    for (int tries = 0; tries < kMaxDraws && filled < 3; ++tries) {
-        int i = static_cast<int>(rng->below(static_cast<std::uint32_t>(rig_.n)));
-        if (!rig_.cumulative.empty()) {
-            const auto& c = rig_.cumulative;
-            const auto it = std::upper_bound(c.begin(), c.end(), rng->uniform() * c.back());
-            i = std::min(static_cast<int>(it - c.begin()), rig_.n - 1);
-        }
-        bool fresh = true;
-        for (int k = 0; k < filled; ++k) fresh &= idx[k] != i;
-        if (fresh) idx[filled++] = i;
-    }
-    if (filled < 3) return 0;
-    Vec3 origin[3], direction[3], point[3];
-    for (int k = 0; k < 3; ++k) {
-        const View& v = rig_.view_of(idx[k]);
-        const PointsView p = v.problem.view();
-        const int i = idx[k] - v.first;
-        const Mat3 rig_from_cam = v.cam_from_rig.R.transpose();
-        origin[k] = -rig_from_cam * v.cam_from_rig.t;
-        direction[k] = rig_from_cam * Vec3(p.x[i], p.y[i], 1).normalized();
-        point[k] = Vec3(p.X[i], p.Y[i], p.Z[i]) + v.offset;
-    }
-    return gp3p(origin, direction, point, out);
-}
-
-double Search::preview(const Pose& pose) const {
-    double sum = 0;
-    for (const View& v : rig_.views) {
-        const double in =
-            kernels_.preview(v.problem.preview(), rig_.cam_pose(v, pose).to_float(), wide2_);
-        sum += in / v.problem.preview_total * v.priority * v.problem.total;
-    }
-    return sum / rig_.total;
-}
-
-void Search::score(Hypothesis* h) const {
-    h->value = PoseScore{0, 0, 0};
-    for (const View& v : rig_.views) {
-        const PoseScore s = kernels_.score(v.problem.view(), rig_.cam_pose(v, h->pose).to_float(),
-                                           narrow2_, wide2_);
-        h->value.narrow += v.priority * s.narrow;
-        h->value.wide += v.priority * s.wide;
-        h->value.score += v.priority * s.score;
-    }
-}
-
-/// Gauss-Newton on the Tukey-weighted reprojection error.
-void Search::optimise(Pose* pose, bool all) const {
-    for (int step = 0; step < kLocalSteps; ++step) {
-        Mat6 H = Mat6::Zero();
-        Vec6 g = Vec6::Zero();
-        for (const View& v : rig_.views) {
-            NormalEquations eq;
-            kernels_.search_equations(all ? v.problem.view() : v.problem.sample(),
-                                      rig_.cam_pose(v, *pose).to_float(), wide2_, &eq);
-            const double share = all ? 1 : static_cast<double>(v.problem.n) / v.problem.sample_n;
-            H += v.priority * share * v.to_rig * hessian(eq) * v.to_rig.transpose();
-            g += v.priority * share * v.to_rig * gradient(eq);
-        }
-        H.diagonal() *= 1 + 1e-9;
-        const Eigen::LLT<Mat6> llt(H);
-        if (llt.info() != Eigen::Success) break;
-        const Vec6 move = llt.solve(-g);
-        if (!move.allFinite()) break;
-        *pose = pose->perturbed(move);
-        if (-g.dot(move) < 0.01 * wide2_) break;
-    }
-    pose->normalize();
-}
-
-void Search::consider(Hypothesis candidate) {
-    score(&candidate);
-    if (!(candidate.value.score > minimal_.value.score)) return;
-    minimal_ = candidate;
-    ++optimised_;
-    Hypothesis improved = candidate;
-    optimise(&improved.pose, candidate.value.wide < kFewShare * rig_.total);
-    if (improved.pose.finite()) {
-        score(&improved);
-        if (improved.value.score > candidate.value.score) candidate = improved;
-    }
-    if (candidate.value.score > best_.value.score) best_ = candidate;
-}
-
-/// The poses of one chunk that look best. `bar` is the least share of the preview.
-Search::Leaders Search::evaluate_chunk(std::uint64_t chunk, double bar) const {
-    Rng rng(options_.seed, chunk + 1);
-    Leaders leaders;
-    for (int k = 0; k < kChunk; ++k) {
-        Pose poses[8];
-        const int found = sample(&rng, poses);
-        for (int s = 0; s < found; ++s) {
-            const double seen = preview(poses[s]);
-            if (seen < bar || seen <= leaders[kLeaders - 1].preview) continue;
-            int at = kLeaders - 1;
-            for (; at > 0 && leaders[at - 1].preview < seen; --at) leaders[at] = leaders[at - 1];
-            leaders[at].pose = poses[s];
-            leaders[at].preview = seen;
-        }
-    }
-    return leaders;
-}
-
-bool Search::done() const {
-    const double good = std::pow(std::min(1.0, best_.value.wide / rig_.total), 3);
-    const double needed = good > 1 - 1e-9 ? 1
-                          : good < 1e-12  ? 1e12
-                                          : std::log(1 - options_.confidence) / std::log1p(-good);
-    return samples_ >= options_.max_iterations ||
-           (samples_ >= options_.min_iterations && samples_ >= needed);
-}
-
-void Search::run() {
-    std::vector<Leaders> round;
-    for (std::uint64_t chunk = 0;;) {
-        const double share = std::min(1.0, std::max(0.0, minimal_.preview));
-        const double bar = share - 2.5 * std::sqrt(share * (1 - share) / rig_.preview_n);
-        // As for one image: the chunks of a round know nothing of each other.
-        round.assign(chunk < kSerialChunks ? 1 : kRound, Leaders());
-        const bool ahead = options_.threads > 1;
-        if (ahead) {
-            parallel_for(static_cast<int>(round.size()), options_.threads,
-                         [&](int i) { round[i] = evaluate_chunk(chunk + i, bar); });
-        }
-        const std::uint64_t first = chunk;
-        for (std::size_t i = 0; i < round.size(); ++i) {
-            if (!ahead) round[i] = evaluate_chunk(first + i, bar);
-            ++chunk;
-            samples_ += kChunk;
-            for (const Hypothesis& h : round[i]) {
-                if (h.preview >= 0) consider(h);
-            }
-            if (done()) return;
-        }
-    }
-}
 
 FitResult fit(const Kernels& kernels, const Rig& rig, const AbsolutePoseOptions& options,
               const Pose& start, bool* of_rays) {
@@ -244,18 +164,14 @@ FitResult fit(const Kernels& kernels, const Rig& rig, const AbsolutePoseOptions&
 
 /// Whether at least four different pixels support the pose.
 bool supported(const std::vector<RigImage>& images, const PoseResult& result) {
-    constexpr std::size_t kEnough = 4;
-    std::set<std::array<double, 3>> seen;
-    std::size_t at = 0;
-    for (std::size_t k = 0; k < images.size(); ++k) {
-        const Correspondences& c = images[k].points;
-        for (std::size_t i = 0; i < c.n && seen.size() < kEnough; ++i) {
-            if (!result.inlier[at + i]) continue;
-            seen.insert({static_cast<double>(k), c.points2d[2 * i], c.points2d[2 * i + 1]});
-        }
-        at += c.n;
-    }
-    return seen.size() >= kEnough;
+    const auto pixel = [&](std::size_t i) {
+        std::size_t k = 0;
+        for (; i >= images[k].points.n; ++k) i -= images[k].points.n;
+        const ArrayRef& p = images[k].points.points2d;
+        return std::make_tuple(k, p[2 * i], p[2 * i + 1]);
+    };
+    return determined(4, result,
+                      [&](std::size_t i, std::size_t j) { return pixel(i) == pixel(j); });
 }
 
 }  // namespace
@@ -275,16 +191,17 @@ PoseResult estimate_generalized_pose(const std::vector<RigImage>& images,
             resolved.residual = resolve_options(options, image.points).residual;
     }
     resolved = resolve_options(resolved, {});
-    Search search(rig, resolved, kernels);
-    search.run();
-    result.iterations = search.samples();
-    result.local_optimisations = search.optimised();
-    if (!(search.best().value.score > 0)) {
+    const Model model(rig, resolved, kernels);
+    Search<Model> search(model, resolved);
+    const bool found = search.run();
+    result.iterations = search.samples;
+    result.local_optimisations = search.optimised;
+    if (!found) {
         result.status = Status::kNoHypothesis;
         return result;
     }
     bool ray = false;
-    const FitResult fitted = fit(kernels, rig, resolved, search.best().pose, &ray);
+    const FitResult fitted = fit(kernels, rig, resolved, search.best.state, &ray);
     double share = 0;
     for (const View& v : rig.views) {
         double noise =

@@ -4,7 +4,7 @@
 #include <array>
 #include <cmath>
 
-#include "reloc/rgbd_pose.hpp"
+#include "reloc/align_triangles.hpp"
 
 namespace reloc {
 namespace {

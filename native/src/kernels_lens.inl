@@ -68,7 +68,7 @@ struct PlaneRows {
 /// Scale from which the weight is 1 for all that matters: plain least squares.
 constexpr float kPlain2 = 1e29f;
 
-template <int kKind, bool kHessian, bool kRobust>
+template <int kKind, bool kRobust>
 void lens_impl(const FitView& p, const PoseF& pose, const LensF& lens, float c2,
                LensEquations* out) {
     const PoseLanes T(pose);
@@ -111,7 +111,6 @@ void lens_impl(const FitView& p, const PoseF& pose, const LensF& lens, float c2,
         J.apply(axx * wu + ayx * wv, axy * wu + ayy * wv, q);
         for (int k = 0; k < 6; ++k) g[k] += q[k];
         g[6] += fx * wu + fy * wv;
-        if (!kHessian) continue;
         const vf one = zero() + 1.0f, txx = w * (axx * axx + ayx * ayx),
                  txy = w * (axx * axy + ayx * ayy), tyy = w * (axy * axy + ayy * ayy);
         // Columns of the plane's Jacobian, through the lens and back.
@@ -129,35 +128,25 @@ void lens_impl(const FitView& p, const PoseF& pose, const LensF& lens, float c2,
         h[at] += wx * fx + wy * fy;
     }
     for (int k = 0; k < 7; ++k) out->g[k] = sum(g[k]);
-    for (int k = 0; kHessian && k < 28; ++k) out->h[k] = sum(h[k]);
+    for (int k = 0; k < 28; ++k) out->h[k] = sum(h[k]);
     out->cost = sum(cost);
     out->weight = sum(weight);
 }
 
-template <bool kHessian>
-void lens_of(const FitView& p, const PoseF& pose, const LensF& lens, float c2, LensEquations* out) {
+void lens_equations(const FitView& p, const PoseF& pose, const LensF& lens, float c2,
+                    LensEquations* out) {
     const bool robust = c2 < kPlain2;
     switch (lens.kind) {
         case kNoLens:
-            return robust ? lens_impl<kNoLens, kHessian, true>(p, pose, lens, c2, out)
-                          : lens_impl<kNoLens, kHessian, false>(p, pose, lens, c2, out);
+            return robust ? lens_impl<kNoLens, true>(p, pose, lens, c2, out)
+                          : lens_impl<kNoLens, false>(p, pose, lens, c2, out);
         case kPolynomial:
-            return robust ? lens_impl<kPolynomial, kHessian, true>(p, pose, lens, c2, out)
-                          : lens_impl<kPolynomial, kHessian, false>(p, pose, lens, c2, out);
+            return robust ? lens_impl<kPolynomial, true>(p, pose, lens, c2, out)
+                          : lens_impl<kPolynomial, false>(p, pose, lens, c2, out);
         default:
-            return robust ? lens_impl<kFisheye, kHessian, true>(p, pose, lens, c2, out)
-                          : lens_impl<kFisheye, kHessian, false>(p, pose, lens, c2, out);
+            return robust ? lens_impl<kFisheye, true>(p, pose, lens, c2, out)
+                          : lens_impl<kFisheye, false>(p, pose, lens, c2, out);
     }
-}
-
-void lens_equations(const FitView& p, const PoseF& pose, const LensF& lens, float c2,
-                    LensEquations* out) {
-    lens_of<true>(p, pose, lens, c2, out);
-}
-
-void lens_gradient(const FitView& p, const PoseF& pose, const LensF& lens, float c2,
-                   LensEquations* out) {
-    lens_of<false>(p, pose, lens, c2, out);
 }
 
 template <int kKind>

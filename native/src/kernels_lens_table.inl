@@ -15,5 +15,5 @@ namespace {
 }  // namespace
 
 extern const LensKernels RELOC_KERNEL_TABLE;
-const LensKernels RELOC_KERNEL_TABLE = {lens_equations, lens_gradient, lens_errors2, lens_project};
+const LensKernels RELOC_KERNEL_TABLE = {lens_equations, lens_errors2, lens_project};
 }  // namespace reloc

@@ -38,7 +38,7 @@ void pair_errors2(const PairsView& p, const PoseF& pose, float* out) {
 }
 
 /// The Jacobian of the difference of two points is [-[c]x, I].
-template <bool kHessian, bool kRobust>
+template <bool kRobust>
 void pair_impl(const PairsView& p, const PoseF& pose, float c2, NormalEquations* out) {
     const PoseLanes T(pose);
     const vi all = zero() == zero();
@@ -61,7 +61,6 @@ void pair_impl(const PairsView& p, const PoseF& pose, float c2, NormalEquations*
         g3 += w * u;
         g4 += w * v;
         g5 += w * d;
-        if (!kHessian) continue;
         sx += wx;
         sy += wy;
         sz += wz;
@@ -76,7 +75,6 @@ void pair_impl(const PairsView& p, const PoseF& pose, float c2, NormalEquations*
     for (int i = 0; i < 6; ++i) out->g[i] = sum(*grad[i]);
     out->cost = sum(cost);
     out->weight = sum(weight);
-    if (!kHessian) return;
     const double W = out->weight, X = sum(sx), Y = sum(sy), Z = sum(sz), XX = sum(xx), YY = sum(yy),
                  ZZ = sum(zz);
     const double h[21] = {YY + ZZ, -sum(xy), -sum(xz), 0, -Z, Y, XX + ZZ, -sum(yz), Z, 0, -X,
@@ -85,12 +83,7 @@ void pair_impl(const PairsView& p, const PoseF& pose, float c2, NormalEquations*
 }
 
 void pair_equations(const PairsView& p, const PoseF& pose, float c2, NormalEquations* out) {
-    c2 < kPlain2 ? pair_impl<true, true>(p, pose, c2, out)
-                 : pair_impl<true, false>(p, pose, c2, out);
-}
-void pair_gradient(const PairsView& p, const PoseF& pose, float c2, NormalEquations* out) {
-    c2 < kPlain2 ? pair_impl<false, true>(p, pose, c2, out)
-                 : pair_impl<false, false>(p, pose, c2, out);
+    c2 < kPlain2 ? pair_impl<true>(p, pose, c2, out) : pair_impl<false>(p, pose, c2, out);
 }
 
 // --- Layout

@@ -90,7 +90,6 @@ struct ProjectionSums {
             r2ii = zero();
         g0 = g1 = g2 = g3 = g4 = g5 = cost = weight = zero();
     }
-    template <bool kHessian>
     void add(vf w, vf px, vf py, vf iz, vf u, vf v) {
         const vf wu = w * u, wv = w * v;
         const vf xx = px * px, yy = py * py, xy = px * py, xx1 = xx + 1.0f, yy1 = yy + 1.0f;
@@ -102,7 +101,6 @@ struct ProjectionSums {
         g4 += iv;
         g5 -= px * iu + py * iv;
         weight += w;
-        if (!kHessian) return;
         const vf s = xx + yy, k = s + 1.0f, wxy = w * xy, wi = w * iz, wx = w * px, wy = w * py;
         rr00 += w * (yy1 * yy1) + wxy * xy;
         rr01 += wxy * (k + 1.0f);
@@ -131,9 +129,6 @@ struct ProjectionSums {
                               -Y,        sum(xxi),   XY, -sum(xki), sum(r2),   -sum(yi), sum(xi),
                               0,         II,         0,  -XII,      II,        -YII,     sum(r2ii)};
         for (int i = 0; i < 21; ++i) out->h[i] = h[i];
-        reduce_gradient(out);
-    }
-    void reduce_gradient(NormalEquations* out) const {
         const vf* grad[6] = {&g0, &g1, &g2, &g3, &g4, &g5};
         for (int i = 0; i < 6; ++i) out->g[i] = sum(*grad[i]);
         out->cost = sum(cost);
@@ -161,7 +156,7 @@ void search_impl(const PointsView& p, const PoseF& pose, float radius2, NormalEq
         if (kWeighted) w = w * load(p.w + i);
         w = in ? w : zero();
         s.cost += in ? 1.0f - k * k * k : splat(1.0f);
-        s.add<true>(w, in ? x + u : zero(), in ? y + v : zero(), iz, u, v);
+        s.add(w, in ? x + u : zero(), in ? y + v : zero(), iz, u, v);
     }
     s.reduce(out);
 }
@@ -189,7 +184,7 @@ inline vf geman_mcclure(vf& cost, vf q, vf prior, vi ok) {
 /// vector is c - s d, its length |m|, its gradient (-s m, c - s d). The Hessian leaves out products
 /// with m, which is small against c wherever a point has weight; the gradient, and so the solution,
 /// is exact.
-template <bool kHessian, bool kRobust>
+template <bool kRobust>
 void ray_impl(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
     const PoseLanes T(pose);
     const vf inv_c2 = splat(1.0f / c2);
@@ -214,7 +209,6 @@ void ray_impl(const FitView& p, const PoseF& pose, float c2, NormalEquations* ou
         ey += w * cy - ws * dy;
         ez += w * cz - ws * dz;
         weight += w;
-        if (!kHessian) continue;
         const vf wx = w * cx, wy = w * cy, wz = w * cz;
         sx += wx;
         sy += wy;
@@ -239,7 +233,6 @@ void ray_impl(const FitView& p, const PoseF& pose, float c2, NormalEquations* ou
     out->g[5] = sum(ez);
     out->cost = sum(cost);
     out->weight = sum(weight);
-    if (!kHessian) return;
     const double W = out->weight, X = sum(sx), Y = sum(sy), Z = sum(sz), XX = sum(xx), YY = sum(yy),
                  ZZ = sum(zz);
     const double DX = sum(dxx), DY = sum(dyy);
@@ -250,11 +243,7 @@ void ray_impl(const FitView& p, const PoseF& pose, float c2, NormalEquations* ou
 }
 
 void ray_equations(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
-    c2 < kPlain2 ? ray_impl<true, true>(p, pose, c2, out) : ray_impl<true, false>(p, pose, c2, out);
-}
-void ray_gradient(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
-    c2 < kPlain2 ? ray_impl<false, true>(p, pose, c2, out)
-                 : ray_impl<false, false>(p, pose, c2, out);
+    c2 < kPlain2 ? ray_impl<true>(p, pose, c2, out) : ray_impl<false>(p, pose, c2, out);
 }
 
 void ray_errors2(const FitView& p, const PoseF& pose, float* out) {
@@ -269,7 +258,7 @@ void ray_errors2(const FitView& p, const PoseF& pose, float* out) {
     }
 }
 
-template <bool kHessian, bool kRobust>
+template <bool kRobust>
 void reprojection_impl(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
     const PoseLanes T(pose);
     const vf inv_c2 = splat(1.0f / c2);
@@ -284,21 +273,14 @@ void reprojection_impl(const FitView& p, const PoseF& pose, float c2, NormalEqua
         const vf u = px - load(p.a + i), v = py - load(p.b + i), info = load(p.info + i);
         const vf w = info * geman_mcclure<kRobust>(s.cost, (u * u + v * v) * (info * inv_c2),
                                                    load(p.w + i), front);
-        s.add<kHessian>(w, px, py, iz, u, v);
+        s.add(w, px, py, iz, u, v);
     }
-    if (kHessian)
-        s.reduce(out);
-    else
-        s.reduce_gradient(out);
+    s.reduce(out);
 }
 
 void reprojection_equations(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
-    c2 < kPlain2 ? reprojection_impl<true, true>(p, pose, c2, out)
-                 : reprojection_impl<true, false>(p, pose, c2, out);
-}
-void reprojection_gradient(const FitView& p, const PoseF& pose, float c2, NormalEquations* out) {
-    c2 < kPlain2 ? reprojection_impl<false, true>(p, pose, c2, out)
-                 : reprojection_impl<false, false>(p, pose, c2, out);
+    c2 < kPlain2 ? reprojection_impl<true>(p, pose, c2, out)
+                 : reprojection_impl<false>(p, pose, c2, out);
 }
 
 void reprojection_errors2(const FitView& p, const PoseF& pose, float* out) {

@@ -2,8 +2,7 @@
 #pragma once
 
 #include "reloc/camera.hpp"
-#include "reloc/focal_pose.hpp"
-#include "reloc/kernels.hpp"
+#include "reloc/refine.hpp"
 
 namespace reloc {
 
@@ -42,22 +41,12 @@ struct LensKernel {
             for (int c = r; c < 6; ++c) out->h[to++] = eq.h[from++];
             ++from;  // the column of the focal length
         }
-        keep(eq, out);
-    }
-    void gradient(const FitView& v, const PoseF& pose, float c2, NormalEquations* out) const {
-        LensEquations eq;
-        kernels.gradient(v, pose, lens, c2, &eq);
-        keep(eq, out);
-    }
-    void errors2(const FitView& v, const PoseF& pose, float* out) const {
-        kernels.errors2(v, pose, lens, out);
-    }
-
-  private:
-    static void keep(const LensEquations& eq, NormalEquations* out) {
         for (int k = 0; k < 6; ++k) out->g[k] = eq.g[k];
         out->cost = eq.cost;
         out->weight = eq.weight;
+    }
+    void errors2(const FitView& v, const PoseF& pose, float* out) const {
+        kernels.errors2(v, pose, lens, out);
     }
 };
 
@@ -75,9 +64,6 @@ struct FocalKernel {
     }
     void equations(const FitView& v, const FocalPoseF& pose, float c2, LensEquations* out) const {
         kernels.equations(v, pose, scaled(pose.scale), c2, out);
-    }
-    void gradient(const FitView& v, const FocalPoseF& pose, float c2, LensEquations* out) const {
-        kernels.gradient(v, pose, scaled(pose.scale), c2, out);
     }
     void errors2(const FitView& v, const FocalPoseF& pose, float* out) const {
         kernels.errors2(v, pose, scaled(pose.scale), out);

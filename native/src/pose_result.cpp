@@ -88,21 +88,14 @@ double random_share(double pixel_noise, double image_area) {
     return std::min(1.0, M_PI * kInlier2 * pixel_noise * pixel_noise / image_area);
 }
 
-bool determined(const ArrayRef& points, int components, const PoseResult& result) {
-    constexpr int kEnough = 4;
-    std::size_t seen[kEnough];
-    int distinct = 0;
-    for (std::size_t i = 0; i < result.inlier.size() && distinct < kEnough; ++i) {
-        if (!result.inlier[i]) continue;
-        bool known = false;
-        for (int k = 0; k < distinct && !known; ++k) {
-            known = true;
-            for (int c = 0; c < components; ++c)
-                known &= points[components * seen[k] + c] == points[components * i + c];
-        }
-        if (!known) seen[distinct++] = i;
-    }
-    return distinct >= kEnough;
+bool determined(const ArrayRef& points, int components, std::size_t enough,
+                const PoseResult& result) {
+    return determined(enough, result, [&](std::size_t i, std::size_t j) {
+        bool same = true;
+        for (int c = 0; c < components; ++c)
+            same &= points[components * i + c] == points[components * j + c];
+        return same;
+    });
 }
 
 }  // namespace reloc

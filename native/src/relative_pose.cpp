@@ -3,57 +3,14 @@
 #include <Eigen/Dense>
 #include <algorithm>
 #include <cmath>
-#include <complex>
 
 #include "reloc/confidence.hpp"
 #include "reloc/constants.hpp"
-#include "reloc/rng.hpp"
+#include "reloc/five_point.hpp"
+#include "search.hpp"
 
 namespace reloc {
 namespace {
-
-// Monomials x^i y^j z^k of degree up to three: the ten of degree three first, then the basis of the
-// quotient ring.
-constexpr int kMono[20][3] = {{3, 0, 0}, {2, 1, 0}, {2, 0, 1}, {1, 2, 0}, {1, 1, 1},
-                              {1, 0, 2}, {0, 3, 0}, {0, 2, 1}, {0, 1, 2}, {0, 0, 3},
-                              {2, 0, 0}, {1, 1, 0}, {1, 0, 1}, {0, 2, 0}, {0, 1, 1},
-                              {0, 0, 2}, {1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {0, 0, 0}};
-
-int mono_index(int i, int j, int k) {
-    for (int m = 0; m < 20; ++m) {
-        if (kMono[m][0] == i && kMono[m][1] == j && kMono[m][2] == k) return m;
-    }
-    return -1;
-}
-
-struct ProductTable {
-    signed char at[20][20];
-    ProductTable() {
-        for (int p = 0; p < 20; ++p) {
-            for (int q = 0; q < 20; ++q) {
-                at[p][q] = static_cast<signed char>(mono_index(kMono[p][0] + kMono[q][0],
-                                                               kMono[p][1] + kMono[q][1],
-                                                               kMono[p][2] + kMono[q][2]));
-            }
-        }
-    }
-};
-
-using Poly = Eigen::Matrix<double, 20, 1>;
-
-/// Product of polynomials whose degrees add up to at most three; terms below `from_*` are known to
-/// vanish.
-Poly multiply(const Poly& p, int from_p, const Poly& q, int from_q) {
-    static const ProductTable table;
-    Poly out = Poly::Zero();
-    for (int i = from_p; i < 20; ++i) {
-        for (int j = from_q; j < 20; ++j) {
-            if (table.at[i][j] >= 0) out[table.at[i][j]] += p[i] * q[j];
-        }
-    }
-    return out;
-}
-constexpr int kLinear = 16, kQuadratic = 10;
 
 struct Match {
     Vec3 a, b;    // unit bearings
@@ -82,20 +39,7 @@ bool in_front(const Pose& T, const Match& m) {
     return c * tb - ta > 0 && tb - c * ta > 0;
 }
 
-int count(const std::vector<Match>& matches, const Mat3& E, double limit2, double* score) {
-    int n = 0;
-    double s = 0;
-    for (const Match& m : matches) {
-        const double e2 = sampson2(E, m);
-        if (e2 >= limit2) continue;
-        ++n;
-        s += 1 - e2 / limit2;
-    }
-    *score = s;
-    return n;
-}
-
-/// The decomposition of E with the most of `probe` in front of both cameras.
+/// The decomposition of E with the most matches in front of both cameras.
 Pose decompose(const Mat3& E, const std::vector<Match>& matches, double limit2) {
     const Eigen::JacobiSVD<Mat3> svd(E, Eigen::ComputeFullU | Eigen::ComputeFullV);
     Mat3 U = svd.matrixU(), V = svd.matrixV();
@@ -164,6 +108,68 @@ Pose refine(const std::vector<Match>& matches, const Pose& start, double scale2,
     return T;
 }
 
+/// Essential matrices of five matches, as search.hpp takes them.
+class Model {
+  public:
+    using Minimal = Mat3;
+    using State = Pose;
+    static constexpr int kSample = 5, kChunk = reloc::kChunk, kLeaders = reloc::kLeaders;
+
+    Model(const std::vector<Match>& matches, double limit2, std::uint64_t seed)
+        : matches_(matches), limit2_(limit2), sampler_(static_cast<int>(matches.size())) {
+        const int n = static_cast<int>(matches.size()), k = std::min(n, kPreviewPoints);
+        int chosen[kPreviewPoints];
+        even_sample(n, k, seed, chosen);
+        for (int i = 0; i < k; ++i) preview_.push_back(matches[chosen[i]]);
+    }
+
+    double total() const { return static_cast<double>(matches_.size()); }
+    double preview_total() const { return static_cast<double>(preview_.size()); }
+
+    void propose(Rng* rng, Leaders<Minimal, kLeaders>* leaders) const {
+        for (int s = 0; s < kChunk; ++s) {
+            int idx[5];
+            if (!sampler_.draw(rng, idx)) continue;
+            Vec3 a[5], b[5];
+            for (int k = 0; k < 5; ++k) {
+                a[k] = matches_[idx[k]].a;
+                b[k] = matches_[idx[k]].b;
+            }
+            Mat3 candidates[10];
+            const int found = five_point(a, b, candidates);
+            for (int k = 0; k < found; ++k) {
+                double seen = 0;
+                for (const Match& m : preview_) seen += sampson2(candidates[k], m) < limit2_;
+                if (leaders->wants(seen)) leaders->take(candidates[k], seen);
+            }
+        }
+    }
+
+    Pose lift(const Mat3& E) const { return decompose(E, matches_, limit2_); }
+    PoseScore score(const Pose& pose) const { return score(Mat3(skew(pose.t) * pose.R)); }
+    PoseScore score(const Mat3& E) const {
+        PoseScore sum{0, 0, 0};
+        for (const Match& m : matches_) {
+            const double e2 = sampson2(E, m);
+            if (e2 >= limit2_) continue;
+            ++sum.wide;
+            sum.score += 1 - e2 / limit2_;
+        }
+        return sum;
+    }
+    bool optimise(bool, Pose* pose) const {
+        *pose = refine(matches_, *pose, 4 * limit2_, 6);
+        return true;
+    }
+    double patience(const PoseScore&) const { return 1; }
+
+  private:
+    const std::vector<Match>& matches_;
+    double limit2_;
+    Sampler sampler_;
+    std::vector<Match> preview_;
+};
+
 /// Share of random matches within the threshold: a band along a line across the second image, over
 /// the bounds of its pixels.
 double random_share(const std::vector<Match>& matches, double threshold, double focal) {
@@ -179,91 +185,10 @@ double random_share(const std::vector<Match>& matches, double threshold, double 
 
 }  // namespace
 
-int five_point(const Vec3 a[5], const Vec3 b[5], Mat3 out[10]) {
-    Eigen::Matrix<double, 9, 5> A;
-    for (int k = 0; k < 5; ++k) {
-        for (int i = 0; i < 3; ++i) {
-            for (int j = 0; j < 3; ++j) A(3 * i + j, k) = b[k][i] * a[k][j];
-        }
-    }
-    const Eigen::HouseholderQR<Eigen::Matrix<double, 9, 5>> qr(A);
-    const Eigen::Matrix<double, 9, 9> Q = qr.householderQ();
-    // E = x N0 + y N1 + z N2 + N3 with entries as polynomials.
-    Poly e[3][3];
-    for (int i = 0; i < 3; ++i) {
-        for (int j = 0; j < 3; ++j) {
-            e[i][j].setZero();
-            for (int k = 0; k < 4; ++k) e[i][j][kLinear + k] = Q(3 * i + j, 5 + k);
-        }
-    }
-    Poly eet[3][3];
-    for (int i = 0; i < 3; ++i) {
-        for (int j = i; j < 3; ++j) {
-            eet[i][j].setZero();
-            for (int k = 0; k < 3; ++k) eet[i][j] += multiply(e[i][k], kLinear, e[j][k], kLinear);
-            eet[j][i] = eet[i][j];
-        }
-    }
-    const Poly half_trace = 0.5 * (eet[0][0] + eet[1][1] + eet[2][2]);
-    Eigen::Matrix<double, 10, 20> M;
-    for (int i = 0; i < 3; ++i) {
-        for (int j = 0; j < 3; ++j) {
-            Poly p = -multiply(half_trace, kQuadratic, e[i][j], kLinear);
-            for (int k = 0; k < 3; ++k) p += multiply(eet[i][k], kQuadratic, e[k][j], kLinear);
-            M.row(3 * i + j) = p.transpose();
-        }
-    }
-    const auto minor = [&](int r, int c, int r2, int c2) {
-        return Poly(multiply(e[r][c], kLinear, e[r2][c2], kLinear));
-    };
-    const Poly det = multiply(minor(1, 1, 2, 2) - minor(1, 2, 2, 1), kQuadratic, e[0][0], kLinear) +
-                     multiply(minor(1, 2, 2, 0) - minor(1, 0, 2, 2), kQuadratic, e[0][1], kLinear) +
-                     multiply(minor(1, 0, 2, 1) - minor(1, 1, 2, 0), kQuadratic, e[0][2], kLinear);
-    M.row(9) = det.transpose();
-    const Eigen::FullPivLU<Eigen::Matrix<double, 10, 10>> lu(M.leftCols<10>());
-    if (!lu.isInvertible()) return 0;
-    const Eigen::Matrix<double, 10, 10> C = lu.solve(M.rightCols<10>());
-    // Multiplication by x in the quotient ring.
-    Eigen::Matrix<double, 10, 10> action = Eigen::Matrix<double, 10, 10>::Zero();
-    for (int m = 0; m < 10; ++m) {
-        const int* p = kMono[10 + m];
-        const int to = mono_index(p[0] + 1, p[1], p[2]);
-        if (to < 10)
-            action.row(m) = -C.row(to);
-        else
-            action(m, to - 10) = 1;
-    }
-    if (!action.allFinite()) return 0;
-    const Eigen::EigenSolver<Eigen::Matrix<double, 10, 10>> solver(action);
-    if (solver.info() != Eigen::Success) return 0;
-    const Eigen::Matrix<std::complex<double>, 10, 1> values = solver.eigenvalues();
-    const Eigen::Matrix<std::complex<double>, 10, 10> vectors = solver.eigenvectors();
-    int found = 0;
-    for (int k = 0; k < 10; ++k) {
-        if (std::abs(values[k].imag()) > 1e-8 * (1 + std::abs(values[k].real()))) continue;
-        const auto v = vectors.col(k);
-        const double w = v[9].real();
-        if (!(std::abs(w) > 1e-12)) continue;
-        const double x = v[6].real() / w, y = v[7].real() / w, z = v[8].real() / w;
-        Mat3 E;
-        for (int i = 0; i < 3; ++i) {
-            for (int j = 0; j < 3; ++j) {
-                E(i, j) = x * Q(3 * i + j, 5) + y * Q(3 * i + j, 6) + z * Q(3 * i + j, 7) +
-                          Q(3 * i + j, 8);
-            }
-        }
-        E /= E.norm();
-        if (E.allFinite()) out[found++] = E;
-    }
-    return found;
-}
-
-RelativePoseResult estimate_relative_pose(const ArrayRef& points_a, const ArrayRef& points_b,
-                                          std::size_t n, const Camera& camera_a,
-                                          const Camera& camera_b,
-                                          const RelativePoseOptions& options) {
-    RelativePoseResult result;
-    result.inlier.assign(n, 0);
+PoseResult estimate_relative_pose(const ArrayRef& points_a, const ArrayRef& points_b, std::size_t n,
+                                  const Camera& camera_a, const Camera& camera_b,
+                                  const RelativePoseOptions& options) {
+    PoseResult result = PoseResult::of(n);
     std::vector<Match> matches;
     std::vector<int> source;
     for (std::size_t i = 0; i < n; ++i) {
@@ -282,57 +207,17 @@ RelativePoseResult estimate_relative_pose(const ArrayRef& points_a, const ArrayR
     if (total < 6) return result;
     const double focal = 0.5 * (camera_a.mean_focal() + camera_b.mean_focal());
     const double limit2 = options.threshold * options.threshold / (focal * focal);
-    Rng rng(options.seed, 1);
-    Mat3 best_E = Mat3::Zero();
-    double best = 0, best_minimal = 0;
-    int best_count = 0;
-    for (int it = 0; it < options.max_iterations; ++it) {
-        const double share = static_cast<double>(best_count) / total, good = std::pow(share, 5);
-        const double needed = good > 1 - 1e-9 ? 1
-                              : good < 1e-12 ? 1e12
-                                             : std::log(1 - options.confidence) / std::log1p(-good);
-        if (it >= options.min_iterations && it >= needed) break;
-        ++result.iterations;
-        int idx[5];
-        bool distinct = true;
-        Vec3 a[5], b[5];
-        for (int k = 0; k < 5; ++k) {
-            idx[k] = static_cast<int>(rng.below(static_cast<std::uint32_t>(total)));
-            for (int j = 0; j < k; ++j) distinct &= idx[j] != idx[k];
-            a[k] = matches[idx[k]].a;
-            b[k] = matches[idx[k]].b;
-        }
-        if (!distinct) continue;
-        Mat3 candidates[10];
-        const int found = five_point(a, b, candidates);
-        for (int k = 0; k < found; ++k) {
-            double score;
-            int inliers = count(matches, candidates[k], limit2, &score);
-            if (!(score > best_minimal)) continue;
-            best_minimal = score;
-            Mat3 E = candidates[k];
-            const Pose T = refine(matches, decompose(E, matches, limit2), 4 * limit2, 6);
-            const Mat3 improved = skew(T.t) * T.R;
-            double after;
-            const int after_inliers = count(matches, improved, limit2, &after);
-            if (after > score) {
-                score = after;
-                inliers = after_inliers;
-                E = improved;
-            }
-            if (score > best) {
-                best = score;
-                best_count = inliers;
-                best_E = E;
-            }
-        }
-    }
-    if (!(best > 0)) {
+    const Model model(matches, limit2, options.seed);
+    Search<Model> search(model, options);
+    const bool found = search.run();
+    result.iterations = search.samples;
+    result.local_optimisations = search.optimised;
+    if (!found) {
         result.status = Status::kNoHypothesis;
         return result;
     }
-    Pose T = refine(matches, decompose(best_E, matches, limit2), 4 * limit2, 10);
-    T = refine(matches, decompose(skew(T.t) * T.R, matches, limit2), 4 * limit2, 10);
+    Pose T = refine(matches, search.best.state, 4 * limit2, 10);
+    T = refine(matches, model.lift(skew(T.t) * T.R), 4 * limit2, 10);
     if (!T.finite()) {
         result.status = Status::kDegenerate;
         return result;
@@ -343,13 +228,14 @@ RelativePoseResult estimate_relative_pose(const ArrayRef& points_a, const ArrayR
         result.inlier[source[i]] = 1;
         ++result.inliers;
     }
-    result.b_from_a = T;
+    result.cam_from_world = T;
     // Ten essential matrices come of a sample.
-    const double alarms = 1 + log_false_alarms(total, result.inliers, 5,
+    result.false_alarms = 1 + log_false_alarms(total, result.inliers, 5,
                                                random_share(matches, options.threshold, focal));
-    result.status = result.inliers < options.min_inliers ? Status::kTooFewInliers
-                    : alarms > kMaxFalseAlarms           ? Status::kChance
-                                                         : Status::kOk;
+    result.status = result.inliers < options.min_inliers    ? Status::kTooFewInliers
+                    : result.false_alarms > kMaxFalseAlarms ? Status::kChance
+                    : !determined(points_a, 2, 6, result)   ? Status::kDegenerate
+                                                            : Status::kOk;
     return result;
 }
 

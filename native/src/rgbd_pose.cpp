@@ -1,13 +1,13 @@
 #include "reloc/rgbd_pose.hpp"
 
-#include <Eigen/SVD>
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "reloc/align_triangles.hpp"
 #include "reloc/constants.hpp"
-#include "reloc/rng.hpp"
 #include "robust_fit.hpp"
+#include "search.hpp"
 
 namespace reloc {
 namespace {
@@ -215,130 +215,86 @@ class PairSet : public CellLayout {
     FloatRows rows_;
 };
 
+double search_radius(const RgbdPoseOptions& options) {
+    return options.search_radius > 0 ? options.search_radius : kWiden * options.threshold;
+}
+
 struct PairKernel {
     void (*equations)(const PairsView&, const PoseF&, float, NormalEquations*);
-    void (*gradient)(const PairsView&, const PoseF&, float, NormalEquations*);
     void (*errors2)(const PairsView&, const PoseF&, float*);
 };
 
-struct Leader {
-    Pose pose;
-    double preview = -1;
-};
-
-class Search {
+/// Poses of triangles whose sides agree in both frames, as search.hpp takes them. A sample of
+/// points tells them apart well enough: three distances leave little ambiguity.
+class Model {
   public:
-    Search(const Pairs& pairs, const RgbdPoseOptions& o, const Kernels& k)
-        : pairs_(pairs), o_(o), k_(k) {
-        wide_ = o.search_radius > 0 ? o.search_radius : kWiden * o.threshold;
+    using Minimal = Pose;
+    using State = Pose;
+    static constexpr int kSample = 3, kChunk = reloc::kChunk, kLeaders = kPairLeaders;
+
+    Model(const Pairs& pairs, const RgbdPoseOptions& options, const Kernels& kernels)
+        : pairs_(pairs),
+          kernels_(kernels),
+          sampler_(pairs.n),
+          wide_(search_radius(options)),
+          narrow2_(options.threshold * options.threshold) {
         ones_.allocate(1, pairs.sample_n);
         std::fill(ones_.row(0), ones_.row(0) + ones_.stride(), 1.0f);
-        for (int i = 0; i < pairs.sample_n; ++i) sample_total_ += pairs.sample.row(kW)[i];
+        for (int i = 0; i < pairs.sample_n; ++i) total_ += pairs.sample.row(kW)[i];
     }
-    void run();
-    Pose pose;
-    PoseScore best{0, 0, 0};
-    int samples = 0;
-    double radius() const { return wide_; }
+
+    double total() const { return total_; }
+    double preview_total() const { return pairs_.preview_total; }
+
+    void propose(Rng* rng, Leaders<Minimal, kLeaders>* leaders) const {
+        const PairsView preview = Pairs::view_of(pairs_.sample, pairs_.preview_n, nullptr);
+        const float wide2 = static_cast<float>(wide_ * wide_);
+        for (int k = 0; k < kChunk; ++k) {
+            Pose pose;
+            if (!draw(rng, &pose)) continue;
+            const double seen = kernels_.pair_preview(preview, pose.to_float(), wide2);
+            if (leaders->wants(seen)) leaders->take(pose, seen);
+        }
+    }
+
+    Pose lift(const Pose& pose) const { return pose; }
+    PoseScore score(const Pose& pose) const {
+        return kernels_.pair_score(Pairs::view_of(pairs_.sample, pairs_.sample_n, nullptr),
+                                   pose.to_float(), static_cast<float>(narrow2_),
+                                   static_cast<float>(wide_ * wide_));
+    }
+    bool optimise(bool, Pose* pose) const {
+        const PairsView sample = Pairs::view_of(pairs_.sample, pairs_.sample_n, ones_.row(0));
+        const auto evaluate = [&](const PoseF& p, NormalEquations* eq) {
+            kernels_.pair_equations(sample, p, static_cast<float>(narrow2_), eq);
+        };
+        return minimise(evaluate, kPairSteps, 0.1 * narrow2_, pose);
+    }
+    double patience(const PoseScore&) const { return 1; }
 
   private:
-    bool draw(Rng* rng, Pose* out) const;
-    void consider(const Leader& leader, PoseScore value);
-    /// A sample of points tells poses apart well enough: three distances leave little ambiguity.
-    PoseScore score(const Pose& p) const {
-        return k_.pair_score(Pairs::view_of(pairs_.sample, pairs_.sample_n, nullptr), p.to_float(),
-                             static_cast<float>(o_.threshold * o_.threshold),
-                             static_cast<float>(wide_ * wide_));
-    }
-    const Pairs& pairs_;
-    const RgbdPoseOptions& o_;
-    const Kernels& k_;
-    FloatRows ones_;
-    double wide_, sample_total_ = 0, minimal_ = 0, minimal_preview_ = 0;
-};
-
-bool Search::draw(Rng* rng, Pose* out) const {
-    int idx[3];
-    for (int& i : idx) i = static_cast<int>(rng->below(static_cast<std::uint32_t>(pairs_.n)));
-    if (idx[0] == idx[1] || idx[0] == idx[2] || idx[1] == idx[2]) return false;
-    Vec3 P[3], X[3];
-    for (int k = 0; k < 3; ++k) {
-        const int i = idx[k];
-        P[k] = Vec3(pairs_.rows.row(kPx)[i], pairs_.rows.row(kPy)[i], pairs_.rows.row(kPz)[i]);
-        X[k] = Vec3(pairs_.rows.row(kX)[i], pairs_.rows.row(kY)[i], pairs_.rows.row(kZ)[i]);
-    }
-    // Rigid motion keeps the sides: most wrong triangles end here.
-    for (int k = 0; k < 3; ++k) {
-        const double a = (P[k] - P[(k + 1) % 3]).norm(), b = (X[k] - X[(k + 1) % 3]).norm();
-        if (!(std::abs(a - b) < wide_)) return false;
-    }
-    return align_triangles(P, X, out);
-}
-
-void Search::consider(const Leader& leader, PoseScore value) {
-    if (!(value.score > minimal_)) return;
-    minimal_ = value.score;
-    minimal_preview_ = leader.preview;
-    Pose improved = leader.pose;
-    const PairsView sample = Pairs::view_of(pairs_.sample, pairs_.sample_n, ones_.row(0));
-    const auto evaluate = [&](const PoseF& p, NormalEquations* eq) {
-        k_.pair_equations(sample, p, static_cast<float>(o_.threshold * o_.threshold), eq);
-    };
-    if (minimise(evaluate, kPairSteps, 0.1 * o_.threshold * o_.threshold, &improved)) {
-        const PoseScore after = score(improved);
-        if (after.score > value.score) {
-            value = after;
-            if (value.score > best.score) {
-                best = value;
-                pose = improved;
+    bool draw(Rng* rng, Pose* out) const {
+        int idx[3];
+        if (!sampler_.draw(rng, idx)) return false;
+        Vec3 P[3], X[3];
+        for (int k = 0; k < 3; ++k) {
+            const int i = idx[k];
+            P[k] = Vec3(pairs_.rows.row(kPx)[i], pairs_.rows.row(kPy)[i], pairs_.rows.row(kPz)[i]);
+            X[k] = Vec3(pairs_.rows.row(kX)[i], pairs_.rows.row(kY)[i], pairs_.rows.row(kZ)[i]);
+            // Rigid motion keeps the sides: most wrong triangles end here.
+            for (int j = 0; j < k; ++j) {
+                if (!(std::abs((P[k] - P[j]).norm() - (X[k] - X[j]).norm()) < wide_)) return false;
             }
-            return;
         }
+        return align_triangles(P, X, out);
     }
-    if (value.score > best.score) {
-        best = value;
-        pose = leader.pose;
-    }
-}
 
-void Search::run() {
-    const PairsView preview = Pairs::view_of(pairs_.sample, pairs_.preview_n, nullptr);
-    const double scale = pairs_.preview_total;
-    const float wide2 = static_cast<float>(wide_ * wide_);
-    for (std::uint64_t chunk = 1; samples < o_.max_iterations; ++chunk) {
-        Rng rng(o_.seed, chunk);
-        const double share = minimal_preview_ / scale;
-        const double bar =
-            scale * share - 2.5 * std::sqrt(std::max(0.0, scale * share * (1 - share)));
-        Leader top[kPairLeaders];
-        for (int j = 0; j < kChunk; ++j) {
-            Leader l;
-            if (!draw(&rng, &l.pose)) continue;
-            l.preview = k_.pair_preview(preview, l.pose.to_float(), wide2);
-            if (l.preview < bar || l.preview <= top[kPairLeaders - 1].preview) continue;
-            int at = kPairLeaders - 1;
-            for (; at > 0 && top[at - 1].preview < l.preview; --at) top[at] = top[at - 1];
-            top[at] = l;
-        }
-        samples += kChunk;
-        const Leader* leader = nullptr;
-        PoseScore value{0, 0, 0};
-        for (const Leader& l : top) {
-            if (l.preview < 0) break;
-            const PoseScore next = score(l.pose);
-            if (leader && !(next.score > value.score)) continue;
-            leader = &l;
-            value = next;
-        }
-        if (leader) consider(*leader, value);
-        const double inliers = std::min(1.0, best.wide / sample_total_),
-                     good = inliers * inliers * inliers;
-        const double needed = good > 1 - 1e-9 ? 1
-                              : good < 1e-12  ? 1e12
-                                              : std::log(1 - o_.confidence) / std::log1p(-good);
-        if (samples >= o_.min_iterations && samples >= needed) break;
-    }
-}
+    const Pairs& pairs_;
+    const Kernels& kernels_;
+    Sampler sampler_;
+    FloatRows ones_;
+    double wide_, narrow2_, total_ = 0;
+};
 
 /// Share of the pairs' bounding box that is within the inlier radius at the fit's noise.
 double random_share(const Pairs& pairs, const FitResult& fit) {
@@ -354,48 +310,6 @@ double random_share(const Pairs& pairs, const FitResult& fit) {
 
 }  // namespace
 
-bool align_triangles(const Vec3 cam[3], const Vec3 scene[3], Pose* out) {
-    const auto frame = [](const Vec3 p[3], Mat3* F) {
-        const Vec3 a = p[1] - p[0], b = p[2] - p[0], n = a.cross(b);
-        const double la = a.norm(), ln = n.norm();
-        if (!(ln > 1e-9 * la * b.norm()) || !(la > 0)) return false;
-        F->col(0) = a / la;
-        F->col(2) = n / ln;
-        F->col(1) = F->col(2).cross(F->col(0));
-        return true;
-    };
-    Mat3 C, S;
-    if (!frame(cam, &C) || !frame(scene, &S)) return false;
-    out->R = C * S.transpose();
-    out->t = (cam[0] + cam[1] + cam[2] - out->R * (scene[0] + scene[1] + scene[2])) / 3.0;
-    return out->finite();
-}
-
-bool align_points(const Vec3* cam, const Vec3* scene, const double* weights, int n, Pose* out) {
-    double total = 0;
-    Vec3 c = Vec3::Zero(), s = Vec3::Zero();
-    for (int i = 0; i < n; ++i) {
-        const double w = weights ? weights[i] : 1.0;
-        total += w;
-        c += w * cam[i];
-        s += w * scene[i];
-    }
-    if (!(total > 0)) return false;
-    c /= total;
-    s /= total;
-    Mat3 M = Mat3::Zero();
-    for (int i = 0; i < n; ++i)
-        M += (weights ? weights[i] : 1.0) * (cam[i] - c) * (scene[i] - s).transpose();
-    if (!M.allFinite()) return false;
-    const Eigen::JacobiSVD<Mat3> svd(M, Eigen::ComputeFullU | Eigen::ComputeFullV);
-    if (!(svd.singularValues()[1] > 1e-12 * svd.singularValues()[0])) return false;
-    Vec3 d(1, 1, 1);
-    if ((svd.matrixU() * svd.matrixV().transpose()).determinant() < 0) d.z() = -1;
-    out->R = svd.matrixU() * d.asDiagonal() * svd.matrixV().transpose();
-    out->t = c - out->R * s;
-    return out->finite();
-}
-
 PoseResult estimate_rgbd_pose(const Correspondences& in, const RgbdPoseOptions& options) {
     const Kernels& kernels = *select_kernels(options.kernels);
     PoseResult result = PoseResult::of(in.n);
@@ -403,28 +317,31 @@ PoseResult estimate_rgbd_pose(const Correspondences& in, const RgbdPoseOptions& 
     Pairs pairs;
     build(in, kernels, options.seed, &pairs);
     if (pairs.n < 4) return result;
-    Search search(pairs, options, kernels);
-    search.run();
+    const Model model(pairs, options, kernels);
+    Search<Model> search(model, options);
+    const bool found = search.run();
     result.iterations = search.samples;
-    if (!(search.best.score > 0)) {
+    result.local_optimisations = search.optimised;
+    if (!found) {
         result.status = Status::kNoHypothesis;
         return result;
     }
     const bool local = options.local_noise && pairs.n >= kDensePoints;
     PairSet set;
-    set.build(kernels, pairs, search.pose, 2 * search.radius(), local ? 10 : 4, local ? 8 : 3);
+    const Pose& start = search.best.state;
+    set.build(kernels, pairs, start, 2 * search_radius(options), local ? 10 : 4, local ? 8 : 3);
     if (set.points() < 4) return result;
     FloatRows scratch;
     scratch.allocate(2, set.slots());
     std::fill(scratch.row(1), scratch.row(1) + set.slots(), 1.0f);
-    const PairKernel kernel{kernels.pair_equations, kernels.pair_gradient, kernels.pair_errors2};
+    const PairKernel kernel{kernels.pair_equations, kernels.pair_errors2};
     const double floor2 = std::pow(kRelativeFloor * pairs.extent, 2);
     FitResult fit;
     robust_fit(kernels, &set, kernel, scratch.row(1), scratch.row(0), floor2, 3, local, 1.0,
-               pairs.n, search.pose, &fit);
+               pairs.n, start, &fit);
     const Demands demands{options.min_inliers, options.min_score, 3, random_share(pairs, fit)};
     finish(fit, pairs.centre, pairs.source, pairs.n, demands, &result);
-    if (result.status == Status::kOk && !determined(in.points_cam, 3, result))
+    if (result.status == Status::kOk && !determined(in.points_cam, 3, 4, result))
         result.status = Status::kDegenerate;
     return result;
 }

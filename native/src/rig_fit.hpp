@@ -160,23 +160,22 @@ struct RigKernel {
     void equations(const RigView& view, const RigPoseF& pose, float c2,
                    NormalEquations* out) const {
         Mat6 H = Mat6::Zero();
-        sum(view, pose, out, [&](const View& v, const FitView& points, const PoseF& cam) {
+        Vec6 g = Vec6::Zero();
+        out->cost = out->weight = 0;
+        view.set->each(view, [&](const View& v, const FitView& points, int) {
+            const PoseF cam = rig.cam_pose(v, pose.exact).to_float();
             NormalEquations eq;
             with(v, [&](const auto& kernel) { kernel.equations(points, cam, c2, &eq); });
             H += v.to_rig * hessian(eq) * v.to_rig.transpose();
-            return eq;
+            g += v.to_rig * gradient(eq);
+            out->cost += eq.cost;
+            out->weight += eq.weight;
         });
         int k = 0;
         for (int i = 0; i < 6; ++i) {
+            out->g[i] = g[i];
             for (int j = i; j < 6; ++j) out->h[k++] = H(i, j);
         }
-    }
-    void gradient(const RigView& view, const RigPoseF& pose, float c2, NormalEquations* out) const {
-        sum(view, pose, out, [&](const View& v, const FitView& points, const PoseF& cam) {
-            NormalEquations eq;
-            with(v, [&](const auto& kernel) { kernel.gradient(points, cam, c2, &eq); });
-            return eq;
-        });
     }
 
     double depth(const RigView& view, const RigPoseF& pose, int slot) const {
@@ -184,20 +183,6 @@ struct RigKernel {
         const PoseF cam = rig.cam_pose(*image, pose.exact).to_float();
         return cam.r[6] * points.X[at] + cam.r[7] * points.Y[at] + cam.r[8] * points.Z[at] +
                cam.t[2];
-    }
-
-  private:
-    template <class Part>
-    void sum(const RigView& view, const RigPoseF& pose, NormalEquations* out, Part part) const {
-        Vec6 g = Vec6::Zero();
-        out->cost = out->weight = 0;
-        view.set->each(view, [&](const View& v, const FitView& points, int) {
-            const NormalEquations eq = part(v, points, rig.cam_pose(v, pose.exact).to_float());
-            g += v.to_rig * reloc::gradient(eq);
-            out->cost += eq.cost;
-            out->weight += eq.weight;
-        });
-        for (int i = 0; i < 6; ++i) out->g[i] = g[i];
     }
 };
 

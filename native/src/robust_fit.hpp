@@ -93,8 +93,8 @@ inline void keep(const Pose& pose, const Mat6& covariance, FitResult* result) {
 /// Gauss-Newton step, until the step is small against the standard errors. Then the covariance and
 /// the inliers.
 ///
-/// `set` has the layout, view(), slice(cell), prior() and info(); `kernel` the equations, gradient
-/// and errors2 of its residual; `base` the known relative information of each slot.
+/// `set` has the layout, view(), slice(cell), prior() and info(); `kernel` the equations and
+/// errors2 of its residual; `base` the known relative information of each slot.
 template <class Set, class Kernel, class State>
 void robust_fit(const Kernels& kernels, Set* set, const Kernel& kernel, const float* base,
                 float* e2, double floor2, int dof, bool local, double level_scale, int points,

@@ -1,7 +1,8 @@
 // Absolute pose at the camera's own focal length.
 #pragma once
 
-#include "reloc/absolute_pose.hpp"
+#include "reloc/absolute_options.hpp"
+#include "reloc/camera.hpp"
 
 namespace reloc {
 

@@ -1,7 +1,8 @@
 // The forward pass of DSAC*: hypotheses from minimal sets, soft inlier counting, refinement.
 #pragma once
 
-#include "reloc/absolute_pose.hpp"
+#include "reloc/camera.hpp"
+#include "reloc/pose_result.hpp"
 
 namespace reloc {
 

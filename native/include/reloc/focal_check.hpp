@@ -1,7 +1,9 @@
 // Whether the inliers agree with the camera's focal length, and what follows if not.
 #pragma once
 
-#include "reloc/absolute_pose.hpp"
+#include "reloc/absolute_options.hpp"
+#include "reloc/camera.hpp"
+#include "reloc/pose_result.hpp"
 
 namespace reloc {
 

@@ -1,36 +1,11 @@
 // Absolute pose of a camera whose focal length is unknown.
 #pragma once
 
-#include "reloc/absolute_pose.hpp"
+#include "reloc/absolute_options.hpp"
+#include "reloc/camera.hpp"
+#include "reloc/pose_result.hpp"
 
 namespace reloc {
-
-/// A pose in float and the factor of the focal length.
-struct FocalPoseF : PoseF {
-    float scale;
-};
-
-/// A pose and the logarithm of the focal length over the camera's nominal one.
-struct FocalPose {
-    static constexpr int kParameters = 7;
-    using Step = Eigen::Matrix<double, kParameters, 1>;
-    using Equations = LensEquations;
-
-    Pose pose;
-    double log_focal = 0;
-
-    double scale() const { return std::exp(log_focal); }
-    FocalPose perturbed(const Step& step) const {
-        return {pose.perturbed(step.head<6>()), log_focal + step[6]};
-    }
-    bool finite() const { return pose.finite() && std::isfinite(log_focal); }
-    void normalize() { pose.normalize(); }
-    FocalPoseF to_float() const {
-        return {pose.to_float(), static_cast<float>(std::exp(log_focal))};
-    }
-    /// The matrix that projects by the nominal camera as this does by its own: x and y scaled.
-    PoseF projection() const;
-};
 
 /// What is known of the focal length before a search.
 struct FocalSearch {

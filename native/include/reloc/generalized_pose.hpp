@@ -3,7 +3,9 @@
 
 #include <vector>
 
-#include "reloc/absolute_pose.hpp"
+#include "reloc/absolute_options.hpp"
+#include "reloc/camera.hpp"
+#include "reloc/pose_result.hpp"
 
 namespace reloc {
 

@@ -67,7 +67,6 @@ struct LensEquations {
 /// principal point, in mean focal lengths. The projection and its derivatives are exact.
 struct LensKernels {
     void (*equations)(const FitView&, const PoseF&, const LensF&, float c2, LensEquations*);
-    void (*gradient)(const FitView&, const PoseF&, const LensF&, float c2, LensEquations*);
     void (*errors2)(const FitView&, const PoseF&, const LensF&, float* out);
     /// Coordinates on the plane z = 1 through the lens, in place.
     void (*project)(const LensF&, int n, float* x, float* y);
@@ -101,11 +100,10 @@ struct CellGrid {
 };
 
 /// One residual of the final fit. `equations` are Geman-McClure weighted, with c2 in squared
-/// sigmas; `gradient` leaves h alone; `errors2` gives squared residuals (infinity behind the
+/// sigmas; `errors2` gives squared residuals (infinity behind the
 /// camera).
 struct FitKernels {
     void (*equations)(const FitView&, const PoseF&, float c2, NormalEquations*);
-    void (*gradient)(const FitView&, const PoseF&, float c2, NormalEquations*);
     void (*errors2)(const FitView&, const PoseF&, float* out);
 };
 
@@ -138,7 +136,6 @@ struct Kernels {
     PoseScore (*pair_score)(const PairsView&, const PoseF&, float narrow2, float wide2);
     void (*pair_errors2)(const PairsView&, const PoseF&, float* out);
     void (*pair_equations)(const PairsView&, const PoseF&, float c2, NormalEquations*);
-    void (*pair_gradient)(const PairsView&, const PoseF&, float c2, NormalEquations*);
     /// Rows of float from an interleaved array (one of the two pointers is null): row_k = src_k *
     /// scale_k - offset_k. True if some value is not below `limit` in magnitude.
     bool (*split)(const float* f32, const double* f64, int components, int n, const double* scale,

@@ -1,4 +1,4 @@
-// Rigid motion cam_from_world and its tangent.
+// What is estimated and its tangent: a rigid motion cam_from_world, alone or with a focal length.
 #pragma once
 
 #include <Eigen/Core>
@@ -35,6 +35,14 @@ struct Pose {
     Mat3 R = Mat3::Identity();
     Vec3 t = Vec3::Zero();
 
+    /// A pose of float with its orthonormality restored.
+    static Pose from(const PoseF& f) {
+        Pose p;
+        for (int i = 0; i < 9; ++i) p.R(i / 3, i % 3) = f.r[i];
+        for (int i = 0; i < 3; ++i) p.t[i] = f.t[i];
+        p.normalize();
+        return p;
+    }
     /// Exp(delta) * this, delta = (rotation, translation) in the camera frame.
     Pose perturbed(const Vec6& delta) const {
         const Mat3 E = exp_so3(delta.head<3>());
@@ -54,6 +62,40 @@ struct Pose {
         }
         return f;
     }
+};
+
+/// x and y of what a pose gives times `scale`: a focal length that is so many times as long.
+inline PoseF scaled(PoseF pose, float scale) {
+    for (int i = 0; i < 6; ++i) pose.r[i] *= scale;
+    for (int i = 0; i < 2; ++i) pose.t[i] *= scale;
+    return pose;
+}
+
+/// A pose in float and the factor of the focal length.
+struct FocalPoseF : PoseF {
+    float scale;
+};
+
+/// A pose and the logarithm of the focal length over the camera's nominal one.
+struct FocalPose {
+    static constexpr int kParameters = 7;
+    using Step = Eigen::Matrix<double, kParameters, 1>;
+    using Equations = LensEquations;
+
+    Pose pose;
+    double log_focal = 0;
+
+    double scale() const { return std::exp(log_focal); }
+    FocalPose perturbed(const Step& step) const {
+        return {pose.perturbed(step.head<6>()), log_focal + step[6]};
+    }
+    bool finite() const { return pose.finite() && std::isfinite(log_focal); }
+    void normalize() { pose.normalize(); }
+    FocalPoseF to_float() const {
+        return {pose.to_float(), static_cast<float>(std::exp(log_focal))};
+    }
+    /// The matrix that projects by the nominal camera as this does by its own.
+    PoseF projection() const { return scaled(pose.to_float(), static_cast<float>(scale())); }
 };
 
 }  // namespace reloc

@@ -1,4 +1,4 @@
-// What the absolute solvers return.
+// What the pose solvers return.
 #pragma once
 
 #include <vector>
@@ -23,8 +23,8 @@ const char* describe(Status status);
 
 struct PoseResult {
     Status status = Status::kTooFewPoints;
-    Pose cam_from_world;
-    Mat6 covariance;  ///< of world_from_cam, right tangent (rotation, translation)
+    Pose cam_from_world;  ///< of a relative pose: b_from_a
+    Mat6 covariance;      ///< of world_from_cam, right tangent (rotation, translation)
     std::vector<unsigned char> inlier;  ///< per input correspondence
     int inliers = 0;
     int iterations = 0;  ///< minimal samples drawn
@@ -71,8 +71,22 @@ double squared_pixels(const Kernels& kernels, const Problem& problem, const Pose
 /// Share of the image that is within the inlier radius of a point at that noise.
 double random_share(double pixel_noise, double image_area);
 
-/// Whether at least four different pixels support the pose: copies of three fit any of its
-/// solutions. `components` is 2 for pixels, 3 for points.
-bool determined(const ArrayRef& points, int components, const PoseResult& result);
+/// Whether at least `enough` of the inliers differ: copies of a minimal sample fit any of its
+/// solutions. `same(i, j)` compares correspondences.
+template <class Same>
+bool determined(std::size_t enough, const PoseResult& result, Same same) {
+    std::vector<std::size_t> seen;
+    for (std::size_t i = 0; i < result.inlier.size() && seen.size() < enough; ++i) {
+        if (!result.inlier[i]) continue;
+        bool known = false;
+        for (std::size_t k = 0; k < seen.size() && !known; ++k) known = same(seen[k], i);
+        if (!known) seen.push_back(i);
+    }
+    return seen.size() >= enough;
+}
+
+/// The same by their points, of `components` each.
+bool determined(const ArrayRef& points, int components, std::size_t enough,
+                const PoseResult& result);
 
 }  // namespace reloc

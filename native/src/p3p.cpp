@@ -1,31 +1,8 @@
-#include "reloc/hypotheses.hpp"
+#include "reloc/p3p.hpp"
 
-#include <algorithm>
 #include <cmath>
 
-#include "reloc/constants.hpp"
-
 namespace reloc {
-int TripleSampler::draw_one(Rng* rng) const {
-    if (problem_.cumulative.empty())
-        return static_cast<int>(rng->below(static_cast<std::uint32_t>(problem_.n)));
-    const auto& c = problem_.cumulative;
-    const double at = rng->uniform() * c.back();
-    const auto it = std::upper_bound(c.begin(), c.end(), at);
-    return std::min(static_cast<int>(it - c.begin()), problem_.n - 1);
-}
-
-bool TripleSampler::draw(Rng* rng, int out[3]) const {
-    int filled = 0;
-    for (int tries = 0; tries < kMaxDraws; ++tries) {
-        const int i = draw_one(rng);
-        bool fresh = true;
-        for (int k = 0; k < filled; ++k) fresh &= out[k] != i;
-        if (fresh) out[filled++] = i;
-        if (filled == 3) return true;
-    }
-    return false;
-}
 
 void load_sample(const Problem& problem, const int idx[3], int lane, P3PBatch* batch) {
     const PointsView p = problem.view();

@@ -1,10 +1,7 @@
-// Minimal hypotheses for absolute pose.
+// Minimal absolute pose: three points on three rays from one centre.
 #pragma once
 
-#include <cstdint>
-
 #include "reloc/problem.hpp"
-#include "reloc/rng.hpp"
 
 namespace reloc {
 
@@ -14,18 +11,6 @@ namespace reloc {
 ///
 /// `bearings` are unit vectors in the camera frame. Degenerate triples give no solution.
 int p3p(const Vec3 bearings[3], const Vec3 points[3], const Kernels& kernels, Pose out[4]);
-
-/// Draws distinct triples, in proportion to the weights where there are any.
-class TripleSampler {
-  public:
-    explicit TripleSampler(const Problem& problem) : problem_(problem) {}
-    /// False if no three distinct points came up in a bounded number of draws.
-    bool draw(Rng* rng, int out[3]) const;
-    int draw_one(Rng* rng) const;
-
-  private:
-    const Problem& problem_;
-};
 
 /// Puts points `idx` of the problem into lane `lane` of a batch.
 void load_sample(const Problem& problem, const int idx[3], int lane, P3PBatch* batch);
