@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from reloc_core.engine import Evaluation, evaluate, train
     from reloc_core.localizer import Localizer
     from reloc_core.pipeline import Pipeline
+    from reloc_core.tracker import Tracker, TrackerConfig
 
 __version__ = "0.1.0"
 
@@ -67,6 +68,8 @@ __all__ = [
     "ScenePoints",
     "Solver",
     "Status",
+    "Tracker",
+    "TrackerConfig",
     "__version__",
     "evaluate",
     "hookimpl",
@@ -78,6 +81,8 @@ _LATE = {
     "Evaluation": "reloc_core.engine",
     "Localizer": "reloc_core.localizer",
     "Pipeline": "reloc_core.pipeline",
+    "Tracker": "reloc_core.tracker",
+    "TrackerConfig": "reloc_core.tracker",
     "evaluate": "reloc_core.engine",
     "train": "reloc_core.engine",
 }

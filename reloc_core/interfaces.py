@@ -137,6 +137,8 @@ class Estimator(ABC):
     history: ClassVar[int] = 0
     """How many preceding frames of the sequence shape the evidence of a query, about; they are
     replayed before a single query is explained. 0 for estimators without state."""
+    uses_prior: ClassVar[bool] = False
+    """Whether the prior of a query, which may be wrong, narrows the search; others never look at it."""
 
     @abstractmethod
     def fit(self, dataset: Dataset, run: Run) -> None:

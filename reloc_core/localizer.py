@@ -27,8 +27,12 @@ from reloc_core.pipeline import Pipeline
 from reloc_core.runs import resolve_runtime
 from reloc_core.types import Camera, DepthArray, ImageArray, Localization, Query
 
-Intrinsics = Camera | float | tuple[Camera, ...] | None
-"""A camera, a focal length in pixels, the cameras of mapping images to choose from, or None for EXIF."""
+Intrinsics = Camera | float | np.ndarray | tuple[Camera, ...] | None
+"""A camera, a focal length in pixels, a 3x3 calibration matrix, the cameras of mapping images to choose
+from, or None for EXIF."""
+
+CameraChoice = Camera | float | np.ndarray | Literal["map"] | None
+"""The same as users give it: "map" is the camera of the mapping images."""
 
 Image = str | Path | bytes | np.ndarray
 """A file, the content of one, or RGB pixels (H, W, 3) or grey ones (H, W), uint8."""
@@ -43,7 +47,6 @@ class Localizer:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
-        self._mapped = () if pipeline.map is None else mapped_frames(pipeline.map).cameras
         self._sequence: str | None = None
         self._lock = threading.Lock()
 
@@ -84,7 +87,7 @@ class Localizer:
     def localize(
         self,
         image: Image,
-        camera: Camera | float | Literal["map"] | None = None,
+        camera: CameraChoice = None,
         depth: DepthArray | None = None,
         timestamp: float | None = None,
         sequence: str | None = None,
@@ -93,9 +96,9 @@ class Localizer:
 
         Args:
             image: a file, the content of one, or RGB or grey pixels in uint8.
-            camera: intrinsics, or a focal length in pixels; of another size than the image they are
-                scaled. "map": the camera of the mapping images. None takes the focal length from the
-                EXIF data of a file.
+            camera: intrinsics, scaled to the image where they are of another size; or a focal length or
+                a 3x3 calibration matrix in pixels of this image. "map": the camera of the mapping
+                images. None takes the focal length from the EXIF data of a file.
             depth: (H, W) float32 metres, 0 where unknown, for methods that use it.
             timestamp: seconds.
             sequence: name of the video that the image belongs to. Methods with a memory keep it
@@ -105,7 +108,7 @@ class Localizer:
             DataError: the image cannot be read, or its focal length is unknown.
             InputError: the arguments do not fit together.
         """
-        chosen: Intrinsics = camera if camera != "map" else self._mapped
+        chosen = intrinsics(camera, self.map)
         return self.localize_query(load_query(image, chosen, depth, timestamp, sequence))
 
     def localize_query(self, query: Query) -> Localization:
@@ -115,6 +118,48 @@ class Localizer:
                 self.pipeline.start_sequence()
             self._sequence = query.sequence
             return self.pipeline.localize(query)
+
+
+def intrinsics(camera: CameraChoice, scene_map: Map | None) -> Intrinsics:
+    """What a user gave as camera, for `load_query`.
+
+    Raises:
+        InputError: nothing that tells intrinsics.
+    """
+    if isinstance(camera, str):
+        if camera != "map":
+            raise InputError(f"camera='{camera}' is no camera: {_CAMERAS}.")
+        return () if scene_map is None else mapped_frames(scene_map).cameras
+    if camera is None or isinstance(camera, Camera):
+        return camera
+    try:
+        numbers = np.asarray(camera, np.float64)
+    except (TypeError, ValueError):
+        numbers = np.zeros(2)
+    if isinstance(camera, bool) or numbers.shape not in ((), (3, 3)):
+        raise InputError(f"camera={str(camera)[:60]} is no camera: {_CAMERAS}.")
+    return numbers if numbers.shape else float(numbers)
+
+
+_CAMERAS = "give a Camera, a focal length in pixels, a 3x3 calibration matrix, or 'map'"
+
+
+def _of_matrix(matrix: np.ndarray, width: int, height: int) -> Camera:
+    """The camera of a calibration matrix.
+
+    Raises:
+        InputError: it is none.
+    """
+    (fx, skew, cx), below = matrix[0], (matrix[1, 0], *matrix[2])
+    if not np.isfinite(matrix).all() or below != (0, 0, 0, 1):
+        raise InputError(
+            f"A calibration matrix is [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], got {matrix.tolist()}."
+        )
+    if abs(skew) > 1e-3 * fx:
+        raise InputError(
+            f"The calibration matrix has a skew of {skew:g}; pixels must be square-cut."
+        )
+    return Camera("PINHOLE", width, height, (fx, matrix[1, 1], cx, matrix[1, 2]))
 
 
 def load_query(
@@ -175,8 +220,10 @@ def _camera(image: Image, camera: Intrinsics, pixels: ImageArray, name: str) -> 
         return found
     if isinstance(camera, Camera):
         return fit_camera(camera, width, height)
+    if isinstance(camera, np.ndarray):
+        return _of_matrix(camera, width, height)
     if camera is not None:
-        return Camera.pinhole(float(camera), width, height)
+        return Camera.pinhole(camera, width, height)
     exif = exif_focal(image) if isinstance(image, str | Path) else None
     if exif is None:
         raise DataError(

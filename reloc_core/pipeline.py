@@ -246,7 +246,10 @@ class Pipeline:
                 evidence = back.evidence(evidence, back.inverse.camera(query.camera))
                 localization = back.localization(localization)
             evidence = undo.evidence(evidence, query.camera)
-            outcomes.append((evidence, undo.localization(localization)))
+            localization = replace(
+                undo.localization(localization), name=query.name, timestamp=query.timestamp
+            )
+            outcomes.append((evidence, localization))
         return outcomes
 
     def _localize_upright(self, queries: Sequence[Query]) -> list[tuple[Evidence, Localization]]:

@@ -384,6 +384,8 @@ class Localization:
         camera: the intrinsics where they were estimated with the pose; None where the query's hold.
         support: what speaks for the pose, as named numbers of which larger is better; see
             `reloc_core.calibration.support`.
+        name: of the query.
+        timestamp: of the query in seconds, or None.
     """
 
     status: Status
@@ -397,6 +399,8 @@ class Localization:
     stages: tuple[tuple[str, Float64Array], ...] = ()
     camera: Camera | None = None
     support: Mapping[str, float] = field(default_factory=dict)
+    name: str = ""
+    timestamp: float | None = None
 
     def __post_init__(self) -> None:
         if self.status is Status.LOCALIZED:

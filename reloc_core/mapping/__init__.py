@@ -8,6 +8,7 @@
 """
 
 from reloc_core.mapping.features import Detector, Features, describe
+from reloc_core.mapping.guidance import expected_in_view
 from reloc_core.mapping.matching import match_pairs, mutual_matches
 from reloc_core.mapping.observations import Observations
 from reloc_core.mapping.pairs import choose_pairs, evenly, farthest_points, pose_features
@@ -29,6 +30,7 @@ __all__ = [
     "choose_pairs",
     "describe",
     "evenly",
+    "expected_in_view",
     "farthest_points",
     "make_view",
     "match_pairs",

@@ -25,6 +25,7 @@ _QUALITY, _SPACING = 0.005, 6
 _SHARP = 0.1
 CONTRAST = 4.0
 """Grey levels; the standard deviation of a picture that shows something."""
+_MOST_SAMPLES = 500
 _FEWEST_FOLLOWED, _FEWEST_STARTED = 20, 40
 _AROUND, _RADIUS = 9, 12.0  # neighbours, pixels
 _CLEARLY_BETTER = 0.99  # of the costs of two fits
@@ -52,11 +53,19 @@ class PointTracks:
     Args:
         count: points at most.
         resolution: shorter side in pixels of the images that they are followed in.
+
+    Attributes:
+        number: tells one set of points from the next.
+        anchor_from_last: (4, 4) of the last frame that they were followed into.
+        covariance: (6, 6) of that, of independent tracking errors.
     """
 
     def __init__(self, count: int, resolution: int) -> None:
         self.count, self.resolution = count, resolution
-        self.solver = PnpSolver(PnpConfig())
+        # The localization has checked the focal length; points of one plane cannot. Where few points
+        # agree they were not followed, however long one searches.
+        self.solver = PnpSolver(PnpConfig(verify_focal=False, max_iterations=_MOST_SAMPLES))
+        self.number = 0
         self.reset()
 
     def reset(self) -> None:
@@ -65,6 +74,8 @@ class PointTracks:
         self.points: Float64Array = np.zeros((0, 3))
         self.world_from_anchor: Float64Array = np.eye(4)
         self.anchor_from_last: Float64Array = np.eye(4)
+        self.covariance: Float64Array = np.zeros((6, 6))
+        self.number += 1
         self.last_motion: Float64Array = np.eye(4)
         self.started, self.age, self.sharpness = 0, 0, 0.0
         self.grey: ImageArray | None = None
@@ -129,7 +140,7 @@ class PointTracks:
         self.current, self.points, self.grey = moved[kept], points, grey
         self.age += 1
         self.last_motion = inverse(self.anchor_from_last) @ fit.anchor_from_cam
-        self.anchor_from_last = fit.anchor_from_cam
+        self.anchor_from_last, self.covariance = fit.anchor_from_cam, fit.covariance
         return Motion(self.last_motion, fit.covariance)
 
     def start(
@@ -163,6 +174,8 @@ class PointTracks:
         self.started, self.age, self.grey = int(usable.sum()), 0, grey
         self.sharpness = float(np.median(_sharpness(grey, corners[usable, 0])))
         self.world_from_anchor, self.anchor_from_last = world_from_cam, np.eye(4)
+        self.covariance = np.zeros((6, 6))
+        self.number += 1
         return True
 
 

@@ -92,7 +92,7 @@ class PoseBelief:
             covariance: (6, 6) of the motion.
             seconds: since the last frame.
         """
-        noise = covariance + self._lengths(self.config.drift_rotation, self.config.drift)
+        noise = covariance + self.drift(1)
         speed = pose_minus(motion, np.eye(4)) / seconds
 
         def moved(state: _State | None) -> _State | None:
@@ -151,6 +151,10 @@ class PoseBelief:
             jacobian[_L, _L] @ state.offset,
             jacobian @ state.covariance @ jacobian.T + noise,
         )
+
+    def drift(self, frames: int) -> Float64Array:
+        """Covariance (6, 6) of a motion that was followed over some frames, at least."""
+        return frames * self._lengths(self.config.drift_rotation, self.config.drift)
 
     @property
     def _accelerations(self) -> Float64Array:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import ClassVar
+import copy
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from reloc_core.geometry import inverse, transform
+from reloc_core.geometry import adjoint, inverse, project, transform
 from reloc_core.interfaces import Refiner, Runtime
 from reloc_core.refiners.config import PoseFilterConfig, check_pose_filter
 from reloc_core.refiners.point_tracks import CONTRAST, PointTracks
 from reloc_core.refiners.pose_belief import Belief, PoseBelief
 from reloc_core.types import (
+    Camera,
     Correspondences,
     Evidence,
+    Float64Array,
     ImageArray,
     Localization,
     PosePrior,
@@ -28,6 +31,27 @@ _TRUST = 0.5
 """Seconds in which the score of a pose that nothing confirms falls to 1 / e."""
 _RUNTIME = Runtime(threads=1)
 
+Sight = Literal["", "followed", "carried", "held", "blind", "changed"]
+"""How a frame hangs together with the one before: "followed" by points, "carried" by odometry, "held" as a
+copy of it, "blind" where nothing can be seen, "changed" where something else is; "" for the first one."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A frame whose pose comes later; see `PoseFilter.mark`.
+
+    Attributes:
+        number: of the points that were followed.
+        anchor_from_cam: (4, 4) by them.
+        covariance: (6, 6) of that.
+        age: of the points in frames.
+    """
+
+    number: int
+    anchor_from_cam: Float64Array
+    covariance: Float64Array
+    age: int
+
 
 class PoseFilter(Refiner):
     """Fuses the poses of single frames along the camera's motion.
@@ -38,6 +62,10 @@ class PoseFilter(Refiner):
 
     Args:
         config: options; see `PoseFilterConfig`.
+
+    Attributes:
+        sight: of the last frame.
+        frames: since it began, or began anew.
     """
 
     history: ClassVar[int] = 40
@@ -60,6 +88,8 @@ class PoseFilter(Refiner):
         self._unseen = 0.0  # seconds since the time that the belief is of
         self._score = 0.0
         self._repeated = 0
+        self.sight: Sight = ""
+        self.frames = 0
 
     def refine(
         self, query: Query, localization: Localization, evidence: Evidence | None = None
@@ -70,12 +100,16 @@ class PoseFilter(Refiner):
             self.start_sequence()
             elapsed = 1 / self.config.rate
         self._timestamp = query.timestamp
+        self.frames += 1
         self._unseen += elapsed
         self._score *= float(np.exp(-elapsed / _TRUST))
         grey = self.tracks.scaled(query.image)
         prior = query.prior if self.config.prior == "pose" else None
         if self._repeats(grey) and prior is None:
             unseen = self._unseen if self._repeated > self.config.hold else 0.0
+            if self.sight == "changed":  # a copy of what the belief is not about
+                return self._predicted(localization, self._unseen, True)
+            self.sight = "held"
             return self._predicted(localization, unseen)
         found = evidence if isinstance(evidence, Correspondences) else None
         self._learn_distance(localization, found)
@@ -84,7 +118,9 @@ class PoseFilter(Refiner):
             if not (localization.localized or (prior and self.belief.belief)):
                 # The belief stays where it is: the points may come into view again.
                 changed = self.tracks.started > 0 and self.tracks.shows_something(grey)
+                self.sight = "changed" if changed else "blind"
                 return self._predicted(localization, self._unseen, changed)
+            self.sight = "blind"
             self.belief.coast(self._unseen)
             self._arrive(query)
             self.tracks.reset()
@@ -92,11 +128,64 @@ class PoseFilter(Refiner):
             self.belief.inform(Belief(prior.world_from_cam, prior.covariance))
         if localization.localized:
             agreed = self._correct(localization, followed)
-            self._renew(query, localization, found, grey)
+            self._renew(query.camera, localization, found, grey)
             if not agreed:
                 # What supports the frame's own pose says nothing about the one that is kept against it.
                 localization = replace(localization, support={})
         return self._predicted(localization, 0.0)
+
+    # ------------------------------------------------------------------- poses that come later
+
+    def fork(self) -> PoseFilter:
+        """A copy with a state of its own."""
+        other = copy.copy(self)
+        # What they hold is replaced, never changed.
+        other.belief, other.tracks = copy.copy(self.belief), copy.copy(self.tracks)
+        return other
+
+    def mark(self) -> Mark:
+        """Remember the last frame, whose motion was followed, for `correct_later`."""
+        tracks = self.tracks
+        return Mark(tracks.number, tracks.anchor_from_last, tracks.covariance, tracks.age)
+
+    def correct_later(
+        self, mark: Mark, camera: Camera, localization: Localization, evidence: Evidence | None
+    ) -> bool:
+        """Take the pose of an earlier frame into the belief, moved along with the points followed since.
+
+        Args:
+            mark: of that frame.
+            camera: intrinsics of the frames.
+            localization: of that frame.
+            evidence: that it comes from.
+
+        Returns:
+            whether it was taken; not where other points have been followed since, or the belief differs.
+        """
+        tracks = self.tracks
+        pose, grey = localization.world_from_cam, tracks.grey
+        if mark.number != tracks.number or pose is None or grey is None:
+            return False
+        motion = inverse(mark.anchor_from_cam) @ tracks.anchor_from_last
+        turned, covariance = adjoint(motion), localization.covariance
+        if covariance is not None:
+            # Both poses are relative to the anchor and share most errors of its points.
+            uncertain = np.abs(tracks.covariance - mark.covariance)
+            noise = self.config.track_noise * np.diag(np.diag(uncertain))
+            noise += self.belief.drift(tracks.age - mark.age)
+            covariance = turned @ covariance @ turned.T + noise
+        moved = replace(localization, world_from_cam=pose @ motion, covariance=covariance)
+        found = evidence if isinstance(evidence, Correspondences) else None
+        if found is not None:
+            seen, front = project(camera, transform(inverse(pose @ motion), found.points3d))
+            inside = front & (seen > -0.5).all(1) & (seen < [camera.width, camera.height]).all(1)
+            found = replace(found, points2d=seen)
+            if moved.inliers is not None and len(moved.inliers) == len(inside):
+                moved = replace(moved, inliers=moved.inliers & inside)
+        self._learn_distance(moved, found)
+        agreed = self._correct(moved, True)
+        self._renew(camera, moved, found, grey)
+        return agreed
 
     # ------------------------------------------------------------------------------- motion
 
@@ -123,10 +212,12 @@ class PoseFilter(Refiner):
         if motion is not None:
             covariance = self.config.track_noise * motion.covariance
             self.belief.move(motion.last_from_cam, covariance, self._unseen)
+            self.sight = "followed"
         elif self.config.prior == "odometry" and last is not None and query.prior is not None:
             moved = inverse(last.world_from_cam) @ query.prior.world_from_cam
             self.belief.move(moved, np.zeros((6, 6)), self._unseen)
             self.tracks.reset()
+            self.sight = "carried"
         else:
             return False
         self._arrive(query)
@@ -142,7 +233,7 @@ class PoseFilter(Refiner):
             self.belief.distance = float(np.median(depth))
 
     def _renew(
-        self, query: Query, localization: Localization, found: Correspondences | None,
+        self, camera: Camera, localization: Localization, found: Correspondences | None,
         grey: ImageArray,
     ) -> None:  # fmt: skip
         """Choose new points to follow, where it is time to."""
@@ -154,7 +245,7 @@ class PoseFilter(Refiner):
             return
         assert localization.world_from_cam is not None
         tracks.start(
-            grey, query.camera, localization.world_from_cam, found.points2d[good],
+            grey, camera, localization.world_from_cam, found.points2d[good],
             found.points3d[good],
         )  # fmt: skip
 

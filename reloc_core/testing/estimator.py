@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -197,6 +197,33 @@ class EstimatorConformance(ComponentConformance):
         first = estimator.estimate(with_truth)
         estimator.start_sequence()
         assert_same_evidence(first, estimator.estimate(with_truth.without_ground_truth()), 1e-9)
+
+    def test_a_prior_narrows_the_search_where_it_is_declared(
+        self, reloc_trained_estimator: TrainedEstimator
+    ) -> None:
+        """A right one costs nothing; without `uses_prior` nobody looks at it."""
+        trained, sure = reloc_trained_estimator, np.diag([0.01] * 3 + [0.02] * 3) ** 2
+        estimator, truth = trained.pipeline.estimator, trained.queries[0].world_from_cam
+        assert truth is not None
+        query = self.query(trained.queries[0])
+        estimator.start_sequence()
+        alone = trained.pipeline.localize(query)
+        estimator.start_sequence()
+        guided = replace(query, prior=PosePrior(truth, sure))
+        if not estimator.uses_prior:
+            estimator.start_sequence()
+            expected = estimator.estimate(query)
+            estimator.start_sequence()
+            assert_same_evidence(expected, estimator.estimate(guided), self.tolerance)
+            return
+        found = trained.pipeline.localize(guided)
+        assert found.localized >= alone.localized
+        if found.world_from_cam is not None and alone.world_from_cam is not None:
+            centimetres, degrees = pose_error(found.world_from_cam, truth)
+            assert centimetres <= max(
+                self.max_median_cm, pose_error(alone.world_from_cam, truth)[0]
+            )
+            assert degrees <= max(self.max_median_deg, pose_error(alone.world_from_cam, truth)[1])
 
     def test_batch_equals_one_by_one(self, reloc_trained_estimator: TrainedEstimator) -> None:
         trained = reloc_trained_estimator

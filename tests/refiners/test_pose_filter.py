@@ -142,6 +142,38 @@ def test_copies_of_a_picture_are_held_and_then_coasted_over(film):
     assert std(answers[5]) > std(before)
 
 
+def test_a_copy_of_a_new_view_is_as_unknown(film):
+    data = film()
+    tracker, _ = run(data, 20, noise=0.002)
+    noise = np.random.default_rng(0).integers(0, 256, data.query(0).image.shape, np.uint8)
+    answers = [tracker.refine(data.query(i, image=noise), LOST) for i in (20, 21, 22)]
+    assert not any(answer.localized for answer in answers)
+
+
+@pytest.mark.parametrize("late", [1, 3, 8])
+def test_a_pose_that_comes_late_is_worth_what_it_would_have_been(film, late):
+    data = film()
+    tracker, _ = run(data, 10, noise=0.01)
+    in_time, other = tracker.fork(), tracker.fork()
+    exact = data.found(10, std=5e-3)
+    in_time.refine(data.query(10), exact, data.evidence(10))
+    tracker.refine(data.query(10), LOST)
+    other.refine(data.query(10), LOST)
+    mark = tracker.mark()
+    for i in range(11, 10 + late):
+        for each in (in_time, tracker, other):
+            each.refine(data.query(i), LOST)
+    assert tracker.correct_later(mark, data.camera, exact, data.evidence(10))
+    expected, found, without = (
+        each.refine(data.query(10 + late), LOST) for each in (in_time, tracker, other)
+    )
+    np.testing.assert_allclose(found.world_from_cam, expected.world_from_cam, atol=2e-3)
+    np.testing.assert_allclose(std(found), std(expected), rtol=0.35)
+    assert error(without, data, 10 + late) > error(found, data, 10 + late) + 1.5e-3
+    other.tracks.reset()
+    assert not other.correct_later(mark, data.camera, exact, data.evidence(10))
+
+
 def test_odometry_carries_where_nothing_is_seen(film):
     """In a world of its own."""
     data = film()

@@ -6,6 +6,7 @@ import pytest
 
 from reloc_core import Camera, DataError, InputError, Localizer
 from reloc_core.datasets.images import ImageFolder
+from reloc_core.localizer import intrinsics, load_query
 
 
 def test_files_bytes_and_pixels_agree(toy_map, ace_scene):
@@ -20,6 +21,26 @@ def test_files_bytes_and_pixels_agree(toy_map, ace_scene):
         # A mapped image is the most similar one to itself.
         np.testing.assert_allclose(one.world_from_cam, truth, atol=1e-6)
     assert localizer.localize(file, 130.0).localized
+
+
+def test_results_say_what_they_are_of(toy_map, ace_scene):
+    localizer = Localizer.from_map(toy_map, device="cpu")
+    file = next((ace_scene / "train/rgb").iterdir())
+    found = localizer.localize(file, 130.0, timestamp=12.5)
+    assert (found.name, found.timestamp) == (str(file), 12.5)
+    assert localizer.localize(file.read_bytes(), 130.0).name == "image"
+
+
+@pytest.mark.parametrize("form", [list, np.array, tuple])
+def test_a_matrix_is_a_camera(form):
+    """Of pixels as the matrix is meant: of the image that it comes with."""
+    matrix = [[130.0, 0.0, 81.0], [0.0, 128.0, 60.0], [0.0, 0.0, 1.0]]
+    chosen = intrinsics(form(matrix), None)
+    camera = load_query(np.zeros((120, 160, 3), np.uint8), chosen).camera
+    np.testing.assert_array_equal(camera.matrix, matrix)
+    assert (camera.width, camera.height) == (160, 120)
+    whole = load_query(np.zeros((120, 160, 3), np.uint8), intrinsics(np.int64(130), None)).camera
+    assert whole == Camera.pinhole(130, 160, 120)
 
 
 def test_grey_and_resized_images(toy_map):
@@ -50,6 +71,18 @@ def test_memory_is_kept_within_a_sequence(toy_map):
         (np.zeros((8, 8, 3), np.uint8), None, DataError, "focal length"),
         (np.zeros((8, 8, 3), np.uint8), -1.0, InputError, "positive"),
         (np.zeros((8, 8, 3), np.uint8), Camera.pinhole(5, 16, 8), InputError, "cropped"),
+        (np.zeros((8, 8, 3), np.uint8), "five", InputError, "no camera: give a Camera, a focal"),
+        (np.zeros((8, 8, 3), np.uint8), True, InputError, "no camera"),
+        (np.zeros((8, 8, 3), np.uint8), [5.0, 4.0], InputError, "no camera"),
+        (np.zeros((8, 8, 3), np.uint8), {"focal": 5.0}, InputError, "no camera"),
+        (np.zeros((8, 8, 3), np.uint8), np.ones((3, 3)), InputError, "calibration matrix is"),
+        (np.zeros((8, 8, 3), np.uint8), np.diag([np.nan, 5, 1]), InputError, "calibration matrix"),
+        (
+            np.zeros((8, 8, 3), np.uint8),
+            np.array([[5, 2, 4], [0, 5, 4], [0, 0, 1]]),
+            InputError,
+            "skew",
+        ),
         (b"no image", 5.0, DataError, "cannot be decoded"),
         ("nowhere.jpg", 5.0, DataError, "nowhere.jpg"),
     ],

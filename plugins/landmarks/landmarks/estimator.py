@@ -29,6 +29,7 @@ from reloc_core.mapping import (
     build_tracks,
     choose_pairs,
     describe,
+    expected_in_view,
     farthest_points,
     match_pairs,
     pose_features,
@@ -53,6 +54,7 @@ class LandmarkEstimator(Estimator):
     """See the module docstring."""
 
     produces = Correspondences
+    uses_prior = True
 
     def __init__(self, config: LandmarkConfig) -> None:
         check(config)
@@ -217,7 +219,11 @@ class LandmarkEstimator(Estimator):
                 reason="the image has no key points",
             )
         descriptors = found.descriptors.cpu()
-        candidates = self.scene.candidates(descriptors, self.config.matching.retrieved)
+        seen = expected_in_view(query.prior, query.camera, self.scene.points)
+        if seen is None:
+            candidates = self.scene.candidates(descriptors, self.config.matching.retrieved)
+        else:
+            candidates = np.flatnonzero(seen)
         matches, best = by_looks(
             descriptors.numpy(), self.scene, candidates, self.plan.min_similarity
         )

@@ -29,6 +29,7 @@ from reloc_core.mapping import (
     build_tracks,
     choose_pairs,
     describe,
+    expected_in_view,
     farthest_points,
     match_pairs,
     pose_features,
@@ -46,6 +47,7 @@ class SoftmaxLandmarks(Estimator):
     """See the module docstring."""
 
     produces = Correspondences
+    uses_prior = True
 
     def __init__(self, config: SoftmaxConfig) -> None:
         check(config)
@@ -211,7 +213,7 @@ class SoftmaxLandmarks(Estimator):
         for query in queries:
             # One at a time: results must not depend on what else is in the batch.
             found = self.detector.detect([query.image], self.config.keypoints.query)[0]
-            among = self._among(found.descriptors)
+            among = self._among(query, found.descriptors)
             points, confidence = self.decoder(found.descriptors.to(self.decoder.keys.device), among)
             evidence.append(
                 Correspondences(
@@ -225,12 +227,17 @@ class SoftmaxLandmarks(Estimator):
             )
         return evidence
 
-    def _among(self, descriptors: Tensor) -> Tensor | None:
-        """The landmarks that a query may see; None for all."""
+    def _among(self, query: Query, descriptors: Tensor) -> Tensor | None:
+        """The landmarks that a query may see, by its prior or else by its looks; None for all."""
         assert self.decoder is not None
+        keys = self.decoder.keys
+        if query.prior is not None:
+            points = self.decoder.positions.cpu().double().numpy() + self.origin
+            seen = expected_in_view(query.prior, query.camera, points)
+            if seen is not None:
+                return torch.from_numpy(np.flatnonzero(seen)).to(keys.device)
         if self.places is None:
             return None
-        keys = self.decoder.keys
         found = self.places.candidates(descriptors, self.config.decoder.candidates, len(keys))
         return found if found is None else found.to(keys.device)
 
