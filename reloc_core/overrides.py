@@ -21,13 +21,15 @@ from reloc_core.errors import ConfigError, did_you_mean
 from reloc_core.registry import Registry
 
 PATH_OPTIONS = frozenset(
-    {"map_dir", "output_dir", "output", "images", "results", "dataset.root", "root"}
+    {"map_dir", "output_dir", "output", "images", "results", "dataset.root", "root", "times", "bag"}
 )
 _LISTS = frozenset({"images", "results"})
 """Paths of which there may be several."""
 _OWN = frozenset({"output_dir", "output"})
 """Paths that a sweep has one of."""
-_OPEN_NODES = dict.fromkeys(("evaluate", "localize", "serve", "view"), ("estimator.",))
+_OPEN_NODES = dict.fromkeys(
+    ("evaluate", "localize", "track", "serve", "view"), ("estimator.", "tracker.")
+)
 """Overrides of a map's own estimator are merged over the config stored in the map, so to Hydra they are
 additions to an empty node."""
 _FUNCTION = re.compile(

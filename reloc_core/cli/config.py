@@ -20,6 +20,7 @@ _VERBS = (
     "train",
     "evaluate",
     "localize",
+    "track",
     "serve",
     "view",
     "demo",

@@ -26,6 +26,12 @@ EXAMPLES = {
   reloc localize map_dir=MAP images='photos/*.jpg' camera.model=OPENCV \\
       'camera.params=[615,615,319.5,239.5,0.1,-0.2,0,0]' output_dir=OUT
 """,
+    "track": """\
+  reloc track map_dir=MAP images=walk.mp4 camera.focal=900 output_dir=OUT
+  reloc track map_dir=MAP images=frames/ fps=30 camera.focal=525 output_dir=OUT
+  reloc track map_dir=MAP images=drive.bag topic=/camera/image_raw output_dir=OUT
+  reloc track map_dir=MAP images=camera:0 camera.focal=600 tracker.interval=6 > poses.jsonl
+""",
     "serve": """\
   reloc serve map_dir=MAP camera.focal=525
   reloc serve 'maps={kitchen: maps/kitchen, office: maps/office}' host=0.0.0.0 limits.rate_per_minute=60

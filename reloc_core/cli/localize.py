@@ -52,7 +52,7 @@ def images_of(cfg: DictConfig) -> Dataset | VideoStream:
         mapped = mapped_frames(Map.open(cfg.map_dir)).cameras
     if is_stream(images):
         return VideoStream(images, camera, cfg.frame_step, cfg.max_frames, mapped)
-    return select_images(ImageFolder(images, camera, mapped), cfg)
+    return select_images(ImageFolder(images, camera, mapped), cfg, bool(cfg.video))
 
 
 def show(outcome: Outcome) -> None:
@@ -78,12 +78,12 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     return finish(record, evaluation.results)
 
 
-def select_images(folder: ImageFolder, cfg: DictConfig) -> Dataset:
-    """Every `frame_step`-th image, at most `max_frames`, as one video if `video` says so."""
+def select_images(folder: ImageFolder, cfg: DictConfig, video: bool) -> Dataset:
+    """Every `frame_step`-th image, at most `max_frames`, as one video or each on its own."""
     if cfg.frame_step < 1 or (cfg.max_frames is not None and cfg.max_frames < 1):
         raise ConfigError("frame_step and max_frames must be at least 1.")
     chosen = range(0, len(folder), cfg.frame_step)[: cfg.max_frames]
-    return folder.selected(chosen, folder.name if cfg.video else None)
+    return folder.selected(chosen, folder.name if video else None)
 
 
 def _run_stream(stream: VideoStream, pipeline: Pipeline, record: RunDirectory) -> int:

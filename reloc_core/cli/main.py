@@ -23,6 +23,8 @@ Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
                                      dataset.split=test output_dir=OUT
   localize    pose of images:    reloc localize map_dir=MAP images=DIR camera.focal=525 \\
                                      output_dir=OUT
+  track       pose of a video:   reloc track map_dir=MAP images=walk.mp4 camera.focal=900 \\
+                                     output_dir=OUT
   serve       answer over HTTP:  reloc serve map_dir=MAP port=8000
   view        look at it in 3D:  reloc view map_dir=MAP dataset=ace dataset.root=DIR output=view.rrd
   benchmark   map and measure:   reloc benchmark -m experiment=paper/ace_7scenes_sfm root=data
@@ -122,6 +124,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _hydra_verb("train"),
     "evaluate": _hydra_verb("evaluate"),
     "localize": _hydra_verb("localize"),
+    "track": _hydra_verb("track"),
     "serve": _hydra_verb("serve"),
     "view": _hydra_verb("view"),
     "benchmark": _hydra_verb("benchmark"),

@@ -97,6 +97,14 @@ class ImageFolder(FileDataset):
         }
         return result
 
+    def at_times(self, seconds: Sequence[float]) -> ImageFolder:
+        """The same images, taken at these times."""
+        result = copy(self)
+        result._frames = tuple(
+            replace(f, timestamp=t) for f, t in zip(self._frames, seconds, strict=True)
+        )
+        return result
+
 
 def _camera(
     config: CameraConfig,

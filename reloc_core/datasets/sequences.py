@@ -52,7 +52,7 @@ def find_sequences(
         order.sort(key=lambda i: (natural_key(names[i]), natural_key(frames[i].name)))
         return [replace(frames[i], sequence=names[i]) for i in order], order
     if kind == "exif":
-        times = [_taken(file) for file in files]
+        times = [time_of_capture(file, "dataset.sequence=exif") for file in files]
         order.sort(key=lambda i: (times[i], natural_key(frames[i].name)))
         result, number = [], 0
         for before, i in zip([order[0], *order], order, strict=False):
@@ -62,8 +62,16 @@ def find_sequences(
     return list(frames), order
 
 
-def _taken(path: Path) -> float:
-    """Time of capture in seconds."""
+def time_of_capture(path: Path, option: str = "times=exif") -> float:
+    """Seconds by a photo's EXIF data.
+
+    Args:
+        path: of the photo.
+        option: that asks for it, for the message.
+
+    Raises:
+        DataError: it does not tell.
+    """
     tags = exif_tags(path)
     text, fraction = str(tags.get(0x9003, "")), str(tags.get(0x9291, "0")).strip()
     try:
@@ -73,5 +81,5 @@ def _taken(path: Path) -> float:
         return seconds + float(f"0.{fraction}" if fraction.isdecimal() else 0)
     except (ValueError, OverflowError):
         raise DataError(
-            f"dataset.sequence=exif: {path} has no time of capture in its EXIF data. Use order or name."
+            f"{option}: {path} has no time of capture in its EXIF data. Choose another way."
         ) from None
