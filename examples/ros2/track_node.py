@@ -3,8 +3,8 @@
     python track_node.py --ros-args -p map_dir:=MAP -r image:=/camera/image_raw \
         -r camera_info:=/camera/camera_info
 
-It needs rclpy, cv_bridge and tf2_ros of the ROS distribution, and reloc in the same Python. For bags no ROS is
-needed: `reloc track images=BAG`.
+It needs rclpy, cv_bridge and tf2_ros of the ROS distribution, and reloc in the same Python. For bags no ROS
+is needed: `reloc track images=BAG`.
 """
 
 import rclpy
