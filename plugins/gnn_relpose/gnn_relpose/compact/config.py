@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gnn_relpose.shared.config import (
-    INDEX_KINDS,
-    REGIMES,
-    SCATTER,
     GraphConfig,
     RetrievalConfig,
-    check_channels,
+    TrainConfig,
+    check_iterations,
+    checks_of,
 )
-from reloc_core.checks import Checks
-from reloc_core.errors import ConfigError
 
 
 @dataclass
@@ -57,36 +54,15 @@ class AugmentConfig:
 
 
 @dataclass
-class TrainConfig:
+class CompactTrainConfig(TrainConfig):
     """The training loop.
 
     Attributes:
-        regime: "joint" (the mapped scene and `extra_datasets`), "leave_one_out" (only
-            `extra_datasets`; the mapped scene is only indexed) or "single" (only the mapped scene).
-        warm_start: map directory of this method whose network training starts from.
-        iterations: optimizer steps; 0 with `warm_start` only indexes the scene.
-        batch_size: graphs per step.
-        learning_rate: peak of Adam's one-cycle schedule.
-        weight_decay: of Adam.
-        translation_weight: initial s_t of the loss exp(-s_t) |dt| + s_t + exp(-s_q) |dq| + s_q.
-        rotation_weight: initial s_q.
         validation: share of the mapped images, in blocks of their sequence, that are not trained on; they
             tell how far the network is to be believed.
-        checkpoint_seconds: wall time between checkpoints.
-        log_every: iterations between log entries.
     """
 
-    regime: str = "joint"
-    warm_start: str = ""
-    iterations: int = 2000
-    batch_size: int = 8
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 1e-3
-    translation_weight: float = -1.0
-    rotation_weight: float = -2.0
     validation: float = 0.1
-    checkpoint_seconds: float = 30.0
-    log_every: int = 50
 
 
 def _graph() -> GraphConfig:
@@ -106,7 +82,7 @@ class CompactConfig:
     graph: GraphConfig = field(default_factory=_graph)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: CompactTrainConfig = field(default_factory=CompactTrainConfig)
 
 
 def check(config: CompactConfig) -> None:
@@ -115,25 +91,11 @@ def check(config: CompactConfig) -> None:
     Raises:
         ConfigError: names the option and what it may be.
     """
-    options = Checks(config)
-    options.one_of("train.regime", REGIMES)
-    options.one_of("retrieval.index", INDEX_KINDS)
-    options.one_of("network.scatter", SCATTER)
+    options = checks_of(config)
     options.at_least(64, "resolution")
+    options.at_least(1, "augment.most")
     options.at_least(
-        1, "retrieval.clusters", "retrieval.pool", "graph.neighbours", "graph.period",
-        "network.recursions", "train.batch_size", "train.log_every", "augment.most",
+        0, "augment.views", "augment.tilt_deg", "augment.roll_deg", "augment.noise"
     )  # fmt: skip
-    options.at_least(
-        0, "graph.spacing", "augment.views", "augment.tilt_deg", "augment.roll_deg", "augment.noise",
-        "train.iterations", "train.weight_decay", "train.checkpoint_seconds",
-    )  # fmt: skip
-    options.share(
-        "graph.dropout", "network.dropout", "augment.blank", "train.validation", whole=False
-    )
-    options.positive("train.learning_rate")
-    check_channels(config.network.channels)
-    if config.train.iterations == 0 and not config.train.warm_start:
-        raise ConfigError(
-            "estimator.train.iterations=0 trains nothing: give estimator.train.warm_start=MAP too."
-        )
+    options.share("augment.blank", "train.validation", whole=False)
+    check_iterations(options, config.train)

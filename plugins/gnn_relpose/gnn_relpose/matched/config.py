@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gnn_relpose.shared.config import (
-    INDEX_KINDS,
-    REGIMES,
-    SCATTER,
     GraphConfig,
     RetrievalConfig,
-    check_channels,
+    TrainConfig,
+    check_iterations,
+    checks_of,
 )
-from reloc_core.checks import Checks
-from reloc_core.errors import ConfigError
 
 
 @dataclass
@@ -88,26 +85,13 @@ class AugmentConfig:
 
 
 @dataclass
-class TrainConfig:
+class MatchedTrainConfig(TrainConfig):
     """The training loop.
 
     Attributes:
-        regime: "joint" (the mapped scene and `extra_datasets`), "leave_one_out" (only
-            `extra_datasets`; the mapped scene is only indexed) or "single" (only the mapped scene).
-        warm_start: map directory of this method whose network training starts from.
-        iterations: optimizer steps; 0 with `warm_start` only indexes the scene.
-        batch_size: graphs per step.
-        learning_rate: peak of Adam's one-cycle schedule.
-        weight_decay: of Adam.
-        translation_weight: initial s_t of the loss exp(-s_t) |dt| + s_t + exp(-s_q) |dq| + s_q.
-        rotation_weight: initial s_q.
         candidates: references per training query that graphs are drawn from.
-        checkpoint_seconds: wall time between checkpoints.
-        log_every: iterations between log entries.
     """
 
-    regime: str = "joint"
-    warm_start: str = ""
     iterations: int = 300
     batch_size: int = 12
     learning_rate: float = 2e-3
@@ -115,8 +99,6 @@ class TrainConfig:
     translation_weight: float = -2.0
     rotation_weight: float = -3.0
     candidates: int = 14
-    checkpoint_seconds: float = 30.0
-    log_every: int = 50
 
 
 @dataclass
@@ -134,7 +116,7 @@ class MatchedConfig:
     depth: DepthConfig = field(default_factory=DepthConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: MatchedTrainConfig = field(default_factory=MatchedTrainConfig)
     min_similarity: float = 0.3
 
 
@@ -144,25 +126,11 @@ def check(config: MatchedConfig) -> None:
     Raises:
         ConfigError: names the option and what it may be.
     """
-    options = Checks(config)
-    options.one_of("train.regime", REGIMES)
-    options.one_of("retrieval.index", INDEX_KINDS)
-    options.one_of("network.scatter", SCATTER)
-    options.at_least(
-        1, "image.cells", "retrieval.clusters", "retrieval.pool", "graph.neighbours", "graph.period",
-        "depth.views", "depth.pool", "network.recursions", "train.batch_size", "train.candidates",
-        "train.log_every",
-    )  # fmt: skip
+    options = checks_of(config)
+    options.at_least(1, "image.cells", "depth.views", "depth.pool", "train.candidates")
     options.at_least(64, "image.resolution")
     options.at_least(
-        0, "graph.spacing", "network.alignment_steps", "augment.roll_deg", "augment.tilt_deg",
-        "train.iterations", "train.weight_decay", "train.checkpoint_seconds", "min_similarity",
-    )  # fmt: skip
-    options.share("graph.dropout", "network.dropout", "augment.cell_dropout",
-                  "augment.edge_dropout", "augment.negatives", whole=False)  # fmt: skip
-    options.positive("train.learning_rate")
-    check_channels(config.network.channels)
-    if config.train.iterations == 0 and not config.train.warm_start:
-        raise ConfigError(
-            "estimator.train.iterations=0 trains nothing: give estimator.train.warm_start=MAP too."
-        )
+        0, "network.alignment_steps", "augment.roll_deg", "augment.tilt_deg", "min_similarity"
+    )
+    options.share("augment.cell_dropout", "augment.edge_dropout", "augment.negatives", whole=False)
+    check_iterations(options, config.train)

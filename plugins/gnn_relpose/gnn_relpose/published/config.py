@@ -7,15 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gnn_relpose.shared.config import (
-    INDEX_KINDS,
-    REGIMES,
-    SCATTER,
-    GraphConfig,
-    RetrievalConfig,
-    check_channels,
-)
-from reloc_core.checks import Checks
+from gnn_relpose.shared.config import GraphConfig, RetrievalConfig, checks_of
 from reloc_core.errors import ConfigError
 
 
@@ -116,19 +108,11 @@ def check(config: PublishedConfig) -> None:
     Raises:
         ConfigError: names the option and what it may be.
     """
-    options = Checks(config)
-    options.one_of("train.regime", REGIMES)
-    options.one_of("retrieval.index", INDEX_KINDS)
-    options.one_of("network.scatter", SCATTER)
-    options.at_least(
-        1, "network.recursions", "graph.neighbours", "graph.period", "train.batch_size",
-        "train.decay_step", "train.log_every", "retrieval.pool", "retrieval.clusters",
-    )  # fmt: skip
-    options.at_least(0, "network.neighbours", "train.epochs", "train.color_jitter",
-                     "train.weight_decay", "train.checkpoint_seconds")  # fmt: skip
+    options = checks_of(config)
+    options.at_least(1, "train.decay_step")
+    options.at_least(0, "network.neighbours", "train.epochs", "train.color_jitter")
     options.at_least(32, "height", "resolution")
-    options.share("network.dropout", "train.edge_dropout", "graph.dropout", whole=False)
-    check_channels(config.network.channels)
+    options.share("train.edge_dropout", whole=False)
     if config.train.epochs == 0 and not config.network.weights:
         raise ConfigError(
             "estimator.train.epochs=0 trains nothing: give estimator.network.weights=FILE too."
