@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from reloc_core.config import TARGET, build, typed_config
+from reloc_core.datasets.subset import Subset
 from reloc_core.errors import RelocError
-from reloc_core.geometry import inverse, lift, project, transform
+from reloc_core.geometry import inverse, lift, project, rotation_angle_deg, transform
 from reloc_core.interfaces import Dataset
 from reloc_core.maps import dataset_identity
 from reloc_core.testing.common import ComponentConformance, check_rigid
 from reloc_core.testing.tools import room
-from reloc_core.types import ImageArray, Query
+from reloc_core.types import Float64Array, ImageArray, Query
 
 MISSING = "???"
 _READ = 8  # images that the slower tests read
@@ -44,6 +45,10 @@ class DatasetConformance(ComponentConformance):
         """Write `scene` to `folder`; returns the options of the dataset that reads it."""
         return {}
 
+    def scene(self) -> Dataset:
+        """The part of the room that is written; its neighbouring images see the same things."""
+        return Subset(room("train", 90), range(self.frames))
+
     def buildable_options(self) -> Mapping[str, Any]:
         """Options with placeholders for required ones; construction is tested on real files."""
         component = self.described()
@@ -66,11 +71,7 @@ class DatasetConformance(ComponentConformance):
     @pytest.fixture
     def dataset(self, tmp_path: Path) -> Dataset:
         """The dataset under test."""
-        # At 90 images a walk, neighbours see the same things.
-        from reloc_core.datasets.subset import Subset
-
-        scene = Subset(room("train", 90), range(self.frames))
-        options = {**self.options, **self.write(tmp_path / "scene", scene)}
+        options = {**self.options, **self.write(tmp_path / "scene", self.scene())}
         built: Dataset = build({TARGET: self.component, **options}, "dataset")
         return built
 
@@ -173,6 +174,36 @@ class DatasetConformance(ComponentConformance):
             own.append(scores[0] >= max(scores.values()) and scores[0] > 0.3)
         assert np.mean(own) > 0.75, "images are paired with the poses or depths of others"
 
+    def test_reads_what_was_written(self, tmp_path: Path) -> None:
+        """Every image is that of the room at its pose, and so is its depth."""
+        scene = self.scene()
+        options = {**self.options, **self.write(tmp_path / "scene", scene)}
+        if not any(tmp_path.iterdir()):
+            pytest.skip("`write` wrote nothing")
+        dataset: Dataset = build({TARGET: self.component, **options}, "dataset")
+        read, written = list(dataset)[:_READ], list(scene)
+        seen = [int(np.argmax([_likeness(a.image, b.image) for b in written])) for a in read]
+        assert len(set(seen)) == len(seen), "two images are the same"
+        if any(query.world_from_cam is None for query in read) or len(read) < 2:
+            pytest.skip("needs poses")
+        # Whatever frame and unit the dataset has, one similarity takes all poses to the room's.
+        found = _relative([query.world_from_cam for query in read])
+        truth = _relative([written[i].world_from_cam for i in seen])
+        scale = 1.0
+        if dataset.unit != "metre":
+            scale = float(np.linalg.norm(truth[:, :3, 3]) / np.linalg.norm(found[:, :3, 3]))
+        message = "images are paired with the poses of others"
+        assert rotation_angle_deg(found[:, :3, :3], truth[:, :3, :3]).max() < 0.5, message
+        offset = np.linalg.norm(scale * found[:, :3, 3] - truth[:, :3, 3], axis=1)
+        assert offset.max() < 0.1 * np.linalg.norm(truth[:, :3, 3], axis=1).max(), message
+        for query, i in zip(read, seen, strict=True):
+            depth = written[i].depth
+            if query.depth is None or depth is None or query.depth.shape != depth.shape:
+                continue
+            both = (query.depth > 0) & (depth > 0)
+            off = np.abs(scale * query.depth[both] / depth[both] - 1)
+            assert np.median(off) < 0.02, "images are paired with the depth of others"
+
     def test_missing_options_are_named(self) -> None:
         component = self.described()
         required = [n for n, default in vars(component.config()).items() if default == MISSING]
@@ -180,6 +211,23 @@ class DatasetConformance(ComponentConformance):
             pytest.skip("no option is required")
         with pytest.raises(RelocError, match=required[0]):
             typed_config(component, {})
+
+
+def _likeness(image: ImageArray, other: ImageArray) -> float:
+    """Correlation of two images at a common small size."""
+    import cv2
+
+    size = (64, 48)
+    small = [
+        cv2.resize(i, size, interpolation=cv2.INTER_AREA).astype(float) for i in (image, other)
+    ]
+    return float(np.corrcoef(small[0].ravel(), small[1].ravel())[0, 1])
+
+
+def _relative(poses: Sequence[Float64Array | None]) -> Float64Array:
+    """Poses (N, 4, 4) in the frame of the first."""
+    known = np.stack([pose for pose in poses if pose is not None])
+    return np.asarray(inverse(known[0]) @ known, np.float64)
 
 
 def _agreement(a: Query, b: Query, image_a: ImageArray, image_b: ImageArray) -> float:

@@ -20,6 +20,7 @@ from reloc_core.registry import default_registry
 from reloc_core.testing.common import (
     ComponentConformance,
     check_covariance,
+    check_honest_covariances,
     check_localization,
     check_rigid,
 )
@@ -78,6 +79,8 @@ class EstimatorConformance(ComponentConformance):
         max_median_cm: largest median error of the position.
         max_median_deg: largest median error of the rotation.
         min_localized: least share of queries that are localized.
+        covariance_slack: by which factor typical squared errors may be off from the covariances.
+        block_slack: by which factor rotation and translation may be off from each other in that.
         repeats: whether the same seed gives the same map here (False where that costs too much).
         resumes: whether to interrupt `fit` halfway and run it again.
         tolerance: largest difference between poses that must agree (metres, radians).
@@ -94,6 +97,8 @@ class EstimatorConformance(ComponentConformance):
     max_median_cm: ClassVar[float] = 5.0
     max_median_deg: ClassVar[float] = 2.0
     min_localized: ClassVar[float] = 0.8
+    covariance_slack: ClassVar[float] = 70.0
+    block_slack: ClassVar[float] = 10.0
     repeats: ClassVar[bool] = True
     resumes: ClassVar[bool] = True
     tolerance: ClassVar[float] = 1e-5
@@ -178,6 +183,15 @@ class EstimatorConformance(ComponentConformance):
         centimetres, degrees = np.median(errors, axis=0)
         assert centimetres <= self.max_median_cm
         assert degrees <= self.max_median_deg
+
+    def test_covariances_say_how_large_the_errors_are(
+        self, reloc_trained_estimator: TrainedEstimator
+    ) -> None:
+        """Of the poses that its evidence leads to: neither far too sure nor far too modest."""
+        trained = reloc_trained_estimator
+        found = self.localize_all(trained.pipeline, trained.queries)
+        truths = [frame.world_from_cam for frame in trained.queries.frames]
+        check_honest_covariances(found, truths, self.covariance_slack, self.block_slack)
 
     def test_evidence_is_of_the_declared_kind(
         self, reloc_trained_estimator: TrainedEstimator

@@ -10,11 +10,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from reloc_core.errors import RelocError
 from reloc_core.interfaces import Dataset, Refiner, Runtime
 from reloc_core.maps import Map
 from reloc_core.pipeline import load_refiner
 from reloc_core.registry import default_registry
-from reloc_core.testing.common import ComponentConformance, check_localization
+from reloc_core.testing.common import (
+    ComponentConformance,
+    check_honest_covariances,
+    check_localization,
+)
 from reloc_core.testing.tools import (
     as_query,
     bad_images,
@@ -61,6 +66,8 @@ class RefinerContract(ComponentConformance):
         height: of the images.
         start_cm: how far the start is from the truth.
         start_deg: the same for the rotation.
+        covariance_slack: by which factor typical squared errors may be off from the covariances.
+        block_slack: by which factor rotation and translation may be off from each other in that.
         tolerance: largest difference between poses that must agree (metres, radians).
         threads: the refiner may use.
     """
@@ -74,6 +81,8 @@ class RefinerContract(ComponentConformance):
     height: ClassVar[int] = 240
     start_cm: ClassVar[float] = 4.0
     start_deg: ClassVar[float] = 1.5
+    covariance_slack: ClassVar[float] = 70.0
+    block_slack: ClassVar[float] = 10.0
     tolerance: ClassVar[float] = 1e-5
     threads: ClassVar[int] = 1
 
@@ -150,6 +159,26 @@ class RefinerContract(ComponentConformance):
             for found in self.refine_all(reloc_trained_refiner, moved):
                 check_localization(found)
                 assert found.localized, "a localized query stays localized"
+
+    def test_covariances_say_how_large_the_errors_are(
+        self, reloc_trained_refiner: TrainedRefiner
+    ) -> None:
+        """Neither far too sure nor far too modest, in both halves."""
+        truths = [frame.world_from_cam for frame in reloc_trained_refiner.queries.frames]
+        check_honest_covariances(
+            self.refine_all(reloc_trained_refiner),
+            truths,
+            self.covariance_slack,
+            self.block_slack,
+        )
+
+    def test_missing_depth_is_refused(self, reloc_trained_refiner: TrainedRefiner) -> None:
+        """What it cannot work without must not turn it into a stage that does nothing."""
+        if "depth" not in self.described().requires:
+            pytest.skip("requires no depth")
+        query = reloc_trained_refiner.queries[0]
+        with pytest.raises(RelocError):
+            reloc_trained_refiner.refiner.refine(as_query(query, depth=False), self.start(query, 0))
 
     def test_never_ends_above_its_own_cost(self, reloc_trained_refiner: TrainedRefiner) -> None:
         refiner = reloc_trained_refiner.refiner

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from reloc_core.config import plain, typed_config
-from reloc_core.geometry import inverse, rotation_angle_deg, so3_exp
+from reloc_core.geometry import inverse, pose_plus, rotation_angle_deg, so3_exp
 from reloc_core.interfaces import Dataset, Estimator, Refiner, Runtime
 from reloc_core.maps import MapInfo, MapWriter, dataset_identity
 from reloc_core.registry import Component
@@ -205,6 +205,11 @@ def perturbed(pose: Float64Array, centimetres: float, degrees: float, seed: int)
     result[:3, :3] = pose[:3, :3] @ so3_exp(axis / np.linalg.norm(axis) * np.radians(degrees))
     result[:3, 3] += direction / np.linalg.norm(direction) * centimetres / 100
     return result
+
+
+def drawn(pose: Float64Array, covariance: Float64Array, rng: np.random.Generator) -> Float64Array:
+    """A pose (4, 4) moved by a draw of the Gaussian (6, 6), rotation first, in its own axes."""
+    return pose_plus(pose, rng.multivariate_normal(np.zeros(6), covariance))
 
 
 def pose_error(estimate: Float64Array, truth: Float64Array) -> tuple[float, float]:
