@@ -11,6 +11,7 @@
 #include <limits>
 #include <vector>
 
+#include "reloc/absolute_pose.hpp"
 #include "reloc/dsac.hpp"
 #include "reloc/generalized_pose.hpp"
 #include "reloc/parallel.hpp"

@@ -23,7 +23,18 @@ ROOT = Path(__file__).parent.parent.parent
 FENCE = re.compile(r"^(`{3,})(\w+)[^\n]*\n(.*?)^\1\s*$", re.DOTALL | re.MULTILINE)
 HYDRA_FLAGS = ("-m", "hydra/", "hydra.")
 # What readers type beside reloc; shown for them, nothing of ours to check.
-OTHERS = {"source", "curl", "grep", "rerun", "tensorboard", "cd", "git", "ffmpeg", "colmap"}
+OTHERS = {
+    "source",
+    "curl",
+    "grep",
+    "rerun",
+    "tensorboard",
+    "cd",
+    "git",
+    "ffmpeg",
+    "colmap",
+    "cmake",
+}
 GIVEN = {
     "train": [("dataset", "synthetic"), ("map_dir", "MAP"), ("estimator", "scr_glace")],
     "evaluate": [("dataset", "synthetic"), ("map_dir", "MAP")],
