@@ -10,7 +10,8 @@ print(found.world_from_cam if found.localized else found.reason)
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from reloc_core.mapped import camera_of_mapping, mapped_frames
 from reloc_core.maps import Map
 from reloc_core.pipeline import Pipeline
 from reloc_core.runs import resolve_runtime
-from reloc_core.types import Camera, DepthArray, ImageArray, Localization, Query
+from reloc_core.types import Camera, DepthArray, Evidence, ImageArray, Localization, Query
 
 Intrinsics = Camera | float | np.ndarray | tuple[Camera, ...] | None
 """A camera, a focal length in pixels, a 3x3 calibration matrix, the cameras of mapping images to choose
@@ -41,14 +42,18 @@ Image = str | Path | bytes | np.ndarray
 class Localizer:
     """Localizes single images or the frames of videos; safe to call from several threads.
 
+    As many images are localized at a time as there are pipelines; those of a sequence by the first.
+
     Args:
         pipeline: ready to localize.
+        copies: of it, with a state of their own.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, copies: Sequence[Pipeline] = ()) -> None:
         self.pipeline = pipeline
         self._sequence: str | None = None
-        self._lock = threading.Lock()
+        self._idle = [*copies, pipeline]
+        self._freed = threading.Condition()
 
     @classmethod
     def from_map(
@@ -60,6 +65,7 @@ class Localizer:
         device: str = "auto",
         threads: int = 0,
         seed: int = 42,
+        workers: int = 1,
     ) -> Localizer:
         """Load a map.
 
@@ -69,15 +75,21 @@ class Localizer:
             refiners: as in `Pipeline.from_map`.
             estimator: as in `Pipeline.from_map`.
             device: "auto", "cpu" or "cuda".
-            threads: CPU threads; 0 for all cores.
+            threads: CPU threads of each image; 0 for all cores.
             seed: of everything random.
+            workers: images that are localized at a time when several threads ask; each has the map in
+                memory once more.
 
         Raises:
             MapError: the map cannot be used.
             ConfigError: components do not fit or options are wrong.
         """
         runtime = resolve_runtime(device, threads, seed)
-        return cls(Pipeline.from_map(map_dir, solver, refiners, estimator, runtime))
+        first, *copies = (
+            Pipeline.from_map(map_dir, solver, refiners, estimator, runtime)
+            for _ in range(max(workers, 1))
+        )
+        return cls(first, copies)
 
     @property
     def map(self) -> Map | None:
@@ -113,11 +125,34 @@ class Localizer:
 
     def localize_query(self, query: Query) -> Localization:
         """Localize a query of `load_query`; as `localize`."""
-        with self._lock:
-            if query.sequence is None or query.sequence != self._sequence:
-                self.pipeline.start_sequence()
-            self._sequence = query.sequence
-            return self.pipeline.localize(query)
+        return self.localize_with_evidence(query)[1]
+
+    def localize_with_evidence(self, query: Query) -> tuple[Evidence, Localization]:
+        """Like `localize_query`, and also returns what the solver was given."""
+        with self._pipeline(query.sequence is not None) as pipeline:
+            if pipeline is not self.pipeline:
+                pipeline.start_sequence()
+            else:
+                if query.sequence is None or query.sequence != self._sequence:
+                    pipeline.start_sequence()
+                self._sequence = query.sequence
+            return pipeline.localize_with_evidence(query)
+
+    @contextmanager
+    def _pipeline(self, first: bool) -> Iterator[Pipeline]:
+        """A pipeline that nobody else uses meanwhile; copies before the first one, which remembers."""
+        with self._freed:
+            wanted = (lambda: self.pipeline in self._idle) if first else (lambda: bool(self._idle))
+            self._freed.wait_for(wanted)
+            chosen = self.pipeline if first else self._idle[0]
+            self._idle.remove(chosen)
+        try:
+            yield chosen
+        finally:
+            with self._freed:
+                # The first one stays the last to be chosen.
+                self._idle.insert(len(self._idle) if chosen is self.pipeline else 0, chosen)
+                self._freed.notify_all()
 
 
 def intrinsics(camera: CameraChoice, scene_map: Map | None) -> Intrinsics:

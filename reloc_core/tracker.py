@@ -26,7 +26,7 @@ from typing import Any
 
 from reloc_core.checks import Checks
 from reloc_core.errors import RelocError
-from reloc_core.localizer import CameraChoice, Image, intrinsics, load_query
+from reloc_core.localizer import CameraChoice, Image, Localizer, intrinsics, load_query
 from reloc_core.maps import Map
 from reloc_core.orientation import upright
 from reloc_core.pipeline import Pipeline
@@ -104,7 +104,7 @@ class Tracker:
     """Poses of the frames of one video after the other; for one thread at a time.
 
     Args:
-        pipeline: localizes single frames. It has no pose filter: the tracker has.
+        localizer: of single frames, or a pipeline. It has no pose filter: the tracker has.
         config: options.
         executor: runs the localizations, one at a time; a thread of its own by default.
     """
@@ -113,13 +113,13 @@ class Tracker:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        localizer: Localizer | Pipeline,
         config: TrackerConfig | None = None,
         executor: Executor | None = None,
     ) -> None:
         self.config = config or TrackerConfig()
         self.config.check()
-        self.pipeline = pipeline
+        self.localizer = localizer if isinstance(localizer, Localizer) else Localizer(localizer)
         self._own = None if executor else ThreadPoolExecutor(1, thread_name_prefix="localize")
         self._executor: Executor = executor or self._own  # type: ignore[assignment]
         self._filter = PoseFilter(self.config.filter)
@@ -160,7 +160,7 @@ class Tracker:
     @property
     def map(self) -> Map | None:
         """The map that it localizes in."""
-        return self.pipeline.map
+        return self.localizer.map
 
     def __enter__(self) -> Tracker:
         return self
@@ -207,7 +207,7 @@ class Tracker:
             DataError: the image cannot be read, or its focal length is unknown.
             InputError: the arguments do not fit together.
         """
-        chosen = intrinsics(camera, self.pipeline.map)
+        chosen = intrinsics(camera, self.map)
         query = load_query(image, chosen, depth, timestamp, None, name)
         return self.track_query(replace(query, prior=prior))
 
@@ -272,8 +272,7 @@ class Tracker:
     def _localize(self, query: Query) -> tuple[Evidence, Localization]:
         """On the executor's thread. Every frame is measured on its own: the filter remembers."""
         try:
-            self.pipeline.start_sequence()
-            return self.pipeline.localize_with_evidence(query)
+            return self.localizer.localize_with_evidence(replace(query, sequence=None))
         except RelocError as error:
             return Evidence(), Localization.failure(f"refused: {error}")
 

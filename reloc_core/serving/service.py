@@ -7,29 +7,41 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from reloc_core.errors import DataError, InputError, RelocError, did_you_mean
 from reloc_core.io.cameras import fit_camera
 from reloc_core.io.headers import check_cost, parse_header
-from reloc_core.localizer import Localizer, load_query
+from reloc_core.localizer import Localizer, intrinsics, load_query
+from reloc_core.mapped import camera_of_mapping
 from reloc_core.serving.limits import Limits, MemoryTrimmer, Metrics
-from reloc_core.types import Camera, Localization
+from reloc_core.serving.sessions import RequestError, Sessions
+from reloc_core.types import Camera, Localization, PosePrior
+
+CameraOption = Camera | float | Literal["map"] | None
+"""Intrinsics, a focal length in pixels, the camera of the mapping images, or none."""
 
 
-class RequestError(RelocError):
-    """A request that is refused.
+@dataclass(frozen=True)
+class Frame:
+    """What a request asks.
 
-    Args:
-        status: of HTTP.
-        message: for the client.
-        retry_after: seconds after which it may try again, None where that is no use.
+    Attributes:
+        data: content of a JPEG or PNG file.
+        camera: intrinsics; None for the server's.
+        name: of the image; comes back in the answer.
+        sequence: the video that it is the next frame of, which is then tracked.
+        timestamp: seconds.
+        prior: what is known of the pose beforehand.
     """
 
-    def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.status, self.retry_after = status, retry_after
+    data: bytes
+    camera: CameraOption = None
+    name: str = ""
+    sequence: str | None = None
+    timestamp: float | None = None
+    prior: PosePrior | None = None
 
 
 class LocalizationService:
@@ -38,16 +50,17 @@ class LocalizationService:
     Args:
         localizers: by the name that clients use.
         limits: of requests.
-        camera: of images that come without one, or None.
+        camera: of images that come without one.
     """
 
     def __init__(
-        self, localizers: Mapping[str, Localizer], limits: Limits, camera: Camera | float | None
+        self, localizers: Mapping[str, Localizer], limits: Limits, camera: CameraOption
     ) -> None:
         limits.check()
         self.localizers, self.limits, self.camera = dict(localizers), limits, camera
         self.metrics = Metrics()
         self._memory = MemoryTrimmer()
+        self.sessions = Sessions(limits.sessions, limits.session_seconds)
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="localize")
         self._lock = threading.Lock()
         self._inside = self._working = 0
@@ -97,22 +110,19 @@ class LocalizationService:
             raise RequestError(413, str(error)) from error
         return header.width, header.height
 
-    def submit(
-        self, name: str | None, data: bytes, camera: Camera | float | None
-    ) -> Future[dict[str, Any]]:
+    def submit(self, name: str | None, frame: Frame) -> Future[dict[str, Any]]:
         """Queue an image.
 
         Args:
             name: of the map.
-            data: content of a JPEG or PNG file.
-            camera: intrinsics, a focal length in pixels, or None for the server's.
+            frame: what is asked.
 
         Raises:
             RequestError: it is refused at once.
         """
         map_name, localizer = self.localizer(name)
-        width, height = self.check_image(data)
-        chosen = self._camera(camera, width, height)
+        width, height = self.check_image(frame.data)
+        frame = replace(frame, camera=self._camera(frame.camera, localizer, width, height))
         with self._lock:
             if self.closing:
                 raise RequestError(503, "The server is shutting down.", 10)
@@ -121,7 +131,7 @@ class LocalizationService:
             self._inside += 1
         try:
             future = self._pool.submit(
-                self._localize, map_name, localizer, data, chosen, time.perf_counter()
+                self._localize, map_name, localizer, frame, time.perf_counter()
             )
         except BaseException:
             self._leave()
@@ -134,37 +144,63 @@ class LocalizationService:
         with self._lock:
             self._inside -= 1
 
-    def _camera(self, camera: Camera | float | None, width: int, height: int) -> Camera:
+    def _camera(
+        self, camera: CameraOption, localizer: Localizer, width: int, height: int
+    ) -> Camera:
         camera = camera if camera is not None else self.camera
         if camera is None:
             raise RequestError(422, "The focal length is unknown: give focal=PIXELS.")
         try:
             if isinstance(camera, Camera):
                 return fit_camera(camera, width, height)
+            if camera == "map":
+                mapped = intrinsics("map", localizer.map)
+                found = (
+                    camera_of_mapping(mapped, width, height) if isinstance(mapped, tuple) else None
+                )
+                if found is None:
+                    raise RequestError(
+                        422, f"No camera of the mapping images fits an image of {width}x{height}."
+                    )
+                return found
             return Camera.pinhole(camera, width, height)
         except InputError as error:
             raise RequestError(422, str(error)) from error
 
     def _localize(
-        self, name: str, localizer: Localizer, data: bytes, camera: Camera, accepted: float
+        self, name: str, localizer: Localizer, frame: Frame, accepted: float
     ) -> dict[str, Any]:
         with self._lock:
             self._working += 1
         try:
             begin = time.perf_counter()
             try:
-                query = load_query(data, camera, name="The image")
+                assert isinstance(frame.camera, Camera)
+                query = load_query(
+                    frame.data, frame.camera, None, frame.timestamp, name="The image"
+                )
             except DataError as error:
                 text = str(error).replace(" Copy the file again or remove it.", "")
                 raise RequestError(422, text) from error
+            query = replace(query, name=frame.name, prior=frame.prior)
             try:
-                found = localizer.localize_query(query)
+                if frame.sequence is None:
+                    found = localizer.localize_query(query)
+                else:
+                    with self.sessions.tracker(name, frame.sequence, localizer) as tracker:
+                        found = tracker.track_query(query)
             except RelocError as error:
+                if isinstance(error, RequestError):
+                    raise
                 found = Localization.failure(f"refused: {error}")
+            found = replace(found, name=frame.name, timestamp=frame.timestamp)
             done = time.perf_counter()
             self.metrics.localized(name, found.status.value, done - accepted)
             unit = localizer.map.info.unit if localizer.map is not None else "metre"
             return answer(name, unit, found, begin - accepted, done - begin)
+        except StopIteration as error:
+            # A future that raises it would never be answered.
+            raise RuntimeError("a component let StopIteration out") from error
         finally:
             self._memory.trim()
             with self._lock:
@@ -176,6 +212,7 @@ class LocalizationService:
         with self._lock:
             self.closing = True
         self._pool.shutdown(wait=True)
+        self.sessions.close()
 
 
 def answer(
@@ -186,6 +223,8 @@ def answer(
     return {
         "map": name,
         "unit": unit,
+        "name": found.name,
+        "timestamp": found.timestamp,
         "status": found.status.value,
         "reason": found.reason,
         "world_from_cam": pose.tolist() if found.localized and pose is not None else None,

@@ -1,6 +1,5 @@
 """`reloc serve` over loopback: good clients, bad clients, many clients."""
 
-import http.client
 import json
 import signal
 import socket
@@ -13,23 +12,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from serving_tools import FakeLocalizer, encoded
-
-JPEG = {"Content-Type": "image/jpeg"}
-
-
-def ask(port, method="POST", path="/localize", body=None, headers=JPEG, timeout=20):
-    """Status, headers and JSON (or text) of one request."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-    try:
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        text = response.read().decode()
-        is_json = response.headers.get("content-type", "").startswith("application/json")
-        return response.status, response.headers, json.loads(text) if is_json else text
-    finally:
-        connection.close()
-
+from serving_tools import JPEG, FakeLocalizer, ask, encoded
 
 # ------------------------------------------------------------------------------ what it answers
 
@@ -266,12 +249,14 @@ def test_rate_limiter_refills():
 
 
 def test_a_request_that_is_cancelled_while_it_waits_frees_its_place(serve):
+    from reloc_core.serving.service import Frame
+
     localizer = FakeLocalizer()
     localizer.gate.clear()
     service, _ = serve({"room": localizer}, queue=1)
-    service.submit(None, encoded(), None)
+    service.submit(None, Frame(encoded()))
     assert localizer.began.acquire(timeout=10)
-    waiting = service.submit(None, encoded(), None)
+    waiting = service.submit(None, Frame(encoded()))
     assert waiting.cancel()
     assert service.waiting == 0
     localizer.gate.set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from landmarks.scene import LandmarkMap
 from reloc_core.types import Camera, Float64Array, FloatArray
@@ -74,6 +73,8 @@ def by_place(
         radius: pixels.
         min_similarity: (M,) least cosine of each key point.
     """
+    from scipy.spatial import cKDTree  # takes half a second, which maps read by a softmax save
+
     visible, places = scene.in_view(camera, world_from_cam)
     none = np.zeros(0, np.int64)
     if not len(visible):
