@@ -91,10 +91,15 @@ def read_depth(path: Path | str) -> DepthArray:
     Raises:
         DataError: the file is missing, damaged, truncated or not a 16-bit single-channel image.
     """
-    raw = _decode(_content(path), cv2.IMREAD_UNCHANGED, str(path))
+    return decode_depth(_content(path), str(path))
+
+
+def decode_depth(data: bytes, name: str = "the depth map") -> DepthArray:
+    """Decode a depth map that is in memory; as `read_depth`."""
+    raw = _decode(data, cv2.IMREAD_UNCHANGED, name)
     if raw.dtype != np.uint16 or raw.ndim != 2:
         raise DataError(
-            f"{path} is no depth map: expected one channel of 16 bits in millimetres, "
+            f"{name} is no depth map: expected one channel of 16 bits in millimetres, "
             f"got {raw.dtype} {raw.shape}."
         )
     depth = raw.astype(np.float32)

@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from fastapi import Depends, FastAPI, Query, Request, Response, WebSocket, WebSo
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
 
@@ -26,7 +27,7 @@ from reloc_core import __version__
 from reloc_core.errors import InputError, did_you_mean
 from reloc_core.geometry import check_pose
 from reloc_core.serving.limits import RateLimiter
-from reloc_core.serving.models import Answer, Health, MapEntry, Refusal
+from reloc_core.serving.models import Answer, Batch, Health, MapEntry, Refusal
 from reloc_core.serving.page import api_page
 from reloc_core.serving.service import CameraOption, Frame, LocalizationService
 from reloc_core.serving.sessions import RequestError
@@ -173,6 +174,34 @@ def create_app(service: LocalizationService) -> FastAPI:
         data = await _body(request, service.limits.megabytes, service.limits.body_seconds)
         frame = Frame(data, chosen, name, sequence, timestamp, known)
         return await asyncio.wrap_future(service.submit(map, frame))
+
+    @app.post(
+        "/localize/batch",
+        summary="Localize several images, with depth where there is some",
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": Batch.model_json_schema()}},
+            }
+        },
+        response_model=list[Answer | Refusal],
+        responses=_REFUSALS,
+    )
+    async def localize_batch(request: Request) -> list[dict[str, Any]]:
+        _limit_rate(request, limiter)
+        limits = service.limits
+        data = await _body(request, limits.megabytes, limits.body_seconds, ("application/json",))
+        try:
+            batch = Batch.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise RequestError(422, f"{place}: {first['msg']}") from None
+        frames = [
+            Frame(i.image, i.camera or i.focal, i.name, None, i.timestamp, None, i.depth)
+            for i in batch.images
+        ]
+        return await asyncio.wrap_future(service.submit_batch(batch.map, frames))
 
     @app.websocket("/track")
     async def track(socket: WebSocket, map: str | None = None) -> None:
@@ -331,7 +360,9 @@ def _camera(
         raise RequestError(422, f"params: {error}") from error
 
 
-async def _body(request: Request, megabytes: float, seconds: float) -> bytes:
+async def _body(
+    request: Request, megabytes: float, seconds: float, types: Sequence[str] = _TYPES
+) -> bytes:
     """The request's body, of limited size and within limited time.
 
     Raises:
@@ -339,12 +370,14 @@ async def _body(request: Request, megabytes: float, seconds: float) -> bytes:
     """
     stream = request.stream()
     kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0]
-    if kind.strip().lower() not in _TYPES:
+    if kind.strip().lower() not in types:
         await _discard(stream)
-        raise RequestError(
-            415, f"Content-Type {kind[:60]} is not taken: send the image itself as image/jpeg or "
-            "image/png.",
-        )  # fmt: skip
+        what = (
+            "JSON as application/json"
+            if types != _TYPES
+            else ("the image itself as image/jpeg or image/png")
+        )
+        raise RequestError(415, f"Content-Type {kind[:60]} is not taken: send {what}.")  # fmt: skip
     limit = int(megabytes * 1e6)
     too_large = RequestError(413, f"The body is larger than {megabytes:g} MB.")
     length = request.headers.get("content-length", "")

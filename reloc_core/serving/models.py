@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
 
 class EstimatedCamera(BaseModel):
@@ -60,3 +60,27 @@ class Refusal(BaseModel):
     """Why a request is refused."""
 
     error: str
+
+
+class BatchImage(BaseModel):
+    """One image of a batch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: Base64Bytes = Field(description="a JPEG or PNG file in base64")
+    depth: Base64Bytes | None = Field(
+        None, description="a PNG of 16 bits in millimetres, registered to the image, in base64"
+    )
+    name: str = Field("", max_length=200, description="comes back in the answer")
+    timestamp: float | None = Field(None, allow_inf_nan=False, description="seconds")
+    focal: float | None = Field(None, gt=0, lt=1e6, description="focal length in pixels")
+    camera: Literal["map"] | None = Field(None, description="map: the camera of the mapping images")
+
+
+class Batch(BaseModel):
+    """Images that are localized one after another."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    map: str | None = Field(None, description="needed with several maps")
+    images: list[BatchImage] = Field(min_length=1, max_length=64)

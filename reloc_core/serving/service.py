@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from typing import Any, Literal
 from reloc_core.errors import DataError, InputError, RelocError, did_you_mean
 from reloc_core.io.cameras import fit_camera
 from reloc_core.io.headers import check_cost, parse_header
+from reloc_core.io.images import decode_depth
 from reloc_core.localizer import Localizer, intrinsics, load_query
 from reloc_core.mapped import camera_of_mapping
 from reloc_core.serving.limits import Limits, MemoryTrimmer, Metrics
@@ -34,6 +35,7 @@ class Frame:
         sequence: the video that it is the next frame of, which is then tracked.
         timestamp: seconds.
         prior: what is known of the pose beforehand.
+        depth: content of a PNG of 16 bits in millimetres.
     """
 
     data: bytes
@@ -42,6 +44,7 @@ class Frame:
     sequence: str | None = None
     timestamp: float | None = None
     prior: PosePrior | None = None
+    depth: bytes | None = None
 
 
 class LocalizationService:
@@ -121,8 +124,43 @@ class LocalizationService:
             RequestError: it is refused at once.
         """
         map_name, localizer = self.localizer(name)
+        frame = self._checked(frame, localizer)
+        return self._accept(self._localize, map_name, localizer, frame, time.perf_counter())
+
+    def submit_batch(
+        self, name: str | None, frames: Sequence[Frame]
+    ) -> Future[list[dict[str, Any]]]:
+        """Queue images that take one place together and are localized in their order.
+
+        Returns:
+            an answer for each, or `{"error": ...}` for one that is refused.
+        """
+        map_name, localizer = self.localizer(name)
+        checked: list[Frame | RequestError] = []
+        for frame in frames:
+            try:
+                checked.append(self._checked(frame, localizer))
+            except RequestError as error:
+                checked.append(error)
+        return self._accept(self._localize_all, map_name, localizer, checked, time.perf_counter())
+
+    def _checked(self, frame: Frame, localizer: Localizer) -> Frame:
+        """The frame with its camera, after a look at the headers.
+
+        Raises:
+            RequestError: it is refused.
+        """
         width, height = self.check_image(frame.data)
-        frame = replace(frame, camera=self._camera(frame.camera, localizer, width, height))
+        if frame.depth is not None and self.check_image(frame.depth) != (width, height):
+            raise RequestError(422, "The depth map is of another size than the image.")
+        return replace(frame, camera=self._camera(frame.camera, localizer, width, height))
+
+    def _accept(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Queue work that leaves with `_leave`.
+
+        Raises:
+            RequestError: busy, or shutting down.
+        """
         with self._lock:
             if self.closing:
                 raise RequestError(503, "The server is shutting down.", 10)
@@ -130,15 +168,27 @@ class LocalizationService:
                 raise RequestError(503, "The server is busy. Try again in a moment.", 1)
             self._inside += 1
         try:
-            future = self._pool.submit(
-                self._localize, map_name, localizer, frame, time.perf_counter()
-            )
+            future = self._pool.submit(self._working_on, work, *arguments)
         except BaseException:
             self._leave()
             raise
-        # One that is given up while it waits never comes to `_localize`.
+        # One that is given up while it waits is never begun.
         future.add_done_callback(lambda done: self._leave() if done.cancelled() else None)
         return future
+
+    def _working_on(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        with self._lock:
+            self._working += 1
+        try:
+            return work(*arguments)
+        except StopIteration as error:
+            # A future that raises it would never be answered.
+            raise RuntimeError("a component let StopIteration out") from error
+        finally:
+            self._memory.trim()
+            with self._lock:
+                self._inside -= 1
+                self._working -= 1
 
     def _leave(self) -> None:
         with self._lock:
@@ -167,45 +217,50 @@ class LocalizationService:
         except InputError as error:
             raise RequestError(422, str(error)) from error
 
+    def _localize_all(
+        self,
+        name: str,
+        localizer: Localizer,
+        frames: Sequence[Frame | RequestError],
+        accepted: float,
+    ) -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = []
+        for frame in frames:
+            try:
+                if isinstance(frame, RequestError):
+                    raise frame
+                answers.append(self._localize(name, localizer, frame, accepted))
+            except RequestError as error:
+                answers.append({"error": str(error)})
+        return answers
+
     def _localize(
         self, name: str, localizer: Localizer, frame: Frame, accepted: float
     ) -> dict[str, Any]:
-        with self._lock:
-            self._working += 1
+        begin = time.perf_counter()
+        assert isinstance(frame.camera, Camera)
         try:
-            begin = time.perf_counter()
-            try:
-                assert isinstance(frame.camera, Camera)
-                query = load_query(
-                    frame.data, frame.camera, None, frame.timestamp, name="The image"
-                )
-            except DataError as error:
-                text = str(error).replace(" Copy the file again or remove it.", "")
-                raise RequestError(422, text) from error
-            query = replace(query, name=frame.name, prior=frame.prior)
-            try:
-                if frame.sequence is None:
-                    found = localizer.localize_query(query)
-                else:
-                    with self.sessions.tracker(name, frame.sequence, localizer) as tracker:
-                        found = tracker.track_query(query)
-            except RelocError as error:
-                if isinstance(error, RequestError):
-                    raise
-                found = Localization.failure(f"refused: {error}")
-            found = replace(found, name=frame.name, timestamp=frame.timestamp)
-            done = time.perf_counter()
-            self.metrics.localized(name, found.status.value, done - accepted)
-            unit = localizer.map.info.unit if localizer.map is not None else "metre"
-            return answer(name, unit, found, begin - accepted, done - begin)
-        except StopIteration as error:
-            # A future that raises it would never be answered.
-            raise RuntimeError("a component let StopIteration out") from error
-        finally:
-            self._memory.trim()
-            with self._lock:
-                self._inside -= 1
-                self._working -= 1
+            depth = None if frame.depth is None else decode_depth(frame.depth, "The depth map")
+            query = load_query(frame.data, frame.camera, depth, frame.timestamp, name="The image")
+        except (DataError, InputError) as error:
+            text = str(error).replace(" Copy the file again or remove it.", "")
+            raise RequestError(422, text) from error
+        query = replace(query, name=frame.name, prior=frame.prior)
+        try:
+            if frame.sequence is None:
+                found = localizer.localize_query(query)
+            else:
+                with self.sessions.tracker(name, frame.sequence, localizer) as tracker:
+                    found = tracker.track_query(query)
+        except RequestError:
+            raise
+        except RelocError as error:
+            found = Localization.failure(f"refused: {error}")
+        found = replace(found, name=frame.name, timestamp=frame.timestamp)
+        done = time.perf_counter()
+        self.metrics.localized(name, found.status.value, done - accepted)
+        unit = localizer.map.info.unit if localizer.map is not None else "metre"
+        return answer(name, unit, found, begin - accepted, done - begin)
 
     def close(self) -> None:
         """Refuse new requests and finish those that were accepted."""

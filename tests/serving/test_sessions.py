@@ -4,6 +4,7 @@ import io
 import json
 import threading
 import time
+from base64 import b64encode
 
 import cv2
 import numpy as np
@@ -173,6 +174,49 @@ def test_the_description_types_every_answer(serve):
     _, _, answer = ask(port, body=encoded())
     assert set(answer) == set(schemas["Answer"]["properties"])
     assert ask(port, "GET", "/maps?x=1")[0] == 422
+
+
+def test_a_batch_with_depth(serve):
+    shared = localizer()
+    _, port = serve({"room": shared}, camera=100.0)
+    depth = np.arange(90 * 160, dtype=np.uint16).reshape(90, 160)
+    images = [
+        {"image": base64(picture()), "name": "a", "depth": base64(png(depth)), "timestamp": 2.5},
+        {"image": base64(b"no image"), "name": "b"},
+        {"image": base64(picture()), "focal": 90.0},
+        {"image": base64(picture()), "depth": base64(png(depth[1:]))},
+        {"image": base64(picture()), "depth": base64(picture())},
+    ]
+    json_type = {"Content-Type": "application/json"}
+    body = json.dumps({"images": images})
+    status, _, answers = ask(port, path="/localize/batch", body=body, headers=json_type)
+    assert status == 200
+    assert [a.get("status") for a in answers] == ["localized", None, "localized", None, None]
+    assert (answers[0]["name"], answers[0]["timestamp"]) == ("a", 2.5)
+    assert "no JPEG" in answers[1]["error"]
+    assert "another size" in answers[3]["error"]
+    assert "no depth map" in answers[4]["error"]
+    first, third = shared.pipeline.estimator.asked
+    np.testing.assert_allclose(first.depth, depth / 1000, atol=1e-6)
+    assert (first.camera.fx, third.camera.fx) == (100, 90)
+    for wrong, words in (
+        ({"images": []}, "images"),
+        ({"images": [{"image": 5}]}, "images.0.image"),
+        ({"images": images, "mapp": "x"}, "mapp"),
+        ({"images": [{"image": "", "focal": -1}]}, "focal"),
+    ):
+        answer = ask(port, path="/localize/batch", body=json.dumps(wrong), headers=json_type)
+        assert answer[0] == 422
+        assert words in answer[2]["error"]
+    assert ask(port, path="/localize/batch", body=picture())[0] == 415
+
+
+def base64(data):
+    return b64encode(data).decode()
+
+
+def png(array):
+    return cv2.imencode(".png", array)[1].tobytes()
 
 
 def test_an_estimator_that_lets_stop_iteration_out_is_answered(serve):
