@@ -167,7 +167,7 @@ class RoomsConfig:
 
     Attributes:
         list_file: text file with a line per room: its folder in ACE's format and the mean x y z of its
-            cameras, as i12.txt and i19.txt of ESAC and GLACE.
+            cameras; or one of the lists of ESAC and GLACE, i12, i19, i12d, i19d.
         root: where the list's folders are; "" for that of the list.
         rooms: in place of a list, datasets as `{name: DATASET, ...}` with their options.
         split: of all rooms, unless one of `rooms` says otherwise.

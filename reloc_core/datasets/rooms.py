@@ -11,6 +11,7 @@ import numpy as np
 
 from reloc_core.config import TARGET, build
 from reloc_core.datasets.config import RoomsConfig
+from reloc_core.datasets.room_lists import LISTS, published_list
 from reloc_core.errors import ConfigError, DataError, did_you_mean
 from reloc_core.interfaces import Dataset
 from reloc_core.io.files import read_text
@@ -155,8 +156,10 @@ def _listed(config: RoomsConfig) -> list[Room]:
     """Rooms of a list: a folder in ACE's format and the mean x y z of its cameras in each line."""
     path = Path(config.list_file).expanduser()
     folder = Path(config.root).expanduser() if config.root else path.parent
+    known = config.list_file in LISTS and not path.is_file()
+    text = published_list(config.list_file) if known else read_text(path)
     rooms: dict[str, Room] = {}
-    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    lines = [line.split() for line in text.splitlines() if line.strip()]
     if not lines or len(lines) > _MOST:
         raise DataError(f"{path} lists {len(lines)} rooms; expected 1 to {_MOST}.")
     for number, parts in enumerate(lines, 1):

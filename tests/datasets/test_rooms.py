@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
+from reloc_core.datasets.benchmarks.base import FetchOptions
+from reloc_core.datasets.benchmarks.sevenscenes import SevenScenes
+from reloc_core.datasets.benchmarks.twelvescenes import TwelveScenes
 from reloc_core.datasets.config import RoomsConfig
+from reloc_core.datasets.room_lists import published_list
 from reloc_core.datasets.rooms import RoomsDataset
 from reloc_core.errors import ConfigError, DataError
 
@@ -60,6 +64,18 @@ def test_both_splits_of_a_room_share_its_place():
         for split in ("train", "test")
     ]  # fmt: skip
     assert np.linalg.norm(centres[0] - centres[1]) < 0.3
+
+
+@pytest.mark.parametrize(("name", "count"), [("i12", 12), ("i19", 19), ("i12d", 12), ("i19d", 19)])
+def test_published_lists_name_the_fetched_folders(name, count):
+    poses = "dslam" if name.endswith("d") else "sfm"
+    folders = []
+    for benchmark in (TwelveScenes(), SevenScenes())[: 1 + (count == 19)]:
+        options = FetchOptions(poses=poses)
+        folders += [benchmark.folder(scene, options) for scene in benchmark.scenes]
+    listed = [line.split()[0] for line in published_list(name).splitlines()]
+    assert len(listed) == count
+    assert sorted(listed) == sorted(folders)
 
 
 @pytest.mark.parametrize(

@@ -43,11 +43,14 @@ AACHEN = {
     "train.batch_size": 8 * 40_960, "buffer.size": 8 * 16_000_000, "train.iterations": 100_000,
     "hypotheses": 3200,
 }  # fmt: skip
+ROOMS = {
+    **GLACE, "head.decoder_clusters": 50, "train.batch_size": 40_960, "train.iterations": 100_000,
+}  # fmt: skip
 PRESETS = {
     "ace_7scenes_dslam": ACE, "ace_7scenes_sfm": ACE, "ace_12scenes_dslam": ACE,
     "ace_12scenes_sfm": ACE, "ace_cambridge": ACE, "ace_wayspots": ACE,
     "glace_7scenes_dslam": GLACE, "glace_7scenes_sfm": GLACE, "glace_12scenes_dslam": GLACE,
-    "glace_12scenes_sfm": GLACE, "glace_cambridge": CAMBRIDGE, "glace_aachen": AACHEN,
+    "glace_12scenes_sfm": GLACE, "glace_cambridge": CAMBRIDGE, "glace_aachen": AACHEN, "glace_rooms": ROOMS,
 }  # fmt: skip
 # Stored images (width, height) and focal length, as the datasets' set-up writes them.
 SHAPES = {
@@ -58,6 +61,7 @@ SHAPES = {
     "cambridge": ("Cambridge_GreatCourt", (854, 480), 741.0),
     "wayspots": ("wayspots_squarebench", (640, 480), 497.0),
     "aachen": ("aachen", (480, 721), 480.0),
+    "rooms": ("pgt_7scenes_heads", (640, 480), 525.505),
 }
 
 
@@ -115,6 +119,7 @@ def weights(tmp_path_factory):
 def test_training_starts_on_the_true_shape(name, weights, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     kind, _, dataset = name.partition("_")
+    expected = PRESETS[name]
     folder, size, focal = SHAPES[dataset]
     write_scene(tmp_path / "data" / folder, size, focal)
     arguments = [
@@ -127,12 +132,15 @@ def test_training_starts_on_the_true_shape(name, weights, tmp_path, monkeypatch,
     ]  # fmt: skip
     if kind == "glace":
         arguments.append(f"estimator.global_descriptor.weights={weights / 'r2former.pth'}")
-    if name == "glace_aachen":  # there cannot be more centres than camera positions
+    if name == "glace_rooms":
+        write_scene(tmp_path / "data" / "pgt_7scenes_fire", size, focal)
+        (tmp_path / "two.txt").write_text(f"{folder} 0.1 0.1 0.8\npgt_7scenes_fire -0.4 0.2 1.7\n")
+        arguments.append("dataset.list_file=two.txt")
+    if expected["head.decoder_clusters"] > 1:  # no more centres than camera positions
         arguments.append("estimator.head.decoder_clusters=8")
     code = main(arguments)
     assert code == 0, capsys.readouterr().err
     found = next((tmp_path / "out").rglob("head.safetensors"))
     # Trained as wide and deep as published: fp16 weights of the head's size.
-    expected = PRESETS[name]
     least = 2 * expected["head.channels"] ** 2 * (4 + 3 * expected["head.blocks"])
     assert found.stat().st_size > least
