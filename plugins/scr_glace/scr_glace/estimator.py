@@ -63,6 +63,7 @@ class GlaceEstimator(Estimator):
             mapper = Mapper(self.config, encoder, descriptor, processes, dataset, run)
             self.scene = mapper.train()
             if processes.rank == 0:
+                self.scene = rounded(self.scene)
                 self.save(run)
 
     # ------------------------------------------------------------------------------ maps
@@ -226,6 +227,15 @@ class GlaceEstimator(Estimator):
             return 1.0
         anchor = self.scene.head.centers.double().mean(0).cpu().numpy()
         return float(np.median(np.linalg.norm(points - anchor, axis=1))) if len(points) else 1.0
+
+
+def rounded(scene: Scene) -> Scene:
+    """The scene as its map will hold it, so that whoever trained it gets the answers of the map."""
+    with torch.no_grad():
+        for key, value in scene.head.state_dict().items():
+            if key != "centers":
+                value.copy_(value.half())
+    return replace(scene, descriptors=scene.descriptors.half().float())
 
 
 def scene_tensors(
