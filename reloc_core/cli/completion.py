@@ -57,7 +57,7 @@ def candidates(line: str, verbs: Sequence[str]) -> list[str]:
     verb = before[0]
     fixed = {"plugin": ("list", "new", "check", "doctor"), "config": ("check",),
              "cache": ("list", "clear"),
-             "data": ("check", "convert", "fetch"),
+             "data": ("check", "convert", "fetch", "reconstruct"),
              "report": ("compare",),
              "sweep": ("table", "resume", "plot"), "completion": tuple(_SCRIPTS)}  # fmt: skip
     if verb in fixed:

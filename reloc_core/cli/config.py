@@ -27,6 +27,7 @@ _VERBS = (
     "benchmark",
     "data_check",
     "data_convert",
+    "data_reconstruct",
 )
 
 

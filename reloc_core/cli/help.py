@@ -54,6 +54,13 @@ EXAMPLES = {
       'splits=[train,test]' drop=[unit]
   reloc data convert dataset=ace dataset.root=DIR to=transforms output=OUT images=symlink
 """,
+    "data_reconstruct": """\
+  reloc data reconstruct images=photos/ output=place
+  reloc data reconstruct images=walk.mp4 output=place scale.distance=[walk_000000.jpg,walk_000090.jpg,2.0]
+  reloc data reconstruct images=flight/ output=field scale.gps=true
+  reloc data reconstruct images=record.bag topic=/camera/image_raw output=place
+  reloc data reconstruct images=more/ output=place add=true       add images to it
+""",
     "data_check": "  reloc data check dataset=ace dataset.root=DIR output_dir=OUT\n",
 }
 

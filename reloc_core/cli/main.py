@@ -28,7 +28,8 @@ Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
   serve       answer over HTTP:  reloc serve map_dir=MAP port=8000
   view        look at it in 3D:  reloc view map_dir=MAP dataset=ace dataset.root=DIR output=view.rrd
   benchmark   map and measure:   reloc benchmark -m experiment=paper/ace_7scenes_sfm root=data
-  data        check | convert | fetch   look at a dataset, change its layout, get a benchmark
+  data        reconstruct | check | convert | fetch   poses of your photos or video; look at a dataset,
+                                     change its layout, get a benchmark
   weights     list | get | verify   pretrained weights and their terms
   sweep       table | resume | plot   what comes after 'reloc VERB -m ...'
   report      compare            one table of several methods, yours and published
@@ -56,6 +57,7 @@ def _hydra_verb(name: str) -> Callable[[Sequence[str]], int]:
 _DATA_HELP = """\
 Usage: reloc data check dataset=NAME dataset.root=DIR [output_dir=OUT]     is it sane?
        reloc data convert dataset=NAME dataset.root=DIR to=LAYOUT output=OUT  write another layout
+       reloc data reconstruct images=DIR|VIDEO|BAG output=OUT              poses of your own images
        reloc data fetch NAME --accept-license [root=DIR] [scenes=A,B]      get a benchmark dataset
 Each has its own --help.
 """
@@ -69,8 +71,8 @@ def _data(arguments: Sequence[str]) -> int:
         from reloc_core.cli.data_fetch import run
 
         return run(arguments[1:])
-    if arguments[0] not in ("check", "convert"):
-        known = ("check", "convert", "fetch")
+    if arguments[0] not in ("check", "convert", "reconstruct"):
+        known = ("check", "convert", "fetch", "reconstruct")
         raise ConfigError(
             f"There is no 'reloc data {arguments[0]}'.{did_you_mean(arguments[0], known)}"
         )

@@ -6,6 +6,7 @@ structure-from-motion model has an arbitrary scale unless it was registered to s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from reloc_core.io.headers import read_header
 from reloc_core.types import Float64Array, Frame
 
 TEST_LIST = "list_test.txt"
+RECORD = "reconstruction.json"
+"""What `reloc data reconstruct` writes beside the model."""
+UNITS = ("scene unit", "metre")
 
 
 class ColmapDataset(FileDataset):
@@ -35,7 +39,7 @@ class ColmapDataset(FileDataset):
     def __init__(self, config: ColmapConfig) -> None:
         if config.split not in ("train", "test", "all"):
             raise ConfigError(f"dataset.split must be train, test or all, got '{config.split}'.")
-        if config.unit not in ("scene unit", "metre"):
+        if config.unit not in ("", *UNITS):
             raise ConfigError(f"dataset.unit must be 'scene unit' or 'metre', got '{config.unit}'.")
         if config.holdout < 0:
             raise ConfigError(f"dataset.holdout must not be negative, got {config.holdout}.")
@@ -78,12 +82,27 @@ class ColmapDataset(FileDataset):
         title = name if config.split == "all" else f"{name}/{config.split}"
         frames, order = find_sequences(frames, files, config.sequence, title)
         files = [files[i] for i in order]
-        super().__init__(title, frames, files, None, notes, config.unit, config.undistort)
+        unit = config.unit or _stored_unit(root)
+        super().__init__(title, frames, files, None, notes, unit, config.undistort)
         self._model = model.path
 
     def model_points(self) -> Float64Array:
         """(N, 3) points of the sparse model."""
         return read_points(self._model)[0]
+
+
+def _stored_unit(root: Path) -> str:
+    """The unit that a workspace of `reloc data reconstruct` says it is in."""
+    path = root / RECORD
+    if not path.is_file():
+        return "scene unit"
+    try:
+        unit = json.loads(read_text(path))["unit"]
+    except (ValueError, KeyError, TypeError):
+        unit = None
+    if unit not in UNITS:
+        raise DataError(f"{path} does not tell the unit: set dataset.unit, or reconstruct again.")
+    return str(unit)
 
 
 def _split(config: ColmapConfig, root: Path, names: Sequence[str], notes: list[str]) -> list[int]:

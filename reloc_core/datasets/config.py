@@ -79,7 +79,8 @@ class ColmapConfig:
             takes `list_test.txt` where it exists.
         holdout: without such a list, every n-th image in sorted order, from the first, is the test
             split; 0 puts all images into both.
-        unit: of the poses: "scene unit" where the scale is arbitrary, "metre" where it is not.
+        unit: of the poses: "scene unit" where the scale is arbitrary, "metre" where it is not; "" takes
+            what `reloc data reconstruct` wrote beside the model, "scene unit" where there is nothing.
         undistort: remove lens distortion on reading, for methods that assume pinholes.
         sequence: images that are a video: "order" takes all in their order for one, "name" those whose
             names differ in their last number only, "exif" orders them by the time of capture; "" takes
@@ -95,7 +96,7 @@ class ColmapConfig:
     images: str = "images"
     test_list: str = ""
     holdout: int = 8
-    unit: str = "scene unit"
+    unit: str = ""
     undistort: bool = False
     sequence: str = ""
     frames: str = ""

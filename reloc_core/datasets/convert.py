@@ -205,10 +205,10 @@ def _write_pixels(
         if depth is not None:
             depth.parent.mkdir(parents=True, exist_ok=True)
         if source is not None:
-            _place(source.image_paths[index], target, job.images)
+            place_image(source.image_paths[index], target, job.images)
             if depth is not None:
                 assert source.depth_paths is not None
-                _place(source.depth_paths[index], depth, job.images)
+                place_image(source.depth_paths[index], depth, job.images)
         else:
             query = split.dataset[index]
             _encode(target, query.image[..., ::-1])
@@ -219,7 +219,12 @@ def _write_pixels(
         job.advance()
 
 
-def _place(source: Path, target: Path, mode: str) -> None:
+def place_image(source: Path, target: Path, mode: str) -> None:
+    """Copy, hardlink or symlink an image file (`IMAGE_MODES`).
+
+    Raises:
+        DataError: there is none.
+    """
     try:
         if mode == "hardlink":
             os.link(source.resolve(), target)

@@ -49,12 +49,12 @@ class ImageFolder(FileDataset):
     ) -> None:
         config = camera or CameraConfig()
         check_camera_config(config)
-        files, base = _find(images)
+        files, base = find_images(images)
         frames: list[Frame] = []
         sources: dict[str, int] = {}
         known: dict[tuple[int, int], tuple[Camera, str]] = {}
         self._problems: dict[int, str] = {}
-        for index, (path, name) in enumerate(zip(files, _names(files, base), strict=True)):
+        for index, (path, name) in enumerate(zip(files, image_names(files, base), strict=True)):
             try:
                 header = read_header(path)
                 found = _camera(config, path, (header.width, header.height), mapped, known)
@@ -211,8 +211,12 @@ def _model(config: CameraConfig) -> str:
     return _MODEL_BY_COUNT[len(params)]
 
 
-def _find(images: str | Path | Sequence[str | Path]) -> tuple[list[Path], Path]:
-    """Image files in natural order (a list keeps its own) and the folder they are named from."""
+def find_images(images: str | Path | Sequence[str | Path]) -> tuple[list[Path], Path]:
+    """Image files in natural order (a list keeps its own) and the folder they are named from.
+
+    Raises:
+        DataError: there are none.
+    """
     if not isinstance(images, str | Path):
         files = [Path(p) for p in images]
         if not files:
@@ -247,7 +251,7 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not is_junk(path.name)
 
 
-def _names(files: Sequence[Path], base: Path) -> list[str]:
+def image_names(files: Sequence[Path], base: Path) -> list[str]:
     """File names, or paths below `base` where names are not unique."""
     names = [f.name for f in files]
     if len(set(names)) == len(names):

@@ -73,4 +73,4 @@ def test_help_and_config(run, ace_scene):
     )
     assert code == 0
     assert "time_unit: index" in out
-    assert run("data", "--help")[1].count("reloc data") == 3
+    assert run("data", "--help")[1].count("reloc data") == 4

@@ -1,0 +1,365 @@
+"""The images that a reconstruction starts from: photos, or the key frames of a video, a bag or a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from reloc_core.datasets.convert import place_image
+from reloc_core.datasets.images import find_images, image_names
+from reloc_core.datasets.stream import VIDEO_SUFFIXES
+from reloc_core.errors import DataError
+from reloc_core.io.bags import ImageBag, is_bag
+from reloc_core.io.files import write_atomically
+from reloc_core.io.headers import read_header
+from reloc_core.io.images import exif_tags, read_image
+from reloc_core.reconstruction.keyframes import (
+    Motion,
+    choose,
+    measure,
+    moved_by,
+    sharpness_of,
+    small_grey,
+)
+from reloc_core.reconstruction.options import ReconstructOptions
+from reloc_core.reconstruction.worker import Remote
+from reloc_core.types import Camera, ImageArray
+
+FEWEST = 3
+"""Images that a reconstruction needs."""
+_VIDEO_LEAST = 60  # images of a folder that may be the frames of a video
+_PROBES = 12
+_SAME_GREY = 1.0  # mean difference of small grey pictures that show the same
+_TINY = (64, 48)
+_LAST_NUMBER = re.compile(r"^(.*?)([0-9]+)([^0-9]*)$", re.DOTALL)
+_UNEVEN = 0.25  # of the median time between frames
+Frames = Callable[[], Iterator[tuple[float, ImageArray]]]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image of the reconstruction.
+
+    Attributes:
+        name: below `images/`.
+        width: of the stored pixels; 0 where it could not be read.
+        height: of the stored pixels.
+        lens: what images of one camera share.
+        sharpness: variance of the Laplacian of the small grey picture.
+        orientation: tag of EXIF.
+        timestamp: seconds, of a frame.
+        problem: why it takes no part; "" if it does.
+    """
+
+    name: str
+    width: int = 0
+    height: int = 0
+    lens: str = ""
+    sharpness: float = 0.0
+    orientation: int = 1
+    timestamp: float | None = None
+    problem: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was found under `images=`.
+
+    Attributes:
+        photos: in their order.
+        video: whether they are frames of one video.
+        notes: what a user should know.
+        camera: calibration that a bag holds.
+    """
+
+    photos: tuple[Photo, ...]
+    video: bool
+    notes: tuple[str, ...] = ()
+    camera: Camera | None = None
+
+
+def prepare(
+    options: ReconstructOptions, folder: Path, present: Sequence[str], run: Remote
+) -> Source:
+    """Put the images into a folder.
+
+    Args:
+        options: say which.
+        folder: gets the images.
+        present: names that are taken: of the workspace that images are added to.
+        run: hears of the progress.
+
+    Raises:
+        DataError: there are no images, or fewer than three.
+    """
+    path = Path(options.images).expanduser()
+    if is_bag(path):
+        source = _bag(options, path, folder, run)
+    elif path.suffix.lower() in VIDEO_SUFFIXES:
+        source = _video(options, path, folder, run)
+    else:
+        source = _folder(options, folder, present, run)
+    usable = sum(not photo.problem for photo in source.photos)
+    if usable < FEWEST and not present:
+        problems = [f"{p.name}: {p.problem}" for p in source.photos if p.problem]
+        why = f" Not used: {problems[0]}." if problems else ""
+        frames = "its key frames are" if source.video else "there are"
+        raise DataError(
+            f"A reconstruction needs at least {FEWEST} different images, better 20 or more from different "
+            f"places; of {options.images} {frames} {usable}.{why}"
+        )
+    if not usable:
+        raise DataError(f"{options.images} has no image that is new and can be read.")
+    return source
+
+
+def _video(options: ReconstructOptions, path: Path, folder: Path, run: Remote) -> Source:
+    if not path.is_file():
+        raise DataError(f"The video {path} does not exist.")
+    notes: list[str] = []
+
+    def frames() -> Iterator[tuple[float, ImageArray]]:
+        notes.clear()
+        capture = cv2.VideoCapture(str(path))
+        # Poses belong to the stored pixels.
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+        if not capture.isOpened():
+            raise DataError(f"The video {path} cannot be opened: damaged, or of an unknown kind.")
+        rate = float(capture.get(cv2.CAP_PROP_FPS)) or 30.0
+        announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        number, last = 0, -1.0
+        try:
+            while True:
+                ok, frame = capture.read()
+                if not ok:
+                    break
+                time = float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+                if not time > last:
+                    time = number / rate
+                last = max(last, time)
+                yield time, np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+                number += 1
+        finally:
+            capture.release()
+        if not number:
+            raise DataError(f"{path} gave no frame; it is empty or damaged.")
+        if number < announced - 1:
+            notes.append(
+                f"{path.name} ended after {number} of the {announced} frames it announces: it may be "
+                "truncated"
+            )
+
+    return _key_frames(options, path.stem, frames, _announced(path), folder, notes, None, run)
+
+
+def _announced(path: Path) -> int:
+    capture = cv2.VideoCapture(str(path))
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    capture.release()
+    return max(count, 0)
+
+
+def _bag(options: ReconstructOptions, path: Path, folder: Path, run: Remote) -> Source:
+    bag = ImageBag(path, options.topic)
+
+    def frames() -> Iterator[tuple[float, ImageArray]]:
+        bag.notes.clear()
+        for message in bag:
+            yield message.timestamp, message.image
+
+    return _key_frames(options, path.stem, frames, len(bag), folder, bag.notes, bag.camera, run)
+
+
+def _key_frames(
+    options: ReconstructOptions,
+    stem: str,
+    frames: Frames,
+    announced: int,
+    folder: Path,
+    notes: list[str],
+    camera: Camera | None,
+    run: Remote,
+) -> Source:
+    """Write the key frames of a stream that is read twice."""
+    with run.progress("Looking for key frames", announced) as bar:
+        motion = measure(_counted(frames(), bar.advance))
+    said = [*notes, *_timing(motion)]
+    chosen = choose(motion, options.motion, options.most)
+    wanted = set(chosen)
+    stem = re.sub(r"[^\w.-]", "_", stem)
+    photos = []
+    with run.progress("Writing key frames", len(chosen)) as bar:
+        for number, (time, image) in enumerate(frames()):
+            if number not in wanted:
+                continue
+            name = f"{stem}_{number:06d}.jpg"
+            quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
+            data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
+            write_atomically(folder / name, data.tobytes())
+            height, width = image.shape[:2]
+            sharp = float(motion.sharpness[number])
+            photos.append(
+                Photo(name, width, height, f"{stem} {width}x{height}", sharp, timestamp=time)
+            )
+            bar.advance()
+            if len(photos) == len(chosen):
+                break
+    said.append(f"{len(photos)} key frames of {len(motion)} frames")
+    return Source(tuple(photos), True, tuple(said), camera)
+
+
+def _counted(
+    frames: Iterator[tuple[float, ImageArray]], advance: Callable[[], None]
+) -> Iterator[tuple[float, ImageArray]]:
+    for frame in frames:
+        yield frame
+        advance()
+
+
+def _timing(motion: Motion) -> list[str]:
+    """A remark where the frames are not evenly spaced in time."""
+    steps = np.diff(motion.times)
+    steps = steps[steps > 0]
+    if len(steps) < 4:
+        return []
+    usual = float(np.median(steps))
+    odd = int((np.abs(steps / usual - 1) > _UNEVEN).sum())
+    if odd <= 0.02 * len(steps):
+        return []
+    return [
+        f"the frame rate varies ({1 / steps.max():.3g} to {1 / steps.min():.3g} a second): times come "
+        "from the frames, not from their numbers"
+    ]
+
+
+def _folder(
+    options: ReconstructOptions, folder: Path, present: Sequence[str], run: Remote
+) -> Source:
+    files, base = find_images(options.images)
+    names = [plain_name(name) for name in image_names(files, base)]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"Two of the images would be called {twice}; rename one.")
+    notes: list[str] = []
+    video = options.video if options.video is not None else _looks_like_video(files)
+    if video:
+        with run.progress("Looking for key frames", len(files)) as bar:
+            motion = measure(_counted(_read_all(files), bar.advance))
+        chosen = choose(motion, options.motion, options.most)
+        notes.append(
+            f"{len(chosen)} key frames of {len(files)} images, taken for a video (video=false takes all)"
+        )
+        files, names = [files[i] for i in chosen], [names[i] for i in chosen]
+    photos: list[Photo] = []
+    seen: list[ImageArray] = []
+    seen_names: list[str] = []
+    taken = set(present)
+    fresh = [(path, name) for path, name in zip(files, names, strict=True) if name not in taken]
+    if len(fresh) < len(files):
+        notes.append(f"{len(files) - len(fresh)} images are there already, by their names")
+    with run.progress("Reading images", len(fresh)) as bar:
+        for path, name in fresh:
+            photo, tiny = _photo(path, name, options)
+            if tiny is not None:
+                twin = _twin(tiny, seen)
+                if twin is not None:
+                    photo = replace(photo, problem=f"duplicate of {seen_names[twin]}")
+                else:
+                    seen.append(tiny)
+                    seen_names.append(name)
+            if not photo.problem:
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not target.exists():
+                    _place_whole(path, target, options.link)
+            photos.append(photo)
+            bar.advance()
+    return Source(tuple(photos), video, tuple(notes))
+
+
+def plain_name(name: str) -> str:
+    """A name as COLMAP's lists can hold it: without blanks."""
+    return re.sub(r"\s", "_", name)
+
+
+def _place_whole(source: Path, target: Path, mode: str) -> None:
+    """Put an image where others look for it, whole or not at all."""
+    partial = target.with_name(f".{target.name}.tmp")
+    partial.unlink(missing_ok=True)
+    place_image(source, partial, mode)
+    partial.replace(target)
+
+
+def _read_all(files: Sequence[Path]) -> Iterator[tuple[float, ImageArray]]:
+    """Images of a folder as the frames of a video; one that cannot be read repeats the last."""
+    last = np.zeros((_TINY[1], _TINY[0], 3), np.uint8)
+    for number, path in enumerate(files):
+        with contextlib.suppress(DataError):
+            last = read_image(path)
+        yield float(number), last
+
+
+def _photo(path: Path, name: str, options: ReconstructOptions) -> tuple[Photo, ImageArray | None]:
+    """What an image says about itself, and its tiny grey picture."""
+    try:
+        header = read_header(path)
+        image = read_image(path)
+    except DataError as error:
+        return Photo(name, problem=f"cannot be read: {error}"), None
+    grey = small_grey(image)
+    height, width = image.shape[:2]
+    photo = Photo(
+        name, width, height, _lens(path, name, (width, height), options.cameras),
+        sharpness_of(grey), header.orientation,
+    )  # fmt: skip
+    return photo, np.asarray(cv2.resize(grey, _TINY, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _lens(path: Path, name: str, size: tuple[int, int], kind: str) -> str:
+    if kind == "each":
+        return name
+    shape = f"{size[0]}x{size[1]}"
+    if kind == "one":
+        return shape
+    # Model, lens and zoom; what differs in them has another focal length.
+    tags = exif_tags(path)
+    told = [str(tags[tag]).strip("\0 ") for tag in (0xA434, 0x920A, 0xA405, 0xA404) if tag in tags]
+    return " ".join([shape, *told])
+
+
+def _twin(tiny: ImageArray, seen: Sequence[ImageArray]) -> int | None:
+    """Index of a picture that shows the same."""
+    if not seen:
+        return None
+    difference = np.abs(np.stack(seen).astype(np.float32) - tiny).mean((1, 2))
+    best = int(difference.argmin())
+    return best if difference[best] < _SAME_GREY else None
+
+
+def _looks_like_video(files: Sequence[Path]) -> bool:
+    """Whether images of a folder are numbered and each looks nearly as the one before."""
+    if len(files) < _VIDEO_LEAST:
+        return False
+    found = [_LAST_NUMBER.match(path.stem) for path in files]
+    if len({match and (match[1], match[3]) for match in found}) != 1 or found[0] is None:
+        return False
+    near = 0
+    probes = np.linspace(0, len(files) - 2, _PROBES).astype(int).tolist()
+    for i in probes:
+        try:
+            pair = [small_grey(read_image(files[k])) for k in (i, i + 1)]
+        except DataError:
+            continue
+        step = moved_by(pair[0], pair[1])
+        near += step is not None and step < 0.15
+    return near >= 0.8 * len(probes)
