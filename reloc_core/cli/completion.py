@@ -21,7 +21,9 @@ _FISH = """\
 complete -c reloc -f -a '(reloc completion _query (commandline -cp) 2>/dev/null)'
 """
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
-_HYDRA_VERBS = ("demo", "train", "evaluate", "localize", "track", "serve", "view", "benchmark")
+_HYDRA_VERBS = (
+    "demo", "map", "train", "evaluate", "localize", "track", "serve", "view", "benchmark",
+)  # fmt: skip
 
 
 def run(arguments: Sequence[str], verbs: Sequence[str]) -> int:

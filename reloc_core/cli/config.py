@@ -17,6 +17,7 @@ Usage: reloc config check                    compose every installed preset
        reloc config check VERB OVERRIDES...  compose one configuration and print it
 """
 _VERBS = (
+    "map",
     "train",
     "evaluate",
     "localize",

@@ -8,6 +8,12 @@ from reloc_core.config import config_directory, experiments
 from reloc_core.registry import Registry
 
 EXAMPLES = {
+    "map": """\
+  reloc map images=photos/ map_dir=MAP
+  reloc map images=walk.mp4 map_dir=MAP scale.marker=0.15
+  reloc map images=flight/ map_dir=MAP scale.gps=true
+  reloc map images=more/ map_dir=MAP add=true            add images to its reconstruction, train it again
+""",
     "train": """\
   reloc train experiment=landmarks/default dataset=ace dataset.root=DIR map_dir=MAP
   reloc train experiment=landmarks/default dataset=transforms dataset.root=DIR map_dir=MAP

@@ -17,6 +17,7 @@ reloc {version} - where was the camera? Map a place, then localize images in it.
 Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
 
   demo        map the embedded room, localize its test path, write a report: start here
+  map         from photos to a map, poses found:  reloc map images=PHOTOS|VIDEO map_dir=MAP
   train       build a map:       reloc train experiment=landmarks/default dataset=ace \\
                                      dataset.root=DIR map_dir=MAP
   evaluate    measure a map:     reloc evaluate map_dir=MAP dataset=ace dataset.root=DIR \\
@@ -123,6 +124,7 @@ def _completion(arguments: Sequence[str]) -> int:
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": _hydra_verb("demo"),
+    "map": _hydra_verb("map"),
     "train": _hydra_verb("train"),
     "evaluate": _hydra_verb("evaluate"),
     "localize": _hydra_verb("localize"),

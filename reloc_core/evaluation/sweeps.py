@@ -23,7 +23,7 @@ from reloc_core.storage import read_yaml
 SWEEP_RECORD = "sweep.json"
 SWEEP_FILE = "multirun.yaml"
 FINISHED = ("ok", "partial")
-_VERBS = ("train", "evaluate", "localize", "demo", "benchmark", "data_check", "data_convert",
+_VERBS = ("map", "train", "evaluate", "localize", "demo", "benchmark", "data_check", "data_convert",
           "data_reconstruct")  # fmt: skip
 _MAX_JOBS = 100_000
 _MAX_BYTES = 64 << 20

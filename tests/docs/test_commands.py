@@ -108,7 +108,7 @@ def check(command):
 def check_reloc(arguments, partial):
     verb, *rest = arguments
     assert verb in VERBS
-    if verb == "data" and rest[0] in ("check", "convert"):
+    if verb == "data" and rest[0] in ("check", "convert", "reconstruct"):
         verb, rest = f"data_{rest[0]}", rest[1:]
     if verb == "config" and rest[1:]:
         verb, rest = rest[1], rest[2:]

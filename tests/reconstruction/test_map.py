@@ -1,0 +1,42 @@
+"""`reloc map`: photos in, a map and a report out."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from reloc_core.cli.main import main
+from reloc_core.mapped import mapped_frames
+from reloc_core.maps import Map
+
+
+@pytest.mark.usefixtures("toy_plugin")
+def test_photos_to_map_and_more_photos(room, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder, names in (("photos", room.names[:6]), ("more", room.names[6:8])):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            shutil.copy(room.folder / name, tmp_path / folder / name)
+    options = [
+        "map_dir=map", "~experiment", "estimator=toy", "calibration.enabled=false", "threads=1",
+        "reconstruct.features=1200",
+    ]  # fmt: skip
+    assert main(["map", "images=photos", *options]) == 0, capsys.readouterr().err
+    before = mapped_frames(Map.open("map")).world_from_cam
+    assert len(before) == 6
+    page = (tmp_path / "map-made" / "report.html").read_text("utf-8")
+    assert "6<small> of 6" in page
+    assert "rigid camera-to-world transforms" in page
+    assert main(["map", "images=photos", *options]) == 2
+    assert "add=true" in capsys.readouterr().err
+    assert main(["map", "images=more", "add=true", *options]) == 0, capsys.readouterr().err
+    after = mapped_frames(Map.open("map")).world_from_cam
+    assert len(after) == 8
+    np.testing.assert_allclose(after[:6], before, atol=1e-9)
+
+
+def test_help(capsys):
+    assert main(["map", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "reloc map images=walk.mp4" in out
+    assert "scale:" in out
