@@ -106,7 +106,7 @@ def _measure(cfg: DictConfig, dataset: Dataset, scene_map: Map, record: RunDirec
         record.result("ok", **result)
         return 0
     pipeline = Pipeline.from_map(scene_map, runtime=record.runtime)
-    evaluation = evaluate(pipeline, Subset(dataset, held), reporter=record)
+    evaluation = evaluate(pipeline, Subset(dataset, held.tolist()), reporter=record)
     report_results(evaluation, pipeline, record, True)
     return finish(record, evaluation.results)
 

@@ -1,0 +1,95 @@
+"""Images of every kind of source, without a reconstruction."""
+
+import contextlib
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from reloc_core.errors import DataError
+from reloc_core.io.images import read_image
+from reloc_core.reconstruction.options import ReconstructOptions
+from reloc_core.reconstruction.source import prepare
+
+
+class Silent:
+    @contextlib.contextmanager
+    def progress(self, title, total):
+        yield self
+
+    def advance(self, steps=1, **values):
+        pass
+
+
+def options(images, **more):
+    return ReconstructOptions(str(images), "unused", **more)
+
+
+@pytest.mark.parametrize("name", ["record.bag", "record"])
+def test_bag(walk, tmp_path, name):
+    pytest.importorskip("rosbags")
+    from rosbags.rosbag1 import Writer as Writer1
+    from rosbags.rosbag2 import Writer as Writer2
+    from rosbags.typesys import Stores, get_typestore
+
+    one = name.endswith(".bag")
+    store = get_typestore(Stores.ROS1_NOETIC if one else Stores.ROS2_HUMBLE)
+    kind = "sensor_msgs/msg/CompressedImage"
+    path, types = tmp_path / name, store.types
+    with Writer1(path) if one else Writer2(path, version=9) as writer:
+        topic = writer.add_connection("/lens/compressed", kind, typestore=store)
+        for number, image in enumerate(walk.images.values()):
+            stamp = types["builtin_interfaces/msg/Time"](sec=100, nanosec=number * 33_000_000)
+            more = {"seq": number} if one else {}
+            header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="lens", **more)
+            data = cv2.imencode(".png", image[..., ::-1])[1].ravel()
+            message = types[kind](header=header, format="png", data=data)
+            write = store.serialize_ros1 if one else store.serialize_cdr
+            writer.write(topic, 10**9 * (200 + number), write(message, kind))
+    (tmp_path / "images").mkdir()
+    source = prepare(options(path, motion=0.12), tmp_path / "images", [], Silent())
+    assert source.video
+    assert 4 <= len(source.photos) < len(walk.images)
+    images = list(walk.images.values())
+    for photo in source.photos:
+        number = int(photo.name[-10:-4])
+        assert photo.timestamp == pytest.approx(100 + 0.033 * number)
+        written = read_image(tmp_path / "images" / photo.name).astype(float)
+        assert np.abs(written - images[number]).mean() < 5  # JPEG
+
+
+def test_a_folder_of_frames_gives_key_frames(walk, tmp_path):
+    (tmp_path / "images").mkdir()
+    source = prepare(
+        options(walk.folder, video=True, motion=0.12), tmp_path / "images", [], Silent()
+    )
+    names = [photo.name for photo in source.photos]
+    assert 4 <= len(names) < len(walk.names)
+    assert set(names) < set(walk.names)
+    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == sorted(names)
+    assert "taken for a video" in source.notes[0]
+
+
+def test_photos_keep_their_names_but_for_blanks(room, tmp_path):
+    photos, images = tmp_path / "photos", tmp_path / "images"
+    photos.mkdir()
+    images.mkdir()
+    for number, name in enumerate(room.names[:3]):
+        shutil.copy(room.folder / name, photos / f"my photo {number}.png")
+    shutil.copy(room.folder / room.names[0], photos / "the same.png")
+    (photos / "broken.png").write_bytes(b"no image")
+    source = prepare(options(photos), images, [], Silent())
+    problems = {photo.name: photo.problem for photo in source.photos}
+    assert [n for n, p in problems.items() if not p] == [f"my_photo_{i}.png" for i in range(3)]
+    assert problems["the_same.png"] == "duplicate of my_photo_0.png"
+    assert "cannot be read" in problems["broken.png"]
+    assert len({photo.lens for photo in source.photos if not photo.problem}) == 1
+    assert len(list(images.iterdir())) == 3
+
+
+def test_two_names_that_become_one(room, tmp_path):
+    for name in ("a b.png", "a_b.png"):
+        shutil.copy(room.folder / room.names[0], tmp_path / name)
+    with pytest.raises(DataError, match="would be called a_b.png"):
+        prepare(options(tmp_path), tmp_path, [], Silent())
