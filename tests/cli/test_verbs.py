@@ -189,7 +189,7 @@ def test_completion(toy_plugin, capsys):
     def complete(line):
         return cli(capsys, "completion", "_query", line)[1].split()
 
-    assert complete("reloc tr") == ["train"]
+    assert complete("reloc tr") == ["track", "train"]
     assert "dataset=ace" in complete("reloc train dataset=")
     assert "estimator=toy" in complete("reloc train estimator=t")
     assert "dataset.root=" in complete("reloc train dataset=ace dataset.r")
