@@ -1,9 +1,9 @@
 """How far poses can be believed: real queries, pictures of other places, and pictures no camera could take.
 
-    python benchmarks/calibration.py --data DIR --map MAP [--map MAP ...] [--split test] [--hard]
+    python benchmarks/calibration.py --data DIR --map MAP [--map MAP ...] [--place lund] [--hard]
 
-For every map of `redkitchen_seq01`: how many of its queries are localized and right (2.5 % of the depth, 5
-degrees), the mean squared normalised error (6 is right) and the share in the 95 % region of the covariance,
+For every map of a place (`redkitchen_seq01` by default): how many of its queries are localized and right
+(2.5 % of the depth, 5 degrees), the mean squared normalised error (6 is right) and the share in the 95 % region of the covariance,
 the expected calibration error of the score; how many foreign and impossible pictures are localized, and
 with what score; and queries with a wrong focal length: refused, or inside the covariance. `--hard` asks
 frames 200 to 699 of the training split, for maps of its first 200 frames.
@@ -28,19 +28,23 @@ from reloc_core.evaluation import nees, pose_errors
 from reloc_core.evaluation.metrics import NEES_95
 from reloc_core.io.images import read_image
 
+PLACES = {"redkitchen_seq01": "ace", "fox": "transforms", "lund": "colmap", "brighton": "colmap"}
 OTHERS = (
+    ("redkitchen_seq01", "redkitchen_seq01/test/rgb/*.jpg", 4, 525.5),
     ("fox", "fox/images/*.jpg", 1, 687.5),
-    ("shelf", "shelf_seq/rgb/*", 2, 615.2),
-    ("euroc", "euroc_micro/images/*", 4, 458.0),
+    ("shelf_seq", "shelf_seq/rgb/*", 2, 615.2),
+    ("euroc_micro", "euroc_micro/images/*", 4, 458.0),
     ("lund", "lund/images/*", 1, 800.0),
     ("brighton", "brighton/images/*", 1, 1100.0),
 )
-DEPTH = 1.9  # metres, median of redkitchen, for evidence without points
+DEPTH = 1.9  # median of redkitchen in metres, for evidence without points
 
 
-def other_places(data: Path) -> Iterator[Query]:
+def other_places(data: Path, own: str) -> Iterator[Query]:
     """Photographs of other places."""
     for name, pattern, step, focal in OTHERS:
+        if name == own:
+            continue
         for path in sorted(data.glob(pattern))[::step]:
             image = read_image(path)
             yield _query(name, image, Camera.pinhole(focal, image.shape[1], image.shape[0]))
@@ -85,9 +89,8 @@ def wrong_focal(queries: Dataset, count: int) -> Iterator[Query]:
     for index in np.linspace(0, len(queries) - 1, count).astype(int):
         query = queries[int(index)]
         for factor in (0.5, 0.8, 0.9, 1.1, 1.2, 1.5):
-            camera = Camera.pinhole(
-                query.camera.fx * factor, query.camera.width, query.camera.height
-            )
+            focal = query.camera.fx * factor
+            camera = Camera.pinhole(focal, query.camera.width, query.camera.height)
             yield replace(query, camera=camera, name=f"focal x {factor}", sequence=None)
 
 
@@ -162,7 +165,7 @@ def believable(found: Sequence[Found]) -> dict[str, int]:
 
 
 def measure(
-    pipeline: Pipeline, queries: Dataset, data: Path, few: int
+    pipeline: Pipeline, queries: Dataset, data: Path, place: str, few: int
 ) -> dict[str, dict[str, object]]:
     """All numbers of a pipeline."""
 
@@ -170,7 +173,11 @@ def measure(
         return [(o.frame, o.localization) for o in run_queries(pipeline, source, observed=False)]
 
     camera = queries.frames[0].camera
-    foreign = [*run(other_places(data)), *run(no_places(camera)), *run(impossible(queries, few))]
+    foreign = [
+        *run(other_places(data, place)),
+        *run(no_places(camera)),
+        *run(impossible(queries, few)),
+    ]
     return {
         "real": judge(run(queries)),
         "foreign": strange(foreign),
@@ -184,6 +191,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--map", type=Path, action="append", required=True)
+    parser.add_argument("--place", choices=PLACES, default="redkitchen_seq01")
     parser.add_argument("--split", default="test")
     parser.add_argument("--hard", action="store_true")
     parser.add_argument("--step", type=int, default=1, help="take every n-th query")
@@ -192,15 +200,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     split = "train" if arguments.hard else arguments.split
-    root = str(arguments.data / "redkitchen_seq01")
-    dataset = build({"_target_": "ace", "root": root, "split": split}, "dataset")
+    kind, root = PLACES[arguments.place], str(arguments.data / arguments.place)
+    dataset = build({"_target_": kind, "root": root, "split": split}, "dataset")
     first = 200 if arguments.hard else 0
     queries = Subset(dataset, range(first, len(dataset), arguments.step))
     table = {}
     for folder in arguments.map:
         pipeline = Pipeline.from_map(folder, runtime=Runtime(threads=arguments.threads))
         pipeline.check(queries)
-        found = measure(pipeline, queries, arguments.data, arguments.few)
+        found = measure(pipeline, queries, arguments.data, arguments.place, arguments.few)
         table[folder.name] = {"method": pipeline.method, **found}
         print(folder.name, json.dumps(table[folder.name]), flush=True)
     if arguments.output is not None:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from rich.progress import (
 )
 
 from reloc_core.config import config_hash, plain
+from reloc_core.cores import share_cores
 from reloc_core.curves import FOLDER, Curves
 from reloc_core.errors import RelocError
 from reloc_core.interfaces import Runtime
@@ -95,6 +97,7 @@ def resolve_runtime(device: str, threads: int, seed: int) -> Runtime:
         raise RelocError(f"device={device} is unknown: use auto, cpu or cuda.")
     if threads < 0 or seed < 0:
         raise RelocError("threads and seed must not be negative.")
+    share_cores()
     if device != "cpu":
         import torch
 
@@ -107,7 +110,8 @@ def resolve_runtime(device: str, threads: int, seed: int) -> Runtime:
         else:
             device = "cpu"
     count = threads or usable_cpus()
-    if "torch" in sys.modules:
+    # Without a choice PyTorch takes all cores by itself, when and if somebody imports it.
+    if "torch" in sys.modules or (threads and find_spec("torch") is not None):
         import torch
 
         torch.set_num_threads(count)

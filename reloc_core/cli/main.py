@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from reloc_core import __version__
 from reloc_core.cli.exit_codes import EXIT_INTERRUPTED, EXIT_OK, EXIT_USER
+from reloc_core.cores import share_cores
 from reloc_core.errors import ConfigError, RelocError, did_you_mean
 
 USAGE = """\
@@ -143,22 +144,10 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
-def _share_cores() -> None:
-    """Let PyTorch's waiting threads sleep soon instead of spinning for milliseconds.
-
-    On a machine with other work the spinning of one thread keeps the other from what it waits for:
-    a small convolutional network ran 3 to 5 times slower on two threads than on one. With this it
-    does not; an idle machine loses up to a tenth on the smallest networks, nothing on larger ones.
-    GNU OpenMP reads the variable when it is loaded, so this comes before any import of PyTorch.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "4000")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    _share_cores()
+    share_cores()
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(USAGE.format(version=__version__), end="")

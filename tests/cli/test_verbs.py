@@ -216,3 +216,14 @@ def test_waiting_threads_sleep_soon_unless_told_otherwise(given, expected):
         [sys.executable, "-c", script], capture_output=True, text=True, env={**known, **given}
     )
     assert done.stdout.split()[-2:] == [expected, "False"], done.stderr
+    script = (
+        "import os, sys\n"
+        "from reloc_core.runs import resolve_runtime\n"
+        "resolve_runtime('cpu', 1, 0)\n"
+        "import torch\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'), torch.get_num_threads())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**known, **given}
+    )
+    assert done.stdout.split()[-2:] == [expected, "1"], done.stderr
