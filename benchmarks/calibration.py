@@ -3,10 +3,10 @@
     python benchmarks/calibration.py --data DIR --map MAP [--map MAP ...] [--place lund] [--hard]
 
 For every map of a place (`redkitchen_seq01` by default): how many of its queries are localized and right
-(2.5 % of the depth, 5 degrees), the mean squared normalised error (6 is right) and the share in the 95 % region of the covariance,
-the expected calibration error of the score; how many foreign and impossible pictures are localized, and
-with what score; and queries with a wrong focal length: refused, or inside the covariance. `--hard` asks
-frames 200 to 699 of the training split, for maps of its first 200 frames.
+(2.5 % of the depth, 5 degrees), the mean squared normalised error (6 is right) and the share in the 95 %
+region of the covariance, the expected calibration error of the score; how many foreign and impossible
+pictures are localized, and with what score; and queries with a wrong focal length: refused, or inside the
+covariance. `--hard` asks frames 200 to 699 of the training split, for maps of its first 200 frames.
 """
 
 from __future__ import annotations
