@@ -11,6 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reloc_core.errors import ConfigError
 
+RIGHT_DEPTHS, RIGHT_DEG = 0.025, 5.0
+"""A pose is right within this share of the scene's depth and this angle."""
+
 
 @dataclass
 class CalibrationConfig:

@@ -8,15 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from reloc_core.calibration.config import CalibrationConfig
+from reloc_core.calibration.config import RIGHT_DEG, RIGHT_DEPTHS, CalibrationConfig
 from reloc_core.calibration.model import Calibration, Odds, Spread
 from reloc_core.calibration.support import novelty
 from reloc_core.geometry import pose_minus
 from reloc_core.interfaces import Dataset
 from reloc_core.types import Float64Array, Frame, Localization
 
-RIGHT_DEPTHS, RIGHT_DEG = 0.025, 5.0
-"""A pose is right within this share of the scene's depth and this angle."""
 _PRIOR_WEIGHTS: Mapping[str, float] = {
     "inliers": 1.2,
     "cover": 1.5,

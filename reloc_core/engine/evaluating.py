@@ -42,7 +42,7 @@ class Evaluation:
     @property
     def metrics(self) -> Metrics | None:
         """Medians, recalls and calibration; None without ground truth."""
-        return summarize_results(self.results)
+        return summarize_results(self.results, self.depth)
 
     @property
     def content(self) -> dict[str, Any]:

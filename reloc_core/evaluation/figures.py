@@ -8,6 +8,7 @@ from html import escape
 
 import numpy as np
 
+from reloc_core.evaluation.metrics import ReliabilityBin
 from reloc_core.evaluation.results import QueryResult
 from reloc_core.evaluation.svg import Axes, log_range, log_ticks, nice_step, number, path
 from reloc_core.evaluation.units import format_angle, format_length, format_limit
@@ -117,6 +118,31 @@ def error_by_score(results: Sequence[QueryResult], bins: Sequence[float], unit: 
     for i in _shown(results):
         _mark(plot, plot.x(results[i].score), results[i], bins, unit)
     return plot.render()
+
+
+def score_reliability(groups: Sequence[ReliabilityBin]) -> str:
+    """Share of right poses over the mean score, by groups of similar score, with Wilson's intervals."""
+    plot = Axes(440, 250, (0, 1), (0, 1), label="Share of right poses over score")
+    plot.x_ticks([(v / 5, f"{v / 5:g}") for v in range(6)], "score")
+    plot.y_ticks([(v / 4, f"{25 * v} %") for v in range(5)])
+    plot.line(plot.x(0), plot.y(0), plot.x(1), plot.y(1), "guide")
+    where = [(plot.x(g.score_mean), plot.y(g.success)) for g in groups]
+    plot.add(f'<path class="curve" d="{path(np.asarray(where))}"/>')
+    for group, (x, y) in zip(groups, where, strict=True):
+        low, high = wilson(group.success, group.queries)
+        plot.line(x, plot.y(low), x, plot.y(high), "truth")
+        plot.mark(
+            x, y, "", f"{group.queries} queries with scores {group.score_low:.2f} to "
+            f"{group.score_high:.2f}: {100 * group.success:.0f} % right",
+        )  # fmt: skip
+    return plot.render()
+
+
+def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Interval of a proportion (Wilson 1927), 95 % by default."""
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def covariance_calibration(nees: FloatArray) -> str:

@@ -14,7 +14,7 @@ Queries without ground truth are counted but enter no error.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,12 +59,14 @@ class ReliabilityBin:
     Attributes:
         score_low: smallest score among them.
         score_high: largest score among them.
+        score_mean: mean score, which should be `success`.
         queries: how many.
-        success: fraction of them within the success threshold.
+        success: fraction of them that are right, see `summarize`.
     """
 
     score_low: float
     score_high: float
+    score_mean: float
     queries: int
     success: float
 
@@ -117,6 +119,8 @@ class Metrics:
         within_95: fraction of those inside their 95 % confidence region.
         with_covariance: number of those.
         reliability: localized queries in equal groups by score, lowest first.
+        calibration_error: mean difference of score and share of right poses over ten such groups
+            (expected calibration error, Naeini et al. 2015); NaN when nothing was localized.
     """
 
     queries: int
@@ -133,6 +137,7 @@ class Metrics:
     within_95: float
     with_covariance: int
     reliability: tuple[ReliabilityBin, ...] = ()
+    calibration_error: float = math.nan
 
     @property
     def overconfidence(self) -> str:
@@ -169,6 +174,7 @@ class Metrics:
                 "within_95": finite_or_none(self.within_95),
                 "with_covariance": self.with_covariance,
                 "score_auroc": finite_or_none(self.score_auroc),
+                "calibration_error": finite_or_none(self.calibration_error),
                 "reliability": [
                     {k: round(v, 6) for k, v in vars(group).items()} for group in self.reliability
                 ],
@@ -279,6 +285,7 @@ def summarize(
     localized: npt.ArrayLike | None = None,
     scores: npt.ArrayLike | None = None,
     nees_values: npt.ArrayLike | None = None,
+    right: npt.ArrayLike | None = None,
     groups: int = 5,
 ) -> Metrics:
     """Summarize errors.
@@ -289,6 +296,7 @@ def summarize(
         localized: (N,) whether there is a pose; by default wherever the error is finite.
         scores: (N,) in 0..1; zeros by default.
         nees_values: (N,) from `nees`, NaN where unknown.
+        right: (N,) whether a pose is what the score promises; by default whether it is within `SUCCESS`.
         groups: number of groups of `Metrics.reliability`.
 
     Returns:
@@ -320,7 +328,9 @@ def summarize(
     metres, degrees = THRESHOLDS[SUCCESS]
     judged = known & found
     success = (translation < metres) & (rotation < degrees)
+    promised = success if right is None else np.asarray(right, bool)
     nees_known = nees_array[~np.isnan(nees_array)]
+    tenths = _reliability(score[judged], promised[judged], 10)
     return Metrics(
         queries=n,
         localized=int(found.sum()),
@@ -335,7 +345,8 @@ def summarize(
         mean_nees=float(nees_known.mean()) if len(nees_known) else math.nan,
         within_95=float((nees_known < NEES_95).mean()) if len(nees_known) else math.nan,
         with_covariance=len(nees_known),
-        reliability=_reliability(score[judged], success[judged], groups),
+        reliability=_reliability(score[judged], promised[judged], groups),
+        calibration_error=_calibration_error(tenths),
     )
 
 
@@ -349,13 +360,24 @@ def _auroc(positive: Float64Array, negative: Float64Array) -> float:
     return float((below + not_above).mean() / (2 * len(negative)))
 
 
+def _calibration_error(groups: Sequence[ReliabilityBin]) -> float:
+    count = sum(g.queries for g in groups)
+    if not count:
+        return math.nan
+    return sum(g.queries * abs(g.score_mean - g.success) for g in groups) / count
+
+
 def _reliability(
     score: Float64Array, success: npt.NDArray[np.bool_], groups: int
 ) -> tuple[ReliabilityBin, ...]:
     order = np.argsort(score, kind="stable")
     return tuple(
         ReliabilityBin(
-            float(score[part[0]]), float(score[part[-1]]), len(part), float(success[part].mean())
+            float(score[part[0]]),
+            float(score[part[-1]]),
+            float(score[part].mean()),
+            len(part),
+            float(success[part].mean()),
         )
         for part in np.array_split(order, min(groups, max(len(order), 1)))
         if len(part)

@@ -88,7 +88,7 @@ def render_report(
     results: Sequence[QueryResult], info: ReportInfo, explain: Explain | None = None
 ) -> str:
     """The page as text; arguments as in `write_report`."""
-    metrics = summarize_results(results)
+    metrics = summarize_results(results, info.depth)
     judged = metrics.with_ground_truth > 0
     warning = metrics.overconfidence
     relative = relative_results(results, info.depth) if info.unit != METRE else None
@@ -97,7 +97,7 @@ def render_report(
         f'<p class="banner">{prose(warning)}</p>' if warning else "",
         accuracy(results, metrics, info.unit, relative) if judged else "",
         trajectory(results, info.mapped, info.unit, bins),
-        diagnosis(results, metrics, info.unit, bins) if judged else "",
+        diagnosis(results, metrics, info.unit, bins, info.depth) if judged else "",
         _queries(results, info, explain),
         _failures(results),
         _time(results, info),

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from reloc_core.calibration.config import RIGHT_DEG, RIGHT_DEPTHS
 from reloc_core.errors import DataError
 from reloc_core.evaluation.metrics import (
     Metrics,
@@ -229,15 +230,22 @@ def nees_array(results: Iterable[QueryResult]) -> Float64Array:
     )
 
 
-def summarize_results(results: Sequence[QueryResult]) -> Metrics:
-    """Metrics over query results."""
+def summarize_results(results: Sequence[QueryResult], depth: float | None = None) -> Metrics:
+    """Metrics over query results.
+
+    Args:
+        results: of all queries.
+        depth: of the scene, by which the score calls a pose right; None if unknown.
+    """
     errors = error_array(results)
+    right = (errors[:, 0] <= RIGHT_DEPTHS * depth) & (errors[:, 1] <= RIGHT_DEG) if depth else None
     return summarize(
         errors[:, 0],
         errors[:, 1],
         localized=[r.localized for r in results],
         scores=[r.score for r in results],
         nees_values=nees_array(results),
+        right=right,
     )
 
 
@@ -287,7 +295,7 @@ def result_content(
     return {
         "status": status,
         "metrics": {
-            **summarize_results(results).as_dict(),
+            **summarize_results(results, depth).as_dict(),
             "relative": None if relative is None else relative.as_dict(),
         },
         "seconds": timing(results),

@@ -9,6 +9,7 @@ from html import escape
 
 import numpy as np
 
+from reloc_core.calibration.config import RIGHT_DEG, RIGHT_DEPTHS
 from reloc_core.evaluation import figures
 from reloc_core.evaluation.metrics import (
     NEES_DEGREES,
@@ -161,7 +162,11 @@ def trajectory(
 
 
 def diagnosis(
-    results: Sequence[QueryResult], metrics: Metrics, unit: str, bins: Sequence[float]
+    results: Sequence[QueryResult],
+    metrics: Metrics,
+    unit: str,
+    bins: Sequence[float],
+    depth: float | None = None,
 ) -> str:
     """Errors in order and by score, and whether score and covariance can be trusted."""
     failed = any(not r.localized for r in results)
@@ -172,7 +177,7 @@ def diagnosis(
         ("Position error by score", figures.error_by_score(results, bins, unit) + keys),
     ]  # fmt: skip
     if metrics.reliability:
-        panels.append(("Does the score tell?", _score_table(metrics, unit)))
+        panels.append(("Does the score tell?", _score(metrics, unit, depth)))
     if metrics.with_covariance:
         panels.append(("Do the covariances tell?", _covariance(results, metrics)))
     content = "".join(
@@ -185,25 +190,24 @@ def diagnosis(
     )
 
 
-def _score_table(metrics: Metrics, unit: str) -> str:
-    rows = "".join(
-        f'<tr><td class="one">{g.score_low:.2f} – {g.score_high:.2f}</td>'
-        f'<td class="n">{g.queries}</td><td class="bar pad">{meter(g.success)}</td>'
-        f'<td class="n">{format_percent(g.success)}</td></tr>'
-        for g in metrics.reliability
-    )
+def _score(metrics: Metrics, unit: str, depth: float | None) -> str:
+    """Reliability diagram, and what it says in words."""
     limit = threshold_label(SUCCESS, unit)
-    remark = ""
+    right = limit
+    if depth:
+        right = f"{format_length(RIGHT_DEPTHS * depth, unit)}, {RIGHT_DEG:g}°"
+    remark = (
+        f"Share of right poses (within {right}) over the score, in {len(metrics.reliability)} equal groups "
+        f"with their 95 % intervals. The diagonal is ideal, below it is overconfident. The expected "
+        f"calibration error is {metrics.calibration_error:.3f}."
+    )
     if not math.isnan(metrics.score_auroc):
-        remark = (
-            f"A query within {limit} scores higher than one outside with probability "
+        remark += (
+            f" A query within {limit} scores higher than one outside with probability "
             f"{metrics.score_auroc:.2f}; chance is 0.50."
         )
-    return (
-        f'<table><tr><th>score</th><th class="n">queries</th><th></th>'
-        f'<th class="n">within {escape(limit)}</th></tr>{rows}</table>'
-        f'<p class="note below">{prose(remark)}</p>'
-    )
+    drawing = figures.score_reliability(metrics.reliability)
+    return f'{drawing}<p class="note below">{prose(remark)}</p>'
 
 
 def _covariance(results: Sequence[QueryResult], metrics: Metrics) -> str:

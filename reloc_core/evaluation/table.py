@@ -49,7 +49,7 @@ def summary_table(
     Returns:
         something for `Console.print`.
     """
-    metrics, seconds = summarize_results(results), timing(results)
+    metrics, seconds = summarize_results(results, depth), timing(results)
     table = Table(
         box=box.SIMPLE_HEAD,
         show_header=False,
@@ -102,6 +102,8 @@ def _add_accuracy(
     if not math.isnan(metrics.mean_nees):
         table.add_section()
         table.add_row("in 95 % region", format_percent(metrics.within_95), "of its covariance")
+    if not math.isnan(metrics.calibration_error):
+        table.add_row("score is off by", f"{metrics.calibration_error:.3f}", "on average")
 
 
 def _add_seconds(table: Table, seconds: Mapping[str, Any]) -> None:

@@ -170,3 +170,19 @@ def test_reliability_groups_localized_queries_by_score():
     low, high = metrics.reliability
     assert (low.score_low, low.score_high, low.queries, low.success) == (0.1, 0.2, 2, 0.0)
     assert (high.score_low, high.score_high, high.queries, high.success) == (0.8, 0.9, 2, 1.0)
+    assert (low.score_mean, high.score_mean) == pytest.approx((0.15, 0.85))
+
+
+def test_calibration_error_of_scores_that_are_probabilities_and_of_some_that_are_not():
+    """Oracle: Bernoulli draws whose probability the score is, or is not."""
+    rng = np.random.default_rng(0)
+    chance = rng.uniform(0.05, 0.95, 20_000)
+    right = rng.random(20_000) < chance
+    error = np.where(right, 0.001, 9.0)
+    for score, expected in ((chance, 0.0), ((1 + chance) / 2, (1 - chance).mean() / 2)):
+        found = summarize(error, error, scores=score, right=right).calibration_error
+        assert found == pytest.approx(expected, abs=0.012)
+    # Judged by what the score promises, not by five centimetres.
+    promised = summarize(np.full(4, 0.2), np.ones(4), scores=np.full(4, 0.9), right=[True] * 4)
+    assert promised.calibration_error == pytest.approx(0.1)
+    assert math.isnan(summarize([INF], [INF]).calibration_error)
