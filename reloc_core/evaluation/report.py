@@ -19,6 +19,7 @@ from typing import Any
 from reloc_core.evaluation import figures, gallery
 from reloc_core.evaluation.gallery import Explain
 from reloc_core.evaluation.metrics import SUCCESS, Metrics
+from reloc_core.evaluation.query_table import query_table
 from reloc_core.evaluation.results import (
     QueryResult,
     relative_results,
@@ -100,6 +101,7 @@ def render_report(
         diagnosis(results, metrics, info.unit, bins, info.depth) if judged else "",
         _queries(results, info, explain),
         _failures(results),
+        query_table(results, info.unit),
         _time(results, info),
         _run(info),
     ]
