@@ -34,6 +34,7 @@ _MARGIN = 0.1
 _FOREIGN_SHARE = 0.2  # of the queries that a map is asked, for what cannot be told apart
 _OWN = {"inliers": 0.7, "ratio": 0.7, "chance": 0.5, "claimed": 0.5, "cover": 0.2}
 """By how much mapping images support their own poses better than unseen ones."""
+_OWN_WIDER = 2.0
 
 
 def hold_out(dataset: Dataset, config: CalibrationConfig, seed: int) -> npt.NDArray[np.int64]:
@@ -89,8 +90,8 @@ def fit_calibration(
         mapped: (N, 3, 4) poses of the mapping images.
         depth: of the scene.
         config: options.
-        own: nothing was held out, the images are part of the map: too good to learn errors from, so that
-            the covariances get a conservative prior.
+        own: nothing was held out, the images are part of the map: their errors are too small, so that the
+            covariances get twice as wide as they ask for.
     """
     judged = [(f, loc, _depth(loc, depth)) for f, loc in held if loc.localized]
     errors = [_error(frame, found) for frame, found, _ in judged]
@@ -107,8 +108,15 @@ def fit_calibration(
         for error, (_, found, scale), good in zip(errors, judged, as_usual, strict=True)
         if good
     ]
-    if len(used) >= 3 and not own:
+    if len(used) >= 3:
         spread = fit_spread(used)
+        if own:
+            spread = Spread(
+                _OWN_WIDER * spread.scale,
+                max(_OWN_WIDER * spread.floor, 0.001),
+                max(_OWN_WIDER * spread.growth, Spread.growth),
+                spread.turn,
+            )
     centre = _centre([found for (_, found, _), good in zip(judged, as_usual, strict=True) if good])
     supports = [found.support for _, found, _ in judged]
     if own:

@@ -29,6 +29,8 @@ class PnpConfig:
             `focal_sigma` and the floor below; otherwise it is taken as exact.
         focal_floor: standard deviation of the focal length of any camera, over the focal length, at
             least: calibrations differ by a few parts in a thousand from day to day.
+        look_again: search sparse evidence again, from other seeds, where less than 60 % of it agrees
+            with the pose; a second pose with as much support widens the covariance, or takes its place.
         use_variances: whether variances of the evidence are used.
         use_depth: solve RGB-D evidence (with camera-frame points) by 3D-3D alignment.
         depth_threshold: metres; narrow radius for RGB-D evidence.
@@ -50,6 +52,7 @@ class PnpConfig:
     estimate_focal: bool = False
     verify_focal: bool = True
     focal_floor: float = 0.003
+    look_again: bool = True
     use_variances: bool = True
     use_depth: bool = True
     depth_threshold: float = 0.05

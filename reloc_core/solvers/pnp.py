@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from reloc_core.errors import InputError
@@ -12,6 +13,7 @@ from reloc_core.solvers.absolute import (
     estimate_absolute_pose,
     estimate_absolute_pose_batch,
 )
+from reloc_core.solvers.ambiguity import LOOKS, reconciled, worth_another_look
 from reloc_core.solvers.checks import as_solver_options, options_of
 from reloc_core.solvers.config import PnpConfig
 from reloc_core.solvers.device import check_supported, device_index, has_lens_distortion
@@ -122,15 +124,38 @@ class PnpSolver(Solver):
                 options=self._rgbd_options(runtime.seed),
             )
             return to_localization(estimate, c.redundancy)
+        options = self._options(c.kind, runtime.seed, max(1, runtime.threads), c.redundancy)
         estimate = estimate_absolute_pose(
             c.points2d,
             c.points3d,
             camera,
             weights=c.weights,
             variances=self._variances(c),
-            options=self._options(c.kind, runtime.seed, max(1, runtime.threads), c.redundancy),
+            options=options,
         )
-        return to_localization(estimate)
+        return to_localization(self._look_again(estimate, c, camera, options))
+
+    def _look_again(
+        self,
+        estimate: PoseEstimate,
+        c: Correspondences,
+        camera: Camera,
+        options: AbsolutePoseOptions,
+    ) -> PoseEstimate:
+        """Search again, from other seeds, where another pose may explain sparse evidence as well."""
+        if c.kind != "sparse" or not self.config.look_again or not worth_another_look(estimate):
+            return estimate
+        for look in range(1, LOOKS + 1):
+            again = estimate_absolute_pose(
+                c.points2d,
+                c.points3d,
+                camera,
+                weights=c.weights,
+                variances=self._variances(c),
+                options=replace(options, seed=options.seed + look),
+            )
+            estimate = reconciled(estimate, again)
+        return estimate
 
     def solve_batch(
         self, evidence: Sequence[Evidence], cameras: Sequence[Camera], runtime: Runtime
@@ -149,16 +174,18 @@ class PnpSolver(Solver):
                 device = "cpu" if has_lens_distortion(camera) else self.config.device
                 groups.setdefault((c.kind, device, c.redundancy), []).append(i)
         for (kind, device, redundancy), chosen in groups.items():
+            options = self._options(kind, runtime.seed, redundancy=redundancy)
             estimates = estimate_absolute_pose_batch(
                 [problems[i].points2d for i in chosen],
                 [problems[i].points3d for i in chosen],
                 [cameras[i] for i in chosen],
                 weights=[problems[i].weights for i in chosen],
                 variances=[self._variances(problems[i]) for i in chosen],
-                options=self._options(kind, runtime.seed, redundancy=redundancy),
+                options=options,
                 threads=runtime.threads,
                 device=device,
             )
             for i, estimate in zip(chosen, estimates, strict=True):
-                out[i] = to_localization(estimate)
+                looked = self._look_again(estimate, problems[i], cameras[i], options)
+                out[i] = to_localization(looked)
         return [localization for localization in out if localization is not None]

@@ -183,6 +183,9 @@ def test_without_held_out_images_the_covariance_is_conservative():
     assert calibration.held_out == 0
     found = calibration.judge(localization(np.eye(4), inliers=6.0, depth=2.0))
     assert np.sqrt(found.covariance[3, 3]) > 0.006
+    # Twice the standard deviation that the same errors ask for where they are of unseen images.
+    held_out = made().judge(localization(np.eye(4), inliers=6.0, depth=2.0))
+    assert 1.5 < np.sqrt(found.covariance[3, 3] / held_out.covariance[3, 3]) < 3
 
 
 def test_a_pose_that_nothing_supports_is_left_alone():
