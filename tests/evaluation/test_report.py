@@ -11,8 +11,8 @@ from reloc_core.engine import evaluate
 from reloc_core.errors import DataError
 from reloc_core.evaluation.figures import error_bins
 from reloc_core.evaluation.gallery import choose, explainer
-from reloc_core.evaluation.report import ReportInfo, render_report, write_report
 from reloc_core.evaluation.query_table import _SCRIPT
+from reloc_core.evaluation.report import ReportInfo, render_report, write_report
 from reloc_core.evaluation.svg import Axes, log_ticks, nice_step
 from reloc_core.evaluation.units import (
     format_length,
