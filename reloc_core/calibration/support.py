@@ -62,7 +62,8 @@ def support(evidence: Evidence, solved: Localization, camera: Camera) -> dict[st
     depth = scene_depth(evidence, solved)
     if depth is not None:
         found["depth"] = depth
-    if _size(evidence):
+    # A solver that took one reference, and names none that agree, did not ask.
+    if _size(evidence) and (solved.inliers is not None or solved.num_inliers > 1):
         found["inliers"] = math.log1p(agreeing)
         share = (agreeing + 0.5) / (max(count, agreeing) + 1.0)
         found["ratio"] = math.log(share / (1 - share))

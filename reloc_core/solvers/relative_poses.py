@@ -60,13 +60,12 @@ class SingleReferenceSolver(Solver):
             return Localization.failure("the relative pose is not finite")
         pose[:3, :3] = nearest_rotation(pose[:3, :3])
         confidence = 1.0 if given.confidences is None else float(given.confidences[index])
-        inliers = np.arange(len(given.world_from_ref)) == index
+        # It looks at no other reference, so it says nothing of who agrees: no mask.
         return Localization(
             Status.LOCALIZED,
             world_from_cam=pose,
             covariance=None if given.covariances is None else _symmetric(given.covariances[index]),
             num_inliers=1,
-            inliers=inliers,
             score=float(np.clip(confidence, 0, 1)),
         )
 

@@ -20,7 +20,10 @@ from reloc_core.calibration.fitting import fit_odds, fit_spread
 from reloc_core.calibration.support import novelty
 from reloc_core.errors import ConfigError
 from reloc_core.geometry import pose_plus
-from reloc_core.types import Camera, Correspondences, Frame, Localization, Status
+from reloc_core.interfaces import Runtime
+from reloc_core.solvers.config import AveragingConfig, SingleReferenceConfig
+from reloc_core.solvers.relative_poses import AveragingSolver, SingleReferenceSolver
+from reloc_core.types import Camera, Correspondences, Frame, Localization, RelativePoses, Status
 
 CAMERA = Camera.pinhole(500.0, 640, 480)
 
@@ -55,6 +58,20 @@ def test_many_matches_on_few_points_are_few_witnesses():
     assert math.expm1(honest["inliers"]) > 150
     assert math.expm1(copied["inliers"]) == pytest.approx(10)
     assert copied["chance"] < honest["chance"]
+
+
+def test_a_solver_that_asks_no_other_reference_speaks_for_none():
+    eye = np.repeat(np.eye(4)[None], 5, 0)
+    given = RelativePoses(eye, eye, names=tuple("abcde"), scale_known=True)
+    asked, unasked = (
+        support(given, solver.solve(given, CAMERA, Runtime()), CAMERA)
+        for solver in (
+            AveragingSolver(AveragingConfig()),
+            SingleReferenceSolver(SingleReferenceConfig()),
+        )
+    )
+    assert math.expm1(asked["inliers"]) == pytest.approx(5)
+    assert not {"inliers", "ratio"} & set(unasked)
 
 
 def test_a_thin_band_covers_little():
