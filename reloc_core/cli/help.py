@@ -77,7 +77,8 @@ def verb_help(verb: str, registry: Registry) -> str:
     title, _, rest = text.partition("\n")
     options = re.sub(r"(?m)^(defaults|hydra):\n(?:[ -].*\n|\n)*", "", rest).strip()
     groups = re.findall(r"(?m)^  - (?:override )?/?(\w+): ", text)
-    lines = [title.lstrip("# "), "", "Examples:", EXAMPLES[verb].rstrip(), "", "Choices:"]
+    lines = [title.lstrip("# "), "", "Examples:", EXAMPLES[verb].rstrip()]
+    lines += ["", "Choices:"] if groups else []
     for group in groups:
         if group == "experiment":
             names = experiments(registry)
@@ -86,9 +87,10 @@ def verb_help(verb: str, registry: Registry) -> str:
         lines.append(f"  {group}={' | '.join(names) or '(none installed)'}")
     lines += ["", "Options and defaults (??? must be given):"]
     lines += [f"  {line}".rstrip() for line in options.splitlines()]
+    shown = f"Options of a choice: reloc config check {verb.replace('_', ' ')} CHOICES... shows them all."
     lines += [
         "",
-        f"Options of a choice: reloc config check {verb.replace('_', ' ')} CHOICES... shows them all.",
+        *([shown] if groups else []),
         "Flags of Hydra: -m sweeps comma-separated values, --cfg job prints the config.",
     ]
     return "\n".join(lines) + "\n"
