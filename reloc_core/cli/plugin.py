@@ -13,6 +13,8 @@ USAGE = """\
 Usage: reloc plugin list             components by plugin, and plugins that failed with their cause
        reloc plugin new NAME [--kind estimator|refiner|solver|dataset] [--directory DIR]
                                      write a plugin that works: package, example, tests, preset
+       reloc plugin new NAME [--kind ...] --into DIR
+                                     the same inside the plugin in DIR: one distribution, two components
        reloc plugin check NAME [--quick]
                                      doctor, presets, conformance tests and a result on the embedded room
        reloc plugin doctor [NAME]    load each plugin in a process of its own and check it

@@ -108,7 +108,10 @@ def source_tests(point: EntryPoint) -> Path | None:
     url = urlparse(str(origin.get("url", "")))
     if url.scheme != "file" or not origin.get("dir_info", {}).get("editable"):
         return None
-    file = Path(unquote(url.path)) / "tests" / "test_conformance.py"
+    tests = Path(unquote(url.path)) / "tests"
+    # A distribution of several plugins has a suite for each that was added to it.
+    added = tests / f"test_{point.name}_conformance.py"
+    file = added if added.is_file() else tests / "test_conformance.py"
     return file if file.is_file() else None
 
 

@@ -32,8 +32,9 @@ class Environment:
         """A distribution as its sources lie, like `pip install -e`."""
         text = (folder / "pyproject.toml").read_text()
         name = re.search(r'^name = "(.*)"', text, re.M).group(1)
-        (entry,) = re.findall(r'^(\w+ = )"(\S+)"$', text.partition("plugins.v1")[2], re.M)
-        self.metadata(name, f"[reloc.plugins.v1]\n{''.join(entry)}\n")
+        entries = re.findall(r'^(\w+ = )"(\S+)"$', text.partition("plugins.v1")[2], re.M)
+        lines = "\n".join("".join(entry) for entry in entries)
+        self.metadata(name, f"[reloc.plugins.v1]\n{lines}\n")
         self.paths.append(str(folder))
 
     def run(self, *command, cwd=None, **variables):

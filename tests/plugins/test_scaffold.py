@@ -51,6 +51,40 @@ def test_a_new_plugin_is_tidy(kind, tmp_path):
         assert ruff.returncode == 0, ruff.stdout
 
 
+def test_a_second_kind_goes_into_a_plugin_that_exists(environment, tmp_path):
+    folder = write_plugin("my_plugin", "estimator", tmp_path)
+    assert main(["plugin", "new", "my_polish", "--kind", "refiner", "--into", str(folder)]) == 0
+    environment.install_folder(folder)
+    listed = environment.reloc("plugin", "list")
+    for line in ("estimator  my_plugin", "refiner    my_polish"):
+        assert line in listed.stdout, listed.stdout + listed.stderr
+    tests = environment.run("pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=folder)
+    assert tests.returncode == 0, tests.stdout
+    assert {p.name for p in (folder / "tests").iterdir() if p.suffix} == {
+        "test_conformance.py", "test_estimator.py",
+        "test_my_polish_conformance.py", "test_my_polish_refiner.py",
+    }  # fmt: skip
+
+
+def test_a_second_kind_that_cannot_go_there_changes_nothing(tmp_path, capsys):
+    folder = write_plugin("my_plugin", "estimator", tmp_path)
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/pyproject.toml").write_text("[project]\nname = 'x'\n")
+    (folder / "my_plugin/taken").mkdir()
+    for name, into, message in (
+        ("second", tmp_path / "empty", "cannot be read"),
+        ("second", tmp_path / "other", "offers no plugin"),
+        ("taken", folder, "exists already"),
+        ("pnp", folder, "already, from plugin"),
+    ):
+        kind = "solver" if name == "pnp" else "refiner"
+        assert main(["plugin", "new", name, "--kind", kind, "--into", str(into)]) == 2
+        assert message in capsys.readouterr().err
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def test_templates_are_packaged_whole():
     """Excluded are folders at the top; `tests` without a slash would leave out those of templates."""
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
