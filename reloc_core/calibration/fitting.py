@@ -91,7 +91,7 @@ def fit_calibration(
         depth: of the scene.
         config: options.
         own: nothing was held out, the images are part of the map: their errors are too small, so that the
-            covariances get twice as wide as they ask for.
+            covariances get twice as wide as they ask for, and never narrower than the solver's own.
     """
     judged = [(f, loc, _depth(loc, depth)) for f, loc in held if loc.localized]
     errors = [_error(frame, found) for frame, found, _ in judged]
@@ -112,7 +112,8 @@ def fit_calibration(
         spread = fit_spread(used)
         if own:
             spread = Spread(
-                _OWN_WIDER * spread.scale,
+                # A method that knows these images by heart makes no errors with them.
+                max(_OWN_WIDER * spread.scale, 1.0),
                 max(_OWN_WIDER * spread.floor, 0.001),
                 max(_OWN_WIDER * spread.growth, Spread.growth),
                 spread.turn,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from reloc_core.cli.help import verb_help
 from reloc_core.cli.jobs import verb_function
@@ -76,6 +78,18 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+@contextmanager
+def _logging_as_before() -> Iterator[None]:
+    """Hydra's `--info` logs all there is to the screen, and would go on doing so."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
 def _show(verb: str, flags: dict[str, str], overrides: Sequence[str]) -> int:
     """`--cfg` and `--info`, by Hydra."""
     from hydra.core.global_hydra import GlobalHydra
@@ -83,7 +97,7 @@ def _show(verb: str, flags: dict[str, str], overrides: Sequence[str]) -> int:
     registry = default_registry()
     register_with_hydra(registry)
     prepared = prepare(verb, open_overrides(verb, overrides), registry)
-    with explained(verb, overrides, registry), hydra_session():
+    with explained(verb, overrides, registry), hydra_session(), _logging_as_before():
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         if "cfg" in flags:

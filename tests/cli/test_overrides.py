@@ -1,5 +1,6 @@
 """Names of files with any character, references, and mistakes in sweeps and in --cfg."""
 
+import logging
 import string
 
 import pytest
@@ -103,8 +104,12 @@ def test_flags(flags, message, capsys):
 def test_cfg_and_info_print(capsys):
     assert main(["train", *BASE, "--cfg", "job", "dataset.root=/a=b"]) == 0
     assert OmegaConf.create(capsys.readouterr().out).dataset.root == "/a=b"
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
     assert main(["train", "--info", "searchpath", *BASE]) == 0
     assert "conf" in capsys.readouterr().out
+    # Or all that follows in this process would be logged, to a stream that may be closed.
+    assert (list(root.handlers), root.level) == before
 
 
 def test_a_former_name_says_the_present_one(capsys, monkeypatch):

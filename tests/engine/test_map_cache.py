@@ -115,6 +115,29 @@ def test_the_code_of_the_plugin_is_part_of_the_key(tmp_path, monkeypatch, toy_pl
     assert found[0] == found[2] != found[1]
 
 
+def test_files_that_options_name_are_part_of_the_key(tmp_path):
+    (tmp_path / "folder/inner").mkdir(parents=True)
+    (tmp_path / "w.pt").write_bytes(b"one")
+    (tmp_path / "folder/inner/x").write_bytes(b"x")
+    config = {
+        "a": str(tmp_path / "w.pt"),
+        "b": [{"c": str(tmp_path / "folder")}],
+        "d": "none",
+        "e": 3,
+    }
+    first = map_cache.files_fingerprint(config)
+    assert set(first) == {config["a"], config["b"][0]["c"]}
+    assert map_cache.files_fingerprint(config) == first
+    (tmp_path / "w.pt").write_bytes(b"two")
+    second = map_cache.files_fingerprint(config)
+    assert second != first
+    (tmp_path / "folder/inner/x").unlink()
+    assert map_cache.files_fingerprint(config) != second
+    (tmp_path / "w.pt").unlink()
+    assert set(map_cache.files_fingerprint(config)) == {config["b"][0]["c"]}
+    assert map_cache.files_fingerprint({"a": "x" * 5000, "b": "nul\0", "c": ""}) == {}
+
+
 def test_damaged_entries_are_fitted_anew(data, fits, tmp_path):
     cache = MapCache(tmp_path / "cache")
     train(data, tmp_path / "first", cache=cache)
