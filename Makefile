@@ -11,7 +11,7 @@ NATIVE := $(shell find native CMakeLists.txt -type f \( -name '*.hpp' -o -name '
 
 help:
 	@echo "make demo       set up, map the embedded room, localize its test path, write a report"
-	@echo "make test       all tests that need no data (about ten minutes on two cores)"
+	@echo "make test       all tests that need no data (about 25 minutes on two cores)"
 	@echo "make test-real  map and localize the real scenes in RELOC_DATA (default ../shared/data)"
 	@echo "make test-lowest  the core's tests with the lowest versions of all dependencies, on Python 3.10 if there is one"
 	@echo "make test-real-short  the quicker of these"
