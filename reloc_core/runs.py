@@ -5,7 +5,7 @@ OUT/
   environment.json    machine and package versions
   config.yaml         the resolved configuration
   log.jsonl           structured events, one JSON object a line
-  tensorboard/        training curves, with tensorboard=true
+  tensorboard/        curves and results, with tensorboard=true
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from reloc_core.cores import share_cores
 from reloc_core.curves import FOLDER, Curves
 from reloc_core.errors import RelocError
 from reloc_core.interfaces import Runtime
+from reloc_core.isolation import observed
 from reloc_core.maps import explain_os_errors
 from reloc_core.registry import default_registry
 
@@ -250,7 +251,12 @@ class RunDirectory(Reporter):
             write_json(self.path / "environment.json", environment())
             OmegaConf.save(self.cfg, self.path / "config.yaml", resolve=True)
         self.log("started", verb=self.verb, overrides=self.overrides)
-        default_registry().manager.hook.reloc_run_started(verb=self.verb, config=plain(self.cfg))
+        manager = default_registry().manager
+        if manager.has_plugin(FOLDER):  # of a job before this one that failed
+            manager.unregister(name=FOLDER)
+        if self._curves is not None:
+            manager.register(observed(self._curves, FOLDER), name=FOLDER)
+        manager.hook.reloc_run_started(verb=self.verb, config=plain(self.cfg))
 
     def log(self, event: str, **values: Any) -> None:
         """Append a structured event to `log.jsonl`."""
@@ -286,19 +292,36 @@ class RunDirectory(Reporter):
             "config_hash": config_hash(self.cfg),
             "versions": package_versions(),
         }
-        if self._curves is not None:
-            self._curves.close()
-            self._curves = None
         if not self.quiet:
             self.create()
             write_json(self.path / "result.json", result)
-            default_registry().manager.hook.reloc_run_finished(verb=self.verb, result=result)
+            manager = default_registry().manager
+            manager.hook.reloc_run_finished(verb=self.verb, result=result)
+            if self._curves is not None:
+                manager.unregister(name=FOLDER)
+                self._curves.close()
+                self._curves = None
         return result
 
     def discard_if_empty(self) -> None:
         """Remove the directory when nothing was written to it."""
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
+
+
+@contextmanager
+def observed_run(verb: str, cfg: DictConfig) -> Iterator[dict[str, Any]]:
+    """Observers hear of a verb without an output directory; what it puts into the dict is its result."""
+    hook = default_registry().manager.hook
+    hook.reloc_run_started(verb=verb, config=plain(cfg))
+    result: dict[str, Any] = {"status": "ok", "verb": verb}
+    try:
+        yield result
+    except BaseException as error:
+        result.update(status="failed", error=str(error))
+        raise
+    finally:
+        hook.reloc_run_finished(verb=verb, result=result)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

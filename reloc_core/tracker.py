@@ -18,14 +18,14 @@ where it is; a view that shows nothing gets the predicted pose, less and less su
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from reloc_core.checks import Checks
-from reloc_core.errors import RelocError
+from reloc_core.engine.queries import Outcome, run_queries
 from reloc_core.localizer import CameraChoice, Image, Localizer, intrinsics, load_query
 from reloc_core.maps import Map
 from reloc_core.orientation import upright
@@ -33,7 +33,6 @@ from reloc_core.pipeline import Pipeline
 from reloc_core.refiners.config import PoseFilterConfig
 from reloc_core.refiners.point_tracks import CONTRAST
 from reloc_core.refiners.pose_filter import Mark, PoseFilter
-from reloc_core.runs import resolve_runtime
 from reloc_core.types import (
     Camera,
     DepthArray,
@@ -93,7 +92,7 @@ class _Search:
     """
 
     query: Query
-    outcome: Future[tuple[Evidence, Localization]]
+    outcome: Future[Outcome]
     mark: Mark | None
     before: PoseFilter
     wait: int
@@ -129,33 +128,23 @@ class Tracker:
     def from_map(
         cls,
         map_dir: Path | str,
-        solver: str | Mapping[str, Any] | None = None,
-        refiners: Sequence[str | Mapping[str, Any]] | None = None,
-        estimator: Mapping[str, Any] | None = None,
-        device: str = "auto",
-        threads: int = 0,
-        seed: int = 42,
         config: TrackerConfig | None = None,
+        **options: Any,
     ) -> Tracker:
         """Load a map.
 
         Args:
             map_dir: directory written by `reloc train`.
-            solver: as in `Pipeline.from_map`.
-            refiners: as in `Pipeline.from_map`; a pose filter among them is left out.
-            estimator: as in `Pipeline.from_map`.
-            device: "auto", "cpu" or "cuda".
-            threads: CPU threads; 0 for all cores.
-            seed: of everything random.
             config: options of the tracker.
+            options: those of `Localizer.from_map`; a pose filter among the refiners is left out.
 
         Raises:
             MapError: the map cannot be used.
             ConfigError: components do not fit or options are wrong.
         """
-        runtime = resolve_runtime(device, threads, seed)
-        pipeline = Pipeline.from_map(map_dir, solver, refiners, estimator, runtime)
-        return cls(without_pose_filter(pipeline), config)
+        localizer = Localizer.from_map(map_dir, **options)
+        without_pose_filter(localizer.pipeline)
+        return cls(localizer, config)
 
     @property
     def map(self) -> Map | None:
@@ -213,12 +202,16 @@ class Tracker:
 
     def localize_batch(self, queries: Sequence[Query]) -> list[tuple[Evidence, Localization]]:
         """Track frames in their order; what `run_queries` calls."""
-        return [(Evidence(), self.track_query(query)) for query in queries]
+        return [(Evidence(), self._track(query)) for query in queries]
 
     def track_query(self, query: Query) -> Localization:
         """As `track`, of a query of `load_query` or of a dataset."""
+        (outcome,) = run_queries(self, [query], goes_on=True)
+        return outcome.localization
+
+    def _track(self, query: Query) -> Localization:
         begin = time.perf_counter()
-        given, (query, undo) = query, upright(query.without_ground_truth())
+        given, (query, undo) = query, upright(query)
         camera = self._camera
         if camera is not None and (camera.width, camera.height) == query.image.shape[1::-1]:
             query = replace(query, camera=camera)
@@ -269,12 +262,9 @@ class Tracker:
         self._search = _Search(query, outcome, mark, before, wait)
         self._since = 0
 
-    def _localize(self, query: Query) -> tuple[Evidence, Localization]:
+    def _localize(self, query: Query) -> Outcome:
         """On the executor's thread. Every frame is measured on its own: the filter remembers."""
-        try:
-            return self.localizer.localize_with_evidence(replace(query, sequence=None))
-        except RelocError as error:
-            return Evidence(), Localization.failure(f"refused: {error}")
+        return self.localizer.run(replace(query, sequence=None), observed=False)
 
     def _arrive(self) -> Localization | None:
         """Take the outcome of a localization if it is due.
@@ -286,7 +276,8 @@ class Tracker:
         if search is None or len(search.later) < search.wait:
             return None
         self._search = None
-        evidence, localization = search.outcome.result()
+        outcome = search.outcome.result()
+        evidence, localization = outcome.evidence or Evidence(), outcome.localization
         if not localization.localized:
             return None if search.later else localization
         self._camera = localization.camera

@@ -8,7 +8,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from reloc_core import registry
+from reloc_core import hookimpl, registry
+from reloc_core.cli.main import main
 from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.hooks import ENTRY_POINT_GROUP
 
@@ -42,6 +43,39 @@ def toy_plugin_of_module():
 def toy_plugin_of_class():
     """The same for all tests of a class."""
     yield from _with_toy()
+
+
+@pytest.fixture
+def toy_map(toy_plugin, ace_scene, tmp_path):
+    """A map of `ace_scene` by the plugin of tests/toy.py."""
+    arguments = ["train", "estimator=toy", "dataset=ace", f"dataset.root={ace_scene}"]
+    assert main([*arguments, f"map_dir={tmp_path}/map", f"output_dir={tmp_path}/run"]) == 0
+    return tmp_path / "map"
+
+
+@pytest.fixture
+def observer(toy_plugin):
+    """A plugin that keeps what its hooks hear of in `events`."""
+
+    class Observer:
+        def __init__(self):
+            self.events = []
+
+        @hookimpl
+        def reloc_run_started(self, verb, config):
+            self.events.append(("started", verb, config))
+
+        @hookimpl
+        def reloc_query_localized(self, query, localization):
+            self.events.append(("query", query.name, localization))
+
+        @hookimpl
+        def reloc_run_finished(self, verb, result):
+            self.events.append(("finished", verb, result))
+
+    found = Observer()
+    registry.default_registry().manager.register(found)
+    return found
 
 
 @pytest.fixture(scope="session")

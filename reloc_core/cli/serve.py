@@ -14,7 +14,7 @@ from reloc_core.cli.localize import camera_config
 from reloc_core.config import plain
 from reloc_core.errors import ConfigError
 from reloc_core.localizer import Localizer
-from reloc_core.runs import console, usable_cpus
+from reloc_core.runs import console, observed_run, usable_cpus
 from reloc_core.types import Camera
 
 
@@ -58,7 +58,9 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     sockets = [_listen(server)]
     host, port = sockets[0].getsockname()[:2]
     print(f"Listening at http://{host}:{port}, explained at http://{host}:{port}/docs", flush=True)
-    server.run(sockets=sockets)
+    with observed_run("serve", cfg) as result:
+        server.run(sockets=sockets)
+        result.update(service.metrics.counts)
     console.print("Closed.")
     return 0
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import DictConfig
@@ -24,7 +24,7 @@ from reloc_core.interfaces import Dataset
 from reloc_core.mapped import mapped_frames
 from reloc_core.maps import Map, explain_os_errors
 from reloc_core.pipeline import Pipeline
-from reloc_core.runs import console, show_progress
+from reloc_core.runs import console, observed_run, show_progress
 from reloc_core.types import Float64Array, ScenePoints
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
             _show_results(recording, results, dataset)
         elif queries is not None and pipeline is not None:
             pipeline.check(queries) if isinstance(queries, Dataset) else None
-            _show_queries(recording, pipeline, queries)
+            with observed_run("view", cfg) as result:
+                _show_queries(recording, pipeline, queries, result)
     except KeyboardInterrupt:
         if not live:
             raise
@@ -178,13 +179,17 @@ def _show_results(
 
 
 def _show_queries(
-    recording: SceneRecording, pipeline: Pipeline, queries: Dataset | VideoStream
+    recording: SceneRecording,
+    pipeline: Pipeline,
+    queries: Dataset | VideoStream,
+    result: dict[str, Any],
 ) -> None:
-    """Localize and show one query after the other."""
-    done = 0
+    """Localize and show one query after the other, and count them."""
+    result.update(queries=0, localized=0)
     with show_progress("Localizing", len(queries)) as progress:
         for number, outcome in enumerate(run_queries(pipeline, queries)):
             found = outcome.localization
             recording.show(number, outcome.result, outcome.query, outcome.evidence, found)
-            done += found.localized
-            progress.advance(1, localized=str(done))
+            result["queries"] += 1
+            result["localized"] += found.localized
+            progress.advance(1, localized=str(result["localized"]))

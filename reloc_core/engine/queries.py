@@ -1,4 +1,4 @@
-"""The one generator that runs queries through a pipeline: folders, datasets, videos, cameras."""
+"""The one generator that runs queries through a pipeline: folders, datasets, videos, cameras, requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from reloc_core.datasets.prefetch import Prefetch
@@ -85,6 +85,7 @@ def run_queries(
     queries: Dataset | Iterable[Query],
     batch: int = 1,
     observed: bool = True,
+    goes_on: bool = False,
 ) -> Iterator[Outcome]:
     """Localize queries in their order and say of each what became of it.
 
@@ -101,6 +102,7 @@ def run_queries(
         batch: queries localized together, through the batched paths of estimator and solver; pipelines
             that remember frames take one at a time.
         observed: whether observers hear of the queries.
+        goes_on: whether the first query follows, in its sequence, on what the pipeline localized last.
 
     Yields:
         one outcome per query, in order.
@@ -108,22 +110,17 @@ def run_queries(
     source = _dataset(queries) if isinstance(queries, Dataset) else _stream(queries)
     size = 1 if pipeline.history else max(batch, 1)
     hook = default_registry().manager.hook.reloc_query_localized
-    previous: Frame | None = None
+    sequence: str | None = None
     with closing(source) as frames:
         while chunk := list(itertools.islice(frames, size)):
             for read in chunk:
-                if starts_sequence(read.frame, previous):
+                if not goes_on and (read.frame.sequence is None or read.frame.sequence != sequence):
                     pipeline.start_sequence()
-                previous = read.frame
+                goes_on, sequence = False, read.frame.sequence
             for outcome in _localize(pipeline, chunk):
                 if observed and outcome.query is not None:
                     hook(query=outcome.query, localization=outcome.localization)
                 yield outcome
-
-
-def starts_sequence(frame: Frame, previous: Frame | None) -> bool:
-    """Whether temporal state ends before a frame: a new video, or a photograph on its own."""
-    return previous is None or frame.sequence is None or frame.sequence != previous.sequence
 
 
 def _localize(pipeline: Localizes, chunk: Sequence[_Read]) -> Iterator[Outcome]:
@@ -138,19 +135,21 @@ def _localize(pipeline: Localizes, chunk: Sequence[_Read]) -> Iterator[Outcome]:
             for read in chunk:
                 yield from _localize(pipeline, [read])
             return
-        found = [(None, Localization.failure(f"refused: {_text(error)}"))]
+        found = [_failure(chunk[0].frame, f"refused: {_text(error)}")]
     seconds = (time.perf_counter() - begin) / max(len(readable), 1)
     outcomes = iter(found)
     for read in chunk:
-        missing: tuple[None, Localization] = (
-            None,
-            Localization.failure(read.problem or "unreadable"),
-        )
+        missing = _failure(read.frame, read.problem or "unreadable")
         result = next(outcomes) if read.query is not None else missing
         yield Outcome(
             read.frame, read.query, *result, seconds if read.query is not None else 0.0,
             read.read_seconds, read.wait_seconds,
         )  # fmt: skip
+
+
+def _failure(frame: Frame, reason: str) -> tuple[None, Localization]:
+    found = Localization.failure(reason)
+    return None, replace(found, name=frame.name, timestamp=frame.timestamp)
 
 
 def _stream(queries: Iterable[Query]) -> Generator[_Read, None, None]:

@@ -23,7 +23,12 @@ from reloc_core.rendering.types import (
 )
 
 
-def _gsplat() -> Any:
+def renderer() -> Any:
+    """The library gsplat.
+
+    Raises:
+        PluginError: it is not installed.
+    """
     try:
         import gsplat
     except ImportError as error:
@@ -111,7 +116,7 @@ def _render(
     # One more channel, zero: its gradient under a loss of ones is the sum of the weights.
     probe = channels.new_zeros(n, 1, requires_grad=True)
     screen = ScreenGradients()
-    image, alpha, info = _gsplat().rasterization(
+    image, alpha, info = renderer().rasterization(
         means=gaussians.means,
         quats=_without_zeros(gaussians.quaternions),
         scales=gaussians.scales,

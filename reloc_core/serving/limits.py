@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from reloc_core.errors import ConfigError
+from reloc_core.types import Status
 
 _BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _CLIENTS = 10_000  # remembered by the rate limiter
@@ -126,6 +127,15 @@ class Metrics:
             self._seconds += seconds
             place = sum(seconds > bound for bound in _BUCKETS_S)
             self._buckets[place] += 1
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many queries came, and how many of them were localized."""
+        with self._lock:
+            localized = sum(
+                n for (_, outcome), n in self._outcomes.items() if outcome == Status.LOCALIZED.value
+            )
+            return {"queries": self._outcomes.total(), "localized": localized}
 
     def text(self, waiting: int, working: int) -> str:
         """Everything in the text format of Prometheus."""

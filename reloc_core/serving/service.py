@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from reloc_core.errors import DataError, InputError, RelocError, did_you_mean
+from reloc_core.errors import DataError, InputError, did_you_mean
 from reloc_core.io.cameras import fit_camera
 from reloc_core.io.headers import check_cost, parse_header
 from reloc_core.io.images import decode_depth
@@ -246,17 +246,11 @@ class LocalizationService:
             text = str(error).replace(" Copy the file again or remove it.", "")
             raise RequestError(422, text) from error
         query = replace(query, name=frame.name, prior=frame.prior)
-        try:
-            if frame.sequence is None:
-                found = localizer.localize_query(query)
-            else:
-                with self.sessions.tracker(name, frame.sequence, localizer) as tracker:
-                    found = tracker.track_query(query)
-        except RequestError:
-            raise
-        except RelocError as error:
-            found = Localization.failure(f"refused: {error}")
-        found = replace(found, name=frame.name, timestamp=frame.timestamp)
+        if frame.sequence is None:
+            found = localizer.localize_query(query)
+        else:
+            with self.sessions.tracker(name, frame.sequence, localizer) as tracker:
+                found = tracker.track_query(query)
         done = time.perf_counter()
         self.metrics.localized(name, found.status.value, done - accepted)
         unit = localizer.map.info.unit if localizer.map is not None else "metre"

@@ -43,11 +43,16 @@ def room_map(tmp_path_factory, ace_scene, toy_plugin_of_module):
     return path
 
 
-def test_a_dataset_is_localized_and_recorded(room_map, ace_scene, tmp_path, capsys):
+def test_a_dataset_is_localized_and_recorded(room_map, ace_scene, tmp_path, capsys, observer):
     file = tmp_path / "new folder" / "view.rrd"
     code = main(["view", f"map_dir={room_map}", "dataset=ace", f"dataset.root={ace_scene}",
                  "dataset.split=test", f"output={file}"])  # fmt: skip
     assert code == 0
+    kinds = [event[0] for event in observer.events]
+    assert kinds == ["started", *["query"] * 4, "finished"]
+    assert observer.events[-1][1:] == (
+        "view", {"status": "ok", "verb": "view", "queries": 4, "localized": 4}
+    )  # fmt: skip
     assert "rerun" in capsys.readouterr().err
     found = read(file)
     for entity in ("/world/map/cameras", "/world/estimate", "/world/truth", "/world/path/truth",

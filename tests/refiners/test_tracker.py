@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from reloc_core import ConfigError, InputError, Tracker, TrackerConfig
+from reloc_core.engine import run_queries
 from reloc_core.evaluation.metrics import nees
 from reloc_core.interfaces import Estimator
 from reloc_core.pipeline import Pipeline
@@ -68,6 +69,21 @@ def metres(found, query):
 
 def std(found):
     return float(np.sqrt(np.trace(found.covariance[3:, 3:])))
+
+
+def test_observers_hear_of_every_frame_once(film, observer):
+    """However it is asked, and not of the localizations beside."""
+    data = film()
+    tracker, _ = tracking(data)
+    with tracker:
+        alone = [tracker.track_query(frame(data, i)) for i in range(6)]
+        tracker.start_sequence()
+        video = [replace(frame(data, i), sequence="film") for i in range(6)]
+        outcomes = list(run_queries(tracker, video))
+    names = [frame(data, i).name for i in range(6)]
+    assert [event[:2] for event in observer.events] == [("query", name) for name in names * 2]
+    for one, other in zip(alone, outcomes, strict=True):
+        np.testing.assert_array_equal(one.world_from_cam, other.localization.world_from_cam)
 
 
 def test_few_localizations_make_poses_of_all_frames(film):

@@ -6,15 +6,6 @@ import time
 import pytest
 from serving_tools import FakeLocalizer
 
-from reloc_core.cli.main import main
-
-
-@pytest.fixture
-def toy_map(toy_plugin, ace_scene, tmp_path):
-    arguments = ["train", "estimator=toy", "dataset=ace", f"dataset.root={ace_scene}"]
-    assert main([*arguments, f"map_dir={tmp_path}/map", f"output_dir={tmp_path}/run"]) == 0
-    return tmp_path / "map"
-
 
 @pytest.fixture
 def serve():

@@ -62,6 +62,22 @@ def test_memory_is_kept_within_a_sequence(toy_map):
     assert counts == [1, 2, 3, 3, 4, 5]
 
 
+def test_observers_hear_of_every_image_and_a_refusal_is_a_result(toy_map, observer):
+    localizer = Localizer.from_map(toy_map, device="cpu")
+    image = np.zeros((12, 16, 3), np.uint8)
+    localizer.localize(image, 20.0)
+
+    def refuse(queries):
+        raise InputError("no depth")
+
+    localizer.pipeline.localize_batch = refuse
+    found = localizer.localize(image, 20.0, timestamp=3.0)
+    assert (found.localized, found.reason) == (False, "refused: no depth")
+    assert (found.name, found.timestamp) == ("image", 3.0)
+    assert [event[:2] for event in observer.events] == [("query", "image")] * 2
+    assert observer.events[1][2] is found
+
+
 @pytest.mark.parametrize(
     ("image", "camera", "error", "message"),
     [

@@ -272,7 +272,9 @@ def test_the_command_ends_in_order(toy_map, ace_scene, tmp_path):
         "from reloc_core import registry; from importlib.metadata import EntryPoint\n"
         "points = registry._entry_points() + [EntryPoint('toy', 'toy', 'reloc.plugins.v1')]\n"
         "registry._entry_points = lambda: points\n"
-        "import time, toy; estimate = toy.ToyEstimator.estimate\n"
+        "import time, toy; estimate = toy.ToyEstimator.estimate; from reloc_core import hookimpl\n"
+        "toy.reloc_run_finished = hookimpl(lambda verb, result: print(verb, result['queries'],\n"
+        "    result['localized'], 'observed', file=sys.stderr))\n"
         "toy.ToyEstimator.estimate = lambda self, q: (time.sleep(1.5), estimate(self, q))[1]\n"
         "from reloc_core.cli.main import main; sys.exit(main(sys.argv[2:]))\n"
     )
@@ -299,7 +301,7 @@ def test_the_command_ends_in_order(toy_map, ace_scene, tmp_path):
         assert answers[0][2]["status"] == "localized"
     finally:
         child.kill()
-        child.communicate()
+        assert "serve 1 1 observed" in child.communicate()[1]
 
 
 @pytest.mark.parametrize(

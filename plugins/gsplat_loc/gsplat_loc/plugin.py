@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gsplat_loc.config import GsplatConfig, RefineConfig
+from reloc_core.errors import PluginError
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 from reloc_core.weights import XFEAT
@@ -63,3 +64,19 @@ def reloc_register_components(registry: Registry) -> None:
 def reloc_config_dirs() -> Sequence[Path]:
     """Where the presets lie."""
     return [Path(__file__).parent / "conf"]
+
+
+@hookimpl
+def reloc_health_checks() -> dict[str, str]:
+    """Where there is a GPU: whether fields can be rendered on it."""
+    import torch
+
+    from reloc_core.rendering.cuda import renderer
+
+    if not torch.cuda.is_available():
+        return {}
+    try:
+        renderer()
+    except PluginError as error:
+        return {"rendering on CUDA": str(error)}
+    return {"rendering on CUDA": "ok"}
