@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from reloc_core.cli.help import verb_help
-from reloc_core.cli.jobs import verb_function
 from reloc_core.composition import compose, explained, hydra_session, prepare, register_with_hydra
 from reloc_core.errors import ConfigError, did_you_mean
 from reloc_core.overrides import open_overrides
@@ -73,6 +72,8 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
         from reloc_core.cli.multirun import multirun
 
         return multirun(verb, overrides)
+    from reloc_core.cli.jobs import verb_function
+
     cfg = compose(verb, open_overrides(verb, overrides))
     code = verb_function(verb)(cfg, overrides)
     return code if isinstance(code, int) else 0

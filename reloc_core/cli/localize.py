@@ -18,7 +18,7 @@ from reloc_core.cli.results import (
 )
 from reloc_core.config import plain
 from reloc_core.datasets.config import CameraConfig
-from reloc_core.datasets.images import ImageFolder
+from reloc_core.datasets.images import ImageFolder, check_choice
 from reloc_core.datasets.stream import VideoStream, is_stream
 from reloc_core.engine import Outcome, evaluate, run_queries
 from reloc_core.errors import ConfigError
@@ -80,8 +80,7 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
 
 def select_images(folder: ImageFolder, cfg: DictConfig, video: bool) -> Dataset:
     """Every `frame_step`-th image, at most `max_frames`, as one video or each on its own."""
-    if cfg.frame_step < 1 or (cfg.max_frames is not None and cfg.max_frames < 1):
-        raise ConfigError("frame_step and max_frames must be at least 1.")
+    check_choice(cfg.frame_step, cfg.max_frames)
     chosen = range(0, len(folder), cfg.frame_step)[: cfg.max_frames]
     return folder.selected(chosen, folder.name if video else None)
 

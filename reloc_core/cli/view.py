@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from reloc_core.cli.localize import images_of
 from reloc_core.cli.results import load_pipeline
 from reloc_core.config import TARGET, build
+from reloc_core.datasets.images import check_choice
 from reloc_core.datasets.stream import VideoStream
 from reloc_core.datasets.subset import Subset
 from reloc_core.engine import run_queries
@@ -77,8 +78,7 @@ def _check(cfg: DictConfig) -> None:
         raise ConfigError(
             "magnify must be positive, image_width at least 16, max_points not negative."
         )
-    if cfg.frame_step < 1 or (cfg.max_frames is not None and cfg.max_frames < 1):
-        raise ConfigError("frame_step and max_frames must be at least 1.")
+    check_choice(cfg.frame_step, cfg.max_frames)
     if cfg.output is None and cfg.connect is None and not _has_display():
         raise ConfigError(
             "There is no display to open the viewer on. Write a recording with output=view.rrd, or "

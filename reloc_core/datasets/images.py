@@ -120,13 +120,7 @@ def _camera(
         known[size] = camera_from_config(config, *size), ""
         return known[size]
     if config.from_map:
-        camera = camera_of_mapping(mapped, *size)
-        if camera is None:
-            sizes = sorted({f"{c.width}x{c.height}" for c in mapped})
-            raise DataError(
-                f"{path} is {size[0]}x{size[1]}, which no camera of the mapping images fits "
-                f"({', '.join(sizes) or 'the map knows none'}): give its focal length, camera.focal=F."
-            )
+        camera = mapped_camera(mapped, *size, str(path))
         if config.focal_sigma is not None:
             camera = replace(camera, focal_sigma=config.focal_sigma)
         known[size] = camera, "the mapping images"
@@ -136,6 +130,32 @@ def _camera(
         raise DataError(_no_focal(path, size))
     sigma = exif.sigma if config.focal_sigma is None else config.focal_sigma
     return replace(Camera.pinhole(exif.focal, *size), focal_sigma=sigma), f"EXIF: {exif.source}"
+
+
+def mapped_camera(mapped: Sequence[Camera], width: int, height: int, name: str) -> Camera:
+    """The camera of the mapping images for images of a size.
+
+    Raises:
+        DataError: none fits what `name` names.
+    """
+    camera = camera_of_mapping(mapped, width, height)
+    if camera is None:
+        sizes = sorted({f"{c.width}x{c.height}" for c in mapped})
+        raise DataError(
+            f"{name} is {width}x{height}, which no camera of the mapping images fits "
+            f"({', '.join(sizes) or 'the map knows none'}): give its focal length, camera.focal=F."
+        )
+    return camera
+
+
+def check_choice(step: int, limit: int | None) -> None:
+    """Refuse to keep every n-th image, at most so many, where these make no sense.
+
+    Raises:
+        ConfigError: one is below 1.
+    """
+    if step < 1 or (limit is not None and limit < 1):
+        raise ConfigError("frame_step and max_frames must be at least 1.")
 
 
 def check_camera_config(config: CameraConfig) -> None:

@@ -11,9 +11,13 @@ import cv2
 import numpy as np
 
 from reloc_core.datasets.config import CameraConfig
-from reloc_core.datasets.images import camera_from_config, check_camera_config
+from reloc_core.datasets.images import (
+    camera_from_config,
+    check_camera_config,
+    check_choice,
+    mapped_camera,
+)
 from reloc_core.errors import ConfigError, DataError
-from reloc_core.mapped import camera_of_mapping
 from reloc_core.types import Camera, Query
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
@@ -56,8 +60,7 @@ class VideoStream:
         limit: int | None = None,
         mapped: Sequence[Camera] = (),
     ) -> None:
-        if step < 1 or (limit is not None and limit < 1):
-            raise ConfigError("frame_step and max_frames must be at least 1.")
+        check_choice(step, limit)
         check_camera_config(camera)
         if camera.focal is None and camera.params is None and not camera.from_map:
             raise ConfigError(
@@ -140,12 +143,7 @@ class VideoStream:
     def _camera(self, width: int, height: int) -> Camera:
         if not self._config.from_map:
             return camera_from_config(self._config, width, height)
-        camera = camera_of_mapping(self._mapped, width, height)
-        if camera is None:
-            raise DataError(
-                f"{self.name} is {width}x{height}, which no camera of the mapping images fits."
-            )
-        return camera
+        return mapped_camera(self._mapped, width, height, self.name)
 
     def _timestamp(self, number: int, begin: float) -> float:
         if self.live or not self.frames_per_second > 0:

@@ -9,12 +9,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from reloc_core.datasets.config import CameraConfig
-from reloc_core.datasets.images import ImageFolder, camera_from_config, check_camera_config
+from reloc_core.datasets.images import (
+    ImageFolder,
+    camera_from_config,
+    check_camera_config,
+    check_choice,
+    mapped_camera,
+)
 from reloc_core.datasets.sequences import time_of_capture
 from reloc_core.errors import ConfigError, DataError
 from reloc_core.io.bags import ImageBag
 from reloc_core.io.cameras import fit_camera
-from reloc_core.mapped import camera_of_mapping
 from reloc_core.types import Camera, Query
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -145,8 +150,7 @@ class BagStream:
         limit: int | None = None,
         mapped: Sequence[Camera] = (),
     ) -> None:
-        if step < 1 or (limit is not None and limit < 1):
-            raise ConfigError("frame_step and max_frames must be at least 1.")
+        check_choice(step, limit)
         check_camera_config(camera)
         self.name = str(path)
         self.bag = ImageBag(path, topic)
@@ -191,9 +195,4 @@ class BagStream:
             return camera_from_config(self._config, width, height)
         if not self._config.from_map and self.bag.camera is not None:
             return fit_camera(self.bag.camera, width, height)
-        camera = camera_of_mapping(self._mapped, width, height)
-        if camera is None:
-            raise DataError(
-                f"{self.name} is {width}x{height}, which no camera of the mapping images fits."
-            )
-        return camera
+        return mapped_camera(self._mapped, width, height, self.name)

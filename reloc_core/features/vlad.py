@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reloc_core.features.kmeans import kmeans
+from reloc_core.types import FloatArray
 
 _SAMPLES = 20_000
 
@@ -27,3 +28,22 @@ def vlad(descriptors: Tensor, words: Tensor) -> Tensor:
     nearest = (descriptors @ words.T).argmax(1)
     residuals = torch.zeros_like(words).index_add_(0, nearest, descriptors - words[nearest])
     return F.normalize(F.normalize(residuals, dim=1).flatten(), dim=0)
+
+
+def image_looks(
+    descriptors: FloatArray, counts: np.ndarray, rng: np.random.Generator, words: int = 32
+) -> tuple[Tensor, Tensor]:
+    """How images look by their own visual words.
+
+    Args:
+        descriptors: (M, C) float32 unit vectors, image after image.
+        counts: (N,) of each image.
+        rng: draws the samples of the words.
+        words: most words.
+
+    Returns:
+        VLAD vectors (N, W * C) and words (W, C).
+    """
+    tensor = torch.from_numpy(descriptors)
+    centres = visual_words(tensor, rng, words)
+    return torch.stack([vlad(d, centres) for d in torch.split(tensor, counts.tolist())]), centres

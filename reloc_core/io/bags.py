@@ -80,6 +80,20 @@ class BagImage:
         return self.stamp / 1e9
 
 
+def rosbags(*names: str) -> tuple[Any, ...]:
+    """Modules of the package `rosbags`.
+
+    Raises:
+        RelocError: it is not installed.
+    """
+    try:
+        return tuple(importlib.import_module(f"rosbags.{name}") for name in names)
+    except ImportError:
+        raise RelocError(
+            "Bags go through rosbags, which is not installed: pip install 'reloc[bags]'."
+        ) from None
+
+
 def is_bag(path: Path | str) -> bool:
     """Whether a path names a bag: a file with the ending of one, or a folder with `metadata.yaml`."""
     path = Path(path)
@@ -167,13 +181,7 @@ class ImageBag:
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
-        try:
-            highlevel = importlib.import_module("rosbags.highlevel")
-            typesys = importlib.import_module("rosbags.typesys")
-        except ImportError:
-            raise RelocError(
-                "Bags are read by rosbags, which is not installed: pip install 'reloc[bags]'."
-            ) from None
+        highlevel, typesys = rosbags("highlevel", "typesys")
         if not self.path.exists():
             raise DataError(f"The bag {self.path} does not exist.")
         if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():

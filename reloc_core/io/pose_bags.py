@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from reloc_core.errors import DataError, RelocError
+from reloc_core.errors import DataError
 from reloc_core.geometry import quaternion_from_rotation
+from reloc_core.io.bags import rosbags
 from reloc_core.types import Float64Array
 
 POSE_TOPIC, TF_TOPIC = "/reloc/pose", "/tf"
@@ -66,14 +66,7 @@ def write_pose_bag(
         DataError: the path exists, or cannot be written.
         RelocError: the package is not installed.
     """
-    try:
-        typesys = importlib.import_module("rosbags.typesys")
-        rosbag1 = importlib.import_module("rosbags.rosbag1")
-        rosbag2 = importlib.import_module("rosbags.rosbag2")
-    except ImportError:
-        raise RelocError(
-            "Bags are written by rosbags, which is not installed: pip install 'reloc[bags]'."
-        ) from None
+    typesys, rosbag1, rosbag2 = rosbags("typesys", "rosbag1", "rosbag2")
     if path.exists():
         raise DataError(f"{path} exists already; bags are not replaced.")
     one = path.suffix == ".bag"

@@ -1,18 +1,25 @@
 """Posed images to points, once for all methods: views, pairs, matches, tracks, triangulation.
 
     describe -> choose_pairs -> match_pairs -> build_tracks | star_points
-                                               (triangulate with the poses fixed)
+                `---- match_images ----'       (triangulate with the poses fixed)
 
 `reconstruct` runs the whole chain. Nothing here imports PyTorch: a detector is whatever has a method
 `detect(images, count)`, such as `reloc_core.features.keypoints.KeypointDetector`.
 """
 
-from reloc_core.mapping.features import Detector, Features, describe
+from reloc_core.mapping.features import Detector, Features, describe, spread_frames
 from reloc_core.mapping.guidance import expected_in_view
 from reloc_core.mapping.matching import match_pairs, mutual_matches
 from reloc_core.mapping.observations import Observations
 from reloc_core.mapping.pairs import choose_pairs, evenly, farthest_points, pose_features
-from reloc_core.mapping.reconstruction import Reconstruction, ReconstructionOptions, reconstruct
+from reloc_core.mapping.reconstruction import (
+    Matches,
+    Reconstruction,
+    ReconstructionOptions,
+    match_images,
+    reconstruct,
+    require_points,
+)
 from reloc_core.mapping.tracks import Tracks, build_tracks, star_points
 from reloc_core.mapping.triangulation import Points, triangulate, two_view_depths
 from reloc_core.mapping.views import View, make_view, pinhole_camera, resample, resample_depth
@@ -20,6 +27,7 @@ from reloc_core.mapping.views import View, make_view, pinhole_camera, resample, 
 __all__ = [
     "Detector",
     "Features",
+    "Matches",
     "Observations",
     "Points",
     "Reconstruction",
@@ -33,13 +41,16 @@ __all__ = [
     "expected_in_view",
     "farthest_points",
     "make_view",
+    "match_images",
     "match_pairs",
     "mutual_matches",
     "pinhole_camera",
     "pose_features",
     "reconstruct",
+    "require_points",
     "resample",
     "resample_depth",
+    "spread_frames",
     "star_points",
     "triangulate",
     "two_view_depths",

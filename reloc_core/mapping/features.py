@@ -13,6 +13,7 @@ import numpy as np
 from reloc_core.errors import DataError
 from reloc_core.interfaces import Dataset, Run
 from reloc_core.mapping.observations import Observations
+from reloc_core.mapping.pairs import farthest_points, pose_features
 from reloc_core.mapping.views import depth_at
 from reloc_core.types import Camera, Float64Array, FloatArray, ImageArray, Query
 
@@ -105,6 +106,18 @@ def poses_of(dataset: Dataset, frames: np.ndarray) -> Float64Array:
             raise DataError(f"{frame.name} has no pose; mapping needs one of every image.")
         poses.append(frame.world_from_cam)
     return np.stack(poses) if poses else np.zeros((0, 4, 4))
+
+
+def spread_frames(dataset: Dataset, most: int) -> np.ndarray:
+    """(N,) frames of a dataset, ascending: all, or `most` whose poses are spread.
+
+    Raises:
+        DataError: one of more than `most` has no pose.
+    """
+    frames = np.arange(len(dataset))
+    if len(frames) > most:
+        frames = np.sort(farthest_points(pose_features(poses_of(dataset, frames)), most))
+    return frames
 
 
 def describe(

@@ -1,8 +1,9 @@
-"""The whole chain in one call: posed images to scene points with tracks."""
+"""The chain after key points: pairs, matches, tracks; and all of it in one call."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,41 @@ class ReconstructionOptions:
     min_parallax_deg: float = 1.5
     depth_noise: float = 0.0
 
+    @classmethod
+    def of(cls, config: object, **changes: Any) -> ReconstructionOptions:
+        """What a config has of the same names; None there leaves the default, `changes` come first."""
+        given = {f.name: getattr(config, f.name, None) for f in fields(cls)}
+        return cls(**{k: v for k, v in given.items() if v is not None} | changes)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Key points of posed images that match and agree with the poses.
+
+    Attributes:
+        features: of the images.
+        observations: the key points as rays.
+        pairs: (P, 2) images that were matched.
+        first: (K,) matched key points' rows.
+        second: (K,) those that they match.
+    """
+
+    features: Features
+    observations: Observations
+    pairs: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+    def tracks(self, options: ReconstructionOptions, run: Run) -> Tracks:
+        """Triangulated points; see `build_tracks`."""
+        with run.progress("Triangulating", 1) as progress:
+            tracks = build_tracks(
+                self.observations, self.first, self.second, min_views=options.min_views,
+                max_error_px=options.max_error_px, min_parallax_deg=options.min_parallax_deg,
+            )  # fmt: skip
+            progress.advance(1, points=str(len(tracks)))
+        return tracks
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -66,13 +102,56 @@ class Reconstruction:
         return np.asarray(np.rint(np.stack(mean, 1)), np.uint8)
 
 
+def match_images(
+    features: Features,
+    run: Run,
+    options: ReconstructionOptions,
+    looks: FloatArray | None = None,
+    threads: int = 1,
+) -> Matches:
+    """Match images that are worth it.
+
+    Args:
+        features: their key points.
+        run: progress.
+        options: thresholds.
+        looks: see `choose_pairs`.
+        threads: see `match_pairs`.
+    """
+    observations = features.observations(options.depth_noise)
+    pairs = choose_pairs(
+        features.world_from_cam, looks, near=options.near, spread=options.spread,
+        max_angle_deg=options.max_angle_deg, min_baseline=options.min_baseline,
+    )  # fmt: skip
+    with run.progress("Matching images", len(pairs)) as progress:
+        first, second = match_pairs(
+            features.descriptors, observations, pairs, min_similarity=options.min_similarity,
+            ratio=options.ratio, max_epipolar_px=options.max_epipolar_px, progress=progress,
+            threads=threads,
+        )  # fmt: skip
+    return Matches(features, observations, pairs, first, second)
+
+
+def require_points(found: int, least: int, dataset: Dataset, images: int) -> None:
+    """Refuse to make a map of too little.
+
+    Raises:
+        DataError: fewer points than `least` came of so many images.
+    """
+    if found < least:
+        raise DataError(
+            f"Only {found} scene points could be triangulated from {images} images of {dataset.name}: "
+            "they overlap too little, or their poses or focal lengths are wrong. 'reloc data check' "
+            "tells which."
+        )
+
+
 def reconstruct(
     dataset: Dataset,
     frames: np.ndarray,
     detector: Detector,
     run: Run,
     options: ReconstructionOptions | None = None,
-    looks: FloatArray | None = None,
     resumable: bool = False,
 ) -> Reconstruction:
     """Points of posed images.
@@ -83,7 +162,6 @@ def reconstruct(
         detector: of key points.
         run: progress, checkpoints.
         options: thresholds.
-        looks: see `choose_pairs`.
         resumable: see `describe`.
 
     Raises:
@@ -96,20 +174,5 @@ def reconstruct(
             f"least {max(options.min_views, 2)}, from different places."
         )
     features = describe(dataset, frames, detector, options.keypoints, run, resumable=resumable)
-    observations = features.observations(options.depth_noise)
-    pairs = choose_pairs(
-        features.world_from_cam, looks, near=options.near, spread=options.spread,
-        max_angle_deg=options.max_angle_deg, min_baseline=options.min_baseline,
-    )  # fmt: skip
-    with run.progress("Matching images", len(pairs)) as progress:
-        first, second = match_pairs(
-            features.descriptors, observations, pairs, min_similarity=options.min_similarity,
-            ratio=options.ratio, max_epipolar_px=options.max_epipolar_px, progress=progress,
-        )  # fmt: skip
-    with run.progress("Triangulating", 1) as progress:
-        tracks = build_tracks(
-            observations, first, second, min_views=options.min_views,
-            max_error_px=options.max_error_px, min_parallax_deg=options.min_parallax_deg,
-        )  # fmt: skip
-        progress.advance(1, points=str(len(tracks)))
-    return Reconstruction(features, observations, tracks)
+    matches = match_images(features, run, options)
+    return Reconstruction(features, matches.observations, matches.tracks(options, run))

@@ -82,15 +82,11 @@ def choose(
 
 def looks_of(descriptors: Mapping[int, ImageArray], seed: int) -> FloatArray:
     """(N, D) VLAD of the SIFT descriptors (K, 128) uint8 of each image, in the mapping's order."""
-    import torch
+    from reloc_core.features.vlad import image_looks
 
-    from reloc_core.features.vlad import visual_words, vlad
-
-    rng = np.random.default_rng(seed)
-    some = []
-    for rows in descriptors.values():
-        kept = rows[:_MOST_DESCRIPTORS].astype(np.float32)
-        norms = np.linalg.norm(kept, axis=1, keepdims=True)
-        some.append(torch.from_numpy(kept / np.maximum(norms, 1e-9)))
-    words = visual_words(torch.cat(some), rng, _WORDS)
-    return np.stack([vlad(rows, words).numpy() for rows in some])
+    some = [rows[:_MOST_DESCRIPTORS] for rows in descriptors.values()]
+    kept = np.concatenate(some).astype(np.float32)
+    kept /= np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-9)
+    counts = np.array([len(rows) for rows in some])
+    looks: FloatArray = image_looks(kept, counts, np.random.default_rng(seed), _WORDS)[0].numpy()
+    return looks

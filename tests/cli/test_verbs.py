@@ -145,13 +145,14 @@ def test_multirun_sweeps_and_records_failures(toy_plugin, ace_scene, tmp_path, m
     assert "overwrite=true" in results[0]["error"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plugin", "list"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["plugin", "list"], ["train", "--help"]])
 def test_start_up_is_quick_and_imports_no_torch(arguments):
+    composed = "hydra" if arguments[0] == "train" else ""
     script = (
         "import sys, time; t = time.process_time(); from reloc_core.cli.main import main;"
         f"code = main({arguments!r}); spent = time.process_time() - t;"
         "heavy = {'torch', 'hydra', 'cv2', 'matplotlib', 'rerun', 'tensorboard'} & set(sys.modules);"
-        "assert not heavy, heavy;"
+        f"heavy -= {{{composed!r}}}; assert not heavy, heavy;"
         "print(spent, file=sys.stderr); sys.exit(code)"
     )
     seconds = []
@@ -160,7 +161,7 @@ def test_start_up_is_quick_and_imports_no_torch(arguments):
         assert done.returncode == 0, done.stderr
         seconds.append(float(done.stderr.split()[-1]))
     # Of CPU time: on a machine that is busy with other things the clock on the wall says nothing.
-    assert min(seconds) < 0.5
+    assert min(seconds) < (1.0 if composed else 0.5)
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "localize", "demo"])

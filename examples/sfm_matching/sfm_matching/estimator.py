@@ -21,13 +21,14 @@ from reloc_core import (
     ScenePoints,
 )
 from reloc_core.features.keypoints import KeypointDetector, Keypoints
-from reloc_core.features.vlad import visual_words, vlad
+from reloc_core.features.vlad import image_looks, vlad
 from reloc_core.mapping import (
-    choose_pairs,
+    ReconstructionOptions,
     describe,
     evenly,
-    match_pairs,
+    match_images,
     mutual_matches,
+    require_points,
     star_points,
 )
 from reloc_core.maps import Map
@@ -70,39 +71,26 @@ class MatchingEstimator(Estimator):
             )
         frames = evenly(len(dataset), options.images)
         features = describe(dataset, frames, self.detector, options.keypoints, run)
-        observations = features.observations()
-        descriptors = torch.from_numpy(features.descriptors)
-        words = visual_words(descriptors, np.random.default_rng(run.runtime.seed))
-        looks = torch.stack([vlad(d, words) for d in descriptors.split(features.counts.tolist())])
+        rng = np.random.default_rng(run.runtime.seed)
+        looks, words = image_looks(features.descriptors, features.counts, rng)
         near = options.partners // 3
-        pairs = choose_pairs(
-            features.world_from_cam, looks.numpy(), near=near, spread=options.partners - near
-        )
-        with run.progress("Matching images", len(pairs)) as progress:
-            matches = match_pairs(
-                features.descriptors, observations, pairs, progress=progress,
-                min_similarity=options.min_similarity,
-            )  # fmt: skip
+        wanted = ReconstructionOptions.of(options, near=near, spread=options.partners - near)
+        matches = match_images(features, run, wanted, looks.numpy())
         rows, points = star_points(
-            observations, *matches, max_error_px=2.5, min_views=options.min_views,
-            min_parallax_deg=options.min_parallax_deg,
+            matches.observations, matches.first, matches.second, max_error_px=2.5,
+            min_views=options.min_views, min_parallax_deg=options.min_parallax_deg,
         )  # fmt: skip
-        if len(rows) < _MIN_POINTS:
-            raise DataError(
-                f"Only {len(rows)} keypoints of {dataset.name} could be triangulated: its images "
-                "overlap too little, or their poses or focal length are wrong. 'reloc data check' "
-                "tells which."
-            )
+        require_points(len(rows), _MIN_POINTS, dataset, len(frames))
         # Rounded as they are stored, so that this estimator and a loaded one agree.
         self.tensors = {
-            "descriptors": descriptors[torch.from_numpy(rows)].half(),
+            "descriptors": torch.from_numpy(features.descriptors[rows]).half(),
             "points": torch.from_numpy(points.positions),
             "counts": torch.from_numpy(np.bincount(features.images[rows], minlength=len(frames))),
             "looks": looks.half(),
             "words": words,
         }
         run.map.save("images", self.tensors, {"resolution": options.resolution})
-        run.map.details.update(images=len(frames), pairs=len(pairs), points=len(rows))
+        run.map.details.update(images=len(frames), pairs=len(matches.pairs), points=len(rows))
         self._use()
 
     def load(self, scene_map: Map, runtime: Runtime) -> None:

@@ -8,8 +8,9 @@ near there. That pose only guides: the one that counts is the solver's.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
-import torch
 
 from landmarks.config import LandmarkConfig, check
 from landmarks.matching import Matches, by_looks, by_place
@@ -21,20 +22,18 @@ from landmarks.softmax_config import SoftmaxConfig
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.keypoints import KeypointDetector, Keypoints
 from reloc_core.features.sift import SiftDetector
-from reloc_core.features.vlad import visual_words, vlad
+from reloc_core.features.vlad import image_looks
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.mapping import (
     Observations,
+    ReconstructionOptions,
     Tracks,
-    build_tracks,
-    choose_pairs,
     describe,
     expected_in_view,
-    farthest_points,
-    match_pairs,
-    pose_features,
+    match_images,
+    require_points,
+    spread_frames,
 )
-from reloc_core.mapping.features import poses_of
 from reloc_core.maps import Map
 from reloc_core.solvers import PoseEstimate, estimate_absolute_pose
 from reloc_core.training.streams import numpy_rng
@@ -91,59 +90,37 @@ class LandmarkEstimator(Estimator):
         run.note(f"Mapping {len(dataset)} images of {dataset.name}: {plan}.")
         self._begin(plan, run.runtime)
         assert self.detector is not None
-        frames = np.arange(len(dataset))
-        if len(frames) > wanted.max_images:
-            spread = pose_features(poses_of(dataset, frames))
-            frames = np.sort(farthest_points(spread, wanted.max_images))
+        frames = spread_frames(dataset, wanted.max_images)
         features = describe(
             dataset, frames, self.detector, plan.mapping, run, batch=self.config.keypoints.batch
         )
-        observations = features.observations()
-        with torch.inference_mode():
-            descriptors = torch.from_numpy(features.descriptors)
-            words = visual_words(descriptors, numpy_rng(run.runtime.seed, "visual words"), _WORDS)
-            split = descriptors.split(features.counts.tolist())
-            looks = torch.stack([vlad(d, words) for d in split])
-        pairs = choose_pairs(
-            features.world_from_cam, looks.numpy(), near=plan.near, spread=plan.spread,
-            max_angle_deg=wanted.max_angle_deg,
+        rng = numpy_rng(run.runtime.seed, "visual words")
+        looks, words = image_looks(features.descriptors, features.counts, rng, _WORDS)
+        options = ReconstructionOptions.of(
+            wanted, near=plan.near, spread=plan.spread, ratio=plan.ratio,
+            min_similarity=plan.min_similarity,
         )  # fmt: skip
-        with run.progress("Matching images", len(pairs)) as progress:
-            first, second = match_pairs(
-                features.descriptors, observations, pairs, progress=progress, ratio=plan.ratio,
-                min_similarity=plan.min_similarity, max_epipolar_px=wanted.max_epipolar_px,
-                threads=run.runtime.threads,
-            )  # fmt: skip
+        matches = match_images(features, run, options, looks.numpy(), run.runtime.threads)
 
         def build(views: int, angle: float) -> Tracks:
-            return build_tracks(observations, first, second, min_views=views,
-                                max_error_px=wanted.max_error_px, min_parallax_deg=angle)  # fmt: skip
+            return matches.tracks(replace(options, min_views=views, min_parallax_deg=angle), run)
 
-        with run.progress("Triangulating", 1) as progress:
-            tracks, views, angle = choose_thresholds(
-                self.config, build, features.images, len(frames)
-            )
-            progress.advance(1, landmarks=str(len(tracks)))
+        tracks, views, angle = choose_thresholds(self.config, build, features.images, len(frames))
         cover = Cover.of(tracks, features.images, len(frames))
         run.note(
             f"{len(tracks)} landmarks from at least {views} views and {angle:g} degrees; on average "
             f"{cover.views:.1f} views each, {cover.median:.0f} in an image (median)."
         )
-        if len(tracks) < _MIN_LANDMARKS:
-            raise DataError(
-                f"Only {len(tracks)} scene points could be triangulated from {len(frames)} images of "
-                f"{dataset.name} ({len(first)} matches in {len(pairs)} pairs): they overlap too little, "
-                "or their poses or focal length are wrong. 'reloc data check' tells which."
-            )
+        require_points(len(tracks), _MIN_LANDMARKS, dataset, len(frames))
         for text in cover.warnings():
             run.note(f"Warning: {text}")
-        tracks = tracks.subset(best_known(tracks, observations, plan.landmarks))
-        scene = LandmarkMap.of(tracks, features, observations, looks, words)
+        tracks = tracks.subset(best_known(tracks, matches.observations, plan.landmarks))
+        scene = LandmarkMap.of(tracks, features, matches.observations, looks, words)
         run.map.save("landmarks", scene.tensors(), vars(plan))
         # As it is stored, so that the fitted estimator and the loaded map agree.
         self.scene = LandmarkMap.from_tensors(scene.tensors())
         run.map.details.update(
-            images=len(frames), pairs=len(pairs), landmarks=len(tracks), min_views=views,
+            images=len(frames), pairs=len(matches.pairs), landmarks=len(tracks), min_views=views,
             min_parallax_deg=angle, cover=vars(cover), plan=vars(plan),
         )  # fmt: skip
 

@@ -20,21 +20,19 @@ from landmarks.selection import keep_best
 from landmarks.softmax_config import SoftmaxConfig, check
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.keypoints import KeypointDetector
-from reloc_core.features.vlad import visual_words, vlad
+from reloc_core.features.vlad import image_looks
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.mapping import (
     Features,
     Observations,
+    ReconstructionOptions,
     Tracks,
-    build_tracks,
-    choose_pairs,
     describe,
     expected_in_view,
-    farthest_points,
-    match_pairs,
-    pose_features,
+    match_images,
+    require_points,
+    spread_frames,
 )
-from reloc_core.mapping.features import poses_of
 from reloc_core.maps import Map
 from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Correspondences, Query, ScenePoints
@@ -72,49 +70,24 @@ class SoftmaxLandmarks(Estimator):
                 f"{options.triangulation.min_views}, from different places."
             )
         self.detector = _detector(options, run.runtime)
-        frames = np.arange(len(dataset))
-        if len(frames) > options.triangulation.max_images:
-            spread = pose_features(poses_of(dataset, frames))
-            frames = np.sort(farthest_points(spread, options.triangulation.max_images))
+        frames = spread_frames(dataset, options.triangulation.max_images)
         features = describe(
             dataset, frames, self.detector, options.keypoints.mapping, run,
             batch=options.keypoints.batch,
         )  # fmt: skip
         self.origin = features.world_from_cam[:, :3, 3].mean(0)
-        observations = features.observations()
-        with torch.inference_mode():
-            descriptors = torch.from_numpy(features.descriptors)
-            words = visual_words(descriptors, numpy_rng(seed, "visual words"))
-            split = descriptors.split(features.counts.tolist())
-            looks = torch.stack([vlad(d, words) for d in split])
-        wanted = options.triangulation
-        pairs = choose_pairs(
-            features.world_from_cam, looks.numpy(), near=wanted.near, spread=wanted.spread,
-            max_angle_deg=wanted.max_angle_deg,
-        )  # fmt: skip
-        with run.progress("Matching images", len(pairs)) as progress:
-            first, second = match_pairs(
-                features.descriptors, observations, pairs, progress=progress,
-                min_similarity=wanted.min_similarity, max_epipolar_px=wanted.max_epipolar_px,
-            )  # fmt: skip
-        with run.progress("Triangulating", 1) as progress:
-            tracks = build_tracks(
-                observations, first, second, min_views=wanted.min_views,
-                max_error_px=wanted.max_error_px, min_parallax_deg=wanted.min_parallax_deg,
-            )  # fmt: skip
-            progress.advance(1, landmarks=str(len(tracks)))
-        if len(tracks) < _MIN_LANDMARKS:
-            raise DataError(
-                f"Only {len(tracks)} scene points could be triangulated from "
-                f"{len(frames)} images of {dataset.name}: they overlap too little or their poses or "
-                "focal length are wrong. 'reloc data check' tells which."
-            )
+        rng = numpy_rng(seed, "visual words")
+        looks, words = image_looks(features.descriptors, features.counts, rng)
+        wanted = ReconstructionOptions.of(options.triangulation)
+        matches = match_images(features, run, wanted, looks.numpy())
+        tracks = matches.tracks(wanted, run)
+        require_points(len(tracks), _MIN_LANDMARKS, dataset, len(frames))
         triangulated = len(tracks)
         most = self.config.decoder.landmarks or max(_LANDMARKS, _PER_IMAGE * len(frames))
         tracks = tracks.subset(keep_best(tracks, features.images, -tracks.views, most))
         self.places = Places.of(features, looks, words, tracks)
-        self._train(tracks, features, observations, run)
-        self._save(run, images=len(frames), pairs=len(pairs), triangulated=triangulated)
+        self._train(tracks, features, matches.observations, run)
+        self._save(run, images=len(frames), pairs=len(matches.pairs), triangulated=triangulated)
 
     def _train(
         self, tracks: Tracks, features: Features, observations: Observations, run: Run

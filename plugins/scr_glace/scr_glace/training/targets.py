@@ -17,14 +17,14 @@ from torch import Tensor
 
 from reloc_core.errors import DataError
 from reloc_core.features.keypoints import KeypointDetector
-from reloc_core.features.vlad import visual_words, vlad
+from reloc_core.features.vlad import image_looks
 from reloc_core.interfaces import Dataset, Run
 from reloc_core.mapping import (
     Features,
-    build_tracks,
-    choose_pairs,
+    ReconstructionOptions,
     describe,
-    match_pairs,
+    match_images,
+    require_points,
 )
 from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Float64Array
@@ -132,28 +132,16 @@ def find_targets(
     count = int(np.clip(_ALL // max(len(frames), 1), _FEW, _MANY))
     detector = KeypointDetector(resolution).to(run.runtime.device)
     features = describe(dataset, frames, detector, count, run, resumable=False)
-    observations = features.observations()
-    pairs = choose_pairs(
-        features.world_from_cam, _looks(features, run.runtime.seed), near=config.near,
-        spread=config.spread, max_angle_deg=config.max_angle_deg,
-    )  # fmt: skip
-    with run.progress("Matching images", len(pairs)) as progress:
-        first, second = match_pairs(
-            features.descriptors, observations, pairs, min_similarity=config.min_similarity,
-            max_epipolar_px=config.max_error_px, progress=progress,
-        )  # fmt: skip
-    with run.progress("Triangulating", 1) as progress:
-        tracks = build_tracks(
-            observations, first, second, min_views=config.min_views,
-            max_error_px=config.max_error_px, min_parallax_deg=config.min_parallax_deg,
-        )  # fmt: skip
-        progress.advance(1, points=str(len(tracks)))
-    if len(tracks) < _MIN_POINTS:
-        raise DataError(
-            f"Only {len(tracks)} scene points could be triangulated from {len(frames)} images of "
-            f"{dataset.name}: they overlap too little, or their poses or focal lengths are wrong "
-            "('reloc data check' tells). estimator.points.enabled=false trains without them."
-        )
+    rng = numpy_rng(run.runtime.seed, "words")
+    looks, _ = image_looks(features.descriptors, features.counts, rng)
+    options = ReconstructionOptions.of(config, max_epipolar_px=config.max_error_px)
+    matches = match_images(features, run, options, looks.numpy())
+    tracks, observations = matches.tracks(options, run), matches.observations
+    try:
+        require_points(len(tracks), _MIN_POINTS, dataset, len(frames))
+    except DataError as error:
+        text = "estimator.points.enabled=false trains without them."
+        raise DataError(f"{error} {text}") from None
     images = features.images[tracks.rows]
     order = np.argsort(images, kind="stable")
     offset = tracks.points[tracks.labels] - observations.origins(tracks.rows)
@@ -162,10 +150,3 @@ def find_targets(
         float(np.median(np.linalg.norm(offset, axis=1))),
     )  # fmt: skip
     return targets, features
-
-
-def _looks(features: Features, seed: int) -> np.ndarray:
-    descriptors = torch.from_numpy(features.descriptors)
-    words = visual_words(descriptors, numpy_rng(seed, "words"))
-    number = range(len(features.frames))
-    return torch.stack([vlad(descriptors[features.of_image(i)], words) for i in number]).numpy()
