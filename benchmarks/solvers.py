@@ -254,7 +254,9 @@ def main() -> None:
         else:
             peers = solver_peers.absolute_peers(camera)
         if args.peers:
-            peers = {k: v for k, v in peers.items() if k in args.peers}
+            known, peers = list(peers), {k: v for k, v in peers.items() if k in args.peers}
+            if not peers:
+                raise SystemExit(f"{cls}: none of the peers; it has {', '.join(known)}.")
         rows = {
             name: cache.run(cls, name, solve, args.first, problems) for name, solve in peers.items()
         }

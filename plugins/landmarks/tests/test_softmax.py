@@ -13,7 +13,6 @@ from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.datasets.synthetic import SyntheticDataset
 from reloc_core.errors import MapError
 from reloc_core.features.vlad import vlad
-from reloc_core.geometry import lift, transform
 from reloc_core.interfaces import Runtime
 from reloc_core.maps import Map
 from reloc_core.storage import load_tensors, save_tensors
@@ -100,21 +99,10 @@ def fitted(room, tmp_path_factory):
     return estimator, path
 
 
-def test_scene_points_are_where_the_surfaces_are(fitted):
-    """Oracle: the ray caster's depth, in images that were not mapped."""
+def test_scene_points_are_where_the_surfaces_are(fitted, point_errors):
     estimator, _ = fitted
     assert len(estimator.decoder.keys) > 800  # or a query would be compared with all
-    test = SyntheticDataset(
-        SyntheticConfig(split="test", width=320, height=240, train_frames=60, test_frames=6)
-    )
-    errors = []
-    for query in test:
-        evidence = estimator.estimate(query)
-        x, y = evidence.points2d.round().astype(int).T
-        seen = lift(query.camera, evidence.points2d, query.depth[y, x])
-        truth = transform(query.world_from_cam, seen)
-        errors.append(np.linalg.norm(evidence.points3d - truth, axis=1)[evidence.weights > 0.2])
-    assert np.median(np.concatenate(errors)) < 0.10
+    assert np.median(point_errors(estimator, 0.2)) < 0.10
 
 
 def test_round_trip_and_maps_without_places(fitted, room, tmp_path):
