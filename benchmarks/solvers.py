@@ -233,6 +233,8 @@ def main() -> None:
     kernels = _native.kernel_name(args.kernels)
     print(f"kernels: {kernels}")
     frames = sp.Frames(args.data, offset=args.offset) if args.data else None
+    if frames is not None and not len(frames):
+        parser.error(f"{args.data} has no depth: name a split of a scene, as DIR/train")
     cache = PeerCache(args.peer_cache, f"{args.data or args.correspondences[0]} {args.offset}")
     camera = Camera.pinhole(sp.FOCAL, sp.WIDTH, sp.HEIGHT)
     results, all_crashes = {}, []
