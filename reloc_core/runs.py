@@ -303,11 +303,6 @@ class RunDirectory(Reporter):
                 self._curves = None
         return result
 
-    def discard_if_empty(self) -> None:
-        """Remove the directory when nothing was written to it."""
-        if self.path.is_dir() and not any(self.path.iterdir()):
-            self.path.rmdir()
-
 
 @contextmanager
 def observed_run(verb: str, cfg: DictConfig) -> Iterator[dict[str, Any]]:

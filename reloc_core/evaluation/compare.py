@@ -23,9 +23,7 @@ from reloc_core.evaluation.dcre import dcre_of_all
 from reloc_core.evaluation.estimates import Estimates, Truth, match
 from reloc_core.evaluation.metrics import (
     THRESHOLDS,
-    Metrics,
     pose_errors,
-    summarize,
     upper_quantile,
 )
 from reloc_core.types import Float64Array
@@ -175,12 +173,6 @@ def average(scenes: Sequence[SceneComparison]) -> SceneComparison:
             )
         )
     return SceneComparison(f"mean of {len(scenes)} scenes", scenes[0].unit, tuple(rows))
-
-
-def metrics_of(row: Row) -> Metrics:
-    """The summary of a measured row, as `reloc evaluate` gives it."""
-    assert row.errors is not None
-    return summarize(row.errors[:, 0], row.errors[:, 1])
 
 
 def joint_error(errors: Float64Array) -> Float64Array:

@@ -147,39 +147,6 @@ def write_submission(path: Path | str, entries: Iterable[NamedPose]) -> None:
     )
 
 
-def read_pairs(path: Path | str) -> list[tuple[str, str]]:
-    """Read the image pairs of hloc: two names a line, blank-separated.
-
-    Returns:
-        (query, database) or (first, second) in the file's order.
-
-    Raises:
-        DataError: missing, or a line has not two names.
-    """
-    pairs = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) != 2:
-            raise DataError(f"{path}, line {number}: expected two image names, found {len(words)}.")
-        pairs.append((words[0], words[1]))
-    return pairs
-
-
-def write_pairs(path: Path | str, pairs: Iterable[tuple[str, str]]) -> None:
-    """Write image pairs as hloc reads them, atomically.
-
-    Raises:
-        InputError: a name is empty or holds blanks, which the format cannot represent.
-    """
-    listed = list(pairs)
-    for name in (name for pair in listed for name in pair):
-        _check_name(name)
-    with atomic_write(path) as file:
-        file.writelines(f"{first} {second}\n" for first, second in listed)
-
-
 def read_query_list(path: Path | str) -> dict[str, tuple[str, int, int, tuple[float, ...]]]:
     """Read a list of queries with intrinsics as of Aachen and hloc.
 

@@ -35,10 +35,8 @@ from reloc_core.io.kapture import read_kapture, write_kapture
 from reloc_core.io.nvm import read_nvm
 from reloc_core.io.poselists import (
     NamedPose,
-    read_pairs,
     read_pose_list,
     read_query_list,
-    write_pairs,
     write_pose_list,
     write_submission,
 )
@@ -165,18 +163,6 @@ def test_pose_list_round_trip(world_from_cam, focal):
     for a, b in zip(found, entries, strict=True):
         assert (a.name, a.focal) == (b.name, b.focal)
         np.testing.assert_allclose(a.world_from_cam, b.world_from_cam, atol=1e-9)
-
-
-_WORD = st.text("abcXYZ019._-/", min_size=1, max_size=12).filter(lambda s: not s.startswith("#"))
-
-
-@FEW
-@given(st.lists(st.tuples(_WORD, _WORD), max_size=8))
-def test_pairs_round_trip(pairs):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pairs.txt"
-        write_pairs(path, pairs)
-        assert read_pairs(path) == pairs
 
 
 # ---------------------------------------------------------------------------------- other readers
@@ -385,11 +371,6 @@ def test_pose_lists_refuse_what_they_cannot_represent(tmp_path):
         with pytest.raises(InputError, match=match):
             write_pose_list(path, entries)
         assert not path.exists()
-    with pytest.raises(InputError, match="cannot be represented"):
-        write_pairs(path, [("a", "b c")])
-    path.write_text("a b c\n")
-    with pytest.raises(DataError, match="line 1: expected two"):
-        read_pairs(path)
 
 
 def test_colmap_refusals(tmp_path, frame):

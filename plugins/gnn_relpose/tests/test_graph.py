@@ -9,7 +9,6 @@ import torch
 from gnn_relpose.shared.layers import ChannelAttention, GnnLayer
 from gnn_relpose.shared.scatter import (
     scatter_mean,
-    scatter_softmax,
     scatter_sum,
     torch_scatter_module,
 )
@@ -96,13 +95,6 @@ def test_both_backends_give_the_layer_the_same_gradients(monkeypatch):
         (new_nodes.square().sum() + new_edges.square().sum()).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in layer.parameters()]))
     assert torch.allclose(*gradients, rtol=1e-10)
-
-
-def test_softmax_within_groups():
-    logits, index = torch.randn(12) * 30, torch.tensor([0] * 5 + [2] * 7)
-    found = scatter_softmax(logits, index, 3)
-    assert torch.allclose(found[:5], torch.softmax(logits[:5], 0))
-    assert torch.allclose(found[5:], torch.softmax(logits[5:], 0))
 
 
 def test_attention_mixes_channels_of_one_message_only():

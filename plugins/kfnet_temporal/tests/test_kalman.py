@@ -11,7 +11,6 @@ from kfnet_temporal.filtering.kalman import (
     innovation,
     likelier,
     predict,
-    steady_variance,
     update,
     warp,
 )
@@ -118,8 +117,9 @@ def test_fixed_point():
     for _ in range(40):
         prior = predict(belief, torch.zeros(2, H, W), torch.full((H, W), math.sqrt(q)))
         belief = update(prior, state(0.0, math.sqrt(v)))
-    assert float(belief.variance[0, 0]) == pytest.approx(steady_variance(v, q), rel=1e-4)
-    assert math.sqrt(steady_variance(v, q)) == pytest.approx(0.016, abs=0.0005)
+    steady = (-q + (q * q + 4 * q * v) ** 0.5) / 2
+    assert float(belief.variance[0, 0]) == pytest.approx(steady, rel=1e-4)
+    assert math.sqrt(steady) == pytest.approx(0.016, abs=0.0005)
 
 
 @pytest.mark.parametrize(

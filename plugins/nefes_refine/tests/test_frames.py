@@ -1,11 +1,14 @@
 """Frames of NeFeS and the files of their constants, against published numbers."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from nefes_refine.field import frames
 
-from reloc_core.errors import DataError, InputError
-from reloc_core.geometry import OPENCV_FROM_OPENGL, inverse, rotation_from_quaternion, so3_exp
+from reloc_core.errors import DataError
+from reloc_core.geometry import inverse, rotation_from_quaternion, so3_exp
 
 SHOP = """0.208400468 0.0197209506 0.977844737 -4.51281794
 -0.978035333 0.00830794378 0.208273536 1.91489612
@@ -67,22 +70,10 @@ def test_field_frame_scales_the_centred_one():
     np.testing.assert_allclose((similarity @ world)[:3, 3], expected, atol=1e-12)
 
 
-def test_average_pose_of_a_symmetric_set():
-    poses = np.tile(np.eye(4), (2, 1, 1))
-    for number, angle in enumerate((0.4, -0.4)):
-        poses[number, :3, :3] = so3_exp(np.array([0, angle, 0]))
-        poses[number, :3, 3] = [number, 0, 0]
-    expected = np.eye(4)
-    expected[0, 3] = 0.5
-    np.testing.assert_allclose(frames.average_pose(poses), expected, atol=1e-12)
-    with pytest.raises(InputError, match="opposite"):
-        frames.average_pose(np.stack([np.eye(4), OPENCV_FROM_OPENGL]))
-
-
 def test_world_setup_round_trip_and_errors(tmp_path):
     setup = frames.WorldSetup(0.0, 2.0, 0.5, 1.0, (0.0, 0.0, 0.5))
     path = tmp_path / "world_setup.json"
-    frames.write_world_setup(path, setup)
+    path.write_text(json.dumps(asdict(setup)))
     assert frames.read_world_setup(path) == setup
     path.write_text('{"near": 0, "far": 2}')
     with pytest.raises(DataError, match="lacks 'move_all_cam_vec'"):
@@ -98,7 +89,7 @@ def test_pose_average_round_trip_and_errors(tmp_path):
     average = np.eye(4)
     average[:3, :3] = so3_exp(np.array([0.1, 0.2, 0.3]))
     average[:3, 3] = [1, 2, 3]
-    frames.write_pose_average(tmp_path / "a.txt", average)
+    np.savetxt(tmp_path / "a.txt", average[:3])
     np.testing.assert_allclose(frames.read_pose_average(tmp_path / "a.txt"), average, atol=1e-14)
     (tmp_path / "a.txt").write_text("1 2 3")
     with pytest.raises(DataError, match="3x4"):

@@ -41,10 +41,3 @@ def scatter_mean(source: Tensor, index: Tensor, size: int, backend: str = "auto"
     count = torch.bincount(index, minlength=size).clamp(min=1).to(source.dtype)
     total = source.new_zeros(size, *source.shape[1:]).index_add(0, index, source)
     return total / count.view(-1, *[1] * (source.ndim - 1))
-
-
-def scatter_softmax(source: Tensor, index: Tensor, size: int) -> Tensor:
-    """Softmax of `source` (E,) within groups of equal `index` (E,)."""
-    top = source.new_zeros(size).scatter_reduce(0, index, source, "amax", include_self=False)
-    weight = (source - top.detach()[index]).exp()
-    return weight / scatter_sum(weight, index, size, "native")[index]

@@ -245,8 +245,3 @@ def gate(
         torch.where(rejected, variance, posterior.variance),
         posterior.support,
     )
-
-
-def steady_variance(measurement: float, process: float) -> float:
-    """Posterior variance that the filter converges to with constant noise variances."""
-    return (-process + (process * process + 4 * process * measurement) ** 0.5) / 2

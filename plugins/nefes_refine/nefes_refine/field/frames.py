@@ -14,14 +14,14 @@ and A^-1 P F for the SfM ground truth of 7-Scenes.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from reloc_core.errors import DataError, InputError
+from reloc_core.errors import DataError
 from reloc_core.geometry import OPENCV_FROM_OPENGL, check_pose, inverse, nearest_rotation
-from reloc_core.io.files import atomic_write, read_text, write_atomically
+from reloc_core.io.files import read_text
 from reloc_core.io.poses import parse_numbers
 from reloc_core.types import Float64Array
 
@@ -67,11 +67,6 @@ def read_world_setup(path: Path | str) -> WorldSetup:
     return WorldSetup(near, far, scale, scale2, (vector[0], vector[1], vector[2]))
 
 
-def write_world_setup(path: Path | str, setup: WorldSetup) -> None:
-    """Write `world_setup.json`, atomically."""
-    write_atomically(path, json.dumps(asdict(setup), indent=2) + "\n")
-
-
 def read_pose_average(path: Path | str) -> Float64Array:
     """Read `pose_avg_stats*.txt`, 3 lines of 4 numbers; returns (4, 4), rotation orthonormal.
 
@@ -88,33 +83,6 @@ def read_pose_average(path: Path | str) -> Float64Array:
         raise DataError(f"{path}: {problem}.")
     pose[:3, :3] = nearest_rotation(pose[:3, :3])
     return pose
-
-
-def write_pose_average(path: Path | str, average: Float64Array) -> None:
-    """Write `pose_avg_stats.txt` of a (4, 4) pose, atomically."""
-    with atomic_write(path) as file:
-        np.savetxt(file, np.asarray(average, np.float64)[:3], fmt="%.18e")
-
-
-def average_pose(world_from_cam: Float64Array) -> Float64Array:
-    """The average pose (4, 4) of camera-to-world poses (N, 4, 4), as the published files have it.
-
-    Mean position; z is the mean optical axis, x is perpendicular to it and the mean y axis.
-
-    Raises:
-        InputError: no poses, or axes that cancel out.
-    """
-    poses = np.asarray(world_from_cam, np.float64)
-    if not len(poses):
-        raise InputError("The average of no poses is undefined.")
-    y, z = poses[:, :3, 1].mean(0), poses[:, :3, 2].mean(0)
-    x = np.cross(y, z)
-    if min(np.linalg.norm(z), np.linalg.norm(x)) < 1e-6:
-        raise InputError("The cameras look into opposite directions: their average is undefined.")
-    z, x = z / np.linalg.norm(z), x / np.linalg.norm(x)
-    result = np.eye(4)
-    result[:3] = np.stack([x, np.cross(z, x), z, poses[:, :3, 3].mean(0)], 1)
-    return result
 
 
 def centred_from_world(average: Float64Array, sfm: bool = False) -> Float64Array:
