@@ -139,6 +139,8 @@ class Estimator(ABC):
     replayed before a single query is explained. 0 for estimators without state."""
     uses_prior: ClassVar[bool] = False
     """Whether the prior of a query, which may be wrong, narrows the search; others never look at it."""
+    extends: ClassVar[bool] = False
+    """Whether images can be added to a map by `extend`."""
 
     @abstractmethod
     def fit(self, dataset: Dataset, run: Run) -> None:
@@ -157,6 +159,20 @@ class Estimator(ABC):
         Raises:
             MapError: the map does not fit this estimator's configuration.
         """
+
+    def extend(self, dataset: Dataset, run: Run) -> None:
+        """Add images to the map that was loaded, write it into `run.map`, and be ready to `estimate`.
+
+        `run.map.details` are those of the map as it was.
+
+        Args:
+            dataset: the new images alone, posed in the world of the map.
+            run: as for `fit`.
+
+        Raises:
+            DataError: the images lack what the method needs.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot add images to a map.")
 
     def start_sequence(self) -> None:  # noqa: B027  (optional: most estimators have no state)
         """Forget temporal state; called before the first query of every sequence."""

@@ -67,6 +67,7 @@ class Localizer:
         threads: int = 0,
         seed: int = 42,
         workers: int = 1,
+        orientation: str = "exif",
     ) -> Localizer:
         """Load a map.
 
@@ -80,6 +81,7 @@ class Localizer:
             seed: of everything random.
             workers: images that are localized at a time when several threads ask; each has the map in
                 memory once more.
+            orientation: as in `Pipeline`: "any" also tries the other turns of an image that fails.
 
         Raises:
             MapError: the map cannot be used.
@@ -87,7 +89,9 @@ class Localizer:
         """
         runtime = resolve_runtime(device, threads, seed)
         first, *copies = (
-            Pipeline.from_map(map_dir, solver, refiners, estimator, runtime)
+            Pipeline.from_map(
+                map_dir, solver, refiners, estimator, runtime, orientation=orientation
+            )
             for _ in range(max(workers, 1))
         )
         return cls(first, copies)

@@ -46,7 +46,7 @@ _LOST = Localization.failure("lost: the map has not told yet where this is")
 
 
 def _filter_config() -> PoseFilterConfig:
-    return PoseFilterConfig(tracks=200, max_age=5, confirm=2, sure_score=0.0)
+    return PoseFilterConfig(tracks=200, max_age=5, confirm=2, sure_score=0.0, track_noise=3.0)
 
 
 @dataclass
@@ -61,8 +61,8 @@ class TrackerConfig:
         filter: options of the pose filter.
     """
 
-    interval: int = 4
-    delay: int = 3
+    interval: int = 2
+    delay: int = 1
     lost_delay: int = 3
     guided: bool = True
     filter: PoseFilterConfig = field(default_factory=_filter_config)

@@ -9,19 +9,26 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from reloc_core.calibration import CalibrationConfig, hold_out
 from reloc_core.cli.data_reconstruct import describe
 from reloc_core.cli.results import finish, report_results
-from reloc_core.cli.train import chosen, new_record, train_map
+from reloc_core.cli.train import chosen, extend_map, new_record, train_map
 from reloc_core.config import build, plain
 from reloc_core.datasets.check import check_dataset
 from reloc_core.datasets.colmap import RECORD
+from reloc_core.datasets.config import CameraConfig
+from reloc_core.datasets.images import ImageFolder
 from reloc_core.datasets.report import DataReport
+from reloc_core.datasets.stream import is_stream
 from reloc_core.datasets.subset import Subset
+from reloc_core.datasets.upright import Upright
 from reloc_core.engine import evaluate
-from reloc_core.errors import DataError, MapError
+from reloc_core.engine.extending import Localized, check_extends, new_frames
+from reloc_core.engine.training import configured
+from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.interfaces import Dataset
+from reloc_core.io.bags import is_bag
 from reloc_core.io.files import read_text, write_atomically
+from reloc_core.mapped import mapped_frames
 from reloc_core.maps import Map
 from reloc_core.pipeline import Pipeline
 from reloc_core.reconstruction import ReconstructOptions, reconstruct
@@ -42,6 +49,8 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
             "overwrite=true to replace it."
         )
     record = new_record(cfg, "map", overrides)
+    if cfg.add and not read_record(place / RECORD):
+        return _add_localized(cfg, record)
     record.note("1/4  Finding the poses of the images")
     content = _reconstruction(cfg, place, record)
     record.create()
@@ -55,8 +64,11 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     if findings.level == "error":
         raise DataError(f"The reconstruction cannot be mapped; {place / PAGE} shows it.")
     record.note(f"3/4  Mapping {len(dataset)} images")
-    cfg.overwrite = bool(cfg.overwrite or cfg.add)
-    scene_map = train_map(cfg, dataset, cfg.map_dir, record)
+    if cfg.add and _extends(cfg, record):
+        scene_map: Map | None = extend_map(cfg, dataset, cfg.map_dir, record)
+    else:
+        cfg.overwrite = bool(cfg.overwrite or cfg.add)
+        scene_map = train_map(cfg, dataset, cfg.map_dir, record)
     if scene_map is None:
         return 0
     record.note("4/4  Localizing what was held out, and writing the report")
@@ -72,6 +84,51 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
         f"Next: reloc localize map_dir={map_dir} images=PHOTOS camera.from_map=true output_dir=OUT"
     )
     return code
+
+
+def _add_localized(cfg: DictConfig, record: RunDirectory) -> int:
+    """Add images to a map that was made from given poses: theirs are those that the map finds."""
+    scene_map = Map.open(cfg.map_dir)
+    check_extends(scene_map)
+    images = plain(cfg.images)
+    if is_stream(images) or (isinstance(images, str) and is_bag(images)):
+        raise ConfigError(
+            f"{cfg.map_dir} was not made by 'reloc map': give a folder or a pattern of photos to add to it."
+        )
+    given = {k: v for k, v in plain(cfg.reconstruct.camera).items() if v is not None}
+    camera = CameraConfig(**given, from_map=not given)
+    photos = ImageFolder(images, camera, mapped_frames(scene_map).cameras)
+    record.create()
+    for note in photos.notes:
+        record.note(note)
+    record.note("1/2  Localizing the images in the map")
+    pipeline = Pipeline.from_map(scene_map, runtime=record.runtime)
+    found = Localized(photos, pipeline, record)
+    record.note(f"2/2  Adding {len(found)} images")
+    extended = extend_map(cfg, found, cfg.map_dir, record)
+    record.result("ok", map={"path": str(cfg.map_dir), "bytes": extended.bytes})
+    record.note(f"Map: {cfg.map_dir} ({extended.bytes / 1e6:.1f} MB).")
+    return 0
+
+
+def _extends(cfg: DictConfig, record: RunDirectory) -> bool:
+    """Whether the map that is there takes more images; otherwise it is made anew from all."""
+    registry = default_registry()
+    wanted = chosen(cfg, registry).get("estimator")
+    scene_map = Map.open(cfg.map_dir)
+    if wanted is None:
+        return False
+    component, config = configured(wanted, "estimator", registry)
+    info = scene_map.info
+    if (component.name, plain(config)) != (info.component, plain(info.config)):
+        record.note("The options of the map have changed: it is made anew from all images.")
+        return False
+    try:
+        check_extends(scene_map, registry)
+    except ConfigError as error:
+        record.note(f"{str(error).partition('. ')[0]}: it is made anew from all.")
+        return False
+    return True
 
 
 def _reconstruction(cfg: DictConfig, place: Path, record: RunDirectory) -> Mapping[str, Any]:
@@ -99,14 +156,14 @@ def _reconstruction(cfg: DictConfig, place: Path, record: RunDirectory) -> Mappi
 
 
 def _measure(cfg: DictConfig, dataset: Dataset, scene_map: Map, record: RunDirectory) -> int:
-    """Localize the images that the map was calibrated by: they are not in the map."""
-    held = hold_out(dataset, CalibrationConfig.of(plain(cfg.calibration)), cfg.seed)
+    """Localize the images that the map was calibrated by: those that are not in it."""
+    held = new_frames(Upright.of(dataset), mapped_frames(scene_map))
     result = {"map": {"path": str(cfg.map_dir), "bytes": scene_map.bytes}}
-    if not len(held) or not cfg.calibration.enabled:
+    if not held:
         record.result("ok", **result)
         return 0
     pipeline = Pipeline.from_map(scene_map, runtime=record.runtime)
-    evaluation = evaluate(pipeline, Subset(dataset, held.tolist()), reporter=record)
+    evaluation = evaluate(pipeline, Subset(dataset, held), reporter=record)
     report_results(evaluation, pipeline, record, True)
     return finish(record, evaluation.results)
 

@@ -51,6 +51,7 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
             threads,
             cfg.seed,
             limits.workers,
+            cfg.orientation,
         )
         console.print(f"{name}: {map_dir}", markup=False)
     service = LocalizationService(localizers, limits, camera)

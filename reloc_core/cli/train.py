@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from reloc_core.calibration import CalibrationConfig
 from reloc_core.config import TARGET, build, experiments, plain
-from reloc_core.engine import train
+from reloc_core.engine import extend, train
 from reloc_core.errors import ConfigError
 from reloc_core.interfaces import Dataset
 from reloc_core.map_cache import MapCache
@@ -105,12 +105,51 @@ def train_map(
     )
 
 
+def extend_map(cfg: DictConfig, dataset: Dataset, map_dir: str, record: RunDirectory) -> Map:
+    """Add images to a map."""
+    return extend(
+        dataset,
+        map_dir,
+        calibration=CalibrationConfig.of(plain(cfg.get("calibration"))),
+        device=cfg.device,
+        threads=cfg.threads,
+        seed=cfg.seed,
+        resume=cfg.resume,
+        reporter=record,
+    )
+
+
+def _check_alone(cfg: DictConfig) -> None:
+    """Refuse options that an extended map takes from the one that is there.
+
+    Raises:
+        ConfigError: names them.
+    """
+    given = [
+        name
+        for name in ("estimator", "refiner", "solver", "refiners", "extra_datasets", "overwrite")
+        if cfg.get(name)
+    ]
+    if given:
+        raise ConfigError(
+            f"extend=true adds images to {cfg.map_dir} by the method and the options that it was made "
+            f"with: leave out {', '.join(given)}."
+        )
+
+
 def run(cfg: DictConfig, overrides: Sequence[str], source: Path | None = None) -> int:
     """Run the verb; with `source`, the map of that file is imported instead of trained."""
-    chosen(cfg, default_registry())
+    if cfg.get("extend"):
+        _check_alone(cfg)
+    else:
+        chosen(cfg, default_registry())
     dataset: Dataset = build(cfg.dataset, "dataset")
     record = new_record(cfg, "train", overrides)
-    finished = train_map(cfg, dataset, cfg.map_dir, record, source)
+    finished = (
+        extend_map(cfg, dataset, cfg.map_dir, record)
+        if cfg.get("extend")
+        else train_map(cfg, dataset, cfg.map_dir, record, source)
+    )
     if finished is None:
         return 0
     result = record.result(

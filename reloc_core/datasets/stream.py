@@ -89,7 +89,6 @@ class VideoStream:
             raise DataError(f"The {what} {source} cannot be opened. Is it one, and is it free?")
         turned = int(self._capture.get(cv2.CAP_PROP_ORIENTATION_META))
         self._orientation = _ORIENTATIONS.get(turned % 360, 1)
-        self.frames_per_second = float(self._capture.get(cv2.CAP_PROP_FPS)) or 0.0
         self._announced = 0 if live else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
     def __len__(self) -> int:
@@ -105,7 +104,7 @@ class VideoStream:
         Raises:
             DataError: no frame can be read, or the camera options do not fit the frames.
         """
-        begin, number, given = time.monotonic(), 0, 0
+        begin, number, given, timestamp = time.monotonic(), 0, 0, -1.0
         camera = None
         try:
             while self._limit is None or given < self._limit:
@@ -120,10 +119,15 @@ class VideoStream:
                 height, width = frame.shape[:2]
                 if camera is None or (camera.width, camera.height) != (width, height):
                     camera = self._camera(width, height)
+                timestamp = (
+                    time.monotonic() - begin
+                    if self.live
+                    else frame_time(self._capture, number, timestamp)
+                )
                 yield Query(
                     f"{Path(self.name).name}#{number:06d}",
                     camera,
-                    timestamp=self._timestamp(number, begin),
+                    timestamp=timestamp,
                     sequence=self.name,
                     orientation=self._orientation,
                     image=np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8),
@@ -145,7 +149,18 @@ class VideoStream:
             return camera_from_config(self._config, width, height)
         return mapped_camera(self._mapped, width, height, self.name)
 
-    def _timestamp(self, number: int, begin: float) -> float:
-        if self.live or not self.frames_per_second > 0:
-            return time.monotonic() - begin
-        return number / self.frames_per_second
+
+def frame_time(capture: cv2.VideoCapture, number: int, last: float) -> float:
+    """Seconds from a video's begin to the frame that was read last, by the file's own clock.
+
+    The frame rate tells where the file does not, or where its times do not ascend.
+
+    Args:
+        capture: open.
+        number: of the frame, from 0.
+        last: time of the frame before, negative for none.
+    """
+    seconds = float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+    if seconds > last:
+        return seconds
+    return max(number / (float(capture.get(cv2.CAP_PROP_FPS)) or 30.0), last)

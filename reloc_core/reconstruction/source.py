@@ -13,7 +13,7 @@ import numpy as np
 
 from reloc_core.datasets.convert import place_image
 from reloc_core.datasets.images import find_images, image_names
-from reloc_core.datasets.stream import VIDEO_SUFFIXES
+from reloc_core.datasets.stream import VIDEO_SUFFIXES, frame_time
 from reloc_core.errors import DataError
 from reloc_core.io.bags import ImageBag, is_bag
 from reloc_core.io.files import write_atomically
@@ -135,7 +135,6 @@ def _video(options: ReconstructOptions, path: Path, folder: Path, run: Remote) -
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
         if not capture.isOpened():
             raise DataError(f"The video {path} cannot be opened: damaged, or of an unknown kind.")
-        rate = float(capture.get(cv2.CAP_PROP_FPS)) or 30.0
         announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         number, last = 0, -1.0
         try:
@@ -143,11 +142,8 @@ def _video(options: ReconstructOptions, path: Path, folder: Path, run: Remote) -
                 ok, frame = capture.read()
                 if not ok:
                     break
-                time = float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
-                if not time > last:
-                    time = number / rate
-                last = max(last, time)
-                yield time, np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+                last = frame_time(capture, number, last)
+                yield last, np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
                 number += 1
         finally:
             capture.release()

@@ -37,6 +37,50 @@ def test_frames_come_in_order_with_their_time(video):
     assert len(VideoStream(video, CameraConfig(focal=50.0), step=5, limit=2)) == 2
 
 
+def matroska(path, images, milliseconds):
+    """Write a video of JPEGs whose frames come when the list says."""
+
+    def element(kind, *content):
+        payload = b"".join(content)
+        return bytes.fromhex(kind) + (1 << 56 | len(payload)).to_bytes(8, "big") + payload
+
+    def number(kind, value):
+        return element(kind, value.to_bytes(4, "big"))
+
+    header = element(
+        "1A45DFA3", number("4286", 1), number("42F7", 1), number("42F2", 4), number("42F3", 8),
+        element("4282", b"matroska"), number("4287", 2), number("4285", 2),
+    )  # fmt: skip
+    info = element("1549A966", number("2AD7B1", 1_000_000))
+    height, width = images[0].shape[:2]
+    track = element(
+        "AE", number("D7", 1), number("73C5", 1), number("83", 1), element("86", b"V_MJPEG"),
+        element("E0", number("B0", width), number("BA", height)),
+    )  # fmt: skip
+    clusters = [
+        element(
+            "1F43B675", number("E7", time),
+            element("A3", b"\x81\0\0\x80", cv2.imencode(".jpg", image)[1].tobytes()),
+        )
+        for image, time in zip(images, milliseconds, strict=True)
+    ]  # fmt: skip
+    tracks = element("1654AE6B", track)
+    path.write_bytes(header + element("18538067", info, tracks, *clusters))
+
+
+def test_frames_of_a_variable_rate_have_the_times_of_the_file(tmp_path):
+    # A phone's: 30 Hz in the light, 15 Hz in the dark, and a pause.
+    times = [0, 33, 67, 133, 200, 267, 1267, 1300]
+    images = [np.full((48, 64, 3), 20 * i, np.uint8) for i in range(len(times))]
+    path = tmp_path / "phone.mkv"
+    matroska(path, images, times)
+    queries = list(VideoStream(path, CameraConfig(focal=50.0)))
+    assert [round(float(q.image.mean()) / 20) for q in queries] == list(range(len(times)))
+    np.testing.assert_allclose([q.timestamp for q in queries], np.array(times) / 1000, atol=1e-6)
+    thinned = list(VideoStream(path, CameraConfig(focal=50.0), step=3))
+    np.testing.assert_allclose([q.timestamp for q in thinned], [0, 0.133, 1.267], atol=1e-6)
+
+
 def test_a_truncated_video_is_noted(video, tmp_path):
     short = tmp_path / "short.avi"
     short.write_bytes(video.read_bytes()[: video.stat().st_size * 6 // 10])

@@ -33,6 +33,13 @@ def test_photos_to_map_and_more_photos(room, tmp_path, monkeypatch, capsys):
     after = mapped_frames(Map.open("map")).world_from_cam
     assert len(after) == 8
     np.testing.assert_allclose(after[:6], before, atol=1e-9)
+    # `toy` cannot add images to a map.
+    again = ["train", "extend=true", "dataset=colmap", "dataset.root=map-made/place", "map_dir=map"]
+    capsys.readouterr()
+    assert main(again) == 2
+    assert "'toy' cannot add images to a map. Train it again" in capsys.readouterr().err
+    assert main([*again, "estimator=toy"]) == 2
+    assert "leave out estimator" in capsys.readouterr().err
 
 
 def test_help(capsys):

@@ -9,13 +9,15 @@ near there. That pose only guides: the one that counts is the solver's.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from landmarks.config import LandmarkConfig, check
+from landmarks.extension import Sightings
 from landmarks.matching import Matches, by_looks, by_place
 from landmarks.plan import Cover, Plan, choose_thresholds, make_plan
-from landmarks.scene import LandmarkMap
+from landmarks.scene import LandmarkMap, looks_of
 from landmarks.selection import keep_best
 from landmarks.softmax import SoftmaxLandmarks
 from landmarks.softmax_config import SoftmaxConfig
@@ -25,6 +27,7 @@ from reloc_core.features.sift import SiftDetector
 from reloc_core.features.vlad import image_looks
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.mapping import (
+    Features,
     Observations,
     ReconstructionOptions,
     Tracks,
@@ -54,6 +57,7 @@ class LandmarkEstimator(Estimator):
 
     produces = Correspondences
     uses_prior = True
+    extends = True
 
     def __init__(self, config: LandmarkConfig) -> None:
         check(config)
@@ -89,40 +93,83 @@ class LandmarkEstimator(Estimator):
         plan = make_plan(self.config, list(dataset.frames))
         run.note(f"Mapping {len(dataset)} images of {dataset.name}: {plan}.")
         self._begin(plan, run.runtime)
-        assert self.detector is not None
-        frames = spread_frames(dataset, wanted.max_images)
-        features = describe(
-            dataset, frames, self.detector, plan.mapping, run, batch=self.config.keypoints.batch
-        )
+        features = self._described(dataset, run)
+        count = len(features.frames)
         rng = numpy_rng(run.runtime.seed, "visual words")
         looks, words = image_looks(features.descriptors, features.counts, rng, _WORDS)
-        options = ReconstructionOptions.of(
-            wanted, near=plan.near, spread=plan.spread, ratio=plan.ratio,
-            min_similarity=plan.min_similarity,
-        )  # fmt: skip
+        options = self._options()
         matches = match_images(features, run, options, looks.numpy(), run.runtime.threads)
 
         def build(views: int, angle: float) -> Tracks:
             return matches.tracks(replace(options, min_views=views, min_parallax_deg=angle), run)
 
-        tracks, views, angle = choose_thresholds(self.config, build, features.images, len(frames))
-        cover = Cover.of(tracks, features.images, len(frames))
+        tracks, views, angle = choose_thresholds(self.config, build, features.images, count)
+        cover = Cover.of(tracks, features.images, count)
         run.note(
             f"{len(tracks)} landmarks from at least {views} views and {angle:g} degrees; on average "
             f"{cover.views:.1f} views each, {cover.median:.0f} in an image (median)."
         )
-        require_points(len(tracks), _MIN_LANDMARKS, dataset, len(frames))
+        require_points(len(tracks), _MIN_LANDMARKS, dataset, count)
         for text in cover.warnings():
             run.note(f"Warning: {text}")
-        tracks = tracks.subset(best_known(tracks, matches.observations, plan.landmarks))
-        scene = LandmarkMap.of(tracks, features, matches.observations, looks, words)
-        run.map.save("landmarks", scene.tensors(), vars(plan))
-        # As it is stored, so that the fitted estimator and the loaded map agree.
-        self.scene = LandmarkMap.from_tensors(scene.tensors())
-        run.map.details.update(
-            images=len(frames), pairs=len(matches.pairs), landmarks=len(tracks), min_views=views,
+        observations = matches.observations
+        tracks = tracks.subset(best_known(tracks, observations, plan.landmarks))
+        self._save(
+            LandmarkMap.of(tracks, features, observations, looks, words), run,
+            images=count, pairs=len(matches.pairs), landmarks=len(tracks), min_views=views,
             min_parallax_deg=angle, cover=vars(cover), plan=vars(plan),
         )  # fmt: skip
+
+    def extend(self, dataset: Dataset, run: Run) -> None:
+        """See `Estimator.extend`: landmarks stay where they are, and new ones come with the images."""
+        if self.softmax is not None:
+            self.softmax.extend(dataset, run)
+            return
+        if self.plan is None or self.scene is None:
+            raise MapError("landmarks has no map yet: call load first.")
+        before = run.map.details
+        try:
+            views, angle = int(before["min_views"]), float(before["min_parallax_deg"])
+            images, landmarks = int(before["images"]), int(before["landmarks"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise MapError(f"The map does not say how it was made ({error}).") from error
+        features = self._described(dataset, run)
+        looks = looks_of(features, self.scene.words)
+        again = Sightings.of(
+            features, self.scene.keys, self.scene.in_view, self.plan.window_similarity
+        )
+        options = replace(self._options(), min_views=views, min_parallax_deg=angle)
+        matches = match_images(features, run, options, looks.numpy(), run.runtime.threads)
+        observations, tracks = matches.observations, again.others(matches).tracks(options, run)
+        tracks = tracks.subset(best_known(tracks, observations, self.plan.landmarks))
+        run.note(again.told(len(features.frames), len(tracks)))
+        self._save(
+            self.scene.extended(tracks, features, observations, looks, again), run,
+            images=images + len(features.frames), landmarks=landmarks + len(tracks),
+        )  # fmt: skip
+
+    def _described(self, dataset: Dataset, run: Run) -> Features:
+        assert self.detector is not None
+        assert self.plan is not None
+        return describe(
+            dataset, spread_frames(dataset, self.config.triangulation.max_images), self.detector,
+            self.plan.mapping, run, batch=self.config.keypoints.batch,
+        )  # fmt: skip
+
+    def _options(self) -> ReconstructionOptions:
+        assert self.plan is not None
+        plan = self.plan
+        return ReconstructionOptions.of(
+            self.config.triangulation, near=plan.near, spread=plan.spread, ratio=plan.ratio,
+            min_similarity=plan.min_similarity,
+        )  # fmt: skip
+
+    def _save(self, scene: LandmarkMap, run: Run, **details: Any) -> None:
+        assert self.plan is not None
+        run.map.save("landmarks", scene.tensors(), vars(self.plan))
+        # As it is stored, so that the fitted estimator and the loaded map agree.
+        self.scene = LandmarkMap.from_tensors(scene.tensors())
+        run.map.details.update(details)
 
     def _reads_by_softmax(self, images: int) -> bool:
         """Whether landmarks are seen so often that a trained softmax tells them apart better."""
@@ -202,7 +249,7 @@ class LandmarkEstimator(Estimator):
         else:
             candidates = np.flatnonzero(seen)
         matches, best = by_looks(
-            descriptors.numpy(), self.scene, candidates, self.plan.min_similarity
+            descriptors.numpy(), self.scene.keys, candidates, self.plan.min_similarity
         )
         # A pose that is a little off finds support for itself among dense landmarks: what is near must
         # also look nearly as much like the key point as anything does.
@@ -215,9 +262,10 @@ class LandmarkEstimator(Estimator):
             if guess is None:
                 break
             pose = guess
+            visible, places = self.scene.in_view(guess.camera or query.camera, guess.world_from_cam)
             again = by_place(
-                found.pixels, descriptors.numpy(), self.scene, guess.camera or query.camera,
-                guess.world_from_cam, window * pixel, least,
+                found.pixels, descriptors.numpy(), self.scene.keys, visible, places,
+                window * pixel, least,
             )  # fmt: skip
             if len(again) < pose.num_inliers / 2:
                 break

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landmarks.scene import LandmarkMap
-from reloc_core.types import Camera, Float64Array, FloatArray
+from reloc_core.types import Float64Array, FloatArray
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,10 @@ class Matches:
 
 
 def by_looks(
-    descriptors: FloatArray, scene: LandmarkMap, candidates: np.ndarray, min_similarity: float
+    descriptors: FloatArray, keys: FloatArray, candidates: np.ndarray, min_similarity: float
 ) -> tuple[Matches, FloatArray]:
     """Mutual nearest neighbours among candidate landmarks, and the best cosine (M,) of each key point."""
-    similarity = descriptors @ scene.keys[candidates].T
+    similarity = descriptors @ keys[candidates].T
     index = np.arange(len(descriptors))
     partner = similarity.argmax(1)
     best = similarity[index, partner]
@@ -56,9 +55,9 @@ def by_looks(
 def by_place(
     pixels: Float64Array,
     descriptors: FloatArray,
-    scene: LandmarkMap,
-    camera: Camera,
-    world_from_cam: Float64Array,
+    keys: FloatArray,
+    visible: np.ndarray,
+    places: Float64Array,
     radius: float,
     min_similarity: FloatArray,
 ) -> Matches:
@@ -67,15 +66,14 @@ def by_place(
     Args:
         pixels: (M, 2) key points.
         descriptors: (M, C) theirs.
-        scene: landmarks.
-        camera: of the query.
-        world_from_cam: where it is thought to be.
+        keys: (L, C) of all landmarks.
+        visible: (K,) landmarks that the pose puts into view, ...
+        places: (K, 2) ... and where, in pixels.
         radius: pixels.
         min_similarity: (M,) least cosine of each key point.
     """
     from scipy.spatial import cKDTree  # takes half a second, which maps read by a softmax save
 
-    visible, places = scene.in_view(camera, world_from_cam)
     none = np.zeros(0, np.int64)
     if not len(visible):
         return Matches(none, none, np.zeros(0, np.float32), 0)
@@ -85,7 +83,7 @@ def by_place(
         return Matches(none, none, np.zeros(0, np.float32), len(visible))
     ours = np.repeat(np.arange(len(pixels)), number)
     theirs = np.concatenate([np.asarray(n, np.int64) for n in near if n])
-    similarity = np.einsum("nc,nc->n", descriptors[ours], scene.keys[visible[theirs]])
+    similarity = np.einsum("nc,nc->n", descriptors[ours], keys[visible[theirs]])
     best_of_ours = np.full(len(pixels), -2.0, np.float32)
     best_of_theirs = np.full(len(visible), -2.0, np.float32)
     np.maximum.at(best_of_ours, ours, similarity)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reloc_core.errors import MapError
 from reloc_core.features.vlad import vlad
-from reloc_core.mapping import Features, Tracks, farthest_points, pose_features
+from reloc_core.mapping import Features, farthest_points, pose_features
 
 _IMAGES = 8  # of a place, on average
 PLACES: dict[str, tuple[str, ...]] = {
@@ -43,23 +43,30 @@ class Places:
     seen: list[Tensor]
 
     @classmethod
-    def of(cls, features: Features, looks: Tensor, words: Tensor, tracks: Tracks) -> Places:
+    def of(
+        cls, features: Features, looks: Tensor, words: Tensor, rows: np.ndarray, labels: np.ndarray
+    ) -> Places:
         """Group mapping images by their poses.
 
         Args:
             features: of N images.
             looks: (N, D) their VLAD vectors.
             words: (W, C) visual words.
-            tracks: the map's landmarks.
+            rows: (M,) key points that show landmarks, ...
+            labels: (M,) ... and which.
         """
         poses = pose_features(features.world_from_cam)
         count = -(-len(poses) // _IMAGES)
         centres = poses[farthest_points(poses, count)]
         place = np.array([np.argmin(((centres - p) ** 2).sum(1)) for p in poses])
         sums = torch.zeros(count, looks.shape[1]).index_add_(0, torch.from_numpy(place), looks)
-        where = place[features.images[tracks.rows]]
-        seen = [torch.from_numpy(np.unique(tracks.labels[where == p])) for p in range(count)]
+        where = place[features.images[rows]]
+        seen = [torch.from_numpy(np.unique(labels[where == p])) for p in range(count)]
         return cls(F.normalize(sums, dim=1).half().float(), words, seen)
+
+    def joined(self, others: Places) -> Places:
+        """These and others, by the same visual words."""
+        return Places(torch.cat([self.looks, others.looks]), self.words, self.seen + others.seen)
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored."""

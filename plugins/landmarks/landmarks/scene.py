@@ -10,12 +10,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from landmarks.extension import Sightings
 from reloc_core.features.vlad import vlad
 from reloc_core.geometry import inverse, project, transform
 from reloc_core.mapping import Features, Observations, Tracks
 from reloc_core.types import Camera, Float64Array, FloatArray
 
 _ENTRIES = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+
+
+def looks_of(features: Features, words: Tensor) -> Tensor:
+    """(N, D) VLAD vectors of images by visual words (W, C)."""
+    with torch.inference_mode():
+        parts = torch.from_numpy(features.descriptors).split(features.counts.tolist())
+        return torch.stack([vlad(part, words) for part in parts])
+
+
+def in_image(
+    points: Float64Array, camera: Camera, world_from_cam: Float64Array,
+    facing: np.ndarray | bool = True,
+) -> tuple[np.ndarray, Float64Array]:  # fmt: skip
+    """Those (K,) of points (L, 3) that an image shows, and their pixels (K, 2); `facing` (L,) masks."""
+    pixels, front = project(camera, transform(inverse(world_from_cam), points))
+    with np.errstate(invalid="ignore"):
+        inside = ((pixels > 0) & (pixels < [camera.width, camera.height])).all(1)
+    (chosen,) = np.nonzero(front & inside & facing)
+    return chosen, pixels[chosen]
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,50 @@ class LandmarkMap:
             [np.sort(tracks.labels[images == i]) for i in range(len(features.frames))],
             looks,
             words,
+        )
+
+    def extended(
+        self,
+        tracks: Tracks,
+        features: Features,
+        observations: Observations,
+        looks: Tensor,
+        again: Sightings,
+    ) -> LandmarkMap:
+        """The map with further images.
+
+        Args:
+            tracks: of landmarks that are new.
+            features: of the further images.
+            observations: theirs.
+            looks: (N', D) theirs, by the words of this map.
+            again: what they see of this map.
+        """
+        added = LandmarkMap.of(tracks, features, observations, looks, self.words)
+        old, rows = len(self.points), again.rows
+        views = np.bincount(np.concatenate(self.seen), minlength=old).astype(np.float32)
+
+        def mean(before: FloatArray, seen: FloatArray) -> FloatArray:
+            total = before * views[:, None]
+            np.add.at(total, again.labels, seen.astype(np.float32))
+            return np.asarray(total / np.maximum(np.linalg.norm(total, axis=1), 1e-12)[:, None])
+
+        offset = np.linalg.norm(self.points[again.labels] - observations.origins(rows), axis=1)
+        lengths = self.distances * views + np.bincount(again.labels, offset, old)
+        distances = lengths / np.maximum(views + np.bincount(again.labels, minlength=old), 1)
+        return LandmarkMap(
+            np.concatenate([mean(self.keys, features.descriptors[rows]), added.keys]),
+            np.concatenate([self.points, added.points]),
+            np.concatenate([self.covariances, added.covariances]),
+            np.concatenate([mean(self.directions, observations.rays[rows]), added.directions]),
+            np.concatenate([distances.astype(np.float32), added.distances]),
+            self.seen
+            + [
+                np.concatenate([np.sort(again.labels[again.images == i]), old + seen])
+                for i, seen in enumerate(added.seen)
+            ],
+            torch.cat([self.looks, looks]),
+            self.words,
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -128,12 +192,8 @@ class LandmarkMap:
 
         Those that were mapped from quite another side are left out: they look different, or are hidden.
         """
-        pixels, front = project(camera, transform(inverse(world_from_cam), self.points))
         cosine = np.einsum("ni,ni->n", self.rays_from(world_from_cam), self.directions)
-        with np.errstate(invalid="ignore"):
-            inside = ((pixels > 0) & (pixels < [camera.width, camera.height])).all(1)
-        (chosen,) = np.nonzero(front & inside & (cosine > min_cosine))
-        return chosen, pixels[chosen]
+        return in_image(self.points, camera, world_from_cam, cosine > min_cosine)
 
     def rays_from(
         self, world_from_cam: Float64Array, chosen: np.ndarray | slice = slice(None)

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from landmarks.decoder import PositionDecoder, train_keys
+from landmarks.extension import Sightings
 from landmarks.places import PLACES, Places
+from landmarks.scene import in_image, looks_of
 from landmarks.selection import keep_best
 from landmarks.softmax_config import SoftmaxConfig, check
 from reloc_core.errors import DataError, MapError
@@ -35,10 +37,11 @@ from reloc_core.mapping import (
 )
 from reloc_core.maps import Map
 from reloc_core.training.streams import numpy_rng
-from reloc_core.types import Correspondences, Query, ScenePoints
+from reloc_core.types import Camera, Correspondences, Float64Array, Query, ScenePoints
 
 _MIN_LANDMARKS = 50
 _LANDMARKS, _PER_IMAGE = 16_384, 25
+_AGAIN = 0.6  # least cosine of a key point and the landmark that should appear there
 
 
 class SoftmaxLandmarks(Estimator):
@@ -46,6 +49,7 @@ class SoftmaxLandmarks(Estimator):
 
     produces = Correspondences
     uses_prior = True
+    extends = True
 
     def __init__(self, config: SoftmaxConfig) -> None:
         check(config)
@@ -63,41 +67,85 @@ class SoftmaxLandmarks(Estimator):
         Raises:
             DataError: too few images, or too little that matches between them.
         """
-        options, seed = self.config, run.runtime.seed
-        if len(dataset) < options.triangulation.min_views:
+        wanted, seed = self.config.triangulation, run.runtime.seed
+        if len(dataset) < wanted.min_views:
             raise DataError(
                 f"{dataset.name} has {len(dataset)} images; a map needs at least "
-                f"{options.triangulation.min_views}, from different places."
+                f"{wanted.min_views}, from different places."
             )
-        self.detector = _detector(options, run.runtime)
-        frames = spread_frames(dataset, options.triangulation.max_images)
-        features = describe(
-            dataset, frames, self.detector, options.keypoints.mapping, run,
-            batch=options.keypoints.batch,
-        )  # fmt: skip
+        self.detector = _detector(self.config, run.runtime)
+        features = self._described(dataset, run)
         self.origin = features.world_from_cam[:, :3, 3].mean(0)
         rng = numpy_rng(seed, "visual words")
         looks, words = image_looks(features.descriptors, features.counts, rng)
-        wanted = ReconstructionOptions.of(options.triangulation)
-        matches = match_images(features, run, wanted, looks.numpy())
-        tracks = matches.tracks(wanted, run)
-        require_points(len(tracks), _MIN_LANDMARKS, dataset, len(frames))
+        options = ReconstructionOptions.of(wanted)
+        matches = match_images(features, run, options, looks.numpy())
+        tracks, count = matches.tracks(options, run), len(features.frames)
         triangulated = len(tracks)
-        most = self.config.decoder.landmarks or max(_LANDMARKS, _PER_IMAGE * len(frames))
-        tracks = tracks.subset(keep_best(tracks, features.images, -tracks.views, most))
-        self.places = Places.of(features, looks, words, tracks)
-        self._train(tracks, features, matches.observations, run)
-        self._save(run, images=len(frames), pairs=len(matches.pairs), triangulated=triangulated)
-
-    def _train(
-        self, tracks: Tracks, features: Features, observations: Observations, run: Run
-    ) -> None:
-        """Make and train the landmarks' keys."""
-        options = self.config.decoder
-        labels = torch.from_numpy(tracks.labels)
+        require_points(triangulated, _MIN_LANDMARKS, dataset, count)
+        tracks = self._kept(tracks, features)
+        self.places = Places.of(features, looks, words, tracks.rows, tracks.labels)
+        keys = mean_keys(tracks, features)
         seen = torch.from_numpy(features.descriptors[tracks.rows])
-        keys = torch.zeros(len(tracks), seen.shape[1]).index_add_(0, labels, seen)
-        keys = F.normalize(keys, dim=1)
+        keys = self._trained(keys, seen, torch.from_numpy(tracks.labels), run)
+        self._use(keys, *self._places_of(tracks, matches.observations), run.runtime)
+        self._save(run, images=count, pairs=len(matches.pairs), triangulated=triangulated)
+
+    def extend(self, dataset: Dataset, run: Run) -> None:
+        """See `Estimator.extend`: landmarks stay where they are, and new ones come with the images."""
+        if self.decoder is None or self.places is None:
+            raise MapError(
+                "The map is of an earlier version, which knows no places. Train it again."
+            )
+        keys, positions = self.decoder.keys.cpu(), self.decoder.positions.cpu()
+        points = positions.double().numpy() + self.origin
+        features = self._described(dataset, run)
+        looks = looks_of(features, self.places.words)
+
+        def in_view(camera: Camera, pose: Float64Array) -> tuple[np.ndarray, Float64Array]:
+            return in_image(points, camera, pose)
+
+        again = Sightings.of(features, keys.numpy(), in_view, _AGAIN)
+        options = ReconstructionOptions.of(self.config.triangulation)
+        matches = match_images(features, run, options, looks.numpy())
+        tracks = again.others(matches).tracks(options, run)
+        triangulated, tracks = len(tracks), self._kept(tracks, features)
+        run.note(again.told(len(features.frames), len(tracks)))
+        old = len(keys)
+        rows = np.concatenate([again.rows, tracks.rows])
+        labels = np.concatenate([again.labels, old + tracks.labels])
+        here = Places.of(features, looks, self.places.words, rows, labels)
+        self.places = self.places.joined(here)
+        # The keys that are there stand for what they were trained on.
+        seen = torch.cat([torch.from_numpy(features.descriptors[rows]), keys])
+        shown = torch.cat([torch.from_numpy(labels), torch.arange(old)])
+        keys = self._trained(torch.cat([keys, mean_keys(tracks, features)]), seen, shown, run)
+        more, radii = self._places_of(tracks, matches.observations)
+        radii = torch.cat([self.decoder.radii.cpu(), radii])
+        self._use(keys, torch.cat([positions, more]), radii, run.runtime)
+        added = {
+            "images": len(features.frames), "pairs": len(matches.pairs), "triangulated": triangulated,
+        }  # fmt: skip
+        self._save(run, **{k: _number(run.map.details.get(k)) + n for k, n in added.items()})
+
+    def _described(self, dataset: Dataset, run: Run) -> Features:
+        assert self.detector is not None
+        options = self.config
+        frames = spread_frames(dataset, options.triangulation.max_images)
+        return describe(
+            dataset, frames, self.detector, options.keypoints.mapping, run,
+            batch=options.keypoints.batch,
+        )  # fmt: skip
+
+    def _kept(self, tracks: Tracks, features: Features) -> Tracks:
+        """The best observed landmarks of every image."""
+        per_image = _PER_IMAGE * len(features.frames)
+        most = self.config.decoder.landmarks or max(_LANDMARKS, per_image)
+        return tracks.subset(keep_best(tracks, features.images, -tracks.views, most))
+
+    def _trained(self, keys: Tensor, seen: Tensor, labels: Tensor, run: Run) -> Tensor:
+        """Keys (K, C) that tell the landmarks apart whose descriptors (M, C) are seen."""
+        options = self.config.decoder
         with run.progress("Training", options.iterations) as progress:
             keys = train_keys(
                 keys,
@@ -107,10 +155,14 @@ class SoftmaxLandmarks(Estimator):
                 run.runtime.seed,
                 lambda loss: progress.advance(1, loss=loss),
             )
-        positions = torch.from_numpy(tracks.points - self.origin).float()
-        radii = torch.from_numpy(tracks.distances(observations)).float() * options.mode_radius
         # Rounded as they are stored, so that the fitted estimator and the loaded map agree.
-        self._use(keys.half().float(), positions, radii.half().float(), run.runtime)
+        return keys.half().float()
+
+    def _places_of(self, tracks: Tracks, observations: Observations) -> tuple[Tensor, Tensor]:
+        """Positions (K, 3) and radii (K,) of landmarks."""
+        positions = torch.from_numpy(tracks.points - self.origin).float()
+        radii = torch.from_numpy(tracks.distances(observations)).float()
+        return positions, (radii * self.config.decoder.mode_radius).half().float()
 
     def _use(self, keys: Tensor, positions: Tensor, radii: Tensor, runtime: Runtime) -> None:
         keys, positions, radii = (t.to(runtime.device) for t in (keys, positions, radii))
@@ -201,18 +253,36 @@ class SoftmaxLandmarks(Estimator):
         return evidence
 
     def _among(self, query: Query, descriptors: Tensor) -> Tensor | None:
-        """The landmarks that a query may see, by its prior or else by its looks; None for all."""
+        """The landmarks that a query may see, by its looks and its prior; None for all."""
         assert self.decoder is not None
         keys = self.decoder.keys
+        found = (
+            None
+            if self.places is None
+            else self.places.candidates(descriptors, self.config.decoder.candidates, len(keys))
+        )
         if query.prior is not None:
             points = self.decoder.positions.cpu().double().numpy() + self.origin
             seen = expected_in_view(query.prior, query.camera, points)
             if seen is not None:
-                return torch.from_numpy(np.flatnonzero(seen)).to(keys.device)
-        if self.places is None:
-            return None
-        found = self.places.candidates(descriptors, self.config.decoder.candidates, len(keys))
+                there = torch.from_numpy(seen)
+                both = there.nonzero()[:, 0] if found is None else found[there[found]]
+                # A view from which the prior and the looks tell different places is known by its looks.
+                found = both if len(both) >= _MIN_LANDMARKS else found
         return found if found is None else found.to(keys.device)
+
+
+def mean_keys(tracks: Tracks, features: Features) -> Tensor:
+    """(K, C) unit means of the descriptors that observe each landmark."""
+    labels = torch.from_numpy(tracks.labels)
+    seen = torch.from_numpy(features.descriptors[tracks.rows])
+    keys = torch.zeros(len(tracks), seen.shape[1]).index_add_(0, labels, seen)
+    return F.normalize(keys, dim=1)
+
+
+def _number(value: object) -> int:
+    """A count in a map's details, 0 where it is none."""
+    return value if isinstance(value, int) else 0
 
 
 def _detector(config: SoftmaxConfig, runtime: Runtime) -> KeypointDetector:

@@ -35,7 +35,7 @@ def pose():
 
 def test_matches_by_looks_are_mutual(scene):
     order = np.random.default_rng(1).permutation(200)
-    matches, best = by_looks(scene.keys[order], scene, np.arange(100), 0.7)
+    matches, best = by_looks(scene.keys[order], scene.keys, np.arange(100), 0.7)
     np.testing.assert_array_equal(order[matches.keypoints], matches.landmarks)
     assert len(matches) == 100
     assert (best[order < 100] > 0.99).all()
@@ -47,17 +47,21 @@ def test_matches_by_place_need_place_and_looks(scene):
     visible, places = scene.in_view(CAMERA, pose())
     np.testing.assert_allclose(places, pixels[visible])
     least = np.full(200, 0.6, np.float32)
-    found = by_place(pixels + np.array([3, 0]), scene.keys, scene, CAMERA, pose(), 5.0, least)
+
+    def found_at(moved, keys=scene.keys):
+        return by_place(pixels + moved, keys, scene.keys, visible, places, 5.0, least)
+
+    found = found_at(np.array([3, 0]))
     np.testing.assert_array_equal(np.sort(found.landmarks), visible)
     np.testing.assert_array_equal(found.keypoints, found.landmarks)
     assert found.possible == len(visible)
-    assert (
-        len(by_place(pixels + np.array([7, 0]), scene.keys, scene, CAMERA, pose(), 5.0, least)) < 5
-    )
-    assert len(by_place(pixels, -scene.keys, scene, CAMERA, pose(), 5.0, least)) == 0
+    assert len(found_at(np.array([7, 0]))) < 5
+    assert len(found_at(np.zeros(2), -scene.keys)) == 0
     behind = pose()
     behind[2, 3] = 20
-    assert len(by_place(pixels, scene.keys, scene, CAMERA, behind, 5.0, least)) == 0
+    assert len(scene.in_view(CAMERA, behind)[0]) == 0
+    none = by_place(pixels, scene.keys, scene.keys, np.zeros(0, int), np.zeros((0, 2)), 5.0, least)
+    assert len(none) == 0
 
 
 def test_completed_matches_keep_one_per_key_point():

@@ -1,0 +1,131 @@
+"""Adding images to a map: as good as a map of all of them, and nothing that was there moves."""
+
+import shutil
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from reloc_core.calibration import Calibration, CalibrationConfig
+from reloc_core.cli.main import main
+from reloc_core.datasets.config import SyntheticConfig
+from reloc_core.datasets.subset import Subset
+from reloc_core.datasets.synthetic import SyntheticDataset
+from reloc_core.engine import extend, train
+from reloc_core.errors import DataError
+from reloc_core.evaluation.metrics import pose_errors
+from reloc_core.mapped import mapped_frames
+from reloc_core.maps import Map
+from reloc_core.pipeline import Pipeline
+
+OFF = CalibrationConfig(enabled=False)
+
+
+FRAMES = 24
+
+
+def room(split="train"):
+    return SyntheticDataset(
+        SyntheticConfig(split=split, width=240, height=180, train_frames=FRAMES, test_frames=8)
+    )
+
+
+class Elsewhere(Subset):
+    """The same images with poses of another world."""
+
+    @property
+    def frames(self):
+        shift = np.eye(4)
+        shift[0, 3] = 1.0
+        return [replace(f, world_from_cam=shift @ f.world_from_cam) for f in super().frames]
+
+
+def median_error(path):
+    pipeline = Pipeline.from_map(path)
+    errors = []
+    for query in room("test"):
+        found = pipeline.localize(query)
+        errors.append(
+            pose_errors(found.world_from_cam, query.world_from_cam)[0]
+            if found.localized
+            else np.inf
+        )
+    return float(np.median(errors))
+
+
+@pytest.fixture(scope="module", params=["matching", "softmax"])
+def half(request, tmp_path_factory):
+    """A map of the first half of a walk."""
+    path = tmp_path_factory.mktemp("extension") / "half"
+    estimator = {"name": "landmarks", "readout": request.param}
+    train(Subset(room(), range(FRAMES // 2)), path, estimator, calibration=OFF, threads=1)
+    return path
+
+
+def test_half_and_half_are_a_whole(half, tmp_path):
+    shutil.copytree(half, tmp_path / "map")
+    before = Map.open(half)
+    # Images that are there already are passed over.
+    after = extend(room(), tmp_path / "map", calibration=OFF, threads=1)
+    whole = train(
+        room(), tmp_path / "whole", {"name": "landmarks", **before.info.config}, calibration=OFF,
+        threads=1,
+    )  # fmt: skip
+    assert len(mapped_frames(after).world_from_cam) == FRAMES
+    assert after.info.details["images"] == whole.info.details["images"] == FRAMES
+    there = before.tensors("landmarks", "np")[0]
+    now = after.tensors("landmarks", "np")[0]
+    count = len(there["keys"])
+    assert len(now["keys"]) > count
+    there, now = (t["positions"].astype(float) + t["origin"] for t in (there, now))
+    np.testing.assert_allclose(now[:count], there, atol=1e-5)
+    halves, extended, all_ = (median_error(p) for p in (half, after.path, whole.path))
+    assert extended < 1.5 * all_
+    assert extended < halves
+
+
+def test_another_world_is_refused_and_the_map_stays(half, tmp_path):
+    shutil.copytree(half, tmp_path / "map")
+    with pytest.raises(DataError, match="another world"):
+        extend(
+            Elsewhere(room(), range(FRAMES // 2, FRAMES)),
+            tmp_path / "map",
+            calibration=OFF,
+            threads=1,
+        )
+    with pytest.raises(DataError, match="in .* already"):
+        extend(Subset(room(), range(3)), tmp_path / "map", calibration=OFF, threads=1)
+    assert median_error(tmp_path / "map") == median_error(half)
+    assert not list(tmp_path.glob(".map.*partial"))
+
+
+def test_the_calibration_goes_along(tmp_path):
+    path = tmp_path / "map"
+    config = CalibrationConfig(foreign=6, least_images=12, fraction=0.2)
+    train(Subset(room(), range(12)), path, "landmarks", calibration=config, threads=1)
+    known = Calibration.of_map(Map.open(path))
+    extend(room(), path, calibration=config, threads=1)
+    kept = Calibration.of_map(Map.open(path))
+    assert kept.right == known.right
+    assert len(kept.mapped) == FRAMES > len(known.mapped)
+
+
+def test_photos_without_poses_are_localized_and_added(half, tmp_path, capsys):
+    shutil.copytree(half, tmp_path / "map")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    walk = room()
+    for i in range(FRAMES // 2, FRAMES):
+        cv2.imwrite(str(photos / f"{i}.png"), walk[i].image[..., ::-1])
+    (photos / "broken.jpg").write_bytes(b"no image")
+    add = ["map", "add=true", f"map_dir={tmp_path}/map", "threads=1", "calibration.enabled=false"]
+    assert main([*add, f"images={photos}"]) == 0, capsys.readouterr().err
+    after = mapped_frames(Map.open(tmp_path / "map"))
+    added = after.world_from_cam[FRAMES // 2 :]
+    assert len(added) >= 4
+    truths = np.stack([f.world_from_cam for f in walk.frames])
+    assert all(np.abs(truths - pose).max((1, 2)).min() < 0.15 for pose in added)
+    assert median_error(tmp_path / "map") < 1.5 * median_error(half)
+    assert main([*add, "images=walk.mp4"]) == 2
+    assert "folder or a pattern of photos" in capsys.readouterr().err
