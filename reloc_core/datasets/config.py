@@ -150,6 +150,11 @@ class SyntheticConfig:
         seed: of the room's furniture, textures and image noise.
         noise: standard deviation of the image noise in grey levels.
         depth: whether queries carry depth.
+        shared: whether pictures, door, sofa and sideboard look as in all such rooms, whatever the seed.
+        copy: of the image noise: copies of a room are the same one, photographed again.
+        mirrored: whether the room is the mirror image, along x, of that of the seed.
+        negative: whether its images are negatives: another look without rendering anew.
+        cache: keep rendered images on disk, in `$RELOC_CACHE/rooms`, 6 GB of all rooms at most.
     """
 
     split: str = "train"
@@ -160,6 +165,11 @@ class SyntheticConfig:
     seed: int = 0
     noise: float = 1.5
     depth: bool = True
+    shared: bool = False
+    copy: int = 0
+    mirrored: bool = False
+    negative: bool = False
+    cache: bool = False
 
 
 @dataclass
@@ -171,6 +181,11 @@ class RoomsConfig:
             cameras; or one of the lists of ESAC and GLACE, i12, i19, i12d, i19d.
         root: where the list's folders are; "" for that of the list.
         rooms: in place of a list, datasets as `{name: DATASET, ...}` with their options.
+        generate: in place of both, so many rooms of `synthetic`, of seeds from 0 on.
+        room: their options; without depth and kept on disk by default. Split, seed and looks are set here.
+        seeds: generated rooms from this number on are earlier ones mirrored, in negative, and both, which
+            look different but need not be rendered; at least a quarter of the rooms, 0 for all.
+        repeat: every so manieth generated room is the one before it once more; 0 for none.
         split: of all rooms, unless one of `rooms` says otherwise.
         spacing: between the rooms of a world, in its unit.
         only: name of one room that is read alone, in its place of the world.
@@ -179,6 +194,10 @@ class RoomsConfig:
     list_file: str = ""
     root: str = ""
     rooms: list[dict[str, Any]] = field(default_factory=list)
+    generate: int = 0
+    room: SyntheticConfig = field(default_factory=lambda: SyntheticConfig(depth=False, cache=True))
+    seeds: int = 0
+    repeat: int = 0
     split: str = "train"
     spacing: float = 5.0
     only: str = ""

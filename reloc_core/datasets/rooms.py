@@ -1,9 +1,9 @@
-"""Several scenes in one world: rooms side by side, and the lists of rooms that ESAC and GLACE use."""
+"""Several scenes in one world: rooms side by side, given, listed as ESAC and GLACE do, or generated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,19 @@ class RoomsDataset(Dataset):
     """
 
     def __init__(self, config: RoomsConfig) -> None:
-        if bool(config.list_file) == bool(config.rooms):
+        if bool(config.list_file) + bool(config.rooms) + bool(config.generate) != 1:
             raise ConfigError(
                 "dataset=rooms needs either dataset.list_file=FILE or "
-                "dataset.rooms=[{name: ace, root: DIR}, ...]."
+                "dataset.rooms=[{name: ace, root: DIR}, ...] or dataset.generate=N."
+            )
+        if not 0 <= config.generate <= _MOST or config.repeat < 0 or config.repeat == 1:
+            raise ConfigError(
+                f"dataset.generate must be in 0..{_MOST}, dataset.repeat 0 or at least 2."
+            )
+        if config.seeds < 0 or 0 < 4 * config.seeds < config.generate:
+            raise ConfigError(
+                "dataset.seeds must be 0 or at least a quarter of dataset.generate: every seed gives four "
+                "rooms."
             )
         if not config.spacing > 0:
             raise ConfigError(f"dataset.spacing must be positive, got {config.spacing}.")
@@ -139,9 +148,9 @@ def _moved(frame: Frame, room: str, shift: Float64Array) -> Frame:
 
 
 def _given(config: RoomsConfig) -> list[Room]:
-    """Rooms of `dataset.rooms`."""
+    """Rooms of `dataset.rooms`, or generated ones."""
     rooms = []
-    for number, entry in enumerate(config.rooms):
+    for number, entry in enumerate(config.rooms or _generated(config)):
         if "name" not in entry:
             raise ConfigError(
                 f"dataset.rooms takes entries such as {{name: ace, root: DIR}}, got {entry!r}."
@@ -150,6 +159,20 @@ def _given(config: RoomsConfig) -> list[Room]:
         options[TARGET] = options.pop("name")
         rooms.append(Room(f"{options[TARGET]}-{number}", options, np.zeros(3)))
     return rooms
+
+
+def _generated(config: RoomsConfig) -> list[dict[str, Any]]:
+    """Entries as of `dataset.rooms`."""
+    entries = []
+    for number in range(config.generate):
+        again = int(config.repeat > 0 and number % config.repeat == config.repeat - 1)
+        look, seed = divmod(number - again, config.seeds or config.generate)
+        room = replace(
+            config.room, split=config.split, seed=seed, copy=again, mirrored=look % 2 == 1,
+            negative=look > 1,
+        )  # fmt: skip
+        entries.append({"name": "synthetic", **asdict(room)})
+    return entries
 
 
 def _listed(config: RoomsConfig) -> list[Room]:

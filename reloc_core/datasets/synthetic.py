@@ -1,6 +1,6 @@
 """The embedded dataset: a furnished room, rendered with exact depth and poses.
 
-Nothing is downloaded and nothing is stored: frames are rendered when they are read. Both splits are
+Nothing is downloaded: frames are rendered when they are read. Both splits are
 closed walks through the same room; the test path has another radius, other heights and other viewing
 directions than the training path.
 """
@@ -11,7 +11,9 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import astuple
 from functools import lru_cache
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -20,6 +22,7 @@ from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.datasets.room.furniture import ROOM_SIZE, furnish
 from reloc_core.datasets.room.lighting import bake
 from reloc_core.datasets.room.render import Renderer
+from reloc_core.datasets.room.store import Store
 from reloc_core.errors import ConfigError
 from reloc_core.interfaces import Dataset
 from reloc_core.types import Camera, Float64Array, FloatArray, Frame, ImageArray, Query
@@ -27,6 +30,7 @@ from reloc_core.types import Camera, Float64Array, FloatArray, Frame, ImageArray
 FIELD_OF_VIEW = 2 * math.atan(320 / 525)
 """Horizontal, in radians: that of the Kinect camera."""
 
+Identity: TypeAlias = tuple[Any, ...]
 _CACHE_BYTES = 192 << 20
 _SECONDS_PER_LAP = 9.0
 
@@ -49,20 +53,25 @@ class SyntheticDataset(Dataset):
         count = config.train_frames if config.split == "train" else config.test_frames
         if count < 1:
             raise ConfigError(f"dataset.{config.split}_frames must be at least 1, got {count}.")
-        if config.noise < 0 or config.seed < 0:
-            raise ConfigError("dataset.noise and dataset.seed must not be negative.")
+        if min(config.noise, config.seed, config.copy) < 0:
+            raise ConfigError("dataset.noise, dataset.seed and dataset.copy must not be negative.")
         self._config = config
         focal = config.width / 2 / math.tan(FIELD_OF_VIEW / 2)
         camera = Camera.pinhole(focal, config.width, config.height)
-        poses = trajectory(config.split, count)
+        self._rendered_poses = trajectory(config.split, count)
+        poses = _mirrored(self._rendered_poses) if config.mirrored else self._rendered_poses
         self._frames = tuple(
             Frame(
                 f"{config.split}/{i:06d}", camera, pose, _SECONDS_PER_LAP * i / count, config.split
             )
             for i, pose in enumerate(poses)
         )
-        self._cache: OrderedDict[int, ImageArray] = OrderedDict()
-        self._lock = threading.Lock()
+        self._identity = astuple(config)
+        self._store = (
+            Store((config.seed, config.shared, config.split, count, config.width, config.height))
+            if config.cache
+            else None
+        )
 
     @property
     def name(self) -> str:
@@ -83,19 +92,20 @@ class SyntheticDataset(Dataset):
         """Render one frame; recently rendered images are kept."""
         frame = self._frames[index]
         index %= len(self._frames)
-        assert frame.world_from_cam is not None
-        renderer = _renderer(self._config.seed)
-        with self._lock:
-            image = self._cache.get(index)
+        image = _recent.get((self._identity, index))
         if image is None:
-            image = self._add_noise(renderer.color(frame.camera, frame.world_from_cam), index)
-            with self._lock:
-                self._cache[index] = image
-                while len(self._cache) * image.nbytes > _CACHE_BYTES:
-                    self._cache.popitem(last=False)
+            image = self._rendered(index)
+            if self._config.mirrored:
+                image = image[:, ::-1]
+            if self._config.negative:
+                image = 255 - image
+            image = self._add_noise(np.ascontiguousarray(image), index)
+            _recent.put((self._identity, index), image)
         depth = None
         if self._config.depth:
-            depth = renderer.depth(frame.camera, frame.world_from_cam)
+            renderer = _renderer(self._config.seed, self._config.shared)
+            depth = renderer.depth(frame.camera, self._rendered_poses[index])
+            depth = np.ascontiguousarray(depth[:, ::-1]) if self._config.mirrored else depth
         return Query(
             frame.name,
             frame.camera,
@@ -106,12 +116,23 @@ class SyntheticDataset(Dataset):
             depth=depth,
         )
 
+    def _rendered(self, index: int) -> ImageArray:
+        """Without noise, from disk if it was kept there."""
+        image = self._store.read(index) if self._store else None
+        camera, pose = self._frames[index].camera, self._rendered_poses[index]
+        if image is None or image.shape != (camera.height, camera.width, 3):
+            image = _renderer(self._config.seed, self._config.shared).color(camera, pose)
+            if self._store:
+                self._store.keep(index, image)
+        return image
+
     def _add_noise(self, image: ImageArray, index: int) -> ImageArray:
         """Gaussian noise, correlated between the colours as after demosaicing."""
         if not self._config.noise:
             return image
         split = 0 if self._config.split == "train" else 1
-        rng = np.random.default_rng([self._config.seed, 2, split, index])
+        drawn = [self._config.seed, 2, split, index]
+        rng = np.random.default_rng(drawn + [self._config.copy] * (self._config.copy > 0))
         # One tile of noise for all frames, shifted: drawing a million normals takes long.
         grain = np.roll(_grain(), tuple(rng.integers(0, 1024, 2).tolist()), (0, 1))
         height, width = image.shape[:2]
@@ -168,9 +189,17 @@ def trajectory(split: str, count: int) -> Float64Array:
     return poses
 
 
+def _mirrored(poses: Float64Array) -> Float64Array:
+    """Poses (N, 4, 4) in the room's mirror image along x, of cameras whose images are mirrored, too."""
+    flip = np.diag([-1.0, 1.0, 1.0, 1.0])
+    mirrored = flip @ poses @ flip
+    mirrored[:, 0, 3] += ROOM_SIZE[0]
+    return np.asarray(mirrored, np.float64)
+
+
 @lru_cache(maxsize=2)
-def _room(seed: int) -> Renderer:
-    model = furnish(seed)
+def _room(seed: int, shared: bool) -> Renderer:
+    model = furnish(seed, shared)
     bake(model)
     return Renderer(model.surfaces)
 
@@ -178,10 +207,35 @@ def _room(seed: int) -> Renderer:
 _room_lock = threading.Lock()
 
 
-def _renderer(seed: int) -> Renderer:
+def _renderer(seed: int, shared: bool) -> Renderer:
     """The room of a seed; built once per process, whichever thread asks first."""
     with _room_lock:
-        return _room(seed)
+        return _room(seed, shared)
+
+
+class _Recent:
+    """The images that were read last, of all rooms together."""
+
+    def __init__(self) -> None:
+        self._images: OrderedDict[tuple[Identity, int], ImageArray] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[Identity, int]) -> ImageArray | None:
+        with self._lock:
+            return self._images.get(key)
+
+    def put(self, key: tuple[Identity, int], image: ImageArray) -> None:
+        with self._lock:
+            if key in self._images:
+                return
+            self._images[key] = image
+            self._bytes += image.nbytes
+            while self._bytes > _CACHE_BYTES:
+                self._bytes -= self._images.popitem(last=False)[1].nbytes
+
+
+_recent = _Recent()
 
 
 @lru_cache(maxsize=1)

@@ -1,12 +1,17 @@
-"""Local features of a dataset's images: read ahead, described in batches, resumable."""
+"""Local features of a dataset's images: read ahead, described in batches, resumable.
+
+What is described goes to shards on disk, each written once, so that neither time nor memory grows with
+more than the number of images. Descriptors, by far the largest part, are mapped from a file.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -15,11 +20,10 @@ from reloc_core.interfaces import Dataset, Run
 from reloc_core.mapping.observations import Observations
 from reloc_core.mapping.pairs import farthest_points, pose_features
 from reloc_core.mapping.views import depth_at
+from reloc_core.storage import load_tensors, save_tensors
 from reloc_core.types import Camera, Float64Array, FloatArray, ImageArray, Query
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+Part: TypeAlias = Mapping[str, np.ndarray]
 CHECKPOINT_SECONDS = 10.0
 
 
@@ -132,8 +136,8 @@ def describe(
 ) -> Features:
     """Key points of some images of a dataset.
 
-    Images are read while others are described. Progress is saved in the map's checkpoint every ten
-    seconds and taken up from there.
+    Images are read while others are described. Every ten seconds a shard is written into the map's
+    scratch directory, and an interrupted run goes on after the last one.
 
     Args:
         dataset: posed.
@@ -148,12 +152,10 @@ def describe(
         DataError: a frame without pose, or an image that cannot be read.
     """
     poses = poses_of(dataset, frames)
-    parts: list[Mapping[str, np.ndarray]] = []
-    done = 0
+    shards = _Shards(run.map.scratch) if resumable else None
+    parts: list[Part] = []
     saved = run.map.load_checkpoint() if resumable else None
-    if saved is not None:
-        done = int(saved[1]["described"])
-        parts.append({name: np.asarray(tensor) for name, tensor in saved[0].items()})
+    done = shards.resume(int(saved[1]["described"])) if shards and saved else 0
     saved_at = time.monotonic()
     with (
         run.progress("Describing images", len(frames)) as progress,
@@ -176,12 +178,12 @@ def describe(
                 parts.append(_part(start + offset, query, keypoints))
             progress.advance(len(queries))
             done = start + len(queries)
-            if resumable and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-                parts = [_checkpoint(run, parts, done)]
-                saved_at = time.monotonic()
-        if resumable and starts:
-            parts = [_checkpoint(run, parts, done)]
-    joined = _joined(parts)
+            late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+            if shards and (late or done == len(frames)):
+                shards.add(parts, done)
+                run.map.save_checkpoint({}, {"described": done})
+                parts, saved_at = [], time.monotonic()
+    joined = shards.joined() if shards else _joined(parts)
     return Features(
         frames=frames,
         cameras=[dataset.frames[int(i)].camera for i in frames],
@@ -195,7 +197,55 @@ def describe(
     )
 
 
-def _part(number: int, query: Query, found: FoundKeypoints) -> Mapping[str, np.ndarray]:
+class _Shards:
+    """Described images on disk, each file of consecutive ones and named by the number of its last.
+
+    Args:
+        folder: theirs alone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("described-*.safetensors"))
+
+    def resume(self, done: int) -> int:
+        """Images that an interrupted run described; what it wrote beyond its checkpoint is removed."""
+        for file in self._files():
+            if int(file.stem.rpartition("-")[2]) > done:
+                file.unlink()
+        return done if self._files() else 0
+
+    def add(self, parts: list[Part], done: int) -> None:
+        """Write what was described since the last shard."""
+        save_tensors(self._folder / f"described-{done:09d}.safetensors", _joined(parts), {})
+
+    def joined(self) -> Part:
+        """All of them; descriptors (M, C) lie in a file that is mapped into memory."""
+        files = self._files()
+        if not files:
+            return _joined([])
+        small: list[Part] = []
+        for file in files:
+            tensors, _ = load_tensors(file, "np")
+            small.append({k: v for k, v in tensors.items() if k != "descriptors"})
+        result = dict(_joined(small))
+        width = tensors["descriptors"].shape[1]
+        if not len(result["images"]):
+            return {**result, "descriptors": np.zeros((0, width), np.float32)}
+        every = np.memmap(
+            self._folder / "descriptors", np.float32, "w+", shape=(len(result["images"]), width)
+        )
+        begin = 0
+        for file in files:
+            part = load_tensors(file, "np")[0]["descriptors"]
+            every[begin : begin + len(part)] = part
+            begin += len(part)
+        return {**result, "descriptors": every}
+
+
+def _part(number: int, query: Query, found: FoundKeypoints) -> Part:
     descriptors = found.descriptors
     if not isinstance(descriptors, np.ndarray):
         descriptors = descriptors.cpu().numpy()
@@ -211,7 +261,7 @@ def _part(number: int, query: Query, found: FoundKeypoints) -> Mapping[str, np.n
     }
 
 
-def _joined(parts: list[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+def _joined(parts: list[Part]) -> Part:
     if not parts:
         return {
             "images": np.zeros(0, np.int64),
@@ -221,11 +271,3 @@ def _joined(parts: list[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
             "colors": np.zeros((0, 3), np.uint8),
         }
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _checkpoint(
-    run: Run, parts: list[Mapping[str, np.ndarray]], done: int
-) -> Mapping[str, np.ndarray]:
-    joined = _joined(parts)
-    run.map.save_checkpoint(joined, {"described": done})
-    return joined

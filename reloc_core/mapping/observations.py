@@ -13,6 +13,8 @@ from reloc_core.types import Camera, Float64Array
 FAR_PX = 1000.0
 """The error of an observation behind its camera, and the largest one reported."""
 
+_PIECE = 200_000  # observations whose errors are computed at once
+
 
 @dataclass(frozen=True)
 class Observations:
@@ -93,6 +95,14 @@ class Observations:
         error = across / np.maximum(along, 1e-12) / self.pixel[self.images[rows]]
         seen = (along > 0) & np.isfinite(error)
         return np.asarray(np.where(seen, np.minimum(error, FAR_PX), FAR_PX), np.float64)
+
+    def errors_of(self, points: Float64Array, chosen: np.ndarray, rows: np.ndarray) -> Float64Array:
+        """As `errors(points[chosen], rows)`, in pieces: what stays in memory is the result alone."""
+        found = np.empty(len(rows))
+        for begin in range(0, len(rows), _PIECE):
+            piece = slice(begin, begin + _PIECE)
+            found[piece] = self.errors(points[chosen[piece]], rows[piece])
+        return found
 
     def epipolar_errors(self, first: np.ndarray, second: np.ndarray) -> Float64Array:
         """Angles in pixels (K,) of second key points' rays to the epipolar planes of the first ones."""

@@ -9,6 +9,7 @@ import numpy as np
 from reloc_core.types import Float64Array, FloatArray
 
 _POOL = 60  # candidates among which partners are spread
+_BLOCK = 256  # images whose looks are compared with all others at once
 _ANGLE_UNIT = math.radians(25)  # a turn that counts as much as a typical distance of cameras
 
 
@@ -81,7 +82,9 @@ def choose_pairs(
         if looks is None:
             score = -((features - features[i]) ** 2).sum(1)
         else:
-            score = np.asarray(looks @ looks[i], np.float64)
+            if i % _BLOCK == 0:
+                alike = looks[i : i + _BLOCK] @ looks.T
+            score = np.asarray(alike[i % _BLOCK], np.float64)
         usable = directions @ directions[i] >= cosine
         usable &= np.linalg.norm(centers - centers[i], axis=1) >= minimum
         usable[i] = False

@@ -15,7 +15,7 @@ from reloc_core.mapping.observations import Observations
 from reloc_core.mapping.triangulation import Points, parallax, triangulate
 from reloc_core.types import BoolArray, Float64Array
 
-_TOGETHER = 20_000  # stars that are triangulated at once
+_TOGETHER = 20_000  # stars or tracks that are triangulated at once
 
 
 @dataclass(frozen=True)
@@ -124,18 +124,18 @@ def build_tracks(
                                max_error_px=max_error_px, min_parallax_deg=0.0)  # fmt: skip
     stars[rows] = points.positions
     # An edge source -> target stays when the target observes the source's own point.
-    agrees = observations.errors(stars[source], target) < max_error_px
+    agrees = observations.errors_of(stars, source, target) < max_error_px
     labels, count = cover(source[agrees], target[agrees], total, min_views)
     if not count:
         none = np.zeros(0, np.int64)
         return Tracks(np.zeros((0, 3)), np.zeros((0, 3, 3)), none, none, np.zeros(0))
     members = np.flatnonzero(labels >= 0)
-    places = triangulate(observations, members, labels[members], count, max_error_px).positions
+    places = _in_parts(observations, members, labels[members], count, max_error_px).positions
     for _ in range(3):
         labels = _adopt(observations, labels, places, source, target, max_error_px)
         members = np.flatnonzero(labels >= 0)
-        places = triangulate(observations, members, labels[members], count, max_error_px).positions
-        error = observations.errors(places[labels[members]], members)
+        places = _in_parts(observations, members, labels[members], count, max_error_px).positions
+        error = observations.errors_of(places, labels[members], members)
         labels[members[error > max_error_px]] = -1
     return finish_tracks(observations, labels, places, min_views=min_views,
                          max_error_px=max_error_px, min_parallax_deg=min_parallax_deg)  # fmt: skip
@@ -189,6 +189,22 @@ def cover(
         made += len(winners)
 
 
+def _in_parts(
+    observations: Observations, rows: np.ndarray, labels: np.ndarray, count: int, scale_px: float
+) -> Points:
+    """As `triangulate`, some tracks at a time: memory does not grow with the map."""
+    order = np.argsort(labels, kind="stable")
+    rows, labels = rows[order], labels[order]
+    points = Points(np.empty((count, 3)), np.empty((count, 3, 3)))
+    for begin in range(0, count, _TOGETHER):
+        end = min(begin + _TOGETHER, count)
+        part = slice(*np.searchsorted(labels, [begin, end]))
+        found = triangulate(observations, rows[part], labels[part] - begin, end - begin, scale_px)
+        points.positions[begin:end] = found.positions
+        points.covariances[begin:end] = found.covariances
+    return points
+
+
 def _adopt(
     observations: Observations, labels: np.ndarray, points: Float64Array,
     source: np.ndarray, target: np.ndarray, max_error_px: float,
@@ -196,7 +212,7 @@ def _adopt(
     """Give free key points the track that most of their matches have, if they observe its point."""
     open_edges = (labels[source] < 0) & (labels[target] >= 0)
     free, label = source[open_edges], labels[target[open_edges]]
-    sees = observations.errors(points[label], free) < max_error_px
+    sees = observations.errors_of(points, label, free) < max_error_px
     free, label = free[sees], label[sees]
     votes, count = np.unique(free.astype(np.int64) * len(points) + label, return_counts=True)
     result: np.ndarray = labels.copy()
@@ -227,7 +243,7 @@ def finish_tracks(
     """
     rows = np.flatnonzero(labels >= 0)
     label = labels[rows]
-    error = observations.errors(points[label], rows)
+    error = observations.errors_of(points, label, rows)
     order = np.lexsort((error, observations.images[rows], label))
     order = order[error[order] < max_error_px]
     repeated = np.diff(label[order]) == 0
@@ -238,8 +254,8 @@ def finish_tracks(
     rows, label = rows[enough[label]], label[enough[label]]
     _, label = np.unique(label, return_inverse=True)
     count = int(label.max()) + 1 if len(label) else 0
-    final = triangulate(observations, rows, label, count, max_error_px)
-    error = observations.errors(final.positions[label], rows)
+    final = _in_parts(observations, rows, label, count, max_error_px)
+    error = observations.errors_of(final.positions, label, rows)
     good = parallax(observations, rows, label, count) > min_parallax_deg
     if observations.depths is not None:
         good |= np.bincount(label, np.isfinite(observations.depths[rows]), count) > 0

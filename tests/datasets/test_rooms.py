@@ -6,7 +6,7 @@ import pytest
 from reloc_core.datasets.benchmarks.base import FetchOptions
 from reloc_core.datasets.benchmarks.sevenscenes import SevenScenes
 from reloc_core.datasets.benchmarks.twelvescenes import TwelveScenes
-from reloc_core.datasets.config import RoomsConfig
+from reloc_core.datasets.config import RoomsConfig, SyntheticConfig
 from reloc_core.datasets.room_lists import published_list
 from reloc_core.datasets.rooms import RoomsDataset
 from reloc_core.errors import ConfigError, DataError
@@ -83,6 +83,10 @@ def test_published_lists_name_the_fetched_folders(name, count):
     [
         ({}, ConfigError, "either"),
         ({"rooms": [{"root": "x"}]}, ConfigError, "name: ace"),
+        ({"rooms": TWO, "generate": 2}, ConfigError, "either"),
+        ({"generate": 9, "seeds": 2}, ConfigError, "a quarter"),
+        ({"generate": 9, "repeat": 1}, ConfigError, "repeat"),
+        ({"generate": -1}, ConfigError, "generate"),
         ({"rooms": TWO, "only": "synthetic-7"}, ConfigError, "no room"),
         ({"rooms": TWO, "spacing": 0}, ConfigError, "positive"),
         ({"rooms": [{"name": "synthetic", "seeds": 1}]}, ConfigError, "seed"),
@@ -100,3 +104,17 @@ def test_bad_lists_are_refused(listing, text):
     listing.write_text(text)
     with pytest.raises(DataError, match=r"i12\.txt"):
         RoomsDataset(RoomsConfig(str(listing)))
+
+
+def test_generated_rooms_differ_but_for_those_that_repeat_another():
+    small = {**SMALL, "train_frames": 1}
+    room = SyntheticConfig(**small, noise=0.0)
+    world = RoomsDataset(RoomsConfig(generate=6, seeds=2, repeat=4, room=room))
+    images = [query.image.astype(int) for query in world]
+    alike = {(i, j) for i in range(6) for j in range(i) if not (images[i] - images[j]).any()}
+    assert alike == {(3, 2)}
+    np.testing.assert_array_equal(images[2], images[0][:, ::-1])  # its mirror image
+    np.testing.assert_array_equal(images[4], 255 - images[0])
+    noisy = RoomsDataset(RoomsConfig(generate=6, seeds=2, repeat=4, room=SyntheticConfig(**small)))
+    again = noisy[3].image.astype(int) - noisy[2].image
+    assert 0 < abs(again).mean() < 5

@@ -4,6 +4,7 @@ import pytest
 from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.datasets.room.furniture import ROOM_SIZE, furnish
 from reloc_core.datasets.room.render import Renderer
+from reloc_core.datasets.room.store import Store
 from reloc_core.datasets.room.surfaces import Model
 from reloc_core.datasets.synthetic import SyntheticDataset, trajectory
 from reloc_core.errors import ConfigError
@@ -176,8 +177,77 @@ def test_the_camera_keeps_clear_of_things():
 
 @pytest.mark.parametrize(
     "options",
-    [{"split": "val"}, {"width": 8}, {"train_frames": 0}, {"noise": -1}, {"seed": -1}],
+    [
+        {"split": "val"},
+        {"width": 8},
+        {"train_frames": 0},
+        {"noise": -1},
+        {"seed": -1},
+        {"copy": -1},
+    ],
 )
 def test_bad_options(options):
     with pytest.raises(ConfigError, match=f"dataset.{next(iter(options))}|dataset.width"):
         small(**options)
+
+
+def test_a_mirrored_room_lies_where_its_depth_and_poses_put_it():
+    """Every point is the reflection of the one that the plain room shows at the mirrored pixel."""
+    plain, mirrored = small()[5], small(mirrored=True)[5]
+    assert np.isclose(np.linalg.det(mirrored.world_from_cam[:3, :3]), 1)
+    columns, rows = np.meshgrid(np.arange(160.0), np.arange(120.0))
+    pixels = np.stack([columns.ravel(), rows.ravel()], 1)
+
+    def points(query):
+        return transform(query.world_from_cam, lift(query.camera, pixels, query.depth.ravel()))
+
+    flipped = np.arange(160 * 120).reshape(120, 160)[:, ::-1].ravel()
+    expected = points(plain)[flipped] * [-1, 1, 1] + [ROOM_SIZE[0], 0, 0]
+    np.testing.assert_allclose(points(mirrored), expected, atol=1e-4)
+    np.testing.assert_array_equal(small(mirrored=True, noise=0)[5].image,
+                                  small(noise=0)[5].image[:, ::-1])  # fmt: skip
+
+
+def test_shared_things_look_the_same_whatever_the_seed():
+    """A wall's poster is the same in shared rooms; the bookcase is every room's own."""
+
+    def textures(seed, shared):
+        return [s.texture for s in furnish(seed, shared).surfaces]
+
+    mine, other, plain = textures(3, True), textures(4, True), textures(3, False)
+    same = [
+        a.shape == b.shape and (a == b).all() for a, b in zip(mine[-60:], other[-60:], strict=True)
+    ]
+    assert all(same)
+    changed = [
+        a.shape != b.shape or (a != b).any() for a, b in zip(mine[-60:], plain[-60:], strict=True)
+    ]
+    assert any(changed)
+    own = [a.shape != b.shape or (a != b).any() for a, b in zip(mine[:6], other[:6], strict=True)]
+    assert all(own)
+
+
+def test_kept_images_are_read_again_unless_they_are_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("RELOC_CACHE", str(tmp_path))
+    rendered = [small(cache=True, seed=9)[i].image for i in range(2)]
+    files = sorted(tmp_path.glob("rooms/*/*.png"))
+    assert [f.stem for f in files] == ["000000", "000001"]
+    monkeypatch.setattr("reloc_core.datasets.synthetic._recent.get", lambda key: None)
+    drawn = []
+    color = Renderer.color
+    monkeypatch.setattr(Renderer, "color", lambda *a: drawn.append(a) or color(*a))
+    files[1].write_bytes(b"no picture")
+    for index, image in enumerate(rendered):
+        np.testing.assert_array_equal(small(cache=True, seed=9)[index].image, image)
+    assert len(drawn) == 1
+
+
+def test_kept_rooms_stay_within_their_limit(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    for room in range(6):
+        Store((room,), tmp_path, limit=40_000).keep(0, image)
+    sizes = [sum(f.stat().st_size for f in folder.iterdir()) for folder in tmp_path.iterdir()]
+    assert sum(sizes) <= 40_000 + max(sizes)
+    assert 2 <= len(sizes) < 6
+    np.testing.assert_array_equal(Store((5,), tmp_path).read(0), image)
+    assert Store((0,), tmp_path).read(0) is None

@@ -61,7 +61,9 @@ class Places:
         place = np.array([np.argmin(((centres - p) ** 2).sum(1)) for p in poses])
         sums = torch.zeros(count, looks.shape[1]).index_add_(0, torch.from_numpy(place), looks)
         where = place[features.images[rows]]
-        seen = [torch.from_numpy(np.unique(labels[where == p])) for p in range(count)]
+        order = np.argsort(where, kind="stable")
+        ends = np.searchsorted(where[order], np.arange(1, count))
+        seen = [torch.from_numpy(np.unique(p)) for p in np.split(labels[order], ends)]
         return cls(F.normalize(sums, dim=1).half().float(), words, seen)
 
     def joined(self, others: Places) -> Places:

@@ -43,20 +43,31 @@ _OAK, _WALNUT, _PINE = (186, 136, 86), (112, 74, 50), (214, 172, 116)
 _STEEL, _DARK, _LINEN = (150, 152, 156), (52, 52, 58), (204, 192, 170)
 
 
-def furnish(seed: int) -> Model:
+_SHARED = 1_000_003
+
+
+def furnish(seed: int, shared: bool = False) -> Model:
     """Build the room.
 
     Args:
         seed: of textures and of everything that is placed at random.
+        shared: whether pictures, door, sofa and sideboard are those of all such rooms, whatever the seed.
     """
-    model = Model(np.random.default_rng([seed, 1]), np.array(ROOM_SIZE))
+    own = np.random.default_rng([seed, 1])
+    common = np.random.default_rng(_SHARED) if shared else own
+    model = Model(own, np.array(ROOM_SIZE))
     _shell(model)
     _bookcase(model, 1.25)
     _desk(model)
+    model.rng = common
     _sofa(model)
+    model.rng = own
     _middle(model)
+    model.rng = common
     _sideboard(model)
+    model.rng = own
     _corners(model)
+    model.rng = common
     _walls(model)
     return model
 
