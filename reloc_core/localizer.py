@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from reloc_core.collection import open_pipeline
 from reloc_core.engine.queries import Outcome, run_queries
 from reloc_core.errors import DataError, InputError
 from reloc_core.io.cameras import fit_camera
@@ -72,7 +73,7 @@ class Localizer:
         """Load a map.
 
         Args:
-            map_dir: directory written by `reloc train`.
+            map_dir: directory written by `reloc train` or `reloc collect`.
             solver: as in `Pipeline.from_map`.
             refiners: as in `Pipeline.from_map`.
             estimator: as in `Pipeline.from_map`.
@@ -89,9 +90,7 @@ class Localizer:
         """
         runtime = resolve_runtime(device, threads, seed)
         first, *copies = (
-            Pipeline.from_map(
-                map_dir, solver, refiners, estimator, runtime, orientation=orientation
-            )
+            open_pipeline(map_dir, solver, refiners, estimator, runtime, orientation=orientation)
             for _ in range(max(workers, 1))
         )
         return cls(first, copies)

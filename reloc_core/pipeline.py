@@ -139,6 +139,8 @@ class Pipeline:
         runtime = runtime or Runtime()
         scene_map = map_dir if isinstance(map_dir, Map) else Map.open(map_dir)
         info = scene_map.info
+        if info.interface == "collection":
+            raise MapError(f"{scene_map.path} is a collection of maps; this needs a single map.")
         if info.interface != "estimator":
             raise MapError(
                 f"{scene_map.path} is a map of {info.interface} '{info.component}', not of an "

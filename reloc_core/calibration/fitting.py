@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reloc_core.calibration.config import RIGHT_DEG, RIGHT_DEPTHS, CalibrationConfig
-from reloc_core.calibration.model import Calibration, Odds, Spread
+from reloc_core.calibration.model import ALONE, Calibration, Odds, Spread
 from reloc_core.calibration.support import novelty
 from reloc_core.geometry import pose_minus
 from reloc_core.interfaces import Dataset
@@ -288,6 +288,6 @@ def _usual(
 
 def _centre(found: Sequence[Localization]) -> dict[str, float]:
     """Median support of the right ones, by name; what fewer than half of them have is left out."""
-    names = {n for f in found for n in f.support if n != "depth"}
+    names = {n for f in found for n in f.support if n not in ("depth", ALONE)}
     values = {n: [f.support[n] for f in found if n in f.support] for n in sorted(names)}
     return {n: float(np.median(v)) for n, v in values.items() if 2 * len(v) >= len(found)}

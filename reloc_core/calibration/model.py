@@ -16,6 +16,9 @@ from reloc_core.maps import Map, MapWriter
 from reloc_core.types import Float64Array, Localization, Status
 
 PART = "calibration"
+ALONE = "solver.alone"
+"""Support that is a probability by itself, which no odds have to be learned for."""
+_NEARLY = 0.1
 VERSION = 1
 _LOG = logging.getLogger(__name__)
 _WORDS = {
@@ -149,8 +152,10 @@ class Calibration:
         found = result.support
         if not result.localized or result.world_from_cam is None or not found:
             return result
-        here = self.here.probability(found, self.centre)
-        score = min(here, self.right.probability(found, self.centre))
+        # Of two poses that explain a query equally well one is wrong, however well both are supported.
+        alone = found.get(ALONE, 1.0)
+        here = alone * self.here.probability(found, self.centre)
+        score = min(here, alone * self.right.probability(found, self.centre))
         depth = found.get("depth", self.depth)
         distance = novelty(result.world_from_cam, self.mapped, depth)
         covariance = self.spread.covariance(result.covariance, distance, depth)
@@ -167,6 +172,8 @@ class Calibration:
 
     def _reason(self, found: Mapping[str, float]) -> str:
         """The weakest part of the support, in words."""
+        if found.get(ALONE, 1.0) <= self.min_score + _NEARLY:
+            return "another place explains it about as well"
         lacks = {
             name: weight * (found.get(name, self.centre[name]) - self.centre[name])
             for name, weight in self.here.weights.items()

@@ -23,6 +23,7 @@ _VERBS = (
     "localize",
     "track",
     "serve",
+    "collect",
     "view",
     "demo",
     "benchmark",

@@ -43,6 +43,12 @@ EXAMPLES = {
   reloc serve 'maps={kitchen: maps/kitchen, office: maps/office}' host=0.0.0.0 limits.rate_per_minute=60
   curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/localize
 """,
+    "collect": """\
+  reloc collect 'maps={ground: {map_dir: maps/g, dataset: {name: ace, root: g}},
+      upper: {map_dir: maps/u, dataset: {name: ace, root: u}}}' reference=ground map_dir=maps/house
+  reloc collect map_dir=maps/house                                what it holds
+  reloc localize map_dir=maps/house images=DIR camera.focal=525
+""",
     "view": """\
   reloc view map_dir=MAP                                          the map alone
   reloc view map_dir=MAP dataset=ace dataset.root=DIR dataset.split=test output=view.rrd

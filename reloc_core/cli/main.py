@@ -28,6 +28,8 @@ Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
   track       pose of a video:   reloc track map_dir=MAP images=walk.mp4 camera.focal=900 \\
                                      output_dir=OUT
   serve       answer over HTTP:  reloc serve map_dir=MAP port=8000
+  collect     several maps as one:  reloc collect 'maps={a: {map_dir: A, dataset: {...}}, ...}' \\
+                                     map_dir=COLLECTION
   view        look at it in 3D:  reloc view map_dir=MAP dataset=ace dataset.root=DIR output=view.rrd
   benchmark   map and measure:   reloc benchmark -m experiment=paper/ace_7scenes_sfm root=data
   data        reconstruct | check | convert | fetch   poses of your photos or video; look at a dataset,
@@ -131,6 +133,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "localize": _hydra_verb("localize"),
     "track": _hydra_verb("track"),
     "serve": _hydra_verb("serve"),
+    "collect": _hydra_verb("collect"),
     "view": _hydra_verb("view"),
     "benchmark": _hydra_verb("benchmark"),
     "data": _data,

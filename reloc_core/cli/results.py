@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from reloc_core.collection import open_pipeline
 from reloc_core.config import plain
 from reloc_core.engine import Evaluation
 from reloc_core.evaluation import QueryResult, summary_table, write_poses
@@ -20,7 +21,7 @@ EXIT_OK, EXIT_PARTIAL = 0, 2
 
 def load_pipeline(cfg: DictConfig) -> Pipeline:
     """The pipeline that a config describes."""
-    return Pipeline.from_map(
+    return open_pipeline(
         cfg.map_dir,
         plain(cfg.get("solver")),
         plain(cfg.refiners),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reloc_core.collection import open_pipeline
 from reloc_core.datasets.scene_depth import scene_depth
 from reloc_core.engine.queries import Localizes, Outcome, run_queries
 from reloc_core.evaluation import (
@@ -79,7 +80,7 @@ def evaluate(
         MapError: the map cannot be used.
     """
     if isinstance(pipeline, str | Path):
-        pipeline = Pipeline.from_map(pipeline)
+        pipeline = open_pipeline(pipeline)
     if isinstance(pipeline, Pipeline):
         pipeline.check(dataset)
         if not pipeline.reads_depth:

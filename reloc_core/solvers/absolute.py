@@ -42,6 +42,7 @@ class PoseEstimate:
         camera: the camera of the pose: the given one, or that with the estimated focal length. None
             for RGB-D.
         focal_std: standard deviation of `camera.fx` in pixels where it was estimated, else None.
+        rival: probability that another pose, which explains what disagrees with this one, is right.
     """
 
     success: bool
@@ -60,6 +61,7 @@ class PoseEstimate:
     focal_shift_std: float
     camera: Camera | None = None
     focal_std: float | None = None
+    rival: float = 0.0
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,17 +1,21 @@
 """Two poses that explain the same evidence about equally well.
 
 A robust search ends in one optimum and its covariance describes that one alone. Where another search,
-from another seed, ends elsewhere with nearly as much support, the honest answer covers both.
+from another seed, ends elsewhere with nearly as much support, the honest answer covers both. And where
+what the pose leaves unexplained has a pose of its own, as of a room that looks the same, the pose is as
+probable as its rival lets it be.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
 from reloc_core.geometry import pose_minus
 from reloc_core.solvers.absolute import PoseEstimate
+from reloc_core.types import Float64Array
 
 CLEAR_SHARE = 0.6
 """Share of inliers from which on there is no room for a second pose."""
@@ -19,13 +23,47 @@ LOOKS = 4
 """Further searches, each from a seed of its own: where two poses are equally easy to find, one misses."""
 _QUICK = 500  # samples; a search that took more has looked around
 _FAR = 4.0  # squared distance over the covariances; searches that end in one optimum differ by far less
+_AS_GOOD = 0.75  # of the inliers: which of two such poses is right, nobody can tell
+_LEAST = 0.3  # of the inliers: rivals with fewer are not looked for
+_SURE = 0.99  # of finding a rival that has so many
 _POWER = 20  # of the ratio of supports in the odds of the two poses
 
 
-def worth_another_look(estimate: PoseEstimate) -> bool:
+def unclear(estimate: PoseEstimate) -> bool:
     """Whether so much of the evidence disagrees with a pose that another one may explain as much."""
-    unclear = estimate.num_inliers < CLEAR_SHARE * len(estimate.inliers)
-    return estimate.success and unclear and estimate.iterations < _QUICK
+    return estimate.success and estimate.num_inliers < CLEAR_SHARE * len(estimate.inliers)
+
+
+def worth_another_look(estimate: PoseEstimate) -> bool:
+    """Whether a pose is unclear, and was found before the search had looked around."""
+    return unclear(estimate) and estimate.iterations < _QUICK
+
+
+def samples_for_rival(estimate: PoseEstimate) -> int:
+    """Samples of three after which a rival worth the name is found in what a pose does not explain."""
+    share = min(_LEAST * estimate.num_inliers / max((~estimate.inliers).sum(), 1), 0.99)
+    return math.ceil(math.log(1 - _SURE) / math.log1p(-(share**3)))
+
+
+def rival(estimate: PoseEstimate, other: PoseEstimate) -> float:
+    """Probability, up to a half, that the other pose is the right one.
+
+    Args:
+        estimate: of all the evidence.
+        other: of what disagrees with it.
+    """
+    # Over the other's covariance: that of the estimate may have been widened to cover both.
+    if not other.success or _distance(estimate, other, 2 * other.covariance) < _FAR:
+        return 0.0
+    return 0.5 * min(other.num_inliers / (_AS_GOOD * max(estimate.num_inliers, 1)), 1.0) ** 4
+
+
+def _distance(first: PoseEstimate, second: PoseEstimate, covariance: Float64Array) -> float:
+    """Squared distance of two poses over a covariance of it (6, 6); 0 where that is unknown."""
+    apart = pose_minus(second.world_from_cam, first.world_from_cam)
+    if not np.all(np.isfinite(covariance)):
+        return 0.0
+    return float(apart @ np.linalg.pinv(covariance) @ apart)
 
 
 def reconciled(first: PoseEstimate, second: PoseEstimate) -> PoseEstimate:
@@ -40,9 +78,7 @@ def reconciled(first: PoseEstimate, second: PoseEstimate) -> PoseEstimate:
     """
     if not (first.success and second.success):
         return first
-    apart = pose_minus(second.world_from_cam, first.world_from_cam)
-    both = first.covariance + second.covariance
-    if not np.all(np.isfinite(both)) or apart @ np.linalg.pinv(both) @ apart < _FAR:
+    if _distance(first, second, first.covariance + second.covariance) < _FAR:
         return first
     better, other = sorted((first, second), key=lambda e: -e.num_inliers)
     odds = (other.num_inliers / max(better.num_inliers, 1)) ** _POWER

@@ -13,7 +13,14 @@ from reloc_core.solvers.absolute import (
     estimate_absolute_pose,
     estimate_absolute_pose_batch,
 )
-from reloc_core.solvers.ambiguity import LOOKS, reconciled, worth_another_look
+from reloc_core.solvers.ambiguity import (
+    LOOKS,
+    reconciled,
+    rival,
+    samples_for_rival,
+    unclear,
+    worth_another_look,
+)
 from reloc_core.solvers.checks import as_solver_options, options_of
 from reloc_core.solvers.config import PnpConfig
 from reloc_core.solvers.device import check_supported, device_index, has_lens_distortion
@@ -28,14 +35,15 @@ def to_localization(estimate: PoseEstimate, redundancy: float = 1.0) -> Localiza
     """The pipeline's view of an estimate; `redundancy` multiplies the covariance.
 
     Its `support`, larger is better: `focal`, how well the inliers agree with the camera's focal length,
-    0 down to minus the change that they want of its logarithm beyond the noise.
+    0 down to minus the change that they want of its logarithm beyond the noise; `alone`, the probability
+    that no other pose explains the evidence better, given that one of the two is right.
     """
     wanted = abs(estimate.focal_shift) - 2 * estimate.focal_shift_std
     details: dict[str, Any] = {
         "num_inliers": estimate.num_inliers,
         "inliers": estimate.inliers,
-        "score": estimate.score,
-        "support": {"focal": -max(0.0, wanted)},
+        "score": estimate.score * (1 - estimate.rival),
+        "support": {"focal": -max(0.0, wanted), "alone": 1 - estimate.rival},
     }
     if not estimate.success:
         return Localization.failure(estimate.message, **details)
@@ -142,10 +150,13 @@ class PnpSolver(Solver):
         camera: Camera,
         options: AbsolutePoseOptions,
     ) -> PoseEstimate:
-        """Search again, from other seeds, where another pose may explain sparse evidence as well."""
-        if c.kind != "sparse" or not self.config.look_again or not worth_another_look(estimate):
+        """Search again where another pose may explain sparse evidence as well.
+
+        From other seeds in all of it, and in what the pose leaves unexplained.
+        """
+        if c.kind != "sparse" or not self.config.look_again or not unclear(estimate):
             return estimate
-        for look in range(1, LOOKS + 1):
+        for look in range(1, LOOKS + 1) if worth_another_look(estimate) else ():
             again = estimate_absolute_pose(
                 c.points2d,
                 c.points3d,
@@ -155,7 +166,19 @@ class PnpSolver(Solver):
                 options=replace(options, seed=options.seed + look),
             )
             estimate = reconciled(estimate, again)
-        return estimate
+        rest = ~estimate.inliers
+        variances = self._variances(c)
+        other = estimate_absolute_pose(
+            c.points2d[rest],
+            c.points3d[rest],
+            camera,
+            weights=None if c.weights is None else c.weights[rest],
+            variances=None if variances is None else variances[rest],
+            options=replace(
+                options, max_iterations=min(options.max_iterations, samples_for_rival(estimate))
+            ),
+        )
+        return replace(estimate, rival=rival(estimate, other))
 
     def solve_batch(
         self, evidence: Sequence[Evidence], cameras: Sequence[Camera], runtime: Runtime

@@ -85,7 +85,8 @@ def test_a_search_that_ended_in_the_worse_pose_is_corrected(look_again, monkeypa
     monkeypatch.setattr(module, "estimate_absolute_pose", search)
     evidence = Correspondences(pixels, points, kind="sparse")
     found = PnpSolver(PnpConfig(look_again=look_again)).solve(evidence, CAMERA, Runtime(seed=5))
-    assert calls == (list(range(5, 10)) if look_again else [5])
+    # The first search, four more, and one in what their pose does not explain.
+    assert calls == ([*range(5, 10), 5] if look_again else [5])
     right = np.linalg.norm(found.world_from_cam[:3, 3] - poses[1][:3, 3]) < 0.02
     assert right == look_again
 
@@ -108,3 +109,31 @@ def test_one_by_one_and_in_a_batch_are_the_same():
         alone = solver.solve(evidence, CAMERA, runtime)
         np.testing.assert_array_equal(alone.world_from_cam, found.world_from_cam)
         np.testing.assert_array_equal(alone.covariance, found.covariance)
+
+
+def twins(first=120, second=120, junk=160, seed=0):
+    """Evidence of a query that sees a room of which the map has two: 50 m apart, points and poses alike."""
+    rng = np.random.default_rng(seed)
+    pixels, points = [], []
+    for count, shift in ((first, 0.0), (second, 50.0)):
+        own = rng.uniform([-2, -1.5, 3], [2, 1.5, 6], (count, 3))
+        pixels.append(project(CAMERA, own)[0] + rng.normal(0, 0.7, (count, 2)))
+        points.append(own + np.array([shift, 0, 0]))
+    pixels.append(rng.uniform([0, 0], [640, 480], (junk, 2)))
+    points.append(rng.uniform([-2, -1.5, 3], [52, 1.5, 6], (junk, 3)))
+    return Correspondences(np.concatenate(pixels), np.concatenate(points), kind="sparse")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_two_rooms_that_explain_a_query_none_is_believed(seed):
+    found = PnpSolver(PnpConfig()).solve(twins(seed=seed), CAMERA, Runtime(seed=seed))
+    assert found.support["alone"] <= 0.55
+    assert found.score <= 0.55
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_room_that_explains_most_is_believed_beside_one_that_explains_little(seed):
+    evidence = twins(160, 30, seed=seed)
+    found = PnpSolver(PnpConfig()).solve(evidence, CAMERA, Runtime(seed=seed))
+    assert found.support["alone"] > 0.99
+    assert np.linalg.norm(found.world_from_cam[:3, 3]) < 0.05

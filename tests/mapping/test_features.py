@@ -1,0 +1,91 @@
+"""Describing images: shards on disk, interruptions, and pieces that change nothing."""
+
+import numpy as np
+import pytest
+
+from reloc_core import Camera
+from reloc_core.datasets.config import SyntheticConfig
+from reloc_core.datasets.synthetic import SyntheticDataset
+from reloc_core.features.keypoints import Keypoints
+from reloc_core.mapping import Observations, build_tracks, describe, observations, tracks
+from reloc_core.mapping import features as module
+from reloc_core.testing import start_run
+
+
+class Detector:
+    """Draws key points from the image's own bytes; stops at an image as if killed."""
+
+    resolution = 48
+
+    def __init__(self, stop_at=None):
+        self.seen, self.stop_at = 0, stop_at
+
+    def detect(self, images, count):
+        found = []
+        for image in images:
+            if self.seen == self.stop_at:
+                raise KeyboardInterrupt
+            self.seen += 1
+            rng = np.random.default_rng(int(image.astype(np.int64).sum()))
+            number = int(rng.integers(0, count))
+            descriptors = rng.normal(size=(number, 8)).astype(np.float32)
+            found.append(Keypoints(rng.uniform(0, 40, (number, 2)), None, descriptors))
+        return found
+
+
+@pytest.fixture
+def dataset():
+    return SyntheticDataset(SyntheticConfig(width=64, height=48, train_frames=11))
+
+
+def same(one, other):
+    for name in ("images", "pixels", "descriptors", "depths", "colors"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    return True
+
+
+def test_shards_and_an_interruption_change_nothing(dataset, tmp_path, monkeypatch):
+    frames = np.arange(11)
+    whole = describe(
+        dataset, frames, Detector(), 20, start_run(tmp_path / "a", "toy"), resumable=False
+    )
+    assert len(whole) > 20
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1.0)  # a shard for every batch
+    run = start_run(tmp_path / "b", "toy")
+    with pytest.raises(KeyboardInterrupt):
+        describe(dataset, frames, Detector(stop_at=7), 20, run, batch=3)
+    # Written after the last checkpoint, as by a process that was killed between the two.
+    (run.map.scratch / "described-000000009.safetensors").write_bytes(b"half a shard")
+    detector = Detector()
+    resumed = describe(dataset, frames, detector, 20, run, batch=3)
+    assert detector.seen == 11 - 6
+    assert same(resumed, whole)
+
+
+def test_tracks_do_not_depend_on_the_pieces_they_are_made_in(monkeypatch):
+    """A grid of points seen by six cameras, matched with all others and some of them wrongly."""
+    rng = np.random.default_rng(3)
+    camera = Camera.pinhole(300.0, 320, 240)
+    points = np.stack(np.meshgrid(np.linspace(-1, 1, 8), np.linspace(-0.7, 0.7, 6)), -1).reshape(
+        -1, 2
+    )
+    points = np.concatenate([points, rng.uniform(3, 4, (48, 1))], 1)
+    poses = np.tile(np.eye(4), (6, 1, 1))
+    poses[:, 0, 3] = np.linspace(-0.6, 0.6, 6)
+    pixels = np.concatenate(
+        [300 * (points[:, :2] - p[:2, 3]) / points[:, 2:] + [159.5, 119.5] for p in poses]
+    )
+    pixels += rng.normal(0, 0.3, pixels.shape)
+    seen = Observations.of([camera] * 6, poses, np.repeat(np.arange(6), 48), pixels)
+    pairs = [(i, j) for i in range(6) for j in range(i)]
+    first = np.concatenate([48 * i + np.arange(48) for i, _ in pairs])
+    second = np.concatenate([48 * j + np.arange(48) for _, j in pairs])
+    second[rng.integers(0, len(second), 60)] = rng.integers(0, 48, 60)
+    at_once = build_tracks(seen, first, second)
+    assert len(at_once) >= 40
+    monkeypatch.setattr(observations, "_PIECE", 7)
+    monkeypatch.setattr(tracks, "_TOGETHER", 5)
+    in_pieces = build_tracks(seen, first, second)
+    np.testing.assert_array_equal(in_pieces.rows, at_once.rows)
+    np.testing.assert_array_equal(in_pieces.labels, at_once.labels)
+    np.testing.assert_allclose(in_pieces.points, at_once.points, atol=1e-9)
