@@ -9,7 +9,7 @@
 
 from reloc_core.mapping.features import Detector, Features, describe, spread_frames
 from reloc_core.mapping.guidance import expected_in_view
-from reloc_core.mapping.matching import match_pairs, mutual_matches
+from reloc_core.mapping.matching import match_pairs, mutual_matches, typical_depth
 from reloc_core.mapping.observations import Observations
 from reloc_core.mapping.pairs import choose_pairs, evenly, farthest_points, pose_features
 from reloc_core.mapping.reconstruction import (
@@ -54,4 +54,5 @@ __all__ = [
     "star_points",
     "triangulate",
     "two_view_depths",
+    "typical_depth",
 ]

@@ -9,7 +9,14 @@ import numpy as np
 
 from reloc_core.interfaces import Progress
 from reloc_core.mapping.observations import Observations
-from reloc_core.types import FloatArray
+from reloc_core.mapping.pairs import evenly, pose_features
+from reloc_core.mapping.triangulation import two_view_depths
+from reloc_core.types import Float64Array, FloatArray
+
+_SAMPLED = 40  # images whose depth is looked at
+_NEIGHBOUR = 4  # by pose, that each is matched with
+_PARALLAX = 0.015  # radians
+_ENOUGH = 15  # matches of a pair
 
 
 def mutual_matches(
@@ -99,3 +106,44 @@ def match_pairs(
             if progress is not None:
                 progress.advance()
     return np.concatenate(first), np.concatenate(second)
+
+
+def typical_depth(
+    descriptors: FloatArray,
+    observations: Observations,
+    world_from_cam: Float64Array,
+    *,
+    min_similarity: float = 0.75,
+    max_epipolar_px: float = 2.5,
+) -> float | None:
+    """Median distance of the scene from its cameras, from a few pairs of images with near poses.
+
+    Args:
+        descriptors: (M, C) unit vectors of all key points.
+        observations: rays of the key points.
+        world_from_cam: (N, 4, 4).
+        min_similarity: cosine.
+        max_epipolar_px: largest epipolar error.
+
+    Returns:
+        in scene units; None where nothing matches.
+    """
+    poses = pose_features(world_from_cam)
+    found = []
+    for i in evenly(len(poses), _SAMPLED).tolist():
+        near = np.argsort(((poses - poses[i]) ** 2).sum(1), kind="stable")
+        j = int(near[min(_NEIGHBOUR, len(near) - 1)])
+        pair = np.array([[i, j]])
+        a, b = match_pairs(
+            descriptors, observations, pairs=pair, min_similarity=min_similarity,
+            max_epipolar_px=max_epipolar_px,
+        )  # fmt: skip
+        motion = np.eye(4)
+        motion[:3, 3] = observations.centers[i] - observations.centers[j]
+        depths, angle = two_view_depths(
+            np.stack([observations.rays[a], observations.rays[b]]), motion
+        )
+        seen = (depths > 0).all(0) & (angle > _PARALLAX)
+        if seen.sum() >= _ENOUGH:
+            found.append(float(np.median(depths[:, seen])))
+    return float(np.median(found)) if found else None

@@ -51,6 +51,7 @@ def choose_pairs(
     spread: int = 6,
     max_angle_deg: float = 50.0,
     min_baseline: float = 0.0,
+    reach: float = math.inf,
 ) -> np.ndarray:
     """Pairs of images worth matching.
 
@@ -65,6 +66,8 @@ def choose_pairs(
         spread: partners by spread.
         max_angle_deg: largest angle between viewing directions.
         min_baseline: least distance of the cameras as a share of the median distance of all.
+        reach: largest distance of the cameras. Without it images of other rooms, which may look alike, are
+            preferred as partners for lying so far apart.
 
     Returns:
         (P, 2) int64, first < second, sorted.
@@ -86,7 +89,8 @@ def choose_pairs(
                 alike = looks[i : i + _BLOCK] @ looks.T
             score = np.asarray(alike[i % _BLOCK], np.float64)
         usable = directions @ directions[i] >= cosine
-        usable &= np.linalg.norm(centers - centers[i], axis=1) >= minimum
+        distance = np.linalg.norm(centers - centers[i], axis=1)
+        usable &= (distance >= minimum) & (distance <= reach)
         usable[i] = False
         (candidates,) = np.nonzero(usable)
         order = candidates[np.argsort(-score[candidates], kind="stable")[:_POOL]]

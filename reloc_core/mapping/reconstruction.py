@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from reloc_core.errors import DataError
 from reloc_core.interfaces import Dataset, Run
 from reloc_core.mapping.features import Detector, Features, describe
-from reloc_core.mapping.matching import match_pairs
+from reloc_core.mapping.matching import match_pairs, typical_depth
 from reloc_core.mapping.observations import Observations
 from reloc_core.mapping.pairs import choose_pairs
 from reloc_core.mapping.tracks import Tracks, build_tracks
@@ -27,6 +28,7 @@ class ReconstructionOptions:
         spread: see `choose_pairs`.
         max_angle_deg: see `choose_pairs`.
         min_baseline: see `choose_pairs`.
+        reach: largest distance of matched images' cameras, in depths of the scene; 0 for any.
         min_similarity: see `match_pairs`.
         ratio: see `match_pairs`.
         max_epipolar_px: see `match_pairs`.
@@ -41,6 +43,7 @@ class ReconstructionOptions:
     spread: int = 6
     max_angle_deg: float = 50.0
     min_baseline: float = 0.0
+    reach: float = 0.0
     min_similarity: float = 0.75
     ratio: float = 1.0
     max_epipolar_px: float = 2.5
@@ -119,9 +122,16 @@ def match_images(
         threads: see `match_pairs`.
     """
     observations = features.observations(options.depth_noise)
+    depth = None
+    if options.reach:
+        depth = typical_depth(
+            features.descriptors, observations, features.world_from_cam,
+            min_similarity=options.min_similarity, max_epipolar_px=options.max_epipolar_px,
+        )  # fmt: skip
     pairs = choose_pairs(
         features.world_from_cam, looks, near=options.near, spread=options.spread,
         max_angle_deg=options.max_angle_deg, min_baseline=options.min_baseline,
+        reach=math.inf if depth is None else options.reach * depth,
     )  # fmt: skip
     with run.progress("Matching images", len(pairs)) as progress:
         first, second = match_pairs(

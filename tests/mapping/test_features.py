@@ -7,7 +7,15 @@ from reloc_core import Camera
 from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.datasets.synthetic import SyntheticDataset
 from reloc_core.features.keypoints import Keypoints
-from reloc_core.mapping import Observations, build_tracks, describe, observations, tracks
+from reloc_core.mapping import (
+    Observations,
+    build_tracks,
+    choose_pairs,
+    describe,
+    observations,
+    tracks,
+    typical_depth,
+)
 from reloc_core.mapping import features as module
 from reloc_core.testing import start_run
 
@@ -89,3 +97,48 @@ def test_tracks_do_not_depend_on_the_pieces_they_are_made_in(monkeypatch):
     np.testing.assert_array_equal(in_pieces.rows, at_once.rows)
     np.testing.assert_array_equal(in_pieces.labels, at_once.labels)
     np.testing.assert_allclose(in_pieces.points, at_once.points, atol=1e-9)
+
+
+@pytest.fixture
+def two_rooms():
+    """Key points of two rooms, 4 m deep and 8 m apart, with posters that look the same."""
+    rng = np.random.default_rng(5)
+    camera = Camera.pinhole(300.0, 320, 240)
+    poses = np.tile(np.eye(4), (16, 1, 1))
+    poses[:, 0, 3] = np.concatenate([np.linspace(-0.8, 0.8, 8), 8 + np.linspace(-0.8, 0.8, 8)])
+    walls = rng.uniform([-1.2, -1.2, 3.5], [1.2, 1.2, 4.5], (60, 3))
+    posters = rng.normal(size=(60, 16))
+    pixels, descriptors = [], []
+    for number, pose in enumerate(poses):
+        seen = walls + np.array([8.0 * (number >= 8), 0, 0]) - pose[:3, 3]
+        pixels.append(
+            300 * seen[:, :2] / seen[:, 2:] + [159.5, 119.5] + rng.normal(0, 0.2, (60, 2))
+        )
+        descriptors.append(posters + rng.normal(0, 0.05, (60, 16)))
+    unit = np.concatenate(descriptors)
+    unit = (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32)
+    seen = Observations.of(
+        [camera] * 16, poses, np.repeat(np.arange(16), 60), np.concatenate(pixels)
+    )
+    return poses, seen, unit
+
+
+def test_images_of_another_room_that_looks_the_same_are_no_partners(two_rooms):
+    poses, seen, descriptors = two_rooms
+    depth = typical_depth(descriptors, seen, poses)
+    assert depth == pytest.approx(4.0, abs=0.4)
+    looks = np.ones((16, 1), np.float32)
+    anywhere, near = (
+        choose_pairs(poses, looks, near=2, spread=4, reach=r) for r in (np.inf, 1.5 * depth)
+    )
+    crossing = [(pairs[:, 0] < 8) != (pairs[:, 1] < 8) for pairs in (anywhere, near)]
+    assert crossing[0].any()
+    assert not crossing[1].any()
+    assert set(near.ravel().tolist()) == set(range(16))
+
+
+def test_nothing_that_matches_has_no_depth(two_rooms):
+    poses, seen, descriptors = two_rooms
+    noise = np.random.default_rng(0).normal(size=descriptors.shape).astype(np.float32)
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    assert typical_depth(noise, seen, poses) is None

@@ -33,6 +33,7 @@ class TriangulationConfig:
         near: images that each image is matched with because they look most similar.
         spread: more images that it is matched with, similar in look and spread in pose.
         max_angle_deg: largest angle between viewing directions of matched images.
+        reach: largest distance of their cameras, in depths of the scene; 0 for any.
         min_similarity: least cosine of matched descriptors.
         max_epipolar_px: largest epipolar error of a match.
         max_error_px: largest angle between a point and a ray that observes it.
@@ -44,6 +45,7 @@ class TriangulationConfig:
     near: int = 2
     spread: int = 6
     max_angle_deg: float = 50.0
+    reach: float = 1.5
     min_similarity: float = 0.75
     max_epipolar_px: float = 2.5
     max_error_px: float = 3.0
@@ -123,6 +125,7 @@ def check(config: SoftmaxConfig) -> None:
         ("triangulation.min_views", config.triangulation.min_views, 2),
         ("triangulation.near", config.triangulation.near, 0),
         ("triangulation.spread", config.triangulation.spread, 0),
+        ("triangulation.reach", config.triangulation.reach, 0),
         ("decoder.landmarks", config.decoder.landmarks, 0),
         ("decoder.candidates", config.decoder.candidates, 0),
         ("decoder.iterations", config.decoder.iterations, 0),
