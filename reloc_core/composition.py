@@ -23,6 +23,7 @@ from reloc_core.registry import Registry, default_registry
 CHOICES = frozenset({"dataset", "estimator", "solver", "refiner", "experiment"})
 """Config groups that a command line chooses from."""
 _INTERFACES = ("estimator", "solver", "refiner", "dataset")
+_known: Any = None  # what Hydra was told, and which of its singletons were
 
 
 def register_with_hydra(registry: Registry) -> None:
@@ -35,7 +36,16 @@ def register_with_hydra(registry: Registry) -> None:
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-    store = ConfigStore.instance()
+    global _known
+    store, plugins, directories = (
+        ConfigStore.instance(),
+        Plugins.instance(),
+        registry.config_dirs(),
+    )
+    content = (store, plugins, list(registry.components()), directories)
+    if content == _known:
+        return  # half of the time that composing takes
+    _known = content
     for component in registry.components():
         typed = dataclasses.make_dataclass(
             component.config.__name__,
@@ -47,14 +57,12 @@ def register_with_hydra(registry: Registry) -> None:
             group=component.interface, name=component.name, node=typed, provider=component.plugin
         )
 
-    directories = registry.config_dirs()
-
     class RelocSearchPath(SearchPathPlugin):
         def manipulate_search_path(self, search_path: Any) -> None:
             for directory in directories:
                 search_path.append("reloc", f"file://{directory}")
 
-    Plugins.instance().register(RelocSearchPath)
+    plugins.register(RelocSearchPath)
 
 
 @contextmanager

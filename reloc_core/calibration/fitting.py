@@ -102,20 +102,20 @@ def fit_calibration(
         )
         for bounds in ((RIGHT_DEPTHS, RIGHT_DEG), usual)
     )
-    spread = Spread(scale=3.0, floor=0.003, growth=0.02)
+    spread = Spread(scale=3.0, floor=0.003, growth=0.02)  # where nothing was right
     used = [
         (error, found.covariance, novelty(_pose(found), mapped, scale), scale)
         for error, (_, found, scale), good in zip(errors, judged, as_usual, strict=True)
         if good
     ]
-    if len(used) >= 3:
+    if used:
         spread = fit_spread(used)
         if own:
             spread = Spread(
                 # A method that knows these images by heart makes no errors with them.
                 max(_OWN_WIDER * spread.scale, 1.0),
                 max(_OWN_WIDER * spread.floor, 0.001),
-                max(_OWN_WIDER * spread.growth, Spread.growth),
+                spread.growth,  # of which images of the map say nothing
                 spread.turn,
             )
     centre = _centre([found for (_, found, _), good in zip(judged, as_usual, strict=True) if good])

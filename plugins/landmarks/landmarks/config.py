@@ -88,7 +88,7 @@ class LandmarkConfig:
 
     Attributes:
         readout: "matching" (twice, guided by a first pose), "softmax" (keys trained to be told apart), or
-            "auto": softmax from 100 images on, unless other options are given, which are the matching's.
+            "auto": matching for photographs, softmax for films; other options given are the matching's.
         keypoints: what the images are described by.
         triangulation: how landmarks are made.
         matching: how they are found in a query.

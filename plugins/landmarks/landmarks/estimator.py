@@ -8,6 +8,7 @@ near there. That pose only guides: the one that counts is the solver's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from landmarks.config import LandmarkConfig, check
 from landmarks.extension import Sightings
 from landmarks.matching import Matches, by_looks, by_place
-from landmarks.plan import Cover, Plan, choose_thresholds, make_plan
+from landmarks.plan import Cover, Plan, are_photographs, choose_thresholds, make_plan
 from landmarks.scene import LandmarkMap, looks_of
 from landmarks.selection import keep_best
 from landmarks.softmax import SoftmaxLandmarks
@@ -40,10 +41,8 @@ from reloc_core.mapping import (
 from reloc_core.maps import Map
 from reloc_core.solvers import PoseEstimate, estimate_absolute_pose
 from reloc_core.training.streams import numpy_rng
-from reloc_core.types import Correspondences, Float64Array, Query, ScenePoints
+from reloc_core.types import Correspondences, Float64Array, Frame, Query, ScenePoints
 
-SOFTMAX_FROM = 100
-"""Images from which on landmarks are read by a softmax, unless `readout` says otherwise."""
 _MIN_LANDMARKS = 50
 _GUIDES = 12  # inliers of a pose that is believed enough to look where it says
 _SLACK = 0.05  # of cosines
@@ -82,7 +81,7 @@ class LandmarkEstimator(Estimator):
                 f"{dataset.name} has {len(dataset)} image{'s' * (len(dataset) != 1)}; a map needs at "
                 f"least {least}, from different places."
             )
-        if self._reads_by_softmax(len(dataset)):
+        if self._reads_by_softmax(dataset.frames):
             run.note(
                 f"Mapping {len(dataset)} images of {dataset.name}: XFeat, landmarks read by a softmax "
                 "(estimator.readout)."
@@ -90,7 +89,7 @@ class LandmarkEstimator(Estimator):
             self.softmax = SoftmaxLandmarks(SoftmaxConfig())
             self.softmax.fit(dataset, run)
             return
-        plan = make_plan(self.config, list(dataset.frames))
+        plan = make_plan(self.config, dataset.frames)
         run.note(f"Mapping {len(dataset)} images of {dataset.name}: {plan}.")
         self._begin(plan, run.runtime)
         features = self._described(dataset, run)
@@ -103,7 +102,9 @@ class LandmarkEstimator(Estimator):
         def build(views: int, angle: float) -> Tracks:
             return matches.tracks(replace(options, min_views=views, min_parallax_deg=angle), run)
 
-        tracks, views, angle = choose_thresholds(self.config, build, features.images, count)
+        tracks, views, angle = choose_thresholds(
+            self.config, build, features.images, count, are_photographs(dataset.frames)
+        )
         cover = Cover.of(tracks, features.images, count)
         run.note(
             f"{len(tracks)} landmarks from at least {views} views and {angle:g} degrees; on average "
@@ -171,12 +172,12 @@ class LandmarkEstimator(Estimator):
         self.scene = LandmarkMap.from_tensors(scene.tensors())
         run.map.details.update(details)
 
-    def _reads_by_softmax(self, images: int) -> bool:
+    def _reads_by_softmax(self, frames: Sequence[Frame]) -> bool:
         """Whether landmarks are seen so often that a trained softmax tells them apart better."""
         if self.config.readout != "auto":
             return self.config.readout == "softmax"
         # What was chosen by hand is an option of the matching.
-        return images >= SOFTMAX_FROM and self.config == LandmarkConfig()
+        return not are_photographs(frames) and self.config == LandmarkConfig()
 
     def _begin(self, plan: Plan, runtime: Runtime) -> None:
         self.plan = plan
@@ -254,14 +255,14 @@ class LandmarkEstimator(Estimator):
         # A pose that is a little off finds support for itself among dense landmarks: what is near must
         # also look nearly as much like the key point as anything does.
         least = np.maximum(best - _SLACK, self.plan.window_similarity)
-        looks, first, pose = matches, len(matches), None
+        looks, first, agreeing, pose = matches, len(matches), 0, None
         # The window is meant in pixels of the image that the detector saw.
         pixel = max(min(query.image.shape[:2]) / self.plan.resolution, 1e-3)
         for window in self.config.matching.windows_px:
             guess = self._guess(query, found, matches)
             if guess is None:
                 break
-            pose = guess
+            pose, agreeing = guess, guess.num_inliers
             visible, places = self.scene.in_view(guess.camera or query.camera, guess.world_from_cam)
             again = by_place(
                 found.pixels, descriptors.numpy(), self.scene.keys, visible, places,
@@ -269,8 +270,8 @@ class LandmarkEstimator(Estimator):
             )  # fmt: skip
             if len(again) < pose.num_inliers / 2:
                 break
-            matches = again.completed(looks)
-        return self._evidence(query, found, matches, first, pose)
+            matches, agreeing = again.completed(looks), len(again)
+        return self._evidence(query, found, matches, first, agreeing, pose)
 
     def _guess(self, query: Query, found: Keypoints, matches: Matches) -> PoseEstimate | None:
         """The pose that guides, if there is one."""
@@ -293,6 +294,7 @@ class LandmarkEstimator(Estimator):
         found: Keypoints,
         matches: Matches,
         first: int,
+        agreeing: int,
         pose: PoseEstimate | None,
     ) -> Correspondences:
         assert self.scene is not None
@@ -307,10 +309,10 @@ class LandmarkEstimator(Estimator):
             where = pose.world_from_cam
             variances = self.scene.lateral_variances(matches.landmarks, where)
             distance = np.linalg.norm(points - where[:3, 3], axis=1)
-            pixel_variance = variances * ((pose.camera or query.camera).fx / distance) ** 2
-            # Errors that landmarks share do not average out over many of them.
-            common = options.shared * float(np.median(pixel_variance))
-            redundancy *= 1 + common * len(matches) / max(pose.noise, 0.3) ** 2
+            # Errors that landmarks share do not average out over many of them. They are known relative to
+            # those of the mapping images' key points, which are about as well located as the query's.
+            relative = variances * ((pose.camera or query.camera).fx / distance) ** 2
+            redundancy *= 1 + options.shared * float(np.median(relative)) * agreeing
             signals |= self._signals(matches, first, pose, where, distance)
         return Correspondences(
             points2d=pixels,

@@ -6,7 +6,7 @@ filmed at 30 Hz, of a street and of a beach photographed from the air; docs/land
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
@@ -17,7 +17,9 @@ from reloc_core.mapping import Tracks
 from reloc_core.types import Frame
 
 Number = TypeVar("Number", int, float)
-PHOTOS = 100  # mapping images up to which they are taken for a set of photographs, not a film
+_FEW_PHOTOS = 99  # mapping images up to which they are taken for photographs, not a film
+_MOST_PHOTOS = 400  # the same of high resolution and in no sequence
+_FILM_SIDE = 600  # shorter side in pixels up to which many images are taken for a film
 _EVERY_PAIR = 40  # images that are matched each with each
 _ENOUGH = 250  # landmarks in view of an image that make strict thresholds affordable
 # Views and parallax in degrees. Of photographs, many landmarks from two views are worth more than few
@@ -59,19 +61,39 @@ class Plan:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
 
 
-def make_plan(config: LandmarkConfig, frames: list[Frame]) -> Plan:
-    """Choose by the number of images and their size.
+def are_photographs(frames: Sequence[Frame]) -> bool:
+    """Whether images were taken one by one, far apart, rather than filmed.
+
+    What is lost by taking photographs for a film: a softmax needs landmarks that many images see, and its
+    few pixels. The other way round, only time.
+    """
+    if len(frames) <= _FEW_PHOTOS:
+        return True
+    return (
+        len(frames) <= _MOST_PHOTOS
+        and all(f.sequence is None for f in frames)
+        and _short_side(frames) > _FILM_SIDE
+    )
+
+
+def _short_side(frames: Sequence[Frame]) -> int:
+    """Median shorter side in pixels."""
+    return int(np.median([min(f.camera.width, f.camera.height) for f in frames]))
+
+
+def make_plan(config: LandmarkConfig, frames: Sequence[Frame]) -> Plan:
+    """Choose by the number of images, their size, and whether they are a film.
 
     Args:
         config: whose options take precedence.
         frames: the mapping images.
     """
-    few = len(frames) <= PHOTOS
+    few = are_photographs(frames)
     kind = config.keypoints.kind
     if kind == "auto":
         kind = "sift" if few else "xfeat"
     sift = kind == "sift"
-    short = int(np.median([min(f.camera.width, f.camera.height) for f in frames]))
+    short = _short_side(frames)
     resolution = min(short, 1080) if sift else min(short, 768) if few else 480
     mapping = (8192 if len(frames) <= _EVERY_PAIR else 4096) if sift else 2048 if few else 1024
     keypoints, wanted, matching = config.keypoints, config.triangulation, config.matching
@@ -140,6 +162,7 @@ def choose_thresholds(
     build: Callable[[int, float], Tracks],
     images: np.ndarray,
     count: int,
+    photographs: bool,
 ) -> tuple[Tracks, int, float]:
     """The strictest thresholds under which half of the images see enough landmarks.
 
@@ -148,6 +171,7 @@ def choose_thresholds(
         build: tracks of given least views and parallax in degrees.
         images: (M,) image of every key point.
         count: number of images.
+        photographs: rather than a film.
 
     Returns:
         tracks, least views, least parallax.
@@ -156,7 +180,7 @@ def choose_thresholds(
     steps = list(
         dict.fromkeys(
             (_or(wanted.min_views, views), _or(wanted.min_parallax_deg, angle))
-            for views, angle in (_PHOTOS if count <= PHOTOS else _FILM)
+            for views, angle in (_PHOTOS if photographs else _FILM)
         )
     )
     for views, angle in steps:
