@@ -79,7 +79,7 @@ class MatchingConfig:
     windows_px: list[float] = field(default_factory=lambda: [12.0])
     window_similarity: float | None = None
     redundancy: float = 8.0
-    shared: float = 0.03
+    shared: float = 0.01
 
 
 @dataclass
