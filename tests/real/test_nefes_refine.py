@@ -16,6 +16,7 @@ ROOM = DATA / "redkitchen_seq01"
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.long,
     pytest.mark.skipif(not ROOM.is_dir(), reason=f"no scene in {ROOM}; set RELOC_DATA"),
 ]
 
