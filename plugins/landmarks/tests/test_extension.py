@@ -117,27 +117,28 @@ def test_the_calibration_goes_along(tmp_path):
     config = CalibrationConfig(foreign=6, least_images=12, fraction=0.2)
     train(Subset(room(), range(12)), path, "landmarks", calibration=config, threads=1)
     known = Calibration.of_map(Map.open(path))
-    extend(room(), path, calibration=config, threads=1)
+    # Ten new ones, two of which were held out before: too few to learn from.
+    extend(Subset(room(), range(20)), path, calibration=config, threads=1)
     kept = Calibration.of_map(Map.open(path))
     assert kept.right == known.right
-    assert len(kept.mapped) == FRAMES > len(known.mapped)
+    assert len(kept.mapped) == 20 > len(known.mapped)
 
 
-def test_photos_without_poses_are_localized_and_added(half, tmp_path, capsys):
-    shutil.copytree(half, tmp_path / "map")
+def test_photos_without_poses_are_localized_and_added(tmp_path, capsys):
+    walk, estimator = room("train", 48, 320), {"name": "landmarks", "readout": "matching"}
+    train(Subset(walk, range(24)), tmp_path / "map", estimator, calibration=OFF, threads=1)
+    before = median_error(tmp_path / "map", room("test", 48, 320))
     photos = tmp_path / "photos"
     photos.mkdir()
-    walk = room()
-    for i in range(FRAMES // 2, FRAMES):
+    for i in range(24, 48):
         cv2.imwrite(str(photos / f"{i}.png"), walk[i].image[..., ::-1])
     (photos / "broken.jpg").write_bytes(b"no image")
     add = ["map", "add=true", f"map_dir={tmp_path}/map", "threads=1", "calibration.enabled=false"]
     assert main([*add, f"images={photos}"]) == 0, capsys.readouterr().err
-    after = mapped_frames(Map.open(tmp_path / "map"))
-    added = after.world_from_cam[FRAMES // 2 :]
-    assert len(added) >= 4
+    added = mapped_frames(Map.open(tmp_path / "map")).world_from_cam[24:]
+    assert len(added) >= 6
     truths = np.stack([f.world_from_cam for f in walk.frames])
-    assert all(np.abs(truths - pose).max((1, 2)).min() < 0.15 for pose in added)
-    assert median_error(tmp_path / "map") < 1.5 * median_error(half)
+    assert all(np.abs(truths - pose).max((1, 2)).min() < 0.05 for pose in added)
+    assert median_error(tmp_path / "map", room("test", 48, 320)) < 1.5 * before
     assert main([*add, "images=walk.mp4"]) == 2
     assert "folder or a pattern of photos" in capsys.readouterr().err
