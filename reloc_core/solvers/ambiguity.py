@@ -26,7 +26,9 @@ _FAR = 4.0  # squared distance over the covariances; searches that end in one op
 _AS_GOOD = 0.75  # of the inliers: which of two such poses is right, nobody can tell
 _LEAST = 0.3  # of the inliers: rivals with fewer are not looked for
 _SURE = 0.99  # of finding a rival that has so many
-_MOST = 5_000  # samples: about a millisecond each thousand; finds what a tenth of the rest agrees on
+_MOST = (
+    5_000  # samples: about a millisecond each thousand; finds what a tenth of the rest agrees on
+)
 _POWER = 20  # of the ratio of supports in the odds of the two poses
 
 
