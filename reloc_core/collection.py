@@ -41,6 +41,7 @@ from reloc_core.types import (
     Localization,
     PosePrior,
     Query,
+    Status,
 )
 
 INTERFACE = "collection"
@@ -50,6 +51,7 @@ _RESOLUTION, _KEYPOINTS = 240, 512
 _ASKED = 2  # members
 _ALIKE = 0.9  # of the best member's similarity, from which on the second one is asked, too
 _FAR = 25.0  # squared distance of two poses over their covariances, from which on they contradict
+_LIKELY = 0.5  # score below which a pose is refused
 _IN_MEMORY = 3  # bytes per byte of a map's files, which are half precision for the most part
 _SHAPES: Mapping[str, tuple[int | str, ...]] = {
     "looks": ("images", "length"),
@@ -332,7 +334,7 @@ def judged(found: Localization, other: Localization) -> Localization:
     """A pose with the score that another map's pose of the same query leaves it.
 
     Of two poses that contradict each other at most one is right: p (1 - q) / (1 - p q), where p and q
-    are their probabilities alone.
+    are their probabilities alone. What is rather wrong than right is refused.
     """
     if not (found.localized and other.localized):
         return found
@@ -347,7 +349,17 @@ def judged(found: Localization, other: Localization) -> Localization:
     ):
         return found
     p, q = min(found.score, 0.999), min(other.score, 0.999)
-    return replace(found, score=p * (1 - q) / (1 - p * q))
+    score = p * (1 - q) / (1 - p * q)
+    if score >= _LIKELY:
+        return replace(found, score=score)
+    return replace(
+        found,
+        status=Status.NOT_LOCALIZED,
+        reason="another map of the collection explains it about as well, elsewhere.",
+        world_from_cam=None,
+        covariance=None,
+        score=score,
+    )
 
 
 class _Members(Estimator):
@@ -359,7 +371,7 @@ class _Members(Estimator):
         self._collection = collection
 
     def fit(self, dataset: Dataset, run: Run) -> None:
-        raise MapError("A collection is made by 'reloc maps merge'.")
+        raise MapError("A collection is made by 'reloc collect'.")
 
     def load(self, scene_map: Map, runtime: Runtime) -> None:
         raise MapError("A collection is opened by 'open_pipeline'.")

@@ -124,6 +124,9 @@ def test_of_poses_that_contradict_each_other_at_most_one_is_right():
         (first & possible).sum() / possible.sum(), abs=0.005
     )
     assert judged(here, dataclasses.replace(here, score=0.6)).score == 0.9
+    as_sure = judged(here, dataclasses.replace(there, score=0.9))
+    assert not as_sure.localized
+    assert "another map" in as_sure.reason
     assert judged(here, Localization.failure("none")).score == 0.9
 
 
