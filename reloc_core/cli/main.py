@@ -28,7 +28,7 @@ Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
   track       pose of a video:   reloc track map_dir=MAP images=walk.mp4 camera.focal=900 \\
                                      output_dir=OUT
   serve       answer over HTTP:  reloc serve map_dir=MAP port=8000
-  collect     several maps as one:  reloc collect 'maps={a: {map_dir: A, dataset: {...}}, ...}' \\
+  collect     several maps as one:  reloc collect 'maps={{a: {{map_dir: A, dataset: {{...}}}}, ...}}' \\
                                      map_dir=COLLECTION
   view        look at it in 3D:  reloc view map_dir=MAP dataset=ace dataset.root=DIR output=view.rrd
   benchmark   map and measure:   reloc benchmark -m experiment=paper/ace_7scenes_sfm root=data
