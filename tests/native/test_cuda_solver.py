@@ -30,23 +30,34 @@ CAMERA = Camera("PINHOLE", 640, 480, (525.0, 520.0, 319.5, 239.5))
 Solve = Callable[..., list[PoseEstimate]]
 
 
-def _cmake(build: Path, *arguments: str, target: str) -> None:
+def _cmake(source: Path, build: Path, *arguments: str, target: str) -> None:
     for command in (
-        ["cmake", "-S", str(ROOT), "-B", str(build), "-DRELOC_PYTHON=OFF", "-DCMAKE_BUILD_TYPE=Release",
-         f"-DPython_EXECUTABLE={sys.executable}", *arguments],
+        ["cmake", "-S", str(source), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release", *arguments],
         ["cmake", "--build", str(build), "--target", target, "-j", "2"],
-    ):  # fmt: skip
+    ):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
 
 
+def _solvers(*arguments: str, build: str = "solvers", target: str = "reloc_solvers") -> Path:
+    """Build a target of the library alone; kept in build/, so that a second run compiles nothing."""
+    folder = ROOT / "build" / build
+    python = f"-DPython_EXECUTABLE={sys.executable}"
+    _cmake(ROOT, folder, "-DRELOC_PYTHON=OFF", python, *arguments, target=target)
+    return folder / "libreloc_solvers.a"
+
+
 @pytest.fixture(scope="session")
 def emulation_build() -> Path:
-    """The targets of the emulation; kept in build/, so that a second run compiles nothing."""
+    """The programs of the emulation, linked with the solvers that the installed module has."""
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")
+    installed = sorted((ROOT / "build").glob("cp*/libreloc_solvers.a"), key=lambda p: p.stat().st_mtime)
+    solvers = installed[-1] if installed else _solvers()
+    eigen = ";".join(str(p) for p in (Path(p) / "cmeel.prefix" for p in sys.path) if p.is_dir())
     build = ROOT / "build" / "cuda_emulation"
-    _cmake(build, "-DRELOC_CUDA_EMULATION=ON", target="cuda_emulation_all")
+    source = Path(__file__).parent / "cuda_emulation"
+    _cmake(source, build, f"-DRELOC_SOLVERS={solvers}", f"-DCMAKE_PREFIX_PATH={eigen}", target="all")
     return build
 
 
@@ -248,8 +259,8 @@ def test_threads_of_an_emulated_block_do_not_race(emulation_build: Path):
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 def test_cuda_sources_compile():
-    build = ROOT / "build" / "cuda_compile"
-    _cmake(build, "-DRELOC_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90", target="reloc_cuda")
+    options = ("-DRELOC_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90")
+    _solvers(*options, build="cuda_compile", target="reloc_cuda")
 
 
 def test_a_build_without_cuda_says_how_to_get_it():
