@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -89,23 +89,13 @@ class SyntheticDataset(Dataset):
         return self._config.depth
 
     def __getitem__(self, index: int) -> Query:
-        """Render one frame; recently rendered images are kept."""
+        """Render one frame; what was rendered last is kept."""
         frame = self._frames[index]
         index %= len(self._frames)
-        image = _recent.get((self._identity, index))
-        if image is None:
-            image = self._rendered(index)
-            if self._config.mirrored:
-                image = image[:, ::-1]
-            if self._config.negative:
-                image = 255 - image
-            image = self._add_noise(np.ascontiguousarray(image), index)
-            _recent.put((self._identity, index), image)
+        image = _recent.get((self._identity, "image", index), lambda: self._image(index))
         depth = None
         if self._config.depth:
-            renderer = _renderer(self._config.seed, self._config.shared)
-            depth = renderer.depth(frame.camera, self._rendered_poses[index])
-            depth = np.ascontiguousarray(depth[:, ::-1]) if self._config.mirrored else depth
+            depth = _recent.get((self._identity, "depth", index), lambda: self._depth(index)).copy()
         return Query(
             frame.name,
             frame.camera,
@@ -115,6 +105,19 @@ class SyntheticDataset(Dataset):
             image=image.copy(),
             depth=depth,
         )
+
+    def _image(self, index: int) -> ImageArray:
+        image = self._rendered(index)
+        if self._config.mirrored:
+            image = image[:, ::-1]
+        if self._config.negative:
+            image = 255 - image
+        return self._add_noise(np.ascontiguousarray(image), index)
+
+    def _depth(self, index: int) -> FloatArray:
+        renderer = _renderer(self._config.seed, self._config.shared)
+        depth = renderer.depth(self._frames[index].camera, self._rendered_poses[index])
+        return np.ascontiguousarray(depth[:, ::-1]) if self._config.mirrored else depth
 
     def _rendered(self, index: int) -> ImageArray:
         """Without noise, from disk if it was kept there."""
@@ -214,25 +217,27 @@ def _renderer(seed: int, shared: bool) -> Renderer:
 
 
 class _Recent:
-    """The images that were read last, of all rooms together."""
+    """The images and depths that were read last, of all rooms together."""
 
     def __init__(self) -> None:
-        self._images: OrderedDict[tuple[Identity, int], ImageArray] = OrderedDict()
+        self._arrays: OrderedDict[Identity, Any] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[Identity, int]) -> ImageArray | None:
+    def get(self, key: Identity, make: Callable[[], Any]) -> Any:
+        """What is kept under `key`, or is made and kept from now on."""
         with self._lock:
-            return self._images.get(key)
-
-    def put(self, key: tuple[Identity, int], image: ImageArray) -> None:
+            found = self._arrays.get(key)
+        if found is not None:
+            return found
+        made = make()
         with self._lock:
-            if key in self._images:
-                return
-            self._images[key] = image
-            self._bytes += image.nbytes
+            if key not in self._arrays:
+                self._arrays[key] = made
+                self._bytes += made.nbytes
             while self._bytes > _CACHE_BYTES:
-                self._bytes -= self._images.popitem(last=False)[1].nbytes
+                self._bytes -= self._arrays.popitem(last=False)[1].nbytes
+        return made
 
 
 _recent = _Recent()
