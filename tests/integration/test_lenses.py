@@ -21,8 +21,11 @@ from reloc_core.registry import default_registry
 from reloc_core.types import Camera
 
 # The compact networks of kfnet_temporal learn no room from 30 images; its other measurement sees the
-# same lenses through the same code.
-INSTEAD = {"kfnet_temporal/compact": "kfnet_temporal/memory"}
+# same lenses through the same code. The gradient steps of nefes_refine take 10 s a query; its alignment renders
+# the same field through the same lenses.
+INSTEAD = {
+    "kfnet_temporal/compact": "kfnet_temporal/memory", "nefes_refine/compact": "nefes_refine/align",
+}  # fmt: skip
 METHODS = [
     (INSTEAD.get(experiment, experiment), component.name) for experiment, component in methods([])
 ]

@@ -8,7 +8,7 @@ class TestGnnMatched(EstimatorConformance):
     options = {  # noqa: RUF012
         "image": {"resolution": 240},
         "network": {"channels": 32},
-        "train": {"iterations": 60, "batch_size": 8},
+        "train": {"iterations": 30, "batch_size": 8},
     }
 
 
@@ -18,7 +18,7 @@ class TestGnnRegressor(EstimatorConformance):
         "resolution": 120,
         "network": {"channels": 64},
         "augment": {"views": 2},
-        "train": {"iterations": 400, "batch_size": 6},
+        "train": {"iterations": 300, "batch_size": 6},
     }
     # The network knows the part of the room; the best answer that looks at no image has 100 cm, 70 degrees.
     max_median_cm = 95.0

@@ -17,5 +17,5 @@ class TestScrGlace(EstimatorConformance):
         "buffer": {"size": 60_000, "samples_per_image": 256, "max_visits": 4},
         "loss": {"depth_min": 0.03, "depth_target": 1.0, "depth_max": 300.0},
         "optimizer": {"name": "muon", "learning_rate_max": 0.008, "learning_rate_min": 1e-5},
-        "train": {"iterations": 800, "batch_size": 1024},
+        "train": {"iterations": 300, "batch_size": 1024},
     }

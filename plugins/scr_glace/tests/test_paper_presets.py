@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scr_glace.networks import r2former
 from scr_glace.networks.encoder import AceEncoder
 from scr_glace.networks.r2former import R2Former
 
@@ -88,10 +89,10 @@ def test_constants(name):
 
 
 def write_scene(root, size, focal):
-    """Images of blurred noise with poses on a line, train (8) and test (2), as ACE's set-up stores them."""
+    """Images of blurred noise with poses on a line, train (8) and test (1), as ACE's set-up stores them."""
     rng = np.random.default_rng(0)
     width, height = size
-    for split, count in (("train", 8), ("test", 2)):
+    for split, count in (("train", 8), ("test", 1)):
         for folder in ("rgb", "poses", "calibration"):
             (root / split / folder).mkdir(parents=True)
         for i in range(count):
@@ -106,8 +107,14 @@ def write_scene(root, size, focal):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Networks of the published layout with random weights."""
+    """Networks of the published layout with random weights; R2Former's for a quarter of its tokens."""
     folder = tmp_path_factory.mktemp("weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(r2former, "_SIZE", (240, 320))
+        yield write_weights(folder)
+
+
+def write_weights(folder):
     torch.manual_seed(0)
     torch.save(AceEncoder().state_dict(), folder / "encoder.pt")
     state = {f"module.backbone.{k}": v for k, v in R2Former().state_dict().items()}
