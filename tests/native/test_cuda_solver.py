@@ -52,12 +52,16 @@ def emulation_build() -> Path:
     """The programs of the emulation, linked with the solvers that the installed module has."""
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")
-    installed = sorted((ROOT / "build").glob("cp*/libreloc_solvers.a"), key=lambda p: p.stat().st_mtime)
+    installed = sorted(
+        (ROOT / "build").glob("cp*/libreloc_solvers.a"), key=lambda p: p.stat().st_mtime
+    )
     solvers = installed[-1] if installed else _solvers()
     eigen = ";".join(str(p) for p in (Path(p) / "cmeel.prefix" for p in sys.path) if p.is_dir())
     build = ROOT / "build" / "cuda_emulation"
     source = Path(__file__).parent / "cuda_emulation"
-    _cmake(source, build, f"-DRELOC_SOLVERS={solvers}", f"-DCMAKE_PREFIX_PATH={eigen}", target="all")
+    _cmake(
+        source, build, f"-DRELOC_SOLVERS={solvers}", f"-DCMAKE_PREFIX_PATH={eigen}", target="all"
+    )
     return build
 
 
