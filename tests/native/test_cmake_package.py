@@ -18,15 +18,23 @@ def run(*command):
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def prefix(tmp_path_factory):
-    """The installed library, without what the example does not use."""
+@pytest.fixture(params=["build of the module", pytest.param("own build", marks=pytest.mark.long)])
+def prefix(request, tmp_path_factory):
+    """The installed library."""
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")
     if shutil.which("c++") is None:
         pytest.skip("there is no C++ compiler")
-    # Kept in build/, so that a second run compiles nothing.
-    build, prefix = ROOT / "build" / "cmake_package", tmp_path_factory.mktemp("prefix")
+    prefix = tmp_path_factory.mktemp("prefix")
+    if request.param == "build of the module":
+        built = [p.parent for p in (ROOT / "build").glob("cp*/libreloc_solvers.a")]
+        if not built:
+            pytest.skip("the module was not built in place")
+        newest = max(built, key=lambda p: (p / "libreloc_solvers.a").stat().st_mtime)
+        run("cmake", "--install", newest, "--component", "cpp", "--prefix", prefix)
+        return prefix
+    # Kept in build/, so that a second run compiles nothing; without what the example does not use.
+    build = ROOT / "build" / "cmake_package"
     run("cmake", "-S", ROOT, "-B", build, "-DRELOC_PYTHON=OFF", "-DRELOC_RASTERIZER=OFF",
         "-DRELOC_WIDE_KERNELS=OFF", "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
         f"-DPython_EXECUTABLE={sys.executable}")  # fmt: skip
