@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -110,6 +111,10 @@ def fit_calibration(
     ]
     if used:
         spread = fit_spread(used)
+        if usual != (RIGHT_DEPTHS, RIGHT_DEG):
+            # A coarse method regresses poses. Held-out images flatter it, as they lie between mapped
+            # neighbours that it learned by heart; they are no reason to trust it more than it does itself.
+            spread = replace(spread, scale=max(spread.scale, 1.0))
         if own:
             spread = Spread(
                 # A method that knows these images by heart makes no errors with them.

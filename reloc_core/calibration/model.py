@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from reloc_core.calibration.config import RIGHT_DEG, RIGHT_DEPTHS
 from reloc_core.calibration.support import novelty
 from reloc_core.errors import MapError
 from reloc_core.maps import Map, MapWriter
@@ -155,10 +156,12 @@ class Calibration:
         # Of two poses that explain a query equally well one is wrong, however well both are supported.
         alone = found.get(ALONE, 1.0)
         here = alone * self.here.probability(found, self.centre)
-        score = min(here, alone * self.right.probability(found, self.centre))
         depth = found.get("depth", self.depth)
         distance = novelty(result.world_from_cam, self.mapped, depth)
         covariance = self.spread.covariance(result.covariance, distance, depth)
+        right = alone * self.right.probability(found, self.centre)
+        # No pose is more probably right than its own covariance lets it be.
+        score = min(here, right, within_right(covariance, depth))
         if here < self.min_score:
             return replace(
                 result,
@@ -186,6 +189,29 @@ class Calibration:
             now, usual = math.expm1(found.get(worst, 0.0)), math.expm1(self.centre[worst])
             return f"{words} ({now:.0f}; {usual:.0f} for images of this map)"
         return words
+
+
+def within_right(covariance: Float64Array, depth: float) -> float:
+    """Probability that a Gaussian error is a right one: within 2.5 % of the depth and 5 degrees.
+
+    Position and rotation are taken as round, and the less probable of the two counts.
+
+    Args:
+        covariance: (6, 6) of rotation in rad and position.
+        depth: of the scene, in the unit of the position.
+    """
+    bounds = (math.radians(RIGHT_DEG), RIGHT_DEPTHS * depth)
+    spreads = (np.trace(covariance[:3, :3]), np.trace(covariance[3:, 3:]))
+    return min(
+        _within_sphere(bound / math.sqrt(max(float(spread) / 3, 1e-300)))
+        for bound, spread in zip(bounds, spreads, strict=True)
+    )
+
+
+def _within_sphere(radius: float) -> float:
+    """Probability that three standard normal numbers lie within a sphere (chi distribution)."""
+    tail = math.sqrt(2 / math.pi) * radius * math.exp(-(radius**2) / 2)
+    return max(math.erf(radius / math.sqrt(2)) - tail, 0.0)
 
 
 def _odds(stored: Mapping[str, Any]) -> Odds:

@@ -17,6 +17,7 @@ from reloc_core.calibration import (
     support,
 )
 from reloc_core.calibration.fitting import fit_odds, fit_spread
+from reloc_core.calibration.model import within_right
 from reloc_core.calibration.support import novelty
 from reloc_core.errors import ConfigError
 from reloc_core.geometry import pose_plus
@@ -161,7 +162,7 @@ def test_what_cannot_be_told_apart_gets_the_share_of_the_right_ones():
     assert 0.75 < odds.probability({"inliers": 5.0}, {"inliers": 5.0}) < 0.95
 
 
-def made(own=False, errors=(0.004,) * 40, foreign=20):
+def made(own=False, errors=(0.004,) * 40, foreign=20, claimed=None):
     """A calibration of poses on a line with errors of some size and foreign pictures of small support."""
     rng = np.random.default_rng(6)
     held = []
@@ -170,6 +171,7 @@ def made(own=False, errors=(0.004,) * 40, foreign=20):
         truth[0, 3] = 0.1 * i
         wrong = np.concatenate([rng.normal(size=3) * size / 2, rng.normal(size=3) * size])
         found = localization(pose_plus(truth, wrong), inliers=6 + rng.normal() / 5, depth=2.0)
+        found = found if claimed is None else replace(found, covariance=claimed)
         held.append((Frame(str(i), CAMERA, truth), found))
     strange = [localization(np.eye(4), inliers=3 + rng.normal() / 5) for _ in range(foreign)]
     mapped = np.stack([f.world_from_cam[:3] for f, _ in held])
@@ -193,6 +195,35 @@ def test_a_coarse_method_is_not_refused_but_its_score_says_that_it_is_coarse():
     assert found.localized
     assert found.score < 0.3
     assert np.sqrt(found.covariance[3, 3]) > 0.08
+
+
+@pytest.mark.parametrize(("size", "narrowed"), [(0.004, True), (0.2, False)])
+def test_the_claims_of_a_coarse_method_are_not_narrowed(size, narrowed):
+    """Held-out images between mapped neighbours are easier than queries for what learned them by heart."""
+    wide = np.diag([size * 5] * 3 + [size * 10] * 3) ** 2
+    calibration = made(errors=(size,) * 40, claimed=wide)
+    assert (calibration.spread.scale < 0.5) == narrowed
+    assert (calibration.spread.scale >= 1.0) != narrowed
+
+
+@pytest.mark.parametrize("size", [0.001, 0.02, 0.05, 0.3])
+def test_the_probability_of_being_right_by_the_covariance_is_that_of_its_errors(size):
+    rng = np.random.default_rng(8)
+    covariance = np.diag([size / 2] * 3 + [size] * 3) ** 2
+    errors = np.abs(rng.normal(size=(100_000, 2, 3))) * [[size / 2], [size]]
+    turn, offset = np.linalg.norm(errors, axis=2).T
+    share = min((turn <= np.radians(5)).mean(), (offset <= 0.025 * 2.0).mean())
+    assert within_right(covariance, 2.0) == pytest.approx(share, abs=0.006)
+
+
+def test_no_score_is_higher_than_the_covariance_allows():
+    unsure = replace(
+        localization(np.eye(4), inliers=6.0, depth=2.0), covariance=np.diag([0.01] * 3 + [0.1] * 3) ** 2
+    )
+    found = made().judge(unsure)
+    assert found.localized
+    assert found.score == pytest.approx(within_right(found.covariance, 2.0))
+    assert found.score < 0.5
 
 
 def test_without_held_out_images_the_covariance_is_conservative():
