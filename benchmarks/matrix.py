@@ -89,6 +89,8 @@ SIZES: dict[str, dict[str, tuple[str, ...]]] = {
         "nefes_regressor": ("estimator.training.colour_steps=200", "estimator.training.feature_steps=300",
                             "estimator.training.fusion_steps=60", "estimator.regressor.epochs=15",
                             "estimator.view.resolution=320"),
+        "scr_glace": ("estimator.train.iterations=500", "estimator.train.batch_size=1024",
+                      "estimator.head.channels=256", "estimator.buffer.size=200000"),
     },
     "tiny": {
         "landmarks": ("estimator.keypoints.kind=xfeat", "estimator.keypoints.resolution=240"),
@@ -116,6 +118,10 @@ SIZES: dict[str, dict[str, tuple[str, ...]]] = {
                             "estimator.training.feature_steps=60", "estimator.training.fusion_steps=10",
                             "estimator.training.rays=512", "estimator.training.patch_size=8",
                             "estimator.regressor.epochs=8"),
+        "scr_glace": ("estimator.image.resolution=240", "estimator.head.channels=192",
+                      "estimator.head.decoder_clusters=8", "estimator.buffer.size=60000",
+                      "estimator.buffer.samples_per_image=256", "estimator.buffer.max_visits=4",
+                      "estimator.train.iterations=400", "estimator.train.batch_size=1024"),
     },
 }  # fmt: skip
 """Options of each estimator by size; "compact" is the preset itself."""
