@@ -218,7 +218,8 @@ def test_the_probability_of_being_right_by_the_covariance_is_that_of_its_errors(
 
 def test_no_score_is_higher_than_the_covariance_allows():
     unsure = replace(
-        localization(np.eye(4), inliers=6.0, depth=2.0), covariance=np.diag([0.01] * 3 + [0.1] * 3) ** 2
+        localization(np.eye(4), inliers=6.0, depth=2.0),
+        covariance=np.diag([0.01] * 3 + [0.1] * 3) ** 2,
     )
     found = made().judge(unsure)
     assert found.localized
