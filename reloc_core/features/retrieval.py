@@ -135,16 +135,16 @@ class RetrievalIndex:
             self._index = faiss.IndexHNSWFlat(self.dimension, links, inner)
             self._index.hnsw.efSearch = breadth
         elif kind == "pq":
-            self._index = faiss.IndexPQ(self.dimension, code_bytes, 8, inner)
+            # By distance: a quantised vector is no unit vector, and its length would count in a product.
+            self._index = faiss.IndexPQ(self.dimension, code_bytes, 8, faiss.METRIC_L2)
             self._index.train(_sample(vectors))
         else:
-            quantizer = faiss.IndexFlatIP(self.dimension)
             if kind == "ivf":
+                quantizer = faiss.IndexFlatIP(self.dimension)
                 self._index = faiss.IndexIVFFlat(quantizer, self.dimension, lists, inner)
             else:
-                self._index = faiss.IndexIVFPQ(
-                    quantizer, self.dimension, lists, code_bytes, 8, inner
-                )
+                quantizer = faiss.IndexFlatL2(self.dimension)
+                self._index = faiss.IndexIVFPQ(quantizer, self.dimension, lists, code_bytes, 8)
             self._index.train(_sample(vectors))
             self._index.nprobe = probes
         self._index.add(vectors)
@@ -179,7 +179,8 @@ class RetrievalIndex:
         count = min(count, self.count)
         if self._descriptors is None:
             found = self._index.search(np.ascontiguousarray(queries.float().numpy()), count)
-            return found[1], found[0]
+            by_distance = self.kind in ("pq", "ivfpq")
+            return found[1], 1 - found[0] / 2 if by_distance else found[0]
         blocks = [
             queries.float() @ self._descriptors[start : start + _BLOCK].float().T
             for start in range(0, self.count, _BLOCK)

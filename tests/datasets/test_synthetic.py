@@ -232,7 +232,7 @@ def test_kept_images_are_read_again_unless_they_are_damaged(tmp_path, monkeypatc
     rendered = [small(cache=True, seed=9)[i].image for i in range(2)]
     files = sorted(tmp_path.glob("rooms/*/*.png"))
     assert [f.stem for f in files] == ["000000", "000001"]
-    monkeypatch.setattr("reloc_core.datasets.synthetic._recent.get", lambda key: None)
+    monkeypatch.setattr("reloc_core.datasets.synthetic._recent.get", lambda key, make: make())
     drawn = []
     color = Renderer.color
     monkeypatch.setattr(Renderer, "color", lambda *a: drawn.append(a) or color(*a))

@@ -66,8 +66,9 @@ def test_faiss_finds_what_the_exact_index_finds(kind, recall):
     centers = units(50, 32, seed=1)[torch.arange(4000) % 50]
     base = F.normalize(centers + 0.1 * units(4000, 32), dim=-1)
     queries = F.normalize(base[::200] + 0.02 * units(20, 32, seed=2), dim=-1)
-    exact, _ = RetrievalIndex(base).search(queries, 10)
-    found, _ = RetrievalIndex(base, kind, probes=32, code_bytes=16).search(queries, 10)
+    exact, likeness = RetrievalIndex(base).search(queries, 10)
+    found, similarity = RetrievalIndex(base, kind, probes=32, code_bytes=16).search(queries, 10)
+    np.testing.assert_allclose(similarity, likeness, atol=0.02)
     shared = [len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)]
     assert np.mean(shared) >= recall
 

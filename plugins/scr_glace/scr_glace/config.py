@@ -211,6 +211,7 @@ class OptimizerConfig:
     Attributes:
         name: "adamw" (published) or "muon", which needs fewer steps.
         muon_factor: learning rate of Muon's matrices relative to that of all other parameters.
+        muon_rows: rows of a matrix that Muon makes orthogonal at a time; 0: all, as published.
         learning_rate_max: peak.
         learning_rate_min: final value, where `respect_lr_min` is set.
         respect_lr_min: end the schedule at `learning_rate_min`. The published code has the option
@@ -221,6 +222,7 @@ class OptimizerConfig:
 
     name: str = "adamw"
     muon_factor: float = 4.0
+    muon_rows: int = 0
     learning_rate_max: float = 0.005
     learning_rate_min: float = 0.0005
     respect_lr_min: bool = True
@@ -310,7 +312,7 @@ def check(config: GlaceConfig) -> None:
     options.at_least(
         0, "head.blocks", "augment.rotation_deg", "augment.brightness", "augment.contrast",
         "global_descriptor.noise_std", "optimizer.weight_decay", "train.checkpoint_seconds",
-        "ensemble.index", "global_descriptor.neighbours", "points.near", "points.spread",
+        "ensemble.index", "optimizer.muon_rows", "global_descriptor.neighbours", "points.near", "points.spread",
         "points.min_parallax_deg", "buffer.max_visits", "loss.depth_adjust",
     )  # fmt: skip
     options.at_least(32, "image.resolution")

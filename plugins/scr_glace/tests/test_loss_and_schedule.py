@@ -136,6 +136,16 @@ def test_orthogonal_keeps_the_singular_vectors():
         assert np.abs(inner - np.diag(np.diag(inner))).max() < 0.06
 
 
+def test_blocks_of_rows_are_made_orthogonal_each_by_itself():
+    matrix = torch.randn(96, 160, generator=torch.Generator().manual_seed(1))
+    found = orthogonal(matrix, 32)
+    for block, whole in zip(found.split(32), matrix.split(32), strict=True):
+        torch.testing.assert_close(block, orthogonal(whole), rtol=1e-4, atol=1e-6)
+    # Entries are about as large as those of the whole; rows that do not divide leave it whole.
+    assert float(found.std() / orthogonal(matrix).std()) == pytest.approx(1.0, abs=0.1)
+    torch.testing.assert_close(orthogonal(matrix, 50), orthogonal(matrix))
+
+
 def test_muon_resumes_where_it_stopped():
     def steps(first, last, state=None):
         torch.manual_seed(0)

@@ -17,22 +17,26 @@ _STEPS = 5
 _SMALLEST = 64  # rows and columns of a matrix that is worth it
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
+def orthogonal(matrix: Tensor, rows: int = 0) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly: singular values end between 0.7 and 1.2.
 
     Args:
         matrix: (N, M), not zero.
+        rows: of the blocks that are made orthogonal each by itself, where they divide N; 0: all at once.
+            Blocks of a quarter of the rows take a fifth of the time, and entries as large.
     """
     a, b, c = _NEWTON_SCHULZ
     # Half precision suffices where it is fast; a CPU without its instructions needs 40 times as long in it.
     x = matrix.bfloat16() if matrix.is_cuda else matrix
-    x = x / (x.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    count = len(x) // rows if rows and len(x) % rows == 0 else 1
+    x = x.reshape(count, len(x) // count, -1)
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
     for _ in range(_STEPS):
-        square = x @ x.T
+        square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    return (x.mT if tall else x).reshape(matrix.shape).to(matrix.dtype)
 
 
 class Muon(torch.optim.AdamW):
@@ -41,16 +45,17 @@ class Muon(torch.optim.AdamW):
     Args:
         parameters: to train.
         factor: learning rate of the matrices relative to that of the others.
+        rows: of the blocks of a matrix that are made orthogonal, see `orthogonal`.
         momentum: of the matrices.
         weight_decay: of all.
     """
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], factor: float, momentum: float = 0.95,
-        weight_decay: float = 0.01,
+        weight_decay: float = 0.01, rows: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(list(parameters), lr=0.0, weight_decay=weight_decay)
-        self.factor, self.momentum = factor, momentum
+        self.factor, self.momentum, self.rows = factor, momentum, rows
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -69,7 +74,8 @@ class Muon(torch.optim.AdamW):
                 ahead = gradient.lerp(mean, self.momentum)
                 rows, columns = parameter.shape
                 parameter.mul_(1 - rate * group["weight_decay"])
-                parameter.add_(orthogonal(ahead), alpha=-rate * max(1.0, rows / columns) ** 0.5)
+                step = orthogonal(ahead, self.rows)
+                parameter.add_(step, alpha=-rate * max(1.0, rows / columns) ** 0.5)
                 # Not AdamW's turn any more.
                 parameter.grad = None
                 held.append((parameter, gradient))

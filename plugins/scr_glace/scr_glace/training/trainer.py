@@ -72,7 +72,10 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer
         if options.name == "muon":
             self.optimizer = Muon(
-                self.parameters, options.muon_factor, weight_decay=options.weight_decay
+                self.parameters,
+                options.muon_factor,
+                weight_decay=options.weight_decay,
+                rows=options.muon_rows,
             )
         else:
             self.optimizer = torch.optim.AdamW(
