@@ -312,8 +312,8 @@ def check(config: GlaceConfig) -> None:
     options.at_least(
         0, "head.blocks", "augment.rotation_deg", "augment.brightness", "augment.contrast",
         "global_descriptor.noise_std", "optimizer.weight_decay", "train.checkpoint_seconds",
-        "ensemble.index", "optimizer.muon_rows", "global_descriptor.neighbours", "points.near", "points.spread",
-        "points.min_parallax_deg", "buffer.max_visits", "loss.depth_adjust",
+        "ensemble.index", "optimizer.muon_rows", "global_descriptor.neighbours", "points.near",
+        "points.spread", "points.min_parallax_deg", "buffer.max_visits", "loss.depth_adjust",
     )  # fmt: skip
     options.at_least(32, "image.resolution")
     options.positive(
