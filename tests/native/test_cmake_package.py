@@ -19,7 +19,7 @@ def run(*command):
 
 
 @pytest.fixture(params=["build of the module", pytest.param("own build", marks=pytest.mark.long)])
-def prefix(request, tmp_path_factory):
+def prefix(request, built_solvers, tmp_path_factory):
     """The installed library."""
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")
@@ -27,11 +27,9 @@ def prefix(request, tmp_path_factory):
         pytest.skip("there is no C++ compiler")
     prefix = tmp_path_factory.mktemp("prefix")
     if request.param == "build of the module":
-        built = [p.parent for p in (ROOT / "build").glob("cp*/libreloc_solvers.a")]
-        if not built:
+        if built_solvers is None:
             pytest.skip("the module was not built in place")
-        newest = max(built, key=lambda p: (p / "libreloc_solvers.a").stat().st_mtime)
-        run("cmake", "--install", newest, "--component", "cpp", "--prefix", prefix)
+        run("cmake", "--install", built_solvers.parent, "--component", "cpp", "--prefix", prefix)
         return prefix
     # Kept in build/, so that a second run compiles nothing; without what the example does not use.
     build = ROOT / "build" / "cmake_package"

@@ -48,14 +48,11 @@ def _solvers(*arguments: str, build: str = "solvers", target: str = "reloc_solve
 
 
 @pytest.fixture(scope="session")
-def emulation_build() -> Path:
+def emulation_build(built_solvers: Path | None) -> Path:
     """The programs of the emulation, linked with the solvers that the installed module has."""
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")
-    installed = sorted(
-        (ROOT / "build").glob("cp*/libreloc_solvers.a"), key=lambda p: p.stat().st_mtime
-    )
-    solvers = installed[-1] if installed else _solvers()
+    solvers = built_solvers or _solvers()
     eigen = ";".join(str(p) for p in (Path(p) / "cmeel.prefix" for p in sys.path) if p.is_dir())
     build = ROOT / "build" / "cuda_emulation"
     source = Path(__file__).parent / "cuda_emulation"
