@@ -378,7 +378,8 @@ class Localization:
         covariance: (6, 6) in the tangent of the module docstring, or None if unknown.
         num_inliers: number of correspondences that support the pose.
         inliers: (N,) mask over the evidence's correspondences, or None.
-        score: 0..1, larger is surer; comparable between queries of one map.
+        score: 0..1, larger is surer; comparable between queries of one map. The probability to be
+            right where the map is calibrated, and 0 where the solver found no pose to be believed.
         seconds: wall time by stage name.
         stages: pose after each stage that produced one, in order: (stage name, (4, 4)).
         camera: the intrinsics where they were estimated with the pose; None where the query's hold.

@@ -29,7 +29,11 @@ _PRIOR_WEIGHTS: Mapping[str, float] = {
 """What is common to maps: learned from unmapped training frames and foreign pictures of real rooms."""
 _PRIOR_SIGNAL = 0.15
 _PRIOR_BIAS = 6.0
+_LEAST_STEP = 1e-6
+_STEPS = 5  # from foreign pictures to mapping images
+_ENOUGH, _ENOUGH_OWN = 0.5, 0.25  # of that way; for images that are part of the map
 _PRIOR_STRENGTH = 2.0  # of the weights before the held-out images are seen
+_FREE = 0.5  # the same of the bias, and of signals that tell the place apart
 _WORTH = 0.35  # of one held-out frame: neighbours in a video share their errors
 _MARGIN = 0.1
 _FOREIGN_SHARE = 0.2  # of the queries that a map is asked, for what cannot be told apart
@@ -131,10 +135,11 @@ def fit_calibration(
     supports += [f.support for f in foreign if f.localized]
     strange = sum(f.localized for f in foreign)
     none = np.zeros(strange, bool)
+    enough = _ENOUGH_OWN if own else _ENOUGH
     return Calibration(
         centre=centre,
-        right=fit_odds(supports, np.concatenate([right, none]), centre, strange),
-        here=fit_odds(supports, np.concatenate([as_usual, none]), centre, strange),
+        right=fit_odds(supports, np.concatenate([right, none]), centre, strange, enough),
+        here=fit_odds(supports, np.concatenate([as_usual, none]), centre, strange, enough),
         spread=spread,
         depth=depth,
         mapped=mapped[:, :3].reshape(-1, 3, 4),
@@ -155,6 +160,7 @@ def fit_odds(
     true: npt.NDArray[np.bool_],
     centre: Mapping[str, float],
     strange: int = 0,
+    enough: float = _ENOUGH,
 ) -> Odds:
     """Logistic regression of a statement on the support, from a prior that holds for every map.
 
@@ -166,18 +172,37 @@ def fit_odds(
         centre: typical support.
         strange: so many of the poses, the last ones, are of foreign pictures. However many were made, they
             count as the share of foreign pictures among queries.
+        enough: share of the way from foreign to mapping images that a signal has to go to speak for a pose.
     """
     names = list(centre)
     prior = np.array([_PRIOR_BIAS, *(_PRIOR_WEIGHTS.get(n, _PRIOR_SIGNAL) for n in names)])
-    theta = prior.copy()
+    theta, units, bounds = prior.copy(), np.ones(len(names)), {}
     if len(supports):
-        x = np.array([[1.0, *(s.get(n, centre[n]) - centre[n] for n in names)] for s in supports])
+        x = np.array([[1.0, *(s.get(n, centre[n]) for n in names)] for s in supports])
+        for column, name in enumerate(names):
+            values, usual = x[:, column + 1], centre[name]
+            if name.startswith("signal."):
+                units[column], most = _measure(
+                    values[: len(x) - strange], values[len(x) - strange :], enough
+                )
+                if most is not None:
+                    bounds[name] = most
+                    values, usual = np.minimum(values, most), min(usual, most)
+            x[:, column + 1] = (values - usual) / units[column]
         y = true.astype(float)
         sample = np.ones(len(y))
         if strange:
             own = max(len(y) - strange, 5)
             sample[-strange:] = min(1.0, _FOREIGN_SHARE * own / strange)
-        strength = np.array([0.5, *(_PRIOR_STRENGTH / max(p, 0.1) ** 0.5 for p in prior[1:])])
+        strength = np.array(
+            [
+                _FREE,
+                *(
+                    _FREE if name in bounds else _PRIOR_STRENGTH / max(weight, 0.1) ** 0.5
+                    for name, weight in zip(names, prior[1:], strict=True)
+                ),
+            ]
+        )
         for _ in range(50):
             p = 1 / (1 + np.exp(-np.clip(x @ theta, -30, 30)))
             gradient = x.T @ (sample * (p - y)) + strength * (theta - prior)
@@ -187,7 +212,28 @@ def fit_odds(
             theta[1:] = np.maximum(theta[1:], 0)
             if float(np.abs(step).max()) < 1e-6:
                 break
-    return Odds(float(theta[0]), {n: float(w) for n, w in zip(names, theta[1:], strict=True)})
+    weights = theta[1:] / units
+    return Odds(float(theta[0]), {n: float(w) for n, w in zip(names, weights, strict=True)}, bounds)
+
+
+def _measure(
+    known: Float64Array, foreign: Float64Array, enough: float
+) -> tuple[float, float | None]:
+    """One step of a support whose range is the affair of an estimator, and how much of it is enough.
+
+    The step is its spread over the mapping images, or a fifth of the way from foreign pictures to them
+    where that is longer. Then the support tells the place apart, and a part of the way is enough: images
+    that are farther from the mapped ones have less of it than those held out, and are of the place too.
+    """
+    if not len(known):
+        return 1.0, None
+    step = float(np.std(known))
+    if len(foreign):
+        strange = float(np.median(foreign))
+        way = float(np.median(known)) - strange
+        if way > 2 * step:
+            return max(step, way / _STEPS), strange + enough * way
+    return (step if step > _LEAST_STEP else 1.0), None
 
 
 def fit_spread(

@@ -67,18 +67,28 @@ class Odds:
     Attributes:
         bias: at the typical support of the map.
         weights: of the difference to it, by name; never negative.
+        enough: support beyond which more says nothing, by name; without bound for other names.
     """
 
     bias: float
     weights: Mapping[str, float]
+    enough: Mapping[str, float] = field(default_factory=dict)
+
+    def lacks(self, found: Mapping[str, float], centre: Mapping[str, float]) -> dict[str, float]:
+        """What each support adds to the log odds of a typical pose, by name: negative where it lacks."""
+        return {
+            name: weight
+            * (self._of(name, found.get(name, centre[name])) - self._of(name, centre[name]))
+            for name, weight in self.weights.items()
+        }
 
     def probability(self, found: Mapping[str, float], centre: Mapping[str, float]) -> float:
         """Probability that the statement holds for a pose with this support."""
-        total = self.bias + sum(
-            weight * (found.get(name, centre[name]) - centre[name])
-            for name, weight in self.weights.items()
-        )
+        total = self.bias + sum(self.lacks(found, centre).values())
         return 1 / (1 + math.exp(-min(max(total, -30.0), 30.0)))
+
+    def _of(self, name: str, value: float) -> float:
+        return min(value, self.enough.get(name, math.inf))
 
 
 @dataclass(frozen=True)
@@ -177,10 +187,7 @@ class Calibration:
         """The weakest part of the support, in words."""
         if found.get(ALONE, 1.0) <= self.min_score + _NEARLY:
             return "another place explains it about as well"
-        lacks = {
-            name: weight * (found.get(name, self.centre[name]) - self.centre[name])
-            for name, weight in self.here.weights.items()
-        }
+        lacks = self.here.lacks(found, self.centre)
         if not lacks:
             return "nothing is known of what supports poses in this map"
         worst = min(lacks, key=lambda name: lacks[name])
@@ -215,4 +222,7 @@ def _within_sphere(radius: float) -> float:
 
 
 def _odds(stored: Mapping[str, Any]) -> Odds:
-    return Odds(float(stored["bias"]), {str(k): float(v) for k, v in stored["weights"].items()})
+    def numbers(name: str) -> dict[str, float]:
+        return {str(k): float(v) for k, v in stored.get(name, {}).items()}
+
+    return Odds(float(stored["bias"]), numbers("weights"), numbers("enough"))

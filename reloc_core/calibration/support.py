@@ -71,7 +71,9 @@ def support(evidence: Evidence, solved: Localization, camera: Camera) -> dict[st
         stdev = math.sqrt(max(float(np.trace(solved.covariance[3:, 3:])), 0.0) + 1e-18)
         if depth is not None:
             found["claimed"] = -math.log(stdev / depth)
-    score = min(max(solved.score, 1e-4), 1 - 1e-4)
+    # Whether another pose explains the evidence too is a support of its own.
+    score = solved.score / max(solved.support.get("alone", 1.0), 1e-3)
+    score = min(max(score, 1e-4), 1 - 1e-4)
     found["score"] = math.log(score / (1 - score))
     return {name: value for name, value in found.items() if math.isfinite(value)}
 

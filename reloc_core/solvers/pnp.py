@@ -46,7 +46,8 @@ def to_localization(estimate: PoseEstimate, redundancy: float = 1.0) -> Localiza
         "support": {"focal": -max(0.0, wanted), "alone": 1 - estimate.rival},
     }
     if not estimate.success:
-        return Localization.failure(estimate.message, **details)
+        # The score knows how well a pose fits, not that chance or a wrong focal length made it fit.
+        return Localization.failure(estimate.message, **details | {"score": 0.0})
     return Localization(
         Status.LOCALIZED,
         world_from_cam=estimate.world_from_cam,

@@ -156,6 +156,32 @@ def test_more_support_is_never_worse_and_separates():
     assert odds.probability({"inliers": 3.0}, centre) < 0.1
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_a_signal_that_tells_the_place_apart_speaks_in_whatever_unit_it_has(unit):
+    """Queries farther from the mapped views than those held out have less of it, and are of the place."""
+    rng = np.random.default_rng(7)
+    true = [{"inliers": 2.0, "signal.x": unit * v} for v in rng.normal(0.95, 0.03, 40)]
+    false = [{"inliers": 2.0, "signal.x": unit * v} for v in rng.normal(0.5, 0.06, 48)]
+    centre = {"inliers": 2.0, "signal.x": unit * 0.95}
+    odds = fit_odds(true + false, np.arange(88) < 40, centre, 48)
+    held, farther, foreign = (
+        odds.probability({"inliers": 2.0, "signal.x": unit * v}, centre) for v in (0.95, 0.75, 0.55)
+    )
+    assert held == pytest.approx(farther)
+    assert held > 0.95
+    assert foreign < 0.5
+
+
+def test_whether_another_pose_explains_it_too_counts_once():
+    mask = np.ones(200, bool)
+    given = evidence(np.random.default_rng(8))
+    alone = localization(np.eye(4), mask, alone=1.0)
+    rival = replace(alone, score=0.9 * 0.6, support={"alone": 0.6})
+    assert support(given, rival, CAMERA)["score"] == pytest.approx(
+        support(given, alone, CAMERA)["score"]
+    )
+
+
 def test_what_cannot_be_told_apart_gets_the_share_of_the_right_ones():
     same = [{"inliers": 5.0}] * 60
     odds = fit_odds(same, np.arange(60) < 30, {"inliers": 5.0}, 30)

@@ -116,6 +116,17 @@ def test_min_score_turns_weak_poses_into_failures(scene):
     assert "score" in result.reason
 
 
+def test_what_chance_may_have_found_has_no_score():
+    rng = np.random.default_rng(9)
+    camera = Camera.pinhole(500.0, 640, 480)
+    for _ in range(20):
+        given = Correspondences(
+            rng.uniform((0, 0), (639, 479), (60, 2)), rng.uniform(-1, 1, (60, 3)), kind="sparse"
+        )
+        result = PnpSolver(PnpConfig()).solve(given, camera, Runtime())
+        assert result.localized == (result.score > 0)
+
+
 def test_wrong_evidence_and_wrong_config():
     with pytest.raises(InputError):
         PnpSolver(PnpConfig()).solve(PosePrior(np.eye(4)), None, Runtime())
