@@ -5,8 +5,9 @@
 For every map of a place (`redkitchen_seq01` by default): how many of its queries are localized and right
 (2.5 % of the depth, 5 degrees), the mean squared normalised error (6 is right) and the share in the 95 %
 region of the covariance, the expected calibration error of the score; how many foreign and impossible
-pictures are localized, and with what score; and queries with a wrong focal length: refused, or inside the
-covariance. `--hard` asks frames 200 to 699 of the training split, for maps of its first 200 frames.
+pictures are localized, and with what score; and queries with a wrong focal length: refused, right all
+the same, or inside the covariance. `--hard` asks frames 200 to 699 of the training split, for maps of its
+first 200 frames.
 """
 
 from __future__ import annotations
@@ -104,15 +105,9 @@ Found = tuple[Frame, Localization]
 def judge(found: Sequence[Found]) -> dict[str, float]:
     """Numbers of real queries."""
     localized = [(f, loc) for f, loc in found if loc.localized]
-    right, inside, values = [], [], []
-    for frame, loc in localized:
-        assert frame.world_from_cam is not None
-        assert loc.world_from_cam is not None
-        assert loc.covariance is not None
-        moved, turned = pose_errors(loc.world_from_cam, frame.world_from_cam)
-        right.append(moved <= 0.025 * loc.support.get("depth", DEPTH) and turned <= 5)
-        values.append(nees(loc.world_from_cam, loc.covariance, frame.world_from_cam))
-        inside.append(values[-1] < NEES_95)
+    truths = [_truth(frame, loc) for frame, loc in localized]
+    right, values = [r for r, _ in truths], [square for _, square in truths]
+    inside = [square < NEES_95 for square in values]
     scores = np.array([loc.score for _, loc in localized])
     errors = [pose_errors(loc.world_from_cam, f.world_from_cam)[0] for f, loc in localized]
     return {
@@ -148,20 +143,30 @@ def strange(found: Sequence[Found]) -> dict[str, object]:
 
 
 def believable(found: Sequence[Found]) -> dict[str, int]:
-    """Of queries with a wrong focal length: how many are refused, inside the covariance, or wrong."""
-    refused = inside = 0
+    """Of queries with a wrong focal length: how many are refused, right all the same, or believable.
+
+    One is wrong if its pose is neither right nor inside its covariance.
+    """
+    numbers = {"queries": len(found), "refused": 0, "right": 0, "inside": 0, "wrong": 0}
     for frame, loc in found:
         if not loc.localized:
-            refused += 1
+            numbers["refused"] += 1
             continue
-        assert loc.covariance is not None
-        inside += nees(loc.world_from_cam, loc.covariance, frame.world_from_cam) < NEES_95
-    return {
-        "queries": len(found),
-        "refused": refused,
-        "inside": inside,
-        "wrong": len(found) - refused - inside,
-    }
+        right, square = _truth(frame, loc)
+        numbers["right"] += right
+        numbers["inside"] += square < NEES_95
+        numbers["wrong"] += not right and square >= NEES_95
+    return numbers
+
+
+def _truth(frame: Frame, found: Localization) -> tuple[bool, float]:
+    """Whether a pose is within 2.5 % of the depth and 5 degrees, and its normalised squared error."""
+    assert frame.world_from_cam is not None
+    assert found.world_from_cam is not None
+    assert found.covariance is not None
+    moved, turned = pose_errors(found.world_from_cam, frame.world_from_cam)
+    right = moved <= 0.025 * found.support.get("depth", DEPTH) and turned <= 5
+    return right, nees(found.world_from_cam, found.covariance, frame.world_from_cam)
 
 
 def measure(
