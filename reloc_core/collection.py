@@ -181,7 +181,7 @@ def align(reference: Pipeline, dataset: Dataset, least: int = 3) -> Float64Array
     poses = poses_of(dataset, np.asarray(chosen))
     votes = []
     for index, pose in zip(chosen, poses, strict=True):
-        found = reference.localize(replace(dataset[index], sequence=None))
+        found = reference.localize_alone(dataset, index)
         if found.localized and found.world_from_cam is not None:
             votes.append((found.world_from_cam @ inverse(pose), pose))
     span = float(np.linalg.norm(np.ptp(poses[:, :3, 3], axis=0))) or 1.0

@@ -66,11 +66,10 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     queries = images_of(cfg)
     pipeline = load_pipeline(cfg)
     record = RunDirectory(cfg.output_dir, "localize", cfg, overrides, pipeline.runtime)
-    if isinstance(queries, VideoStream):
-        record.create()
-        return _run_stream(queries, pipeline, record)
     pipeline.check(queries)
     record.create()
+    if isinstance(queries, VideoStream):
+        return _run_stream(queries, pipeline, record)
     for note in queries.notes:
         record.note(note)
     evaluation = evaluate(pipeline, queries, batch=cfg.batch, on_outcome=show, reporter=record)

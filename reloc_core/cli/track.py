@@ -38,6 +38,7 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
         # One core follows points meanwhile.
         cfg.threads = max(1, usable_cpus() - 1)
     pipeline = without_pose_filter(load_pipeline(cfg))
+    pipeline.check(frames)
     record = RunDirectory(cfg.output_dir, "track", cfg, overrides, pipeline.runtime)
     record.create()
     live = not isinstance(frames, Dataset) and frames.live

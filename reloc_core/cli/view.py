@@ -47,7 +47,7 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
         if results is not None:
             _show_results(recording, results, dataset)
         elif queries is not None and pipeline is not None:
-            pipeline.check(queries) if isinstance(queries, Dataset) else None
+            pipeline.check(queries)
             with observed_run("view", cfg) as result:
                 _show_queries(recording, pipeline, queries, result)
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from reloc_core.cli.main import main
 from reloc_core.datasets.config import CameraConfig
 from reloc_core.datasets.stream import VideoStream, is_stream
 from reloc_core.errors import ConfigError, DataError
+from reloc_core.pipeline import Stage
 
 FRAMES = 12
 
@@ -129,6 +130,19 @@ def test_localize_a_video(toy_plugin, ace_scene, video, tmp_path, capsys):
     ]
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert (result["status"], result["queries"], result["localized"]) == ("ok", 5, 5)
+
+
+@pytest.mark.parametrize("verb", ["localize", "track"])
+def test_a_video_is_refused_at_its_start_where_a_stage_needs_depth(
+    verb, toy_plugin, ace_scene, video, tmp_path, capsys, monkeypatch
+):
+    arguments = ["train", "estimator=toy", "dataset=ace", f"dataset.root={ace_scene}"]
+    assert main([*arguments, f"map_dir={tmp_path}/map", f"output_dir={tmp_path}/run"]) == 0
+    monkeypatch.setattr(Stage, "of", lambda component: Stage(component.name, ("depth",)))
+    assert main([verb, f"map_dir={tmp_path}/map", f"images={video}", "camera.focal=50",
+                 f"output_dir={tmp_path}/out"]) == 2  # fmt: skip
+    assert "'toy' needs depth images; " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_can_be_a_video(toy_plugin, ace_scene, tmp_path, capsys, monkeypatch):
