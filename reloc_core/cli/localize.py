@@ -90,7 +90,7 @@ def _run_stream(stream: VideoStream, pipeline: Pipeline, record: RunDirectory) -
     record.note(f"Localizing {stream.name}" + ("; Ctrl-C ends it." if stream.live else "."))
     try:
         with record.progress("Localizing", len(stream)) as progress:
-            for outcome in run_queries(pipeline, stream):
+            for outcome in run_queries(pipeline, stream, record.cfg.batch):
                 results.append(outcome.result)
                 show(outcome)
                 progress.advance(1, localized=str(sum(r.localized for r in results)))
