@@ -57,22 +57,22 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     mapping, test = split(cfg, cfg.dataset.split), split(cfg, cfg.test_split)
     if cfg.dry_run:
         return _dry_run(cfg, component, config, mapping, test)
-    record = new_record(cfg, "benchmark", overrides)
-    record.create()
-    scene_map = _existing(cfg, component, config, mapping)
-    if scene_map is None:
-        scene_map = train_map(cfg, mapping, cfg.map_dir, record)
-    else:
-        record.note(f"Using the map {cfg.map_dir}.")
-    if scene_map is None or record.quiet:  # the first process of a distributed run measures
-        return 0
-    solver, refiners = plain(cfg.get("solver")), plain(cfg.refiners)
-    pipeline = Pipeline.from_map(scene_map, solver, refiners, runtime=record.runtime)
-    evaluation = evaluate(pipeline, test, batch=cfg.batch, reporter=record)
-    report_results(evaluation, pipeline, record, bool(cfg.report))
-    if cfg.published_table and any(r.truth is not None for r in evaluation.results):
-        _beside_published(cfg, record, pipeline.method)
-    return finish(record, evaluation.results)
+    with new_record(cfg, "benchmark", overrides) as record:
+        record.create()
+        scene_map = _existing(cfg, component, config, mapping)
+        if scene_map is None:
+            scene_map = train_map(cfg, mapping, cfg.map_dir, record)
+        else:
+            record.note(f"Using the map {cfg.map_dir}.")
+        if scene_map is None or record.quiet:  # the first process of a distributed run measures
+            return 0
+        solver, refiners = plain(cfg.get("solver")), plain(cfg.refiners)
+        pipeline = Pipeline.from_map(scene_map, solver, refiners, runtime=record.runtime)
+        evaluation = evaluate(pipeline, test, batch=cfg.batch, reporter=record)
+        report_results(evaluation, pipeline, record, bool(cfg.report))
+        if cfg.published_table and any(r.truth is not None for r in evaluation.results):
+            _beside_published(cfg, record, pipeline.method)
+        return finish(record, evaluation.results)
 
 
 def _dry_run(

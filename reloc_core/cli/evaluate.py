@@ -40,13 +40,13 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     dataset: Dataset = build(cfg.dataset, "dataset")
     pipeline = load_pipeline(cfg)
     pipeline.check(dataset)
-    record = RunDirectory(cfg.output_dir, "evaluate", cfg, overrides, pipeline.runtime)
-    record.create()
-    for note in dataset.notes:
-        record.note(f"{dataset.name}: {note}")
-    if cfg.video:
-        evaluation = evaluate_on_video(pipeline, dataset, record)
-    else:
-        evaluation = evaluate(pipeline, dataset, batch=cfg.batch, reporter=record)
-    report_results(evaluation, pipeline, record, bool(cfg.report))
-    return finish(record, evaluation.results)
+    with RunDirectory(cfg.output_dir, "evaluate", cfg, overrides, pipeline.runtime) as record:
+        record.create()
+        for note in dataset.notes:
+            record.note(f"{dataset.name}: {note}")
+        if cfg.video:
+            evaluation = evaluate_on_video(pipeline, dataset, record)
+        else:
+            evaluation = evaluate(pipeline, dataset, batch=cfg.batch, reporter=record)
+        report_results(evaluation, pipeline, record, bool(cfg.report))
+        return finish(record, evaluation.results)

@@ -65,16 +65,16 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     """Run the verb: one JSON line per image on standard output, all files in the output directory."""
     queries = images_of(cfg)
     pipeline = load_pipeline(cfg)
-    record = RunDirectory(cfg.output_dir, "localize", cfg, overrides, pipeline.runtime)
-    pipeline.check(queries)
-    record.create()
-    if isinstance(queries, VideoStream):
-        return _run_stream(queries, pipeline, record)
-    for note in queries.notes:
-        record.note(note)
-    evaluation = evaluate(pipeline, queries, batch=cfg.batch, on_outcome=show, reporter=record)
-    report_results(evaluation, pipeline, record, bool(cfg.report))
-    return finish(record, evaluation.results)
+    with RunDirectory(cfg.output_dir, "localize", cfg, overrides, pipeline.runtime) as record:
+        pipeline.check(queries)
+        record.create()
+        if isinstance(queries, VideoStream):
+            return _run_stream(queries, pipeline, record)
+        for note in queries.notes:
+            record.note(note)
+        evaluation = evaluate(pipeline, queries, batch=cfg.batch, on_outcome=show, reporter=record)
+        report_results(evaluation, pipeline, record, bool(cfg.report))
+        return finish(record, evaluation.results)
 
 
 def select_images(folder: ImageFolder, cfg: DictConfig, video: bool) -> Dataset:

@@ -39,35 +39,39 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
         cfg.threads = max(1, usable_cpus() - 1)
     pipeline = without_pose_filter(load_pipeline(cfg))
     pipeline.check(frames)
-    record = RunDirectory(cfg.output_dir, "track", cfg, overrides, pipeline.runtime)
-    record.create()
-    live = not isinstance(frames, Dataset) and frames.live
-    record.note(f"Tracking {frames.name}" + ("; Ctrl-C ends it." if live else "."))
-    results: list[QueryResult] = []
-    try:
-        with Tracker(pipeline, config) as tracker:
-            for result in _tracked(tracker, frames, record):
-                results.append(result)
-    except KeyboardInterrupt:
-        if not live:
-            raise
-        record.note("Stopped.")
-    for note in frames.notes:
-        record.note(note)
-    assert pipeline.map is not None
-    unit = pipeline.map.info.unit
-    with explain_os_errors(record.path):
-        write_result_files(record.path, results, unit)
-    if bag is not None:
-        assert isinstance(frames, BagStream)
-        write_pose_bag(bag, _stamped(results, frames), cfg.world_frame, _camera_frame(cfg, frames))
-        record.note(f"Poses as a bag: {bag}")
-        if unit != "metre":
-            record.note(f"Warning: the map's unit is {unit}; ROS takes lengths for metres.")
-    localized = sum(r.localized for r in results)
-    record.result("ok", queries=len(results), localized=localized, map=map_content(pipeline.map))
-    record.note(f"{localized} of {len(results)} frames have a pose.")
-    return finish(record, results) if results else EXIT_OK
+    with RunDirectory(cfg.output_dir, "track", cfg, overrides, pipeline.runtime) as record:
+        record.create()
+        live = not isinstance(frames, Dataset) and frames.live
+        record.note(f"Tracking {frames.name}" + ("; Ctrl-C ends it." if live else "."))
+        results: list[QueryResult] = []
+        try:
+            with Tracker(pipeline, config) as tracker:
+                for result in _tracked(tracker, frames, record):
+                    results.append(result)
+        except KeyboardInterrupt:
+            if not live:
+                raise
+            record.note("Stopped.")
+        for note in frames.notes:
+            record.note(note)
+        assert pipeline.map is not None
+        unit = pipeline.map.info.unit
+        with explain_os_errors(record.path):
+            write_result_files(record.path, results, unit)
+        if bag is not None:
+            assert isinstance(frames, BagStream)
+            write_pose_bag(
+                bag, _stamped(results, frames), cfg.world_frame, _camera_frame(cfg, frames)
+            )
+            record.note(f"Poses as a bag: {bag}")
+            if unit != "metre":
+                record.note(f"Warning: the map's unit is {unit}; ROS takes lengths for metres.")
+        localized = sum(r.localized for r in results)
+        record.result(
+            "ok", queries=len(results), localized=localized, map=map_content(pipeline.map)
+        )
+        record.note(f"{localized} of {len(results)} frames have a pose.")
+        return finish(record, results) if results else EXIT_OK
 
 
 def tracker_config(cfg: DictConfig) -> TrackerConfig:
