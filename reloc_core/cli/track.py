@@ -32,12 +32,13 @@ Source = Dataset | VideoStream | BagStream
 def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     """Run the verb: one JSON line per frame on standard output, all files in the output directory."""
     config = tracker_config(cfg)
-    frames = _frames(cfg)
-    bag = _bag_to_write(cfg, frames)
     if not cfg.threads:
         # One core follows points meanwhile.
         cfg.threads = max(1, usable_cpus() - 1)
     pipeline = without_pose_filter(load_pipeline(cfg))
+    assert pipeline.map is not None
+    frames = _frames(cfg, pipeline.map)
+    bag = _bag_to_write(cfg, frames)
     pipeline.check(frames)
     with RunDirectory(cfg.output_dir, "track", cfg, overrides, pipeline.runtime) as record:
         record.create()
@@ -54,7 +55,6 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
             record.note("Stopped.")
         for note in frames.notes:
             record.note(note)
-        assert pipeline.map is not None
         unit = pipeline.map.info.unit
         with explain_os_errors(record.path):
             write_result_files(record.path, results, unit)
@@ -90,17 +90,17 @@ def tracker_config(cfg: DictConfig) -> TrackerConfig:
     return config
 
 
-def _frames(cfg: DictConfig) -> Source:
+def _frames(cfg: DictConfig, scene_map: Map) -> Source:
     """What `images=` names."""
     images = plain(cfg.images)
     timing = cfg.times is not None or cfg.fps is not None
     if is_stream(images):
         if timing:
             raise ConfigError("A video or a camera tells its own times: leave times and fps out.")
-        source = images_of(cfg)
+        source = images_of(cfg, scene_map)
         assert isinstance(source, VideoStream)
         return source
-    config, mapped = camera_config(cfg), mapped_frames(Map.open(cfg.map_dir)).cameras
+    config, mapped = camera_config(cfg), mapped_frames(scene_map).cameras
     if isinstance(images, str) and is_bag(images):
         if timing:
             raise ConfigError("A bag tells its own times: leave times and fps out.")

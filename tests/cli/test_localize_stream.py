@@ -12,6 +12,7 @@ from reloc_core.cli.main import main
 from reloc_core.datasets.config import CameraConfig
 from reloc_core.datasets.stream import VideoStream, is_stream
 from reloc_core.errors import ConfigError, DataError
+from reloc_core.maps import Map
 from reloc_core.pipeline import Pipeline, Stage
 
 FRAMES = 12
@@ -151,6 +152,21 @@ def test_batches_of_a_video_are_localized_together(
     assert main([*evaluate, "video=true", "batch=2", f"output_dir={tmp_path}/shown"]) == 2
     assert "leave batch out" in capsys.readouterr().err
     assert not (tmp_path / "shown").exists()
+
+
+@pytest.mark.parametrize("verb", ["localize", "track"])
+def test_the_map_is_opened_once(verb, toy_plugin, ace_scene, video, tmp_path, capsys, monkeypatch):
+    arguments = ["train", "estimator=toy", "dataset=ace", f"dataset.root={ace_scene}"]
+    assert main([*arguments, f"map_dir={tmp_path}/map", f"output_dir={tmp_path}/run"]) == 0
+    opened, open_map = [], Map.open.__func__
+    monkeypatch.setattr(
+        Map, "open", classmethod(lambda cls, path: opened.append(path) or open_map(cls, path))
+    )
+    code = main([verb, f"map_dir={tmp_path}/map", f"images={ace_scene}/test/rgb",
+                 "camera.from_map=true", *(["fps=10"] if verb == "track" else []),
+                 f"output_dir={tmp_path}/out"])  # fmt: skip
+    assert code == 0, capsys.readouterr().err
+    assert opened == [f"{tmp_path}/map"]
 
 
 @pytest.mark.parametrize("verb", ["localize", "track"])
