@@ -261,11 +261,6 @@ class Collection(Pipeline):
             orientation=options.get("orientation", "exif"),
         )  # fmt: skip
 
-    @property
-    def loaded(self) -> list[str]:
-        """Members in memory, those asked last at the end."""
-        return list(self._loaded)
-
     def member(self, name: str) -> Pipeline:
         """A member's pipeline, loaded if it is not; others go where memory is short."""
         if name not in self._loaded:
