@@ -181,7 +181,7 @@ def align(reference: Pipeline, dataset: Dataset, least: int = 3) -> Float64Array
     poses = poses_of(dataset, np.asarray(chosen))
     votes = []
     for index, pose in zip(chosen, poses, strict=True):
-        found = reference.localize(replace(dataset[index], sequence=None))
+        found = reference.localize_alone(dataset, index)
         if found.localized and found.world_from_cam is not None:
             votes.append((found.world_from_cam @ inverse(pose), pose))
     span = float(np.linalg.norm(np.ptp(poses[:, :3, 3], axis=0))) or 1.0
@@ -260,11 +260,6 @@ class Collection(Pipeline):
             estimator, solver=None, runtime=runtime, scene_map=scene_map, stages=stages,  # type: ignore[arg-type]
             orientation=options.get("orientation", "exif"),
         )  # fmt: skip
-
-    @property
-    def loaded(self) -> list[str]:
-        """Members in memory, those asked last at the end."""
-        return list(self._loaded)
 
     def member(self, name: str) -> Pipeline:
         """A member's pipeline, loaded if it is not; others go where memory is short."""

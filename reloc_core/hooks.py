@@ -50,7 +50,7 @@ class Hooks:
 
     @hookspec
     def reloc_run_finished(self, verb: str, result: Mapping[str, Any]) -> None:
-        """A verb finished; `result` is what `result.json` holds."""
+        """A verb finished; `result` is what `result.json` holds, or `status` "failed" and `error`."""
 
 
 HOOK_NAMES = frozenset(name for name in vars(Hooks) if name.startswith("reloc_"))

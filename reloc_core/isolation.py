@@ -9,9 +9,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
-from reloc_core.errors import PluginError, RelocError
 from reloc_core.hooks import HOOK_NAMES, OBSERVERS
 
 DISABLE_VARIABLE = "RELOC_DISABLE_PLUGINS"
@@ -19,17 +18,6 @@ DISABLE_VARIABLE = "RELOC_DISABLE_PLUGINS"
 TIMEOUT_VARIABLE = "RELOC_PLUGIN_SECONDS"
 """Environment variable with the longest time that loading one plugin may take."""
 LOAD_SECONDS = 60.0
-
-
-class _Named(Protocol):
-    """What `blame` says of a component."""
-
-    @property
-    def interface(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def plugin(self) -> str: ...
 
 
 def one_line(error: BaseException) -> str:
@@ -68,24 +56,6 @@ def time_limit(plugin: str) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-@contextmanager
-def blame(component: _Named) -> Iterator[None]:
-    """Turn whatever a component lets out, `StopIteration` included, into an error that names its plugin.
-
-    Raises:
-        PluginError: for anything but a `RelocError`, Ctrl-C and a lack of memory.
-    """
-    try:
-        yield
-    except (RelocError, KeyboardInterrupt, GeneratorExit, MemoryError):
-        raise
-    except BaseException as error:
-        raise PluginError(
-            f"{component.interface} '{component.name}' of plugin '{component.plugin}' failed: "
-            f"{one_line(error)}. This is a defect of the plugin; RELOC_DEBUG=1 shows where."
-        ) from error
 
 
 class _Hooks:

@@ -122,13 +122,14 @@ class Localizer:
 
         Raises:
             DataError: the image cannot be read, or its focal length is unknown.
-            InputError: the arguments do not fit together.
+            InputError: the arguments do not fit together, or lack what a stage cannot work without.
         """
         chosen = intrinsics(camera, self.map)
         return self.localize_query(load_query(image, chosen, depth, timestamp, sequence))
 
     def localize_query(self, query: Query) -> Localization:
         """Localize a query of `load_query`; as `localize`."""
+        self.pipeline.check_query(query)
         return self.run(query).localization
 
     def run(self, query: Query, observed: bool = True) -> Outcome:

@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from reloc_core.calibration import Calibration, support
 from reloc_core.config import TARGET, build, config_of_map, typed_config
-from reloc_core.errors import ConfigError, DataError, MapError
+from reloc_core.errors import ConfigError, DataError, InputError, MapError, RelocError
 from reloc_core.geometry import orthonormalized
 from reloc_core.interfaces import Dataset, Estimator, Refiner, Runtime, Solver
 from reloc_core.maps import REFINER_PART, Map, loading
@@ -64,6 +64,12 @@ class Stage:
     def of(cls, component: Component) -> Stage:
         """The stage that a registered component makes."""
         return cls(component.name, component.requires, component.reads_depth)
+
+
+class Stream(Protocol):
+    """Frames of a video or a camera that come one after the other."""
+
+    name: str
 
 
 class Pipeline:
@@ -194,21 +200,46 @@ class Pipeline:
         """How many preceding frames of the sequence shape the outcome of a query, about."""
         return max(self.estimator.history, *(r.history for _, r in self.refiners), 0)
 
-    def check(self, dataset: Dataset) -> None:
+    def check(self, queries: Dataset | Stream) -> None:
         """Refuse queries that lack what a stage cannot work without, before the first of them.
+
+        Args:
+            queries: a dataset, or the frames of a video, which have no depth.
 
         Raises:
             DataError: names the stage and what is missing.
         """
+        depth, sequence = False, True
+        if isinstance(queries, Dataset):
+            depth = queries.has_depth
+            sequence = any(f.sequence is not None for f in queries.frames)
+        if lacking := self._lacking(queries.name, depth, sequence):
+            raise DataError(lacking)
+
+    def check_query(self, query: Query) -> None:
+        """Refuse a single query that lacks what a stage cannot work without.
+
+        Raises:
+            InputError: names the stage and what is missing.
+        """
+        if lacking := self._lacking(
+            query.name, query.depth is not None, query.sequence is not None
+        ):
+            raise InputError(lacking)
+
+    def _lacking(self, name: str, depth: bool, sequence: bool) -> str:
+        """What a stage misses in queries with or without depth and a sequence; "" for nothing."""
+        name = name or "the image"
         for stage in self.stages:
-            if "depth" in stage.requires and not dataset.has_depth:
-                raise DataError(f"'{stage.name}' needs depth images; {dataset.name} has none.")
-            if "sequence" in stage.requires and all(f.sequence is None for f in dataset.frames):
-                raise DataError(
-                    f"'{stage.name}' needs the consecutive frames of a video; {dataset.name} has single "
-                    "photographs. Where their order is that of a video, say so: dataset.sequence=order, "
-                    "or video=true for images of a folder."
+            if "depth" in stage.requires and not depth:
+                return f"'{stage.name}' needs depth images; {name} has none."
+            if "sequence" in stage.requires and not sequence:
+                return (
+                    f"'{stage.name}' needs the consecutive frames of a video; {name} is of none. Where the "
+                    "order of photographs is that of a video, say so: dataset.sequence=order, video=true "
+                    "for images of a folder, or sequence=NAME for a single one."
                 )
+        return ""
 
     def start_sequence(self) -> None:
         """Forget temporal state; call before the first query of every sequence."""
@@ -222,8 +253,25 @@ class Pipeline:
         return undo.evidence(self.estimator.estimate(query), query.camera)
 
     def localize(self, query: Query) -> Localization:
-        """Localize one query; "not localized" is a result, not an exception."""
+        """Localize one query; "not localized" is a result, not an exception.
+
+        Raises:
+            InputError: it lacks what a stage cannot work without.
+        """
+        self.check_query(query)
         return self.localize_with_evidence(query)[1]
+
+    def localize_alone(self, dataset: Dataset, index: int) -> Localization:
+        """Localize an image as a photograph that belongs to no video.
+
+        Returns:
+            the outcome; a failure with its reason where the image cannot be read or is refused.
+        """
+        self.start_sequence()
+        try:
+            return self.localize_batch([replace(dataset[index], sequence=None)])[0][1]
+        except RelocError as error:
+            return Localization.failure(str(error))
 
     def localize_with_evidence(self, query: Query) -> tuple[Evidence, Localization]:
         """Like `localize`, and also returns what the solver was given."""
@@ -236,6 +284,10 @@ class Pipeline:
 
         Returns:
             evidence and outcome of each, the same as one by one; stage times are shares of the batch.
+
+        Raises:
+            InputError: a query has no depth and a stage needs it. Queries without a sequence are taken:
+                trackers and calibrations measure frames on their own.
         """
         turned = [upright(query.without_ground_truth()) for query in queries]
         found = self._localize_upright([query for query, _ in turned])
@@ -255,6 +307,9 @@ class Pipeline:
         return outcomes
 
     def _localize_upright(self, queries: Sequence[Query]) -> list[tuple[Evidence, Localization]]:
+        for query in queries:
+            if lacking := self._lacking(query.name, query.depth is not None, sequence=True):
+                raise InputError(lacking)
         begin = time.perf_counter()
         evidence = self.estimator.estimate_batch(queries)
         estimated = time.perf_counter()

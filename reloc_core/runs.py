@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -211,7 +212,8 @@ class Reporter:
 class RunDirectory(Reporter):
     """One verb's output directory: its log, its environment and its result.
 
-    Observers hear of the run when the directory is created and when its result is written.
+    Observers hear of the run when the directory is created and when its result is written; as a context
+    manager, also when an exception ends it before.
 
     Args:
         path: directory to create.
@@ -220,6 +222,7 @@ class RunDirectory(Reporter):
         overrides: what the user typed.
         runtime: resolved device, threads and seed.
         quiet: no progress and no log file, as in the helper processes of a distributed run.
+        observed: whether observers hear of it.
     """
 
     def __init__(
@@ -230,15 +233,17 @@ class RunDirectory(Reporter):
         overrides: Sequence[str],
         runtime: Runtime,
         quiet: bool = False,
+        observed: bool = True,
     ) -> None:
         super().__init__(quiet)
         self.path = Path(path)
         self.verb, self.cfg, self.overrides = verb, cfg, list(overrides)
         self.runtime = runtime
         self.started = time.time()
-        self._created = False
+        self._created = self._open = False
+        self._observed = observed
         # Refused before anything is written where it is not installed.
-        wanted = bool(cfg.get("tensorboard")) and not quiet
+        wanted = bool(cfg.get("tensorboard")) and observed and not quiet
         self._curves = Curves(self.path / FOLDER) if wanted else None
 
     def create(self) -> None:
@@ -251,12 +256,35 @@ class RunDirectory(Reporter):
             write_json(self.path / "environment.json", environment())
             OmegaConf.save(self.cfg, self.path / "config.yaml", resolve=True)
         self.log("started", verb=self.verb, overrides=self.overrides)
+        if not self._observed:
+            return
         manager = default_registry().manager
-        if manager.has_plugin(FOLDER):  # of a job before this one that failed
-            manager.unregister(name=FOLDER)
         if self._curves is not None:
             manager.register(observed(self._curves, FOLDER), name=FOLDER)
+        self._open = True
         manager.hook.reloc_run_started(verb=self.verb, config=plain(self.cfg))
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        if error is not None:
+            self._end({"status": "failed", "verb": self.verb, "error": str(error)})
+
+    def _end(self, result: Mapping[str, Any]) -> None:
+        """Tell observers, once."""
+        if not self._open:
+            return
+        self._open = False
+        manager = default_registry().manager
+        manager.hook.reloc_run_finished(verb=self.verb, result=result)
+        if self._curves is not None:
+            manager.unregister(name=FOLDER)
+            self._curves.close()
+            self._curves = None
 
     def log(self, event: str, **values: Any) -> None:
         """Append a structured event to `log.jsonl`."""
@@ -295,12 +323,7 @@ class RunDirectory(Reporter):
         if not self.quiet:
             self.create()
             write_json(self.path / "result.json", result)
-            manager = default_registry().manager
-            manager.hook.reloc_run_finished(verb=self.verb, result=result)
-            if self._curves is not None:
-                manager.unregister(name=FOLDER)
-                self._curves.close()
-                self._curves = None
+            self._end(result)
         return result
 
 

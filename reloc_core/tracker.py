@@ -211,6 +211,8 @@ class Tracker:
 
     def _track(self, query: Query) -> Localization:
         begin = time.perf_counter()
+        # Localizations run beside: their refusals would look like a place that is not known.
+        self.localizer.pipeline.check_query(replace(query, sequence="tracked"))
         given, (query, undo) = query, upright(query)
         camera = self._camera
         if camera is not None and (camera.width, camera.height) == query.image.shape[1::-1]:
@@ -311,5 +313,7 @@ class Tracker:
 
 def without_pose_filter(pipeline: Pipeline) -> Pipeline:
     """The pipeline without a pose filter, where it has one."""
-    pipeline.refiners = tuple((n, r) for n, r in pipeline.refiners if not isinstance(r, PoseFilter))
+    filters = {n for n, r in pipeline.refiners if isinstance(r, PoseFilter)}
+    pipeline.refiners = tuple((n, r) for n, r in pipeline.refiners if n not in filters)
+    pipeline.stages = tuple(stage for stage in pipeline.stages if stage.name not in filters)
     return pipeline

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from reloc_core.cli.results import finish, report_results
 from reloc_core.cli.train import chosen, new_record, train_map
 from reloc_core.config import TARGET, build, plain, typed_config
 from reloc_core.engine import evaluate
-from reloc_core.engine.training import configured
+from reloc_core.engine.training import Part, configured, trained_parts
 from reloc_core.errors import ConfigError, MapError
 from reloc_core.evaluation.compare import Bootstrap, compare_scene
 from reloc_core.evaluation.comparison_page import csv_text, json_content, published_rows, text_table
@@ -22,7 +22,7 @@ from reloc_core.evaluation.published import MEAN, read_published
 from reloc_core.interfaces import Dataset
 from reloc_core.io.files import write_atomically
 from reloc_core.maps import Map, dataset_identity
-from reloc_core.pipeline import Pipeline, check_fit, default_solver
+from reloc_core.pipeline import PARTS, Pipeline, check_fit, default_solver
 from reloc_core.registry import Component, default_registry
 from reloc_core.runs import RunDirectory, console
 
@@ -57,22 +57,22 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     mapping, test = split(cfg, cfg.dataset.split), split(cfg, cfg.test_split)
     if cfg.dry_run:
         return _dry_run(cfg, component, config, mapping, test)
-    record = new_record(cfg, "benchmark", overrides)
-    record.create()
-    scene_map = _existing(cfg, component, config, mapping)
-    if scene_map is None:
-        scene_map = train_map(cfg, mapping, cfg.map_dir, record)
-    else:
-        record.note(f"Using the map {cfg.map_dir}.")
-    if scene_map is None or record.quiet:  # the first process of a distributed run measures
-        return 0
-    solver, refiners = plain(cfg.get("solver")), plain(cfg.refiners)
-    pipeline = Pipeline.from_map(scene_map, solver, refiners, runtime=record.runtime)
-    evaluation = evaluate(pipeline, test, batch=cfg.batch, reporter=record)
-    report_results(evaluation, pipeline, record, bool(cfg.report))
-    if cfg.published_table and any(r.truth is not None for r in evaluation.results):
-        _beside_published(cfg, record, pipeline.method)
-    return finish(record, evaluation.results)
+    with new_record(cfg, "benchmark", overrides) as record:
+        record.create()
+        scene_map = _existing(cfg, component, config, mapping)
+        if scene_map is None:
+            scene_map = train_map(cfg, mapping, cfg.map_dir, record)
+        else:
+            record.note(f"Using the map {cfg.map_dir}.")
+        if scene_map is None or record.quiet:  # the first process of a distributed run measures
+            return 0
+        solver, refiners = plain(cfg.get("solver")), plain(cfg.refiners)
+        pipeline = Pipeline.from_map(scene_map, solver, refiners, runtime=record.runtime)
+        evaluation = evaluate(pipeline, test, batch=cfg.batch, reporter=record)
+        report_results(evaluation, pipeline, record, bool(cfg.report))
+        if cfg.published_table and any(r.truth is not None for r in evaluation.results):
+            _beside_published(cfg, record, pipeline.method)
+        return finish(record, evaluation.results)
 
 
 def _dry_run(
@@ -103,19 +103,23 @@ def _existing(cfg: DictConfig, component: Component, config: Any, mapping: Datas
     """The finished map at `map_dir`, None where there is none.
 
     Raises:
-        MapError: it is of another configuration, seed or dataset than asked for.
+        MapError: it is of another configuration, seed or dataset than asked for, or what was trained
+            into it for a refiner is.
     """
     if not (Path(cfg.map_dir) / "map.yaml").is_file():
         return None
     scene_map = Map.open(cfg.map_dir)
     info = scene_map.info
     wanted = {**dataset_identity(mapping), "seed": cfg.seed}
+    trained = info.pipeline.get(PARTS, {})
+    parts = trained_parts(component, plain(cfg.refiners), default_registry())
     differs = [
         what
         for what, same in (
             (f"estimator {info.component}", info.component == component.name),
             ("options of the estimator", plain(typed_config(component, info.config)) == plain(config)
              if info.component == component.name else True),
+            *((f"training of {p.refiner}", _same_part(p, trained.get(p.refiner))) for p in parts),
             (f"dataset {info.dataset.get('name')}", dict(info.dataset) == wanted),
         )
         if not same
@@ -126,6 +130,13 @@ def _existing(cfg: DictConfig, component: Component, config: Any, mapping: Datas
             "measure that map with 'reloc evaluate'."
         )
     return scene_map
+
+
+def _same_part(wanted: Part, stored: Mapping[str, Any] | None) -> bool:
+    """Whether a map holds a refiner's part as it would be trained now."""
+    if stored is None or stored["component"] != wanted.component.name:
+        return False
+    return bool(plain(typed_config(wanted.component, stored["config"])) == plain(wanted.config))
 
 
 def _beside_published(cfg: DictConfig, record: RunDirectory, method: str) -> None:

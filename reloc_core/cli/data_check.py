@@ -29,16 +29,16 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     train: Dataset = build(cfg.dataset, "dataset")
     test = _query_split(cfg)
     runtime = resolve_runtime("cpu", 0, 0)
-    record = RunDirectory(cfg.output_dir, "data_check", cfg, overrides, runtime)
-    record.create()
-    status = console.status("Checking poses, focal length, depth and coverage...")
-    with status, explain_os_errors(record.path):
-        report = check_dataset(train, test, record.path)
-    console.print(report)
-    record.result(
-        "ok" if report.level != "error" else "failed",
-        dataset={"name": train.name, "frames": len(train)},
-        findings=[vars(finding) for finding in report.findings],
-    )
-    record.note(f"Picture and findings: {record.path}")
-    return 2 if report.level == "error" else 0
+    with RunDirectory(cfg.output_dir, "data_check", cfg, overrides, runtime) as record:
+        record.create()
+        status = console.status("Checking poses, focal length, depth and coverage...")
+        with status, explain_os_errors(record.path):
+            report = check_dataset(train, test, record.path)
+        console.print(report)
+        record.result(
+            "ok" if report.level != "error" else "failed",
+            dataset={"name": train.name, "frames": len(train)},
+            findings=[vars(finding) for finding in report.findings],
+        )
+        record.note(f"Picture and findings: {record.path}")
+        return 2 if report.level == "error" else 0

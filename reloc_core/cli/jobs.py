@@ -82,7 +82,8 @@ def _record_failure(
     try:
         from reloc_core.runs import RunDirectory
 
-        run = RunDirectory(folder, verb, cfg, overrides, Runtime())
+        # Observers heard of the failure from the verb itself, where it had begun.
+        run = RunDirectory(folder, verb, cfg, overrides, Runtime(), observed=False)
         run.result("failed", **{k: v for k, v in content.items() if k in ("error", "traceback")})
     except Exception:  # a config that cannot be written, for one
         folder.mkdir(parents=True, exist_ok=True)

@@ -42,14 +42,23 @@ def camera_config(cfg: DictConfig) -> CameraConfig:
     return config
 
 
-def images_of(cfg: DictConfig) -> Dataset | VideoStream:
-    """What `images=` names: a video, a camera, or the chosen images of a folder."""
+def images_of(cfg: DictConfig, scene_map: Map | None) -> Dataset | VideoStream:
+    """What `images=` names: a video, a camera, or the chosen images of a folder.
+
+    Args:
+        cfg: of the verb.
+        scene_map: whose cameras `camera.from_map` means.
+
+    Raises:
+        ConfigError: the options do not fit together.
+        DataError: there are no such images.
+    """
     images, camera = plain(cfg.images), camera_config(cfg)
     mapped: tuple[Camera, ...] = ()
     if camera.from_map:
-        if cfg.map_dir is None:
+        if scene_map is None:
             raise ConfigError("camera.from_map needs map_dir.")
-        mapped = mapped_frames(Map.open(cfg.map_dir)).cameras
+        mapped = mapped_frames(scene_map).cameras
     if is_stream(images):
         return VideoStream(images, camera, cfg.frame_step, cfg.max_frames, mapped)
     return select_images(ImageFolder(images, camera, mapped), cfg, bool(cfg.video))
@@ -63,19 +72,18 @@ def show(outcome: Outcome) -> None:
 
 def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     """Run the verb: one JSON line per image on standard output, all files in the output directory."""
-    queries = images_of(cfg)
     pipeline = load_pipeline(cfg)
-    record = RunDirectory(cfg.output_dir, "localize", cfg, overrides, pipeline.runtime)
-    if isinstance(queries, VideoStream):
+    queries = images_of(cfg, pipeline.map)
+    with RunDirectory(cfg.output_dir, "localize", cfg, overrides, pipeline.runtime) as record:
+        pipeline.check(queries)
         record.create()
-        return _run_stream(queries, pipeline, record)
-    pipeline.check(queries)
-    record.create()
-    for note in queries.notes:
-        record.note(note)
-    evaluation = evaluate(pipeline, queries, batch=cfg.batch, on_outcome=show, reporter=record)
-    report_results(evaluation, pipeline, record, bool(cfg.report))
-    return finish(record, evaluation.results)
+        if isinstance(queries, VideoStream):
+            return _run_stream(queries, pipeline, record)
+        for note in queries.notes:
+            record.note(note)
+        evaluation = evaluate(pipeline, queries, batch=cfg.batch, on_outcome=show, reporter=record)
+        report_results(evaluation, pipeline, record, bool(cfg.report))
+        return finish(record, evaluation.results)
 
 
 def select_images(folder: ImageFolder, cfg: DictConfig, video: bool) -> Dataset:
@@ -91,7 +99,7 @@ def _run_stream(stream: VideoStream, pipeline: Pipeline, record: RunDirectory) -
     record.note(f"Localizing {stream.name}" + ("; Ctrl-C ends it." if stream.live else "."))
     try:
         with record.progress("Localizing", len(stream)) as progress:
-            for outcome in run_queries(pipeline, stream):
+            for outcome in run_queries(pipeline, stream, record.cfg.batch):
                 results.append(outcome.result)
                 show(outcome)
                 progress.advance(1, localized=str(sum(r.localized for r in results)))

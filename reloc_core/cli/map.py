@@ -48,42 +48,42 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
             f"{map_dir} is a finished map: choose another map_dir, add=true to add the images to it, or "
             "overwrite=true to replace it."
         )
-    record = new_record(cfg, "map", overrides)
-    if cfg.add and not read_record(place / RECORD):
-        return _add_localized(cfg, record)
-    record.note("1/4  Finding the poses of the images")
-    content = _reconstruction(cfg, place, record)
-    record.create()
-    record.note("2/4  Checking them")
-    if content["sequence"]:
-        OmegaConf.update(cfg, "dataset.sequence", content["sequence"])
-    OmegaConf.update(cfg, "dataset.root", str(place))
-    dataset: Dataset = build(cfg.dataset, "dataset")
-    findings = check_dataset(dataset, None, record.path)
-    console.print(findings)
-    if findings.level == "error":
-        raise DataError(f"The reconstruction cannot be mapped; {place / PAGE} shows it.")
-    record.note(f"3/4  Mapping {len(dataset)} images")
-    if cfg.add and _extends(cfg, record):
-        scene_map: Map | None = extend_map(cfg, dataset, cfg.map_dir, record)
-    else:
-        cfg.overwrite = bool(cfg.overwrite or cfg.add)
-        scene_map = train_map(cfg, dataset, cfg.map_dir, record)
-    if scene_map is None:
-        return 0
-    record.note("4/4  Localizing what was held out, and writing the report")
-    code = _measure(cfg, dataset, scene_map, record)
-    page = record.path / PAGE
-    sections = _sections(cfg, findings, scene_map, measured=page.exists())
-    if page.exists():
-        page.replace(record.path / "held_out.html")
-    whole = read_text(place / PAGE).replace("<footer>", sections + "<footer>", 1)
-    write_atomically(page, whole)
-    record.note(
-        f"Map: {map_dir} ({scene_map.bytes / 1e6:.1f} MB). Report: {page}\n"
-        f"Next: reloc localize map_dir={map_dir} images=PHOTOS camera.from_map=true output_dir=OUT"
-    )
-    return code
+    with new_record(cfg, "map", overrides) as record:
+        if cfg.add and not read_record(place / RECORD):
+            return _add_localized(cfg, record)
+        record.note("1/4  Finding the poses of the images")
+        content = _reconstruction(cfg, place, record)
+        record.create()
+        record.note("2/4  Checking them")
+        if content["sequence"]:
+            OmegaConf.update(cfg, "dataset.sequence", content["sequence"])
+        OmegaConf.update(cfg, "dataset.root", str(place))
+        dataset: Dataset = build(cfg.dataset, "dataset")
+        findings = check_dataset(dataset, None, record.path)
+        console.print(findings)
+        if findings.level == "error":
+            raise DataError(f"The reconstruction cannot be mapped; {place / PAGE} shows it.")
+        record.note(f"3/4  Mapping {len(dataset)} images")
+        if cfg.add and _extends(cfg, record):
+            scene_map: Map | None = extend_map(cfg, dataset, cfg.map_dir, record)
+        else:
+            cfg.overwrite = bool(cfg.overwrite or cfg.add)
+            scene_map = train_map(cfg, dataset, cfg.map_dir, record)
+        if scene_map is None:
+            return 0
+        record.note("4/4  Localizing what was held out, and writing the report")
+        code = _measure(cfg, dataset, scene_map, record)
+        page = record.path / PAGE
+        sections = _sections(cfg, findings, scene_map, measured=page.exists())
+        if page.exists():
+            page.replace(record.path / "held_out.html")
+        whole = read_text(place / PAGE).replace("<footer>", sections + "<footer>", 1)
+        write_atomically(page, whole)
+        record.note(
+            f"Map: {map_dir} ({scene_map.bytes / 1e6:.1f} MB). Report: {page}\n"
+            f"Next: reloc localize map_dir={map_dir} images=PHOTOS camera.from_map=true output_dir=OUT"
+        )
+        return code
 
 
 def _add_localized(cfg: DictConfig, record: RunDirectory) -> int:

@@ -19,10 +19,10 @@ from reloc_core.runs import RunDirectory, console, environment, resolve_runtime
 EXIT_OK, EXIT_PARTIAL = 0, 2
 
 
-def load_pipeline(cfg: DictConfig) -> Pipeline:
-    """The pipeline that a config describes."""
+def load_pipeline(cfg: DictConfig, scene_map: Map | None = None) -> Pipeline:
+    """The pipeline that a config describes; of a map that is open already where one is given."""
     return open_pipeline(
-        cfg.map_dir,
+        scene_map or cfg.map_dir,
         plain(cfg.get("solver")),
         plain(cfg.refiners),
         plain(cfg.get("estimator")),

@@ -32,41 +32,46 @@ Source = Dataset | VideoStream | BagStream
 def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     """Run the verb: one JSON line per frame on standard output, all files in the output directory."""
     config = tracker_config(cfg)
-    frames = _frames(cfg)
-    bag = _bag_to_write(cfg, frames)
     if not cfg.threads:
         # One core follows points meanwhile.
         cfg.threads = max(1, usable_cpus() - 1)
     pipeline = without_pose_filter(load_pipeline(cfg))
-    record = RunDirectory(cfg.output_dir, "track", cfg, overrides, pipeline.runtime)
-    record.create()
-    live = not isinstance(frames, Dataset) and frames.live
-    record.note(f"Tracking {frames.name}" + ("; Ctrl-C ends it." if live else "."))
-    results: list[QueryResult] = []
-    try:
-        with Tracker(pipeline, config) as tracker:
-            for result in _tracked(tracker, frames, record):
-                results.append(result)
-    except KeyboardInterrupt:
-        if not live:
-            raise
-        record.note("Stopped.")
-    for note in frames.notes:
-        record.note(note)
     assert pipeline.map is not None
-    unit = pipeline.map.info.unit
-    with explain_os_errors(record.path):
-        write_result_files(record.path, results, unit)
-    if bag is not None:
-        assert isinstance(frames, BagStream)
-        write_pose_bag(bag, _stamped(results, frames), cfg.world_frame, _camera_frame(cfg, frames))
-        record.note(f"Poses as a bag: {bag}")
-        if unit != "metre":
-            record.note(f"Warning: the map's unit is {unit}; ROS takes lengths for metres.")
-    localized = sum(r.localized for r in results)
-    record.result("ok", queries=len(results), localized=localized, map=map_content(pipeline.map))
-    record.note(f"{localized} of {len(results)} frames have a pose.")
-    return finish(record, results) if results else EXIT_OK
+    frames = _frames(cfg, pipeline.map)
+    bag = _bag_to_write(cfg, frames)
+    pipeline.check(frames)
+    with RunDirectory(cfg.output_dir, "track", cfg, overrides, pipeline.runtime) as record:
+        record.create()
+        live = not isinstance(frames, Dataset) and frames.live
+        record.note(f"Tracking {frames.name}" + ("; Ctrl-C ends it." if live else "."))
+        results: list[QueryResult] = []
+        try:
+            with Tracker(pipeline, config) as tracker:
+                for result in _tracked(tracker, frames, record):
+                    results.append(result)
+        except KeyboardInterrupt:
+            if not live:
+                raise
+            record.note("Stopped.")
+        for note in frames.notes:
+            record.note(note)
+        unit = pipeline.map.info.unit
+        with explain_os_errors(record.path):
+            write_result_files(record.path, results, unit)
+        if bag is not None:
+            assert isinstance(frames, BagStream)
+            write_pose_bag(
+                bag, _stamped(results, frames), cfg.world_frame, _camera_frame(cfg, frames)
+            )
+            record.note(f"Poses as a bag: {bag}")
+            if unit != "metre":
+                record.note(f"Warning: the map's unit is {unit}; ROS takes lengths for metres.")
+        localized = sum(r.localized for r in results)
+        record.result(
+            "ok", queries=len(results), localized=localized, map=map_content(pipeline.map)
+        )
+        record.note(f"{localized} of {len(results)} frames have a pose.")
+        return finish(record, results) if results else EXIT_OK
 
 
 def tracker_config(cfg: DictConfig) -> TrackerConfig:
@@ -85,17 +90,17 @@ def tracker_config(cfg: DictConfig) -> TrackerConfig:
     return config
 
 
-def _frames(cfg: DictConfig) -> Source:
+def _frames(cfg: DictConfig, scene_map: Map) -> Source:
     """What `images=` names."""
     images = plain(cfg.images)
     timing = cfg.times is not None or cfg.fps is not None
     if is_stream(images):
         if timing:
             raise ConfigError("A video or a camera tells its own times: leave times and fps out.")
-        source = images_of(cfg)
+        source = images_of(cfg, scene_map)
         assert isinstance(source, VideoStream)
         return source
-    config, mapped = camera_config(cfg), mapped_frames(Map.open(cfg.map_dir)).cameras
+    config, mapped = camera_config(cfg), mapped_frames(scene_map).cameras
     if isinstance(images, str) and is_bag(images):
         if timing:
             raise ConfigError("A bag tells its own times: leave times and fps out.")

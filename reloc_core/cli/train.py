@@ -144,21 +144,21 @@ def run(cfg: DictConfig, overrides: Sequence[str], source: Path | None = None) -
     else:
         chosen(cfg, default_registry())
     dataset: Dataset = build(cfg.dataset, "dataset")
-    record = new_record(cfg, "train", overrides)
-    finished = (
-        extend_map(cfg, dataset, cfg.map_dir, record)
-        if cfg.get("extend")
-        else train_map(cfg, dataset, cfg.map_dir, record, source)
-    )
-    if finished is None:
+    with new_record(cfg, "train", overrides) as record:
+        finished = (
+            extend_map(cfg, dataset, cfg.map_dir, record)
+            if cfg.get("extend")
+            else train_map(cfg, dataset, cfg.map_dir, record, source)
+        )
+        if finished is None:
+            return 0
+        result = record.result(
+            "ok",
+            map={"path": str(cfg.map_dir), "bytes": finished.bytes, **finished.info.details},
+            dataset=dict(finished.info.dataset),
+        )
+        record.note(
+            f"Map: {cfg.map_dir} ({finished.bytes / 1e6:.1f} MB, {result['seconds']['total']:.0f} s). "
+            f"Next: reloc evaluate map_dir={cfg.map_dir} ..."
+        )
         return 0
-    result = record.result(
-        "ok",
-        map={"path": str(cfg.map_dir), "bytes": finished.bytes, **finished.info.details},
-        dataset=dict(finished.info.dataset),
-    )
-    record.note(
-        f"Map: {cfg.map_dir} ({finished.bytes / 1e6:.1f} MB, {result['seconds']['total']:.0f} s). "
-        f"Next: reloc evaluate map_dir={cfg.map_dir} ..."
-    )
-    return 0

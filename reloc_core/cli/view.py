@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     """Run the verb."""
     _check(cfg)
-    queries = _queries(cfg)
+    scene_map = Map.open(cfg.map_dir) if cfg.map_dir is not None else None
+    queries = _queries(cfg, scene_map)
     dataset = _frames_of_results(cfg)
     results = _results(cfg)
-    pipeline, points, cameras = _map(cfg, results)
-    unit = Map.open(cfg.map_dir).info.unit if cfg.map_dir is not None else "metre"
+    pipeline, points, cameras = _map(cfg, scene_map)
+    unit = scene_map.info.unit if scene_map is not None else "metre"
     recording = _open(cfg, unit)
     live = isinstance(queries, VideoStream) and queries.live
     try:
@@ -47,7 +48,7 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
         if results is not None:
             _show_results(recording, results, dataset)
         elif queries is not None and pipeline is not None:
-            pipeline.check(queries) if isinstance(queries, Dataset) else None
+            pipeline.check(queries)
             with observed_run("view", cfg) as result:
                 _show_queries(recording, pipeline, queries, result)
     except KeyboardInterrupt:
@@ -92,12 +93,12 @@ def _has_display() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _queries(cfg: DictConfig) -> Dataset | VideoStream | None:
+def _queries(cfg: DictConfig, scene_map: Map | None) -> Dataset | VideoStream | None:
     """What is localized while it is shown; None for the map or results alone."""
     if cfg.results is not None:
         return None
     if cfg.images is not None:
-        return images_of(cfg)
+        return images_of(cfg, scene_map)
     dataset = _dataset(cfg)
     if dataset is None:
         return None
@@ -125,15 +126,14 @@ def _results(cfg: DictConfig) -> list[QueryResult] | None:
 
 
 def _map(
-    cfg: DictConfig, results: Sequence[QueryResult] | None
+    cfg: DictConfig, scene_map: Map | None
 ) -> tuple[Pipeline | None, ScenePoints | None, list[Float64Array]]:
     """The pipeline, the points and the mapped cameras, as far as there are any."""
-    if cfg.map_dir is None:
+    if scene_map is None:
         return None, None, []
-    scene_map = Map.open(cfg.map_dir)
     if scene_map.info.interface != "estimator":
         return None, None, list(mapped_frames(scene_map).world_from_cam)
-    pipeline = load_pipeline(cfg)
+    pipeline = load_pipeline(cfg, scene_map)
     points = _thinned(pipeline.estimator.scene_points(), cfg.max_points)
     return pipeline, points, list(mapped_frames(scene_map).world_from_cam)
 

@@ -131,7 +131,7 @@ def train(
         raise ConfigError(f"{interface} '{component.name}' has nothing to train.")
     runtime = resolve_runtime(device, threads, seed)
     check_dataset(component, dataset, runtime)
-    parts = _parts(component, refiners, registry) if interface == "estimator" else []
+    parts = trained_parts(component, refiners, registry) if interface == "estimator" else []
     for part in parts:
         check_dataset(part.component, dataset, runtime)
     pipeline = {
@@ -312,8 +312,14 @@ def configured(choice: Choice, interface: str, registry: Registry) -> tuple[Comp
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What is trained for a refiner: the refiner itself, or an estimator whose maps it reads."""
+class Part:
+    """What is trained for a refiner: the refiner itself, or an estimator whose maps it reads.
+
+    Attributes:
+        refiner: its name.
+        component: that is trained.
+        config: its typed options.
+    """
 
     refiner: str
     component: Component
@@ -321,6 +327,7 @@ class _Part:
 
     @property
     def identity(self) -> dict[str, Any]:
+        """What the map says of it."""
         return {
             "interface": self.component.interface,
             "component": self.component.name,
@@ -328,10 +335,19 @@ class _Part:
         }
 
 
-def _parts(
+def trained_parts(
     estimator: Component, refiners: Sequence[Choice] | None, registry: Registry
-) -> list[_Part]:
-    """What must be trained beside the estimator so that its refiners have a map."""
+) -> list[Part]:
+    """What must be trained beside the estimator so that its refiners have a map.
+
+    Args:
+        estimator: of the map.
+        refiners: as `train` takes them.
+        registry: the installed components.
+
+    Raises:
+        ConfigError: an unknown refiner, preset or option.
+    """
     parts = []
     for choice in refiners if refiners is not None else estimator.refiners:
         options = {"name": choice} if isinstance(choice, str) else dict(choice)
@@ -343,7 +359,7 @@ def _parts(
         reads = component.reads_maps_of
         source = registry.get("estimator", reads[0]) if reads else component
         parts.append(
-            _Part(component.name, source, _part_config(source, options.get("train"), registry))
+            Part(component.name, source, _part_config(source, options.get("train"), registry))
         )
     return parts
 

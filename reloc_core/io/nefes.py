@@ -8,7 +8,7 @@ import numpy as np
 
 from reloc_core.errors import DataError
 from reloc_core.geometry import check_pose, nearest_rotation
-from reloc_core.io.files import atomic_write, read_text
+from reloc_core.io.files import read_text
 from reloc_core.io.poses import parse_numbers
 from reloc_core.types import Float64Array
 
@@ -41,12 +41,6 @@ def read_results(path: Path | str) -> Float64Array:
     if len(rows):
         poses[:, :3, :3] = nearest_rotation(poses[:, :3, :3])
     return poses
-
-
-def write_results(path: Path | str, poses: Float64Array) -> None:
-    """Write poses (N, 4, 4) of the centred frame in the published format, atomically."""
-    with atomic_write(path) as file:
-        np.savetxt(file, np.asarray(poses, np.float64)[:, :3].reshape(len(poses), 12), fmt="%.18e")
 
 
 def read_result_names(path: Path | str) -> list[str]:

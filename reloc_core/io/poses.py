@@ -15,7 +15,7 @@ import numpy as np
 
 from reloc_core.errors import DataError, InputError
 from reloc_core.geometry import inverse, quaternion_from_rotation, rotation_from_quaternion
-from reloc_core.io.files import atomic_write, read_text, write_atomically
+from reloc_core.io.files import atomic_write, read_text
 from reloc_core.types import Float64Array
 
 _ENCODED_BLANK = re.compile("%(20|09|A0)")
@@ -84,11 +84,6 @@ def read_pose(path: Path | str) -> Float64Array:
     if len(numbers) != 16:
         raise DataError(f"{path} is no pose: expected a 4x4 matrix, found {len(numbers)} numbers.")
     return np.array(numbers).reshape(4, 4)
-
-
-def write_pose(path: Path | str, pose: Float64Array) -> None:
-    """Write a (4, 4) matrix in text form, four rows, exact to 1e-12, atomically."""
-    write_atomically(path, pose_text(pose))
 
 
 def pose_text(pose: Float64Array) -> str:

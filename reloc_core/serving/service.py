@@ -247,7 +247,10 @@ class LocalizationService:
             raise RequestError(422, text) from error
         query = replace(query, name=frame.name, prior=frame.prior)
         if frame.sequence is None:
-            found = localizer.localize_query(query)
+            try:
+                found = localizer.localize_query(query)
+            except InputError as error:
+                raise RequestError(422, str(error)) from error
         else:
             with self.sessions.tracker(name, frame.sequence, localizer) as tracker:
                 found = tracker.track_query(query)

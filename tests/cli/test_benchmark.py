@@ -64,6 +64,21 @@ def test_what_would_fail_after_training_fails_before(toy_plugin, wayspots, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_a_map_whose_refiner_was_trained_otherwise_is_refused(
+    toy_plugin, wayspots, tmp_path, capsys
+):
+    arguments = ["benchmark", "estimator=toy_other", "dataset=ace", "report=false", "cache=false",
+                 f"dataset.root={wayspots}/wayspots_map", f"map_dir={tmp_path / 'map'}",
+                 f"output_dir={tmp_path / 'out'}"]  # fmt: skip
+    assert main([*arguments, "refiners=[{name: toy_push, train: {size: 8}}]"]) == 0
+    # How far it pushes is no matter of the training.
+    assert main([*arguments, "refiners=[{name: toy_push, push: 1, train: {size: 8}}]"]) == 0
+    capsys.readouterr()
+    for refiner in ("{name: toy_push, train: {size: 12}}", "toy_push"):
+        assert main([*arguments, f"refiners=[{refiner}]"]) == 2
+        assert "holds a map of another training of toy_push" in capsys.readouterr().err
+
+
 SOLVERS = {"ace": "dsac", "glace": "dsac", "gnn": "single_reference", "gsplat": "pnp",
            "nefes": None, "kfnet": None}  # fmt: skip
 # Presets whose published table leaves scenes out.

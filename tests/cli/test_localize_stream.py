@@ -12,6 +12,8 @@ from reloc_core.cli.main import main
 from reloc_core.datasets.config import CameraConfig
 from reloc_core.datasets.stream import VideoStream, is_stream
 from reloc_core.errors import ConfigError, DataError
+from reloc_core.maps import Map
+from reloc_core.pipeline import Pipeline, Stage
 
 FRAMES = 12
 
@@ -129,6 +131,55 @@ def test_localize_a_video(toy_plugin, ace_scene, video, tmp_path, capsys):
     ]
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert (result["status"], result["queries"], result["localized"]) == ("ok", 5, 5)
+
+
+def test_batches_of_a_video_are_localized_together(
+    toy_plugin, ace_scene, video, tmp_path, capsys, monkeypatch
+):
+    arguments = ["train", "estimator=toy", "dataset=ace", f"dataset.root={ace_scene}"]
+    assert main([*arguments, f"map_dir={tmp_path}/map", f"output_dir={tmp_path}/run"]) == 0
+    localize, sizes = Pipeline.localize_batch, []
+
+    def counted(self, queries):
+        sizes.append(len(queries))
+        return localize(self, queries)
+
+    monkeypatch.setattr(Pipeline, "localize_batch", counted)
+    assert main(["localize", f"map_dir={tmp_path}/map", f"images={video}", "camera.focal=50",
+                 "batch=5", f"output_dir={tmp_path}/out"]) == 0  # fmt: skip
+    assert sizes == [5, 5, 2]
+    evaluate = ["evaluate", f"map_dir={tmp_path}/map", "dataset=ace", f"dataset.root={ace_scene}"]
+    assert main([*evaluate, "video=true", "batch=2", f"output_dir={tmp_path}/shown"]) == 2
+    assert "leave batch out" in capsys.readouterr().err
+    assert not (tmp_path / "shown").exists()
+
+
+@pytest.mark.parametrize("verb", ["localize", "track"])
+def test_the_map_is_opened_once(verb, toy_plugin, ace_scene, video, tmp_path, capsys, monkeypatch):
+    arguments = ["train", "estimator=toy", "dataset=ace", f"dataset.root={ace_scene}"]
+    assert main([*arguments, f"map_dir={tmp_path}/map", f"output_dir={tmp_path}/run"]) == 0
+    opened, open_map = [], Map.open.__func__
+    monkeypatch.setattr(
+        Map, "open", classmethod(lambda cls, path: opened.append(path) or open_map(cls, path))
+    )
+    code = main([verb, f"map_dir={tmp_path}/map", f"images={ace_scene}/test/rgb",
+                 "camera.from_map=true", *(["fps=10"] if verb == "track" else []),
+                 f"output_dir={tmp_path}/out"])  # fmt: skip
+    assert code == 0, capsys.readouterr().err
+    assert opened == [f"{tmp_path}/map"]
+
+
+@pytest.mark.parametrize("verb", ["localize", "track"])
+def test_a_video_is_refused_at_its_start_where_a_stage_needs_depth(
+    verb, toy_plugin, ace_scene, video, tmp_path, capsys, monkeypatch
+):
+    arguments = ["train", "estimator=toy", "dataset=ace", f"dataset.root={ace_scene}"]
+    assert main([*arguments, f"map_dir={tmp_path}/map", f"output_dir={tmp_path}/run"]) == 0
+    monkeypatch.setattr(Stage, "of", lambda component: Stage(component.name, ("depth",)))
+    assert main([verb, f"map_dir={tmp_path}/map", f"images={video}", "camera.focal=50",
+                 f"output_dir={tmp_path}/out"]) == 2  # fmt: skip
+    assert "'toy' needs depth images; " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_can_be_a_video(toy_plugin, ace_scene, tmp_path, capsys, monkeypatch):

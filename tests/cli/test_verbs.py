@@ -9,6 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from reloc_core.cli.main import main
+from reloc_core.errors import DataError
 
 
 def cli(capsys, *arguments):
@@ -228,3 +229,23 @@ def test_waiting_threads_sleep_soon_unless_told_otherwise(given, expected):
         [sys.executable, "-c", script], capture_output=True, text=True, env={**known, **given}
     )
     assert done.stdout.split()[-2:] == [expected, "1"], done.stderr
+
+
+def test_observers_hear_of_the_end_of_a_run_that_fails(
+    toy_plugin, ace_scene, tmp_path, observer, monkeypatch
+):
+    """Of an interrupted one, of one that is refused, and once of each job of a sweep that fails."""
+    from toy import ToyEstimator
+
+    def refuse(self, dataset, run):
+        raise DataError("the images are blank")
+
+    train = ["train", "estimator=toy", "dataset=ace", f"dataset.root={ace_scene}",
+             f"map_dir={tmp_path}/${{now:%f}}", f"output_dir={tmp_path}/out"]  # fmt: skip
+    assert main([*train, "estimator.stop_at=2"]) == 130
+    monkeypatch.setattr(ToyEstimator, "fit", refuse)
+    assert main(train) == 2
+    assert main(["train", "-m", *train[1:], "estimator.size=8,9"]) == 1
+    told = [(kind, what.get("status")) for kind, _, what in observer.events if kind != "query"]
+    assert told == [("started", None), ("finished", "failed")] * 4
+    assert observer.events[-1][2]["error"] == "the images are blank"

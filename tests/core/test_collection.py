@@ -57,14 +57,14 @@ def errors(found, query, world_from_map):
 
 def test_queries_find_their_map_and_its_place_in_the_world(house, maps):
     collection = open_pipeline(house)
-    assert collection.loaded == []
+    assert not collection._loaded
     right = 0
     for name, pose in (("left", np.eye(4)), ("right", FAR), ("left", np.eye(4))):
         alone = Pipeline.from_map(maps / name)
         for query in room(name, "test"):
             assert next(iter(collection.route(query))) == name
             found = collection.localize(query)
-            assert len(collection.loaded) == 1
+            assert len(collection._loaded) == 1
             expected = alone.localize(query)
             assert found.localized == expected.localized
             if found.localized:

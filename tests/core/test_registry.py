@@ -234,14 +234,3 @@ def test_an_observer_that_fails_is_named_once(capsys):
     err = capsys.readouterr().err
     assert err.count("nosy_plugin") == 1
     assert "look away" in err
-
-
-def test_whatever_a_component_lets_out_names_its_plugin():
-    from reloc_core.isolation import blame
-
-    for error in (StopIteration(), SystemExit(1), Odd("x"), ValueError("y")):
-        named = pytest.raises(PluginError, match=f"solver 'good' of.*{type(error).__name__}")
-        with named, blame(component("good")):
-            raise error
-    with pytest.raises(KeyboardInterrupt), blame(component("good")):
-        raise KeyboardInterrupt

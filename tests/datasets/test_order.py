@@ -22,7 +22,7 @@ from reloc_core.errors import ConfigError, DataError
 from reloc_core.io.colmap import write_model
 from reloc_core.io.files import natural_key
 from reloc_core.io.kapture import write_kapture
-from reloc_core.io.poses import write_pose
+from reloc_core.io.poses import pose_text
 from reloc_core.io.transforms import write_transforms
 from reloc_core.types import Camera, Frame
 
@@ -72,7 +72,7 @@ def test_poses_belong_to_their_images(tmp_path, image, file, paired):
     (split / "poses").mkdir(parents=True)
     write_images(split / "rgb", [image.format(i) for i in range(1, COUNT + 1)])
     for i in range(1, COUNT + 1):
-        write_pose(split / "poses" / file.format(i), pose(i))
+        (split / "poses" / file.format(i)).write_text(pose_text(pose(i)))
     (split / "calibration.txt").write_text("30")
     config = AceConfig(root=str(tmp_path))
     if not paired:
@@ -89,7 +89,7 @@ def test_numbers_that_contradict_the_order(tmp_path):
     (split / "poses").mkdir(parents=True)
     write_images(split / "rgb", ["a_3.png", "b_2.png", "c_1.png"])
     for i in (1, 2, 3):
-        write_pose(split / "poses" / f"pose_{i}.txt", pose(i))
+        (split / "poses" / f"pose_{i}.txt").write_text(pose_text(pose(i)))
     (split / "calibration.txt").write_text("30")
     with pytest.raises(DataError, match=r"a_3\.png the file pose_1\.txt, which has another number"):
         AceDataset(AceConfig(root=str(tmp_path)))

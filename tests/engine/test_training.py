@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
 
 import reloc_core
-from reloc_core import ConfigError, DataError, MapError, Pipeline
+from reloc_core import ConfigError, DataError, InputError, Localizer, MapError, Pipeline, Tracker
 from reloc_core.config import build
 from reloc_core.datasets.subset import Subset
+from reloc_core.engine import run_queries
 from reloc_core.pipeline import Stage
 from reloc_core.runs import Reporter
 
@@ -103,6 +106,54 @@ def test_queries_that_lack_what_a_stage_requires_are_refused_at_once(
     with pytest.raises(DataError, match=f"'needy' {message}"):
         reloc_core.evaluate(needy, Photographs(data, range(2)))
     pipeline.check(data)
+    photo = replace(data[0], sequence=None, depth=None)
+    for localize in (needy.localize, Localizer(needy).localize_query):
+        with pytest.raises(InputError, match=f"'needy' {message}"):
+            localize(photo)
+    depth = np.ones(photo.image.shape[:2], np.float32)
+    assert needy.localize(replace(photo, sequence="walk", depth=depth)).localized
+
+
+def test_a_video_and_its_frames_are_refused_where_depth_is_required(data, tmp_path):
+    pipeline = Pipeline.from_map(train(data, tmp_path / "map"))
+    needy = Pipeline(pipeline.estimator, pipeline.solver, stages=[Stage("needy", ("depth",))])
+
+    class Video:
+        name = "walk.mp4"
+
+    with pytest.raises(DataError, match=r"'needy' needs depth images; walk\.mp4 has none"):
+        needy.check(Video())
+    frame = replace(data[0], depth=None)
+    reasons = [o.localization.reason for o in run_queries(needy, [frame])]
+    with Tracker(needy) as tracker:
+        reasons.append(tracker.track_query(frame).reason)
+    assert all("refused: 'needy' needs depth images" in reason for reason in reasons)
+
+
+def test_a_tracker_measures_frames_of_a_map_whose_method_has_a_pose_filter(data, tmp_path):
+    """What the filter requires is no matter of the tracker, which has one itself."""
+    train(data, tmp_path / "map", refiners=["pose_filter"])
+    video = [replace(data[i], sequence=None) for i in range(3)]
+    with Tracker.from_map(tmp_path / "map") as tracker:
+        assert tracker.localizer.pipeline.method == "toy + prior"
+        assert all(tracker.track_query(query).localized for query in video)
+    localizer = Localizer.from_map(tmp_path / "map")
+    with Tracker(localizer) as tracker:
+        assert all(tracker.track_query(query).localized for query in video)
+    with pytest.raises(InputError, match="'pose_filter' needs the consecutive frames"):
+        localizer.localize_query(video[0])
+
+
+def test_an_image_that_a_stage_refuses_is_not_localized_on_its_own(data, tmp_path):
+    pipeline = Pipeline.from_map(train(data, tmp_path / "map"))
+    assert pipeline.localize_alone(data, 0).localized
+
+    class Broken(Subset):
+        def __getitem__(self, index):
+            raise DataError("frame 0 is truncated")
+
+    found = pipeline.localize_alone(Broken(data, [0]), 0)
+    assert (found.localized, found.reason) == (False, "frame 0 is truncated")
 
 
 def test_the_stages_have_their_registered_names(data, tmp_path):

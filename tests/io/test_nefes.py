@@ -8,13 +8,17 @@ from reloc_core.geometry import so3_exp
 from reloc_core.io import nefes
 
 
+def write_results(path, poses):
+    np.savetxt(path, poses[:, :3].reshape(len(poses), 12), fmt="%.18e")
+
+
 def test_results_are_read_as_rotations(tmp_path):
     rotation = so3_exp(np.array([0.5, 0.1, -0.2]))
     poses = np.tile(np.eye(4), (2, 1, 1))
     poses[:, :3, :3] = rotation
     noisy = poses.copy()
     noisy[:, :3, :3] *= 1.0007  # published predictions are orthonormal to about 1e-3
-    nefes.write_results(tmp_path / "DFNet_x_results.txt", noisy)
+    write_results(tmp_path / "DFNet_x_results.txt", noisy)
     assert len((tmp_path / "DFNet_x_results.txt").read_text().split("\n")[0].split()) == 12
     found = nefes.read_results(tmp_path / "DFNet_x_results.txt")
     np.testing.assert_allclose(found, poses, atol=1e-12)
@@ -33,8 +37,8 @@ def test_published_files_are_compared_by_the_names_beside_them(tmp_path):
 
     poses = np.tile(np.eye(4), (3, 1, 1))
     poses[:, 0, 3] = [0, 1, 2]
-    nefes.write_results(tmp_path / "heads_test_gt.txt", poses)
-    nefes.write_results(tmp_path / "DFNet_heads_results.txt", poses[::-1])
+    write_results(tmp_path / "heads_test_gt.txt", poses)
+    write_results(tmp_path / "DFNet_heads_results.txt", poses[::-1])
     names = [f"../data/seq-01/frame-{i:06d}.color.png" for i in range(3)]
     (tmp_path / "heads_train_gt_filename.txt").write_text("x.png\n")
     (tmp_path / "heads_test_gt_filename.txt").write_text("\n".join(names))

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from reloc_core.errors import ConfigError, DataError
 from reloc_core.geometry import project, transform
-from reloc_core.io.poses import write_pose
+from reloc_core.io.poses import pose_text
 from reloc_core.reconstruction.options import ScaleOptions
 from reloc_core.reconstruction.scale import Posed, find_world, gps_of, similarity, up_of
 from reloc_core.types import Camera
@@ -108,7 +108,7 @@ def test_known_poses(tmp_path):
         folder = tmp_path / str(len(chosen))
         folder.mkdir()
         for number in chosen:
-            write_pose(folder / f"i{number}.txt", poses[number])
+            (folder / f"i{number}.txt").write_text(pose_text(poses[number]))
         world = find_world(ScaleOptions(poses=str(folder)), images, tmp_path)
         np.testing.assert_allclose(placed(world, images), [p[:3, 3] for p in poses], atol=1e-6)
     (folder / "i1.txt").unlink()

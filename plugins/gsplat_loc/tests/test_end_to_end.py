@@ -347,7 +347,7 @@ def test_blended_descriptors_are_learnt_within_the_memory(trained, make_run, tmp
         for _ in range(2):
             for i in range(len(maps)):
                 maps[i]
-        assert maps.kept_bytes <= cache_mb * 1e6
+        assert sum(kept.nbytes for _, kept in maps._kept.values()) <= cache_mb * 1e6
         # 30 x 40 cells of 64 halves: six maps fit a megabyte.
         assert dataset.reads == {0: 8, 1: 4, 500: 4}[cache_mb]
         run = make_run(tmp_path / f"{cache_mb}")

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from kfnet_temporal.common.formats import write_label, write_lists
 from kfnet_temporal.common.grid import FeatureExtractor
 from kfnet_temporal.common.labels import interpolate, labels_at, make_labels
 from kfnet_temporal.common.stereo import StereoDepth
@@ -50,9 +49,13 @@ def lists(folder, data, stride):
         y, x = np.mgrid[0:height:stride, 0:width:stride]
         points = labels_at(query, np.stack([x, y], -1).reshape(-1, 2).astype(float))
         path = folder / f"{i}.bin"
-        write_label(path, points.reshape(*x.shape, 3))
+        values = np.c_[np.where(np.isfinite(points), points, -1), np.isfinite(points).all(1)]
+        values.astype("<f4").tofile(path)
         pairs.append((folder / frame.name, path))
-    write_lists(folder, pairs)
+    for name, column in zip(
+        ("image_list.txt", "label_list.txt"), zip(*pairs, strict=True), strict=True
+    ):
+        (folder / name).write_text("".join(f"{path}\n" for path in column))
 
 
 @pytest.mark.parametrize("stride", [1, 8])

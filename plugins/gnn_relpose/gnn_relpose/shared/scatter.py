@@ -12,8 +12,6 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-BACKENDS = ("auto", "native", "torch_scatter")
-
 
 def torch_scatter_module() -> ModuleType | None:
     """The package, or None where it is missing or was built for another PyTorch."""

@@ -55,11 +55,6 @@ class DescriptorMaps:
     def __len__(self) -> int:
         return len(self.frames)
 
-    @property
-    def kept_bytes(self) -> int:
-        """Memory of the maps that are kept."""
-        return sum(maps.nbytes for _, maps in self._kept.values())
-
     def __getitem__(self, index: int) -> tuple[rendering.View, Tensor]:
         """The view at the grid of descriptors, and the descriptors (h, w, 64) on the CPU."""
         if index in self._kept:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from reloc_core.errors import DataError
 from reloc_core.types import BoolArray, Float64Array, FloatArray
-
-INVALID = -1.0
 
 
 def read_label(path: Path | str, height: int, width: int) -> tuple[Float64Array, BoolArray]:
@@ -41,18 +38,6 @@ def read_label(path: Path | str, height: int, width: int) -> tuple[Float64Array,
         f"{path} has {path.stat().st_size} bytes; a label map of a {width}x{height} image has "
         f"{height * width * 16}, or {height // 8 * (width // 8) * 16} at 1/8 resolution."
     )
-
-
-def write_label(path: Path | str, points: FloatArray) -> None:
-    """Write coordinates (h, w, 3), NaN where unknown, as a label map."""
-    valid = np.isfinite(points).all(-1, keepdims=True)
-    values = np.where(valid, points, INVALID)
-    np.concatenate([values, valid], -1).astype("<f4").tofile(Path(path))
-
-
-def cell_labels(points: FloatArray) -> FloatArray:
-    """Labels at 1/8 resolution: those of pixels (8 c, 8 r), as the published networks have them."""
-    return np.asarray(points)[::8, ::8]
 
 
 def scene_transform(points: FloatArray) -> Float64Array:
@@ -97,11 +82,6 @@ def read_transform(path: Path | str) -> Float64Array:
     return np.asarray(matrix, np.float64)
 
 
-def write_transform(path: Path | str, normalised_from_world: Float64Array) -> None:
-    """Write `transform.txt`."""
-    np.savetxt(Path(path), normalised_from_world, fmt="%.9g")
-
-
 def read_lists(folder: Path | str) -> list[tuple[Path, Path]]:
     """Images and label maps of `image_list.txt` and `label_list.txt`; relative paths from `folder`.
 
@@ -122,13 +102,6 @@ def read_lists(folder: Path | str) -> list[tuple[Path, Path]]:
             f"{len(columns[1])}; they must agree line by line."
         )
     return list(zip(*columns, strict=True))
-
-
-def write_lists(folder: Path | str, pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Write `image_list.txt` and `label_list.txt` in the order of the video."""
-    for name, column in (("image_list.txt", 0), ("label_list.txt", 1)):
-        text = "".join(f"{pair[column]}\n" for pair in pairs)
-        (Path(folder) / name).write_text(text, "utf-8")
 
 
 def coordinate_map(points: FloatArray, std: FloatArray) -> np.ndarray:

@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _FEWEST_AGREEING = 30
-NIS_95 = 7.815
-"""The 95 % point of chi-square with three degrees of freedom."""
 
 
 @dataclass(frozen=True)

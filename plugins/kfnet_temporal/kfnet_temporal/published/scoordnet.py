@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STRIDE = 8
 LAYERS: tuple[tuple[str, int, int, int], ...] = (
     ("conv1a", 3, 64, 1), ("conv1b", 3, 64, 1), ("conv2a", 3, 256, 2), ("conv2b", 3, 256, 1),
     ("conv3a", 3, 512, 2), ("conv3b", 3, 512, 1), ("conv4a", 3, 1024, 2), ("conv4b", 3, 1024, 1),

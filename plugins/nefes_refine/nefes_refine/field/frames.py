@@ -91,26 +91,6 @@ def centred_from_world(average: Float64Array, sfm: bool = False) -> Float64Array
     return moved if sfm else OPENCV_FROM_OPENGL @ moved
 
 
-def to_centred(
-    world_from_cam: Float64Array, average: Float64Array, sfm: bool = False
-) -> Float64Array:
-    """OpenCV poses (..., 4, 4) as OpenGL poses in the centred frame.
-
-    Args:
-        world_from_cam: (..., 4, 4).
-        average: (4, 4) average pose.
-        sfm: whether it belongs to the SfM ground truth of 7-Scenes.
-    """
-    result: Float64Array = centred_from_world(average, sfm) @ world_from_cam @ OPENCV_FROM_OPENGL
-    return result
-
-
-def from_centred(poses: Float64Array, average: Float64Array, sfm: bool = False) -> Float64Array:
-    """Inverse of `to_centred`."""
-    result: Float64Array = inverse(centred_from_world(average, sfm)) @ poses @ OPENCV_FROM_OPENGL
-    return result
-
-
 def field_from_world(setup: WorldSetup, average: Float64Array, sfm: bool = False) -> Float64Array:
     """The similarity (4, 4) from the dataset's world to the field's frame."""
     similarity = np.diag([setup.pose_scale] * 3 + [1.0])
