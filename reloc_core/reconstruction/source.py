@@ -88,6 +88,22 @@ class Source:
     camera: Camera | None = None
 
 
+def input_files(images: str) -> list[Path]:
+    """The files that are there of `images=`.
+
+    Raises:
+        DataError: there are no images.
+    """
+    path = Path(images).expanduser()
+    if is_bag(path):
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    elif path.suffix.lower() in VIDEO_SUFFIXES:
+        files = [path]
+    else:
+        files = find_images(images)[0]
+    return [file for file in files if file.is_file()]
+
+
 def prepare(
     options: ReconstructOptions, folder: Path, present: Sequence[str], run: Remote
 ) -> Source:

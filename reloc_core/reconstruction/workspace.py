@@ -34,7 +34,7 @@ def reconstruct(options: ReconstructOptions, reporter: Reporter | None = None) -
         DataError: the images cannot be used, or the output is in the way.
         RelocError: somebody else writes the output, or COLMAP ended unexpectedly.
     """
-    from reloc_core.reconstruction.build import Job, build, fingerprint
+    from reloc_core.reconstruction.build import SOURCE, Job, build, fingerprint
 
     reporter = reporter or Reporter()
     output = Path(options.output).expanduser()
@@ -53,7 +53,10 @@ def reconstruct(options: ReconstructOptions, reporter: Reporter | None = None) -
         try:
             job = Job(options, work, output.resolve().name, before)
             content = in_child(build, job, log, reporter)
-        except RelocError:
+        except RelocError as error:
+            if isinstance(error, DataError):
+                # Of what failed, the features are worth keeping, not the choice of images.
+                (work / SOURCE).unlink(missing_ok=True)
             if not (work / "database.db").exists() or before:
                 shutil.rmtree(work, ignore_errors=True)
             raise
@@ -91,7 +94,7 @@ def _check(output: Path, options: ReconstructOptions) -> dict[str, Any]:
 
 
 def _prepare(work: Path, output: Path, mark: str, add: bool) -> None:
-    """The folder to work in, with what an interrupted run of the same options left there."""
+    """The folder to work in, with what an interrupted run of the same inputs left there."""
     with explain_os_errors(work):
         same = (work / _MARK).is_file() and (work / _MARK).read_text("utf-8") == mark
         if same:

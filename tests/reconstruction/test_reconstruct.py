@@ -149,6 +149,23 @@ def test_a_killed_run_goes_on(room, tmp_path):
     assert not (tmp_path / ".place.work").exists()
 
 
+def test_photos_that_come_after_a_failure_are_used(room, tmp_path):
+    photos, place = tmp_path / "photos", tmp_path / "place"
+    photos.mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(3):
+        small = noise.integers(0, 255, (24, 32), np.uint8)
+        cv2.imwrite(str(photos / f"noise{number}.png"), cv2.resize(small, (320, 240)))
+    options = ReconstructOptions(str(photos), str(place), **QUICK)
+    with pytest.raises(DataError, match="make no model"):
+        reconstruct(options, Listener())
+    for name in room.names[:6]:
+        shutil.copy(room.folder / name, photos / name)
+    content = reconstruct(options, Listener())
+    assert len(content["images"]) == 9
+    assert content["registered"] == 6
+
+
 @pytest.fixture(scope="module")
 def video(walk, tmp_path_factory):
     """The walk at 30 frames a second, standing still for a while and with a blurred stretch."""
