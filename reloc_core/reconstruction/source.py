@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +18,6 @@ from reloc_core.datasets.images import find_images, image_names
 from reloc_core.datasets.stream import VIDEO_SUFFIXES, frame_time
 from reloc_core.errors import DataError
 from reloc_core.io.bags import ImageBag, is_bag
-from reloc_core.io.files import write_atomically
 from reloc_core.io.headers import read_header
 from reloc_core.io.images import exif_tags, read_image
 from reloc_core.reconstruction.keyframes import (
@@ -120,9 +121,9 @@ def prepare(
     """
     path = Path(options.images).expanduser()
     if is_bag(path):
-        source = _bag(options, path, folder, run)
+        source = _bag(options, path, folder, present, run)
     elif path.suffix.lower() in VIDEO_SUFFIXES:
-        source = _video(options, path, folder, run)
+        source = _video(options, path, folder, present, run)
     else:
         source = _folder(options, folder, present, run)
     usable = sum(not photo.problem for photo in source.photos)
@@ -139,7 +140,28 @@ def prepare(
     return source
 
 
-def _video(options: ReconstructOptions, path: Path, folder: Path, run: Remote) -> Source:
+@dataclass(frozen=True)
+class _Stream:
+    """Frames that can be read again and again.
+
+    Attributes:
+        stem: of the names of their images.
+        frames: (seconds, RGB) from the first one on.
+        announced: how many there may be.
+        notes: what a user should know; complete when they have been read.
+        camera: their calibration, if it is known.
+    """
+
+    stem: str
+    frames: Frames
+    announced: int
+    notes: list[str]
+    camera: Camera | None = None
+
+
+def _video(
+    options: ReconstructOptions, path: Path, folder: Path, present: Sequence[str], run: Remote
+) -> Source:
     if not path.is_file():
         raise DataError(f"The video {path} does not exist.")
     notes: list[str] = []
@@ -171,7 +193,8 @@ def _video(options: ReconstructOptions, path: Path, folder: Path, run: Remote) -
                 "truncated"
             )
 
-    return _key_frames(options, path.stem, frames, _announced(path), folder, notes, None, run)
+    stream = _Stream(path.stem, frames, _announced(path), notes)
+    return _key_frames(options, stream, folder, present, run)
 
 
 def _announced(path: Path) -> int:
@@ -181,7 +204,9 @@ def _announced(path: Path) -> int:
     return max(count, 0)
 
 
-def _bag(options: ReconstructOptions, path: Path, folder: Path, run: Remote) -> Source:
+def _bag(
+    options: ReconstructOptions, path: Path, folder: Path, present: Sequence[str], run: Remote
+) -> Source:
     bag = ImageBag(path, options.topic)
 
     def frames() -> Iterator[tuple[float, ImageArray]]:
@@ -189,45 +214,78 @@ def _bag(options: ReconstructOptions, path: Path, folder: Path, run: Remote) -> 
         for message in bag:
             yield message.timestamp, message.image
 
-    return _key_frames(options, path.stem, frames, len(bag), folder, bag.notes, bag.camera, run)
+    stream = _Stream(path.stem, frames, len(bag), bag.notes, bag.camera)
+    return _key_frames(options, stream, folder, present, run)
 
 
 def _key_frames(
     options: ReconstructOptions,
-    stem: str,
-    frames: Frames,
-    announced: int,
+    stream: _Stream,
     folder: Path,
-    notes: list[str],
-    camera: Camera | None,
+    present: Sequence[str],
     run: Remote,
 ) -> Source:
     """Write the key frames of a stream that is read twice."""
-    with run.progress("Looking for key frames", announced) as bar:
-        motion = measure(_counted(frames(), bar.advance))
-    said = [*notes, *_timing(motion)]
+    with run.progress("Looking for key frames", stream.announced) as bar:
+        motion = measure(_counted(stream.frames(), bar.advance))
+    said = [*stream.notes, *_timing(motion)]
     chosen = choose(motion, options.motion, options.most)
     wanted = set(chosen)
-    stem = re.sub(r"[^\w.-]", "_", stem)
-    photos = []
+    # What they are called depends on what they show.
+    staging = folder.with_name(".frames")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    taken: list[tuple[int, float, tuple[int, int]]] = []
     with run.progress("Writing key frames", len(chosen)) as bar:
-        for number, (time, image) in enumerate(frames()):
+        for number, (time, image) in enumerate(stream.frames()):
             if number not in wanted:
                 continue
-            name = f"{stem}_{number:06d}.jpg"
             quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
             data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
-            write_atomically(folder / name, data.tobytes())
-            height, width = image.shape[:2]
-            sharp = float(motion.sharpness[number])
-            photos.append(
-                Photo(name, width, height, f"{stem} {width}x{height}", sharp, timestamp=time)
-            )
+            (staging / _numbered(number)).write_bytes(data.tobytes())
+            taken.append((number, time, (image.shape[1], image.shape[0])))
             bar.advance()
-            if len(photos) == len(chosen):
+            if len(taken) == len(chosen):
                 break
-    said.append(f"{len(photos)} key frames of {len(motion)} frames")
-    return Source(tuple(photos), True, tuple(said), camera)
+    stem, there = _free_stem(re.sub(r"[^\w.-]", "_", stream.stem), staging, folder, set(present))
+    photos = []
+    for number, time, (width, height) in taken:
+        if number in there:
+            continue
+        name = f"{stem}_{_numbered(number)}"
+        (staging / _numbered(number)).replace(folder / name)
+        sharp = float(motion.sharpness[number])
+        photos.append(Photo(name, width, height, f"{stem} {width}x{height}", sharp, timestamp=time))
+    shutil.rmtree(staging, ignore_errors=True)
+    said.append(f"{len(taken)} key frames of {len(motion)} frames")
+    if there:
+        said.append(f"{len(there)} key frames are there already")
+    return Source(tuple(photos), True, tuple(said), stream.camera)
+
+
+def _numbered(frame: int) -> str:
+    return f"{frame:06d}.jpg"
+
+
+def _free_stem(stem: str, staging: Path, folder: Path, present: set[str]) -> tuple[str, set[int]]:
+    """What the frames in `staging` are called in `folder`, and which of them are there already.
+
+    Images that are there have poses, so no other picture may take their names.
+    """
+    frames = sorted(staging.iterdir())
+    for count in itertools.count(1):
+        tried = stem if count == 1 else f"{stem}-{count}"
+        same = [file for file in frames if f"{tried}_{file.name}" in present]
+        if same and all(_equal(file, folder / f"{tried}_{file.name}") for file in same):
+            return tried, {int(file.stem) for file in same}
+        pattern = re.compile(re.escape(tried) + r"_[0-9]{6,}\.jpg")
+        if not any(map(pattern.fullmatch, present)):
+            return tried, set()
+    raise AssertionError("there is always a free number")
+
+
+def _equal(one: Path, other: Path) -> bool:
+    return other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def _counted(

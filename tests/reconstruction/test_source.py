@@ -1,6 +1,7 @@
 """Images of every kind of source, without a reconstruction."""
 
 import contextlib
+import re
 import shutil
 
 import cv2
@@ -57,6 +58,36 @@ def test_bag(walk, tmp_path, name):
         assert photo.timestamp == pytest.approx(100 + 0.033 * number)
         written = read_image(tmp_path / "images" / photo.name).astype(float)
         assert np.abs(written - images[number]).mean() < 5  # JPEG
+
+
+def film(path, images):
+    path.parent.mkdir(exist_ok=True)
+    height, width = images[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30, (width, height))
+    for image in images:
+        writer.write(np.ascontiguousarray(image[..., ::-1]))
+    writer.release()
+    return path
+
+
+def test_another_video_of_the_same_name_takes_other_names(walk, tmp_path):
+    shown, folder = list(walk.images.values()), tmp_path / "images"
+    folder.mkdir()
+    first = film(tmp_path / "a" / "walk.avi", shown)
+    second = film(tmp_path / "b" / "walk.avi", shown[::-1])
+    wanted = {"motion": 0.12}
+    names = [p.name for p in prepare(options(first, **wanted), folder, [], Silent()).photos]
+    before = {name: (folder / name).read_bytes() for name in names}
+    # The same video again has nothing new.
+    with pytest.raises(DataError, match="no image that is new"):
+        prepare(options(first, **wanted), folder, names, Silent())
+    others = prepare(options(second, **wanted), folder, names, Silent()).photos
+    assert len(others) >= 4
+    assert all(re.fullmatch(r"walk-2_[0-9]{6}\.jpg", photo.name) for photo in others)
+    assert all(photo.lens.startswith("walk-2 ") for photo in others)
+    assert {name: (folder / name).read_bytes() for name in names} == before
+    assert {p.name for p in folder.iterdir()} == {*names, *(photo.name for photo in others)}
+    assert not (tmp_path / ".frames").exists()
 
 
 def test_a_folder_of_frames_gives_key_frames(walk, tmp_path):
