@@ -116,7 +116,7 @@ def _build(job: Job, run: Remote) -> dict[str, Any]:
 
 
 def fingerprint(options: ReconstructOptions) -> str:
-    """Of what images and features depend on, options and files: a run that was killed goes on with the same.
+    """Of what images and features depend on, options and files: a killed run goes on with the same.
 
     Raises:
         DataError: there are no images.

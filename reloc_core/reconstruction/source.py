@@ -15,11 +15,11 @@ import numpy as np
 
 from reloc_core.datasets.convert import place_image
 from reloc_core.datasets.images import find_images, image_names
-from reloc_core.datasets.stream import VIDEO_SUFFIXES, frame_time
+from reloc_core.datasets.stream import VIDEO_SUFFIXES, frame_time, video_orientation
 from reloc_core.errors import DataError
 from reloc_core.io.bags import ImageBag, is_bag
 from reloc_core.io.headers import read_header
-from reloc_core.io.images import exif_tags, read_image
+from reloc_core.io.images import exif_tags, read_image, with_orientation
 from reloc_core.reconstruction.keyframes import (
     Motion,
     choose,
@@ -150,6 +150,7 @@ class _Stream:
         announced: how many there may be.
         notes: what a user should know; complete when they have been read.
         camera: their calibration, if it is known.
+        orientation: of the stored pixels, as EXIF tells it.
     """
 
     stem: str
@@ -157,6 +158,7 @@ class _Stream:
     announced: int
     notes: list[str]
     camera: Camera | None = None
+    orientation: int = 1
 
 
 def _video(
@@ -193,15 +195,19 @@ def _video(
                 "truncated"
             )
 
-    stream = _Stream(path.stem, frames, _announced(path), notes)
+    announced, orientation = _header(path)
+    stream = _Stream(path.stem, frames, announced, notes, orientation=orientation)
     return _key_frames(options, stream, folder, present, run)
 
 
-def _announced(path: Path) -> int:
+def _header(path: Path) -> tuple[int, int]:
+    """Number of frames that a video announces, and its orientation."""
     capture = cv2.VideoCapture(str(path))
-    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    opened = capture.isOpened()
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if opened else 0
+    orientation = video_orientation(capture) if opened else 1
     capture.release()
-    return max(count, 0)
+    return max(count, 0), orientation
 
 
 def _bag(
@@ -242,7 +248,8 @@ def _key_frames(
                 continue
             quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
             data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
-            (staging / _numbered(number)).write_bytes(data.tobytes())
+            content = with_orientation(data.tobytes(), stream.orientation)
+            (staging / _numbered(number)).write_bytes(content)
             taken.append((number, time, (image.shape[1], image.shape[0])))
             bar.advance()
             if len(taken) == len(chosen):
@@ -255,7 +262,8 @@ def _key_frames(
         name = f"{stem}_{_numbered(number)}"
         (staging / _numbered(number)).replace(folder / name)
         sharp = float(motion.sharpness[number])
-        photos.append(Photo(name, width, height, f"{stem} {width}x{height}", sharp, timestamp=time))
+        lens = f"{stem} {width}x{height}"
+        photos.append(Photo(name, width, height, lens, sharp, stream.orientation, time))
     shutil.rmtree(staging, ignore_errors=True)
     said.append(f"{len(taken)} key frames of {len(motion)} frames")
     if there:

@@ -3,12 +3,16 @@
 import contextlib
 import re
 import shutil
+import struct
 
 import cv2
 import numpy as np
 import pytest
 
+from reloc_core.datasets.config import CameraConfig
+from reloc_core.datasets.stream import VideoStream
 from reloc_core.errors import DataError
+from reloc_core.io.headers import read_header
 from reloc_core.io.images import read_image
 from reloc_core.reconstruction.options import ReconstructOptions
 from reloc_core.reconstruction.source import prepare
@@ -63,7 +67,8 @@ def test_bag(walk, tmp_path, name):
 def film(path, images):
     path.parent.mkdir(exist_ok=True)
     height, width = images[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30, (width, height))
+    kind = cv2.VideoWriter_fourcc(*("MJPG" if path.suffix == ".avi" else "mp4v"))
+    writer = cv2.VideoWriter(str(path), kind, 30, (width, height))
     for image in images:
         writer.write(np.ascontiguousarray(image[..., ::-1]))
     writer.release()
@@ -88,6 +93,24 @@ def test_another_video_of_the_same_name_takes_other_names(walk, tmp_path):
     assert {name: (folder / name).read_bytes() for name in names} == before
     assert {p.name for p in folder.iterdir()} == {*names, *(photo.name for photo in others)}
     assert not (tmp_path / ".frames").exists()
+
+
+def test_frames_of_a_phone_held_upright_say_so(walk, tmp_path):
+    path = film(tmp_path / "up.mp4", list(walk.images.values()))
+    content = bytearray(path.read_bytes())
+    # The matrix of the track's header: version and flags, five numbers, and 16 bytes precede it.
+    start = content.index(b"tkhd") + 4 + 4 + 20 + 16
+    turn = [0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30]
+    content[start : start + 36] = struct.pack(">9i", *turn)
+    path.write_bytes(content)
+    (tmp_path / "images").mkdir()
+    photos = prepare(options(path, motion=0.12), tmp_path / "images", [], Silent()).photos
+    (turned,) = {query.orientation for query in VideoStream(path, CameraConfig(focal=200))}
+    assert turned == 6
+    for photo in photos:
+        header = read_header(tmp_path / "images" / photo.name)
+        assert photo.orientation == header.orientation == turned
+        assert (photo.width, photo.height) == (header.width, header.height) == (256, 192)
 
 
 def test_a_folder_of_frames_gives_key_frames(walk, tmp_path):
