@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,15 +102,17 @@ def _prepare(work: Path, output: Path, mark: str, add: bool) -> None:
             return
         shutil.rmtree(work, ignore_errors=True)
         if add:
-            shutil.copytree(output, work, copy_function=_link_or_copy, symlinks=True)
+            shutil.copytree(
+                output, work, copy_function=partial(_link_or_copy, output), symlinks=True
+            )
         else:
             work.mkdir(parents=True)
         (work / _MARK).write_text(mark, "utf-8")
 
 
-def _link_or_copy(source: str, target: str) -> str:
+def _link_or_copy(output: Path, source: str, target: str) -> str:
     """Images are linked, what changes in place is copied."""
-    if Path(source).parent.name == "images" or "/images/" in source:
+    if Path(source).relative_to(output).parts[0] == "images":
         try:
             os.link(source, target, follow_symlinks=False)
             return target
