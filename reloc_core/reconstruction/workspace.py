@@ -47,6 +47,7 @@ def reconstruct(options: ReconstructOptions, reporter: Reporter | None = None) -
             "another output."
         ) from None
     try:
+        _restore(output)
         before = _check(output, options)
         work = output.with_name(f".{output.name}.work")
         _prepare(work, output, fingerprint(options), bool(before))
@@ -121,11 +122,21 @@ def _link_or_copy(output: Path, source: str, target: str) -> str:
     return str(shutil.copy2(source, target, follow_symlinks=False))
 
 
+def _aside(output: Path) -> Path:
+    return output.with_name(f".{output.name}.old")
+
+
 def _swap(work: Path, output: Path) -> None:
     """Put the finished folder in its place."""
-    aside = output.with_name(f".{output.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(_aside(output), ignore_errors=True)
     if output.exists():
-        output.rename(aside)
+        output.rename(_aside(output))
     work.rename(output)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(_aside(output), ignore_errors=True)
+
+
+def _restore(output: Path) -> None:
+    """Put back what a run that was killed amid `_swap` had set aside."""
+    if _aside(output).exists() and not output.exists():
+        with explain_os_errors(output):
+            _aside(output).rename(output)
