@@ -131,7 +131,9 @@ def _camera(
     if exif is None:
         raise DataError(_no_focal(path, size))
     sigma = exif.sigma if config.focal_sigma is None else config.focal_sigma
-    why = f", as no camera of the mapping images fits {size[0]}x{size[1]}" if config.from_map else ""
+    why = (
+        f", as no camera of the mapping images fits {size[0]}x{size[1]}" if config.from_map else ""
+    )
     camera = replace(Camera.pinhole(exif.focal, *size), focal_sigma=sigma)
     return camera, f"EXIF: {exif.source}{why}"
 
