@@ -131,9 +131,10 @@ def prepare(
         problems = [f"{p.name}: {p.problem}" for p in source.photos if p.problem]
         why = f" Not used: {problems[0]}." if problems else ""
         frames = "its key frames are" if source.video else "there are"
+        noted = f" ({'; '.join(source.notes)})" if source.notes else ""
         raise DataError(
             f"A reconstruction needs at least {FEWEST} different images, better 20 or more from different "
-            f"places; of {options.images} {frames} {usable}.{why}"
+            f"places; of {options.images} {frames} {usable}{noted}.{why}"
         )
     if not usable:
         raise DataError(f"{options.images} has no image that is new and can be read.")

@@ -95,6 +95,15 @@ def test_another_video_of_the_same_name_takes_other_names(walk, tmp_path):
     assert not (tmp_path / ".frames").exists()
 
 
+def test_a_video_that_ends_too_early_says_so(walk, tmp_path):
+    path = film(tmp_path / "walk.avi", list(walk.images.values()))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 8])
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match="its key frames are [12] .*may be truncated"):
+        prepare(options(path, motion=0.3), tmp_path / "images", [], Silent())
+
+
 def test_frames_of_a_phone_held_upright_say_so(walk, tmp_path):
     path = film(tmp_path / "up.mp4", list(walk.images.values()))
     content = bytearray(path.read_bytes())
