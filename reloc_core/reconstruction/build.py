@@ -24,6 +24,7 @@ from reloc_core.reconstruction.options import ReconstructOptions
 from reloc_core.reconstruction.outcome import (
     BLUR_FLOOR,
     Summary,
+    elsewhere,
     places,
     read_record,
     reasons,
@@ -285,6 +286,12 @@ def _finish(
             f"the images show several places or do not overlap enough: kept the largest model of "
             f"{len(images)} images, left out {', '.join(str(len(g)) for g in others)}"
         )
+    for group in elsewhere(matched, numbers, names):
+        if all(group.isdisjoint(other) for other in others):
+            notes.append(
+                f"{len(group)} images show another place, or do not overlap with these: "
+                f"{', '.join(sorted(group)[:3])}" + (" ..." if len(group) > 3 else "")
+            )
     fresh = {photo.name for photo in source.photos}
     return Summary(
         job.title, photos,
