@@ -22,7 +22,6 @@ from reloc_core.reconstruction.database import Database, camera_of, extract
 from reloc_core.reconstruction.mapper import Mapped, Mapper
 from reloc_core.reconstruction.options import ReconstructOptions
 from reloc_core.reconstruction.outcome import (
-    BLUR_FLOOR,
     Summary,
     elsewhere,
     places,
@@ -80,11 +79,6 @@ def _build(job: Job, run: Remote) -> dict[str, Any]:
         run.note(f"{options.images}: {note}")
     photos = [*old, *source.photos]
     usable = [photo for photo in photos if not photo.problem]
-    if all(photo.sharpness < BLUR_FLOOR for photo in usable):
-        raise DataError(
-            f"All {len(usable)} images of {options.images} are blurred: they show no detail to match. Hold "
-            "the camera still, or give it more light."
-        )
     database = Database(work / DATABASE, options.threads, options.seed)
     try:
         cameras, said, fixed = _cameras(database, usable, folder, options, source)

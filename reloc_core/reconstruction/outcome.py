@@ -13,13 +13,11 @@ import numpy as np
 from reloc_core.reconstruction.mapper import Attempt, connected
 from reloc_core.reconstruction.pairs import Pair
 from reloc_core.reconstruction.scale import Posed, World
-from reloc_core.reconstruction.source import FEWEST, Photo
+from reloc_core.reconstruction.source import BLUR_FLOOR, FEWEST, Photo
 from reloc_core.types import Float64Array, ImageArray
 
 _BLURRED = 0.15  # of the median sharpness
 _FEW_FEATURES = 100
-BLUR_FLOOR = 8.0
-"""Variance of the Laplacian at 320 pixels below which a picture shows no detail at all."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,10 @@ FEWEST = 3
 """Images that a reconstruction needs."""
 _VIDEO_LEAST = 60  # images of a folder that may be the frames of a video
 _PROBES = 12
-_SAME_GREY = 1.0  # mean difference of small grey pictures that show the same
+BLUR_FLOOR = 8.0
+"""Variance of the Laplacian at 320 pixels below which a picture shows no detail at all."""
+_DARK = 25.0  # mean grey
+_SAME_GREY = 0.02  # mean difference of small grey pictures that show the same, over their contrast
 _TINY = (64, 48)
 _LAST_NUMBER = re.compile(r"^(.*?)([0-9]+)([^0-9]*)$", re.DOTALL)
 _UNEVEN = 0.25  # of the median time between frames
@@ -56,6 +59,7 @@ class Photo:
         orientation: tag of EXIF.
         timestamp: seconds, of a frame.
         problem: why it takes no part; "" if it does.
+        brightness: mean grey.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Photo:
     orientation: int = 1
     timestamp: float | None = None
     problem: str = ""
+    brightness: float = 255.0
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -117,7 +122,7 @@ def prepare(
         run: hears of the progress.
 
     Raises:
-        DataError: there are no images, or fewer than three.
+        DataError: there are no images, fewer than three, or none that shows anything.
     """
     path = Path(options.images).expanduser()
     if is_bag(path):
@@ -126,6 +131,8 @@ def prepare(
         source = _video(options, path, folder, present, run)
     else:
         source = _folder(options, folder, present, run)
+    if not present:
+        _check_detail(options.images, source.photos)
     usable = sum(not photo.problem for photo in source.photos)
     if usable < FEWEST and not present:
         problems = [f"{p.name}: {p.problem}" for p in source.photos if p.problem]
@@ -160,6 +167,22 @@ class _Stream:
     notes: list[str]
     camera: Camera | None = None
     orientation: int = 1
+
+
+def _check_detail(images: str, photos: Sequence[Photo]) -> None:
+    """Refuse images that are all blurred or dark; those count, too, that look the same because of it.
+
+    Raises:
+        DataError: none shows any detail.
+    """
+    read = [photo for photo in photos if photo.width]
+    if len(read) < FEWEST or any(photo.sharpness >= BLUR_FLOOR for photo in read):
+        return
+    dark = float(np.median([photo.brightness for photo in read])) < _DARK
+    raise DataError(
+        f"All {len(read)} images of {images} are {'dark' if dark else 'blurred'}: they show no detail to "
+        f"match. {'Give the place' if dark else 'Hold the camera still, or give it'} more light."
+    )
 
 
 def _video(
@@ -242,7 +265,7 @@ def _key_frames(
     staging = folder.with_name(".frames")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    taken: list[tuple[int, float, tuple[int, int]]] = []
+    taken: list[tuple[int, float, tuple[int, int], float]] = []
     with run.progress("Writing key frames", len(chosen)) as bar:
         for number, (time, image) in enumerate(stream.frames()):
             if number not in wanted:
@@ -251,20 +274,21 @@ def _key_frames(
             data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
             content = with_orientation(data.tobytes(), stream.orientation)
             (staging / _numbered(number)).write_bytes(content)
-            taken.append((number, time, (image.shape[1], image.shape[0])))
+            size = (image.shape[1], image.shape[0])
+            taken.append((number, time, size, float(image.mean())))
             bar.advance()
             if len(taken) == len(chosen):
                 break
     stem, there = _free_stem(re.sub(r"[^\w.-]", "_", stream.stem), staging, folder, set(present))
     photos = []
-    for number, time, (width, height) in taken:
+    for number, time, (width, height), bright in taken:
         if number in there:
             continue
         name = f"{stem}_{_numbered(number)}"
         (staging / _numbered(number)).replace(folder / name)
         sharp = float(motion.sharpness[number])
         lens = f"{stem} {width}x{height}"
-        photos.append(Photo(name, width, height, lens, sharp, stream.orientation, time))
+        photos.append(Photo(name, width, height, lens, sharp, stream.orientation, time, "", bright))
     shutil.rmtree(staging, ignore_errors=True)
     said.append(f"{len(taken)} key frames of {len(motion)} frames")
     if there:
@@ -399,7 +423,7 @@ def _photo(path: Path, name: str, options: ReconstructOptions) -> tuple[Photo, I
     height, width = image.shape[:2]
     photo = Photo(
         name, width, height, _lens(path, name, (width, height), options.cameras),
-        sharpness_of(grey), header.orientation,
+        sharpness_of(grey), header.orientation, brightness=float(grey.mean()),
     )  # fmt: skip
     return photo, np.asarray(cv2.resize(grey, _TINY, interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -422,7 +446,8 @@ def _twin(tiny: ImageArray, seen: Sequence[ImageArray]) -> int | None:
         return None
     difference = np.abs(np.stack(seen).astype(np.float32) - tiny).mean((1, 2))
     best = int(difference.argmin())
-    return best if difference[best] < _SAME_GREY else None
+    # Dark or flat pictures differ little whatever they show.
+    return best if difference[best] <= _SAME_GREY * float(tiny.std()) else None
 
 
 def _looks_like_video(files: Sequence[Path]) -> bool:

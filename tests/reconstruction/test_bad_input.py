@@ -73,6 +73,14 @@ def test_all_blurred(refused, photos):
     assert "are blurred" in refused(photos)
 
 
+@pytest.mark.parametrize("light", [0.03, 0])
+def test_all_dark(refused, photos, light):
+    for file in photos.iterdir():
+        cv2.imwrite(str(file), (cv2.imread(str(file)) * light).astype("uint8"))
+    assert "All 3 images" in (message := refused(photos))
+    assert "are dark" in message
+
+
 def test_a_video_that_cannot_be_opened(refused, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video" * 1000)
     assert "cannot be opened" in refused(tmp_path / "broken.mp4")

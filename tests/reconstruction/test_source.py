@@ -151,6 +151,20 @@ def test_photos_keep_their_names_but_for_blanks(room, tmp_path):
     assert len(list(images.iterdir())) == 3
 
 
+def test_dark_pictures_of_different_things_are_no_duplicates(room, tmp_path):
+    photos, images = tmp_path / "photos", tmp_path / "images"
+    photos.mkdir()
+    images.mkdir()
+    for name in room.names[:3]:
+        # A little noise is detail enough to go on.
+        dark = cv2.imread(str(room.folder / name)) // 60 + 1
+        dark[::9, ::9] += 30
+        cv2.imwrite(str(photos / name), dark)
+    shutil.copy(photos / room.names[0], photos / "same.png")
+    problems = [p.problem for p in prepare(options(photos), images, [], Silent()).photos]
+    assert problems == ["", "", "", f"duplicate of {room.names[0]}"]
+
+
 def test_two_names_that_become_one(room, tmp_path):
     for name in ("a b.png", "a_b.png"):
         shutil.copy(room.folder / room.names[0], tmp_path / name)
