@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import itertools
 import re
 import shutil
@@ -18,6 +19,7 @@ from reloc_core.datasets.images import find_images, image_names
 from reloc_core.datasets.stream import VIDEO_SUFFIXES, frame_time, video_orientation
 from reloc_core.errors import DataError
 from reloc_core.io.bags import ImageBag, is_bag
+from reloc_core.io.files import list_files
 from reloc_core.io.headers import read_header
 from reloc_core.io.images import exif_tags, read_image, with_orientation
 from reloc_core.reconstruction.keyframes import (
@@ -103,11 +105,57 @@ def input_files(images: str) -> list[Path]:
     path = Path(images).expanduser()
     if is_bag(path):
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    elif path.suffix.lower() in VIDEO_SUFFIXES:
-        files = [path]
+    elif _is_video(path):
+        files = [_the_video(path)]
     else:
-        files = find_images(images)[0]
+        files = _images(images)[0]
     return [file for file in files if file.is_file()]
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _the_video(path: Path) -> Path:
+    """The path of a video that exists.
+
+    Raises:
+        DataError: there is none, or the path is a pattern.
+    """
+    if not path.is_file():
+        raise _one_video(path, _videos(path)) or DataError(f"The video {path} does not exist.")
+    return path
+
+
+def _images(images: str) -> tuple[list[Path], Path]:
+    """As `find_images`.
+
+    Raises:
+        DataError: there are no images; says so if there are videos.
+    """
+    try:
+        return find_images(images)
+    except DataError as error:
+        path = Path(images).expanduser()
+        raise _one_video(path, _videos(path)) or error from None
+
+
+def _videos(path: Path) -> list[Path]:
+    """Videos in a folder, or that a pattern names."""
+    if path.is_dir():
+        found = [path / name for name in list_files(path)]
+    else:
+        found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    return [file for file in found if _is_video(file)]
+
+
+def _one_video(path: Path, videos: Sequence[Path]) -> DataError | None:
+    if not videos:
+        return None
+    others = ", and add the others with add=true" if len(videos) > 1 else ""
+    return DataError(
+        f"{path} names {len(videos)} videos, no images: give one of them, images={videos[0]}{others}."
+    )
 
 
 def prepare(
@@ -127,7 +175,7 @@ def prepare(
     path = Path(options.images).expanduser()
     if is_bag(path):
         source = _bag(options, path, folder, present, run)
-    elif path.suffix.lower() in VIDEO_SUFFIXES:
+    elif _is_video(path):
         source = _video(options, path, folder, present, run)
     else:
         source = _folder(options, folder, present, run)
@@ -188,8 +236,7 @@ def _check_detail(images: str, photos: Sequence[Photo]) -> None:
 def _video(
     options: ReconstructOptions, path: Path, folder: Path, present: Sequence[str], run: Remote
 ) -> Source:
-    if not path.is_file():
-        raise DataError(f"The video {path} does not exist.")
+    _the_video(path)
     notes: list[str] = []
 
     def frames() -> Iterator[tuple[float, ImageArray]]:
@@ -348,12 +395,14 @@ def _timing(motion: Motion) -> list[str]:
 def _folder(
     options: ReconstructOptions, folder: Path, present: Sequence[str], run: Remote
 ) -> Source:
-    files, base = find_images(options.images)
+    files, base = _images(options.images)
     names = [plain_name(name) for name in image_names(files, base)]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"Two of the images would be called {twice}; rename one.")
     notes: list[str] = []
+    if videos := _videos(Path(options.images).expanduser()):
+        notes.append(f"{videos[0].name} is left out: videos are given, or added, one at a time")
     video = options.video if options.video is not None else _looks_like_video(files)
     if video:
         with run.progress("Looking for key frames", len(files)) as bar:

@@ -44,6 +44,16 @@ def test_nothing_there(refused, tmp_path):
     assert "holds no images" in refused(tmp_path / "empty")
 
 
+def test_several_videos(refused, tmp_path):
+    (tmp_path / "vids").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "vids" / name).write_bytes(b"video")
+    for images in (tmp_path / "vids", tmp_path / "vids" / "*.mp4"):
+        message = refused(images)
+        assert "names 2 videos, no images" in message
+        assert f"images={tmp_path}/vids/a.mp4, and add the others with add=true" in message
+
+
 def test_two_photos(refused, photos):
     sorted(photos.iterdir())[0].unlink()
     assert "at least 3 different images" in refused(photos)

@@ -142,6 +142,7 @@ def test_photos_keep_their_names_but_for_blanks(room, tmp_path):
         shutil.copy(room.folder / name, photos / f"my photo {number}.png")
     shutil.copy(room.folder / room.names[0], photos / "the same.png")
     (photos / "broken.png").write_bytes(b"no image")
+    (photos / "walk.mp4").write_bytes(b"video")
     source = prepare(options(photos), images, [], Silent())
     problems = {photo.name: photo.problem for photo in source.photos}
     assert [n for n, p in problems.items() if not p] == [f"my_photo_{i}.png" for i in range(3)]
@@ -149,6 +150,7 @@ def test_photos_keep_their_names_but_for_blanks(room, tmp_path):
     assert "cannot be read" in problems["broken.png"]
     assert len({photo.lens for photo in source.photos if not photo.problem}) == 1
     assert len(list(images.iterdir())) == 3
+    assert "walk.mp4 is left out" in source.notes[0]
 
 
 def test_dark_pictures_of_different_things_are_no_duplicates(room, tmp_path):
