@@ -129,6 +129,17 @@ def test_sessions_are_bounded_and_forgotten():
     assert len(sessions) == 0
 
 
+def test_a_sequence_that_ends_amid_a_frame_leaves_no_thread():
+    sessions, shared = Sessions(2, 10.0), localizer()
+    with sessions.tracker("m", "a", shared) as tracker:
+        ended = []
+        tracker.close = lambda: ended.append(True)
+        sessions.end("m", "a")
+        assert len(sessions) == 0
+        assert not ended  # it is still at work
+    assert ended == [True]
+
+
 def test_priors_reach_the_estimator(serve):
     shared = localizer()
     _, port = serve({"room": shared}, camera=100.0)
