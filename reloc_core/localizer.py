@@ -114,7 +114,8 @@ class Localizer:
             image: a file, the content of one, or RGB or grey pixels in uint8.
             camera: intrinsics, scaled to the image where they are of another size; or a focal length or
                 a 3x3 calibration matrix in pixels of this image. "map": the camera of the mapping
-                images. None takes the focal length from the EXIF data of a file.
+                images, or the focal length from the EXIF data of a file whose shape none of them has.
+                None takes that focal length.
             depth: (H, W) float32 metres, 0 where unknown, for methods that use it.
             timestamp: seconds.
             sequence: name of the video that the image belongs to. Methods with a memory keep it
@@ -251,18 +252,18 @@ def load_pixels(image: Image, name: str = "image") -> ImageArray:
 
 def _camera(image: Image, camera: Intrinsics, pixels: ImageArray, name: str) -> Camera:
     height, width = pixels.shape[:2]
-    if isinstance(camera, tuple):
-        found = camera_of_mapping(camera, width, height)
-        if found is None:
-            raise InputError(f"No camera of the mapping images fits {name}, {width}x{height}.")
+    found = camera_of_mapping(camera, width, height) if isinstance(camera, tuple) else None
+    if found is not None:
         return found
     if isinstance(camera, Camera):
         return fit_camera(camera, width, height)
     if isinstance(camera, np.ndarray):
         return _of_matrix(camera, width, height)
-    if camera is not None:
+    if camera is not None and not isinstance(camera, tuple):
         return Camera.pinhole(camera, width, height)
     exif = exif_focal(image) if isinstance(image, str | Path) else None
+    if exif is None and isinstance(camera, tuple):
+        raise InputError(f"No camera of the mapping images fits {name}, {width}x{height}.")
     if exif is None:
         raise DataError(
             f"The focal length of {name} is unknown: give a Camera, or the focal length in pixels."

@@ -76,6 +76,7 @@ class TrackerConfig:
         options = Checks(self, "tracker.")
         options.at_least(1, "interval")
         options.not_negative("delay", "lost_delay")
+        options.require(self.delay < self.interval, "delay", f"be below interval={self.interval}")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from reloc_core.registry import default_registry
 from reloc_core.runs import RunDirectory, console
 
 PLACE, PAGE = "place", "report.html"
+_NO_MATTER = ("output", "add", "overwrite", "link", "threads")
+"""Options of a reconstruction that it does not depend on."""
 
 
 def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
@@ -142,17 +145,49 @@ def _reconstruction(cfg: DictConfig, place: Path, record: RunDirectory) -> Mappi
     )  # fmt: skip
     before = read_record(place / RECORD)
     if before and cfg.resume and not (cfg.add or cfg.overwrite):
-        if before["options"].get("images") != cfg.images:
-            raise DataError(
-                f"{place} holds a reconstruction of {before['options'].get('images')}: choose another "
-                "map_dir or output_dir, or overwrite=true."
-            )
+        _check_same(place, before["options"], asdict(options))
         record.note(f"Using the finished reconstruction {place}.")
         content = before
     else:
         content = reconstruct(options, record)
     describe(content, options)
     return content
+
+
+def _check_same(place: Path, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse a finished reconstruction of other images or options.
+
+    Raises:
+        DataError: names what differs.
+    """
+    old = _flat({k: v for k, v in before.items() if k not in _NO_MATTER})
+    new = _flat({k: v for k, v in wanted.items() if k not in _NO_MATTER})
+    for name in sorted(set(old) & set(new), key=lambda name: name != "images"):
+        if old[name] == new[name]:
+            continue
+        given = name in ("images", "seed") or name.startswith("scale.")
+        shown = name if given else f"reconstruct.{name}"
+        raise DataError(
+            f"{place} holds a reconstruction of {shown}={_shown(old[name])}, not {_shown(new[name])}: "
+            "choose another map_dir or output_dir, or overwrite=true."
+        )
+
+
+def _flat(options: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Options by the names that users give them."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{above}{name}.")
+        else:
+            found[above + name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def _shown(value: object) -> str:
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def _measure(cfg: DictConfig, dataset: Dataset, scene_map: Map, record: RunDirectory) -> int:

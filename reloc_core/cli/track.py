@@ -16,7 +16,7 @@ from reloc_core.datasets.images import ImageFolder
 from reloc_core.datasets.stream import VideoStream, is_stream
 from reloc_core.datasets.timed import BagStream, timed
 from reloc_core.engine import run_queries
-from reloc_core.errors import ConfigError
+from reloc_core.errors import ConfigError, DataError
 from reloc_core.evaluation import QueryResult, write_result_files
 from reloc_core.interfaces import Dataset
 from reloc_core.io.bags import is_bag
@@ -53,25 +53,33 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
             if not live:
                 raise
             record.note("Stopped.")
+        finally:
+            # Poses that were found are kept however tracking ends.
+            _write(cfg, record, results, frames, bag, pipeline.map)
         for note in frames.notes:
             record.note(note)
-        unit = pipeline.map.info.unit
-        with explain_os_errors(record.path):
-            write_result_files(record.path, results, unit)
-        if bag is not None:
-            assert isinstance(frames, BagStream)
-            write_pose_bag(
-                bag, _stamped(results, frames), cfg.world_frame, _camera_frame(cfg, frames)
-            )
-            record.note(f"Poses as a bag: {bag}")
-            if unit != "metre":
-                record.note(f"Warning: the map's unit is {unit}; ROS takes lengths for metres.")
         localized = sum(r.localized for r in results)
         record.result(
             "ok", queries=len(results), localized=localized, map=map_content(pipeline.map)
         )
         record.note(f"{localized} of {len(results)} frames have a pose.")
         return finish(record, results) if results else EXIT_OK
+
+
+def _write(
+    cfg: DictConfig, record: RunDirectory, results: Sequence[QueryResult], frames: Source,
+    bag: Path | None, scene_map: Map,
+) -> None:  # fmt: skip
+    """Write the poses, as files and as a bag."""
+    unit = scene_map.info.unit
+    with explain_os_errors(record.path):
+        write_result_files(record.path, results, unit)
+    if bag is not None:
+        assert isinstance(frames, BagStream)
+        write_pose_bag(bag, _stamped(results, frames), cfg.world_frame, _camera_frame(cfg, frames))
+        record.note(f"Poses as a bag: {bag}")
+        if unit != "metre":
+            record.note(f"Warning: the map's unit is {unit}; ROS takes lengths for metres.")
 
 
 def tracker_config(cfg: DictConfig) -> TrackerConfig:
@@ -110,15 +118,24 @@ def _frames(cfg: DictConfig, scene_map: Map) -> Source:
 
 
 def _bag_to_write(cfg: DictConfig, frames: Source) -> Path | None:
-    """Where the poses go as a bag, which only bags do."""
+    """Where the poses go as a bag, which only bags do.
+
+    Raises:
+        ConfigError: the frames are of no bag.
+        DataError: the path exists.
+    """
     if not isinstance(frames, BagStream):
         if cfg.bag is not None:
             raise ConfigError("bag= is written for frames of a bag only.")
         return None
     if cfg.bag is not None:
-        return Path(str(cfg.bag)).expanduser()
-    name = "poses.bag" if frames.bag.path.suffix == ".bag" else "poses_bag"
-    return Path(str(cfg.output_dir)).expanduser() / name
+        path = Path(str(cfg.bag)).expanduser()
+    else:
+        name = "poses.bag" if frames.bag.path.suffix == ".bag" else "poses_bag"
+        path = Path(str(cfg.output_dir)).expanduser() / name
+    if path.exists():
+        raise DataError(f"{path} exists already; bags are not replaced.")
+    return path
 
 
 def _tracked(tracker: Tracker, frames: Source, record: RunDirectory) -> Iterator[QueryResult]:

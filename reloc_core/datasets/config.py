@@ -216,7 +216,7 @@ class CameraConfig:
         focal_sigma: standard deviation of the focal length over the focal length; by default 0 where it
             is given, and what is usual for the fields of EXIF that it comes from.
         from_map: the images were taken with the camera of the mapping images, whose intrinsics the map
-            knows.
+            knows; a photo of another shape takes its focal length from EXIF.
     """
 
     focal: float | None = None

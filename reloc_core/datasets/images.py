@@ -119,17 +119,23 @@ def _camera(
     if config.focal is not None or config.params is not None:
         known[size] = camera_from_config(config, *size), ""
         return known[size]
-    if config.from_map:
+    fits = config.from_map and camera_of_mapping(mapped, *size) is not None
+    # Photos have another shape than the videos of the same phone.
+    exif = None if fits else exif_focal(path)
+    if config.from_map and exif is None:
         camera = mapped_camera(mapped, *size, str(path))
         if config.focal_sigma is not None:
             camera = replace(camera, focal_sigma=config.focal_sigma)
         known[size] = camera, "the mapping images"
         return known[size]
-    exif = exif_focal(path)
     if exif is None:
         raise DataError(_no_focal(path, size))
     sigma = exif.sigma if config.focal_sigma is None else config.focal_sigma
-    return replace(Camera.pinhole(exif.focal, *size), focal_sigma=sigma), f"EXIF: {exif.source}"
+    why = (
+        f", as no camera of the mapping images fits {size[0]}x{size[1]}" if config.from_map else ""
+    )
+    camera = replace(Camera.pinhole(exif.focal, *size), focal_sigma=sigma)
+    return camera, f"EXIF: {exif.source}{why}"
 
 
 def mapped_camera(mapped: Sequence[Camera], width: int, height: int, name: str) -> Camera:

@@ -87,8 +87,7 @@ class VideoStream:
             self._capture.release()
             what = "camera" if live else "video"
             raise DataError(f"The {what} {source} cannot be opened. Is it one, and is it free?")
-        turned = int(self._capture.get(cv2.CAP_PROP_ORIENTATION_META))
-        self._orientation = _ORIENTATIONS.get(turned % 360, 1)
+        self._orientation = video_orientation(self._capture)
         self._announced = 0 if live else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
     def __len__(self) -> int:
@@ -148,6 +147,11 @@ class VideoStream:
         if not self._config.from_map:
             return camera_from_config(self._config, width, height)
         return mapped_camera(self._mapped, width, height, self.name)
+
+
+def video_orientation(capture: cv2.VideoCapture) -> int:
+    """How the stored pixels of an open video must be turned to be upright, as EXIF tells it (1 to 8)."""
+    return _ORIENTATIONS.get(int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360, 1)
 
 
 def frame_time(capture: cv2.VideoCapture, number: int, last: float) -> float:

@@ -179,6 +179,18 @@ def exif_tags(path: Path | str) -> dict[int, Any]:
         return {}
 
 
+def with_orientation(jpeg: bytes, orientation: int) -> bytes:
+    """A JPEG that has no EXIF, with the tag that says how its pixels must be turned to be upright."""
+    from PIL import Image
+
+    if orientation == 1:
+        return jpeg
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = exif.tobytes()
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data + jpeg[2:]
+
+
 def _content(path: Path | str) -> bytes:
     try:
         with open(path, "rb") as file:

@@ -22,8 +22,8 @@ from reloc_core.reconstruction.database import Database, camera_of, extract
 from reloc_core.reconstruction.mapper import Mapped, Mapper
 from reloc_core.reconstruction.options import ReconstructOptions
 from reloc_core.reconstruction.outcome import (
-    BLUR_FLOOR,
     Summary,
+    elsewhere,
     places,
     read_record,
     reasons,
@@ -31,14 +31,13 @@ from reloc_core.reconstruction.outcome import (
 )
 from reloc_core.reconstruction.page import render
 from reloc_core.reconstruction.scale import Posed, World, find_world
-from reloc_core.reconstruction.source import FEWEST, Photo, Source, prepare
+from reloc_core.reconstruction.source import FEWEST, Photo, Source, input_files, prepare
 from reloc_core.reconstruction.worker import Remote
 from reloc_core.runs import write_json
 from reloc_core.storage import explain_os_errors
 from reloc_core.types import Camera, Float64Array, ImageArray
 
-REPORT, DATABASE = "report.html", "database.db"
-_SOURCE = "source.json"
+REPORT, DATABASE, SOURCE = "report.html", "database.db", "source.json"
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,6 @@ def _build(job: Job, run: Remote) -> dict[str, Any]:
         run.note(f"{options.images}: {note}")
     photos = [*old, *source.photos]
     usable = [photo for photo in photos if not photo.problem]
-    if all(photo.sharpness < BLUR_FLOOR for photo in usable):
-        raise DataError(
-            f"All {len(usable)} images of {options.images} are blurred: they show no detail to match. Hold "
-            "the camera still, or give it more light."
-        )
     database = Database(work / DATABASE, options.threads, options.seed)
     try:
         cameras, said, fixed = _cameras(database, usable, folder, options, source)
@@ -112,12 +106,16 @@ def _build(job: Job, run: Remote) -> dict[str, Any]:
     content = record(summary, asdict(options), source.video)
     write_json(work / RECORD, content)
     write_atomically(work / REPORT, render(summary, folder))
-    (work / _SOURCE).unlink(missing_ok=True)
+    (work / SOURCE).unlink(missing_ok=True)
     return content
 
 
 def fingerprint(options: ReconstructOptions) -> str:
-    """Of the options that images and features depend on: a run that was killed goes on with the same."""
+    """Of what images and features depend on, options and files: a killed run goes on with the same.
+
+    Raises:
+        DataError: there are no images.
+    """
     kept = (
         "images",
         "topic",
@@ -131,7 +129,9 @@ def fingerprint(options: ReconstructOptions) -> str:
         "add",
     )
     values = asdict(options)
-    text = json.dumps({k: values[k] for k in kept}, sort_keys=True, default=str)
+    stats = [(str(file), file.stat()) for file in input_files(options.images)]
+    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    text = json.dumps([{k: values[k] for k in kept}, files], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -139,7 +139,7 @@ def _source(
     options: ReconstructOptions, work: Path, folder: Path, present: Sequence[str], run: Remote
 ) -> Source:
     """The images; those that an interrupted run has put there already."""
-    file = work / _SOURCE
+    file = work / SOURCE
     saved = read_record(file)
     if saved:
         photos = tuple(Photo(**photo) for photo in saved["photos"])
@@ -280,6 +280,12 @@ def _finish(
             f"the images show several places or do not overlap enough: kept the largest model of "
             f"{len(images)} images, left out {', '.join(str(len(g)) for g in others)}"
         )
+    for group in elsewhere(matched, numbers, names):
+        if all(group.isdisjoint(other) for other in others):
+            notes.append(
+                f"{len(group)} images show another place, or do not overlap with these: "
+                f"{', '.join(sorted(group)[:3])}" + (" ..." if len(group) > 3 else "")
+            )
     fresh = {photo.name for photo in source.photos}
     return Summary(
         job.title, photos,

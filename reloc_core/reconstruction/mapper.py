@@ -107,12 +107,17 @@ class Mapper:
         return Mapped(best, tuple(attempts))
 
     def map_globally(self, run: Remote) -> Mapped:
-        """Models by global positioning: all images at once (GLOMAP)."""
+        """Models by global positioning: all images at once (GLOMAP); known cameras are all or none."""
         options = pycolmap.GlobalPipelineOptions()
         options.num_threads, options.random_seed = self._threads or -1, self._seed
         options.mapper.global_positioning.use_gpu = False
         options.mapper.bundle_adjustment.ceres.use_gpu = False
-        pycolmap.calibrate_view_graph(self._database)
+        if self._fixed:
+            adjusting = options.mapper.bundle_adjustment
+            adjusting.refine_focal_length = adjusting.refine_extra_params = False
+            adjusting.refine_principal_point = False
+        else:
+            pycolmap.calibrate_view_graph(self._database)
         with run.progress("Mapping", 1) as bar, self._folder() as folder:
             found = pycolmap.global_mapping(self._database, self._images, folder, options)
             bar.advance()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,11 @@ import numpy as np
 from reloc_core.reconstruction.mapper import Attempt, connected
 from reloc_core.reconstruction.pairs import Pair
 from reloc_core.reconstruction.scale import Posed, World
-from reloc_core.reconstruction.source import Photo
+from reloc_core.reconstruction.source import BLUR_FLOOR, FEWEST, Photo
 from reloc_core.types import Float64Array, ImageArray
 
 _BLURRED = 0.15  # of the median sharpness
 _FEW_FEATURES = 100
-BLUR_FLOOR = 8.0
-"""Variance of the Laplacian at 320 pixels below which a picture shows no detail at all."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,7 @@ def reasons(
         others: names of each smaller model.
     """
     names = {number: name for name, number in numbers.items()}
+    apart = {n: len(group) for group in elsewhere(matched, numbers, registered) for n in group}
     usual = float(np.median([p.sharpness for p in photos if not p.problem] or [0.0]))
     found = {}
     for photo in photos:
@@ -105,6 +104,10 @@ def reasons(
             )
         elif not partners:
             why = "matches no other image" + (": blurred" if blurred else "")
+        elif name in apart:
+            why = (
+                f"one of {apart[name]} images that show another place, or do not overlap with these"
+            )
         elif not inside:
             why = f"matches only images that did not register ({', '.join(sorted(partners)[:3])})"
         else:
@@ -122,6 +125,21 @@ def places(matched: Mapping[Pair, int], numbers: Mapping[str, int]) -> list[int]
     groups = connected(list(matched))
     alone = len(numbers) - sum(len(group) for group in groups)
     return [*(len(group) for group in groups), *[1] * alone]
+
+
+def elsewhere(
+    matched: Mapping[Pair, int], numbers: Mapping[str, int], registered: Collection[str]
+) -> list[set[str]]:
+    """Names in each set of three images or more that matches connect, but none with the model's.
+
+    Args:
+        matched: inliers of the verified pairs of numbers.
+        numbers: of the images, by name.
+        registered: names that are in the model.
+    """
+    names = {number: name for name, number in numbers.items()}
+    groups = [{names[number] for number in group} for group in connected(list(matched))]
+    return [group for group in groups if len(group) >= FEWEST and group.isdisjoint(registered)]
 
 
 def record(summary: Summary, options: Mapping[str, Any], video: bool) -> dict[str, Any]:

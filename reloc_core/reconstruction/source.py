@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import itertools
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,12 +16,12 @@ import numpy as np
 
 from reloc_core.datasets.convert import place_image
 from reloc_core.datasets.images import find_images, image_names
-from reloc_core.datasets.stream import VIDEO_SUFFIXES, frame_time
+from reloc_core.datasets.stream import VIDEO_SUFFIXES, frame_time, video_orientation
 from reloc_core.errors import DataError
 from reloc_core.io.bags import ImageBag, is_bag
-from reloc_core.io.files import write_atomically
+from reloc_core.io.files import list_files
 from reloc_core.io.headers import read_header
-from reloc_core.io.images import exif_tags, read_image
+from reloc_core.io.images import exif_tags, read_image, with_orientation
 from reloc_core.reconstruction.keyframes import (
     Motion,
     choose,
@@ -35,7 +38,10 @@ FEWEST = 3
 """Images that a reconstruction needs."""
 _VIDEO_LEAST = 60  # images of a folder that may be the frames of a video
 _PROBES = 12
-_SAME_GREY = 1.0  # mean difference of small grey pictures that show the same
+BLUR_FLOOR = 8.0
+"""Variance of the Laplacian at 320 pixels below which a picture shows no detail at all."""
+_DARK = 25.0  # mean grey
+_SAME_GREY = 0.02  # mean difference of small grey pictures that show the same, over their contrast
 _TINY = (64, 48)
 _LAST_NUMBER = re.compile(r"^(.*?)([0-9]+)([^0-9]*)$", re.DOTALL)
 _UNEVEN = 0.25  # of the median time between frames
@@ -55,6 +61,7 @@ class Photo:
         orientation: tag of EXIF.
         timestamp: seconds, of a frame.
         problem: why it takes no part; "" if it does.
+        brightness: mean grey.
     """
 
     name: str
@@ -65,6 +72,7 @@ class Photo:
     orientation: int = 1
     timestamp: float | None = None
     problem: str = ""
+    brightness: float = 255.0
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -88,6 +96,68 @@ class Source:
     camera: Camera | None = None
 
 
+def input_files(images: str) -> list[Path]:
+    """The files that are there of `images=`.
+
+    Raises:
+        DataError: there are no images.
+    """
+    path = Path(images).expanduser()
+    if is_bag(path):
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    elif _is_video(path):
+        files = [_the_video(path)]
+    else:
+        files = _images(images)[0]
+    return [file for file in files if file.is_file()]
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _the_video(path: Path) -> Path:
+    """The path of a video that exists.
+
+    Raises:
+        DataError: there is none, or the path is a pattern.
+    """
+    if not path.is_file():
+        raise _one_video(path, _videos(path)) or DataError(f"The video {path} does not exist.")
+    return path
+
+
+def _images(images: str) -> tuple[list[Path], Path]:
+    """As `find_images`.
+
+    Raises:
+        DataError: there are no images; says so if there are videos.
+    """
+    try:
+        return find_images(images)
+    except DataError as error:
+        path = Path(images).expanduser()
+        raise _one_video(path, _videos(path)) or error from None
+
+
+def _videos(path: Path) -> list[Path]:
+    """Videos in a folder, or that a pattern names."""
+    if path.is_dir():
+        found = [path / name for name in list_files(path)]
+    else:
+        found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    return [file for file in found if _is_video(file)]
+
+
+def _one_video(path: Path, videos: Sequence[Path]) -> DataError | None:
+    if not videos:
+        return None
+    others = ", and add the others with add=true" if len(videos) > 1 else ""
+    return DataError(
+        f"{path} names {len(videos)} videos, no images: give one of them, images={videos[0]}{others}."
+    )
+
+
 def prepare(
     options: ReconstructOptions, folder: Path, present: Sequence[str], run: Remote
 ) -> Source:
@@ -100,32 +170,73 @@ def prepare(
         run: hears of the progress.
 
     Raises:
-        DataError: there are no images, or fewer than three.
+        DataError: there are no images, fewer than three, or none that shows anything.
     """
     path = Path(options.images).expanduser()
     if is_bag(path):
-        source = _bag(options, path, folder, run)
-    elif path.suffix.lower() in VIDEO_SUFFIXES:
-        source = _video(options, path, folder, run)
+        source = _bag(options, path, folder, present, run)
+    elif _is_video(path):
+        source = _video(options, path, folder, present, run)
     else:
         source = _folder(options, folder, present, run)
+    if not present:
+        _check_detail(options.images, source.photos)
     usable = sum(not photo.problem for photo in source.photos)
     if usable < FEWEST and not present:
         problems = [f"{p.name}: {p.problem}" for p in source.photos if p.problem]
         why = f" Not used: {problems[0]}." if problems else ""
         frames = "its key frames are" if source.video else "there are"
+        noted = f" ({'; '.join(source.notes)})" if source.notes else ""
         raise DataError(
             f"A reconstruction needs at least {FEWEST} different images, better 20 or more from different "
-            f"places; of {options.images} {frames} {usable}.{why}"
+            f"places; of {options.images} {frames} {usable}{noted}.{why}"
         )
     if not usable:
         raise DataError(f"{options.images} has no image that is new and can be read.")
     return source
 
 
-def _video(options: ReconstructOptions, path: Path, folder: Path, run: Remote) -> Source:
-    if not path.is_file():
-        raise DataError(f"The video {path} does not exist.")
+@dataclass(frozen=True)
+class _Stream:
+    """Frames that can be read again and again.
+
+    Attributes:
+        stem: of the names of their images.
+        frames: (seconds, RGB) from the first one on.
+        announced: how many there may be.
+        notes: what a user should know; complete when they have been read.
+        camera: their calibration, if it is known.
+        orientation: of the stored pixels, as EXIF tells it.
+    """
+
+    stem: str
+    frames: Frames
+    announced: int
+    notes: list[str]
+    camera: Camera | None = None
+    orientation: int = 1
+
+
+def _check_detail(images: str, photos: Sequence[Photo]) -> None:
+    """Refuse images that are all blurred or dark; those count, too, that look the same because of it.
+
+    Raises:
+        DataError: none shows any detail.
+    """
+    read = [photo for photo in photos if photo.width]
+    if len(read) < FEWEST or any(photo.sharpness >= BLUR_FLOOR for photo in read):
+        return
+    dark = float(np.median([photo.brightness for photo in read])) < _DARK
+    raise DataError(
+        f"All {len(read)} images of {images} are {'dark' if dark else 'blurred'}: they show no detail to "
+        f"match. {'Give the place' if dark else 'Hold the camera still, or give it'} more light."
+    )
+
+
+def _video(
+    options: ReconstructOptions, path: Path, folder: Path, present: Sequence[str], run: Remote
+) -> Source:
+    _the_video(path)
     notes: list[str] = []
 
     def frames() -> Iterator[tuple[float, ImageArray]]:
@@ -155,17 +266,24 @@ def _video(options: ReconstructOptions, path: Path, folder: Path, run: Remote) -
                 "truncated"
             )
 
-    return _key_frames(options, path.stem, frames, _announced(path), folder, notes, None, run)
+    announced, orientation = _header(path)
+    stream = _Stream(path.stem, frames, announced, notes, orientation=orientation)
+    return _key_frames(options, stream, folder, present, run)
 
 
-def _announced(path: Path) -> int:
+def _header(path: Path) -> tuple[int, int]:
+    """Number of frames that a video announces, and its orientation."""
     capture = cv2.VideoCapture(str(path))
-    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    opened = capture.isOpened()
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if opened else 0
+    orientation = video_orientation(capture) if opened else 1
     capture.release()
-    return max(count, 0)
+    return max(count, 0), orientation
 
 
-def _bag(options: ReconstructOptions, path: Path, folder: Path, run: Remote) -> Source:
+def _bag(
+    options: ReconstructOptions, path: Path, folder: Path, present: Sequence[str], run: Remote
+) -> Source:
     bag = ImageBag(path, options.topic)
 
     def frames() -> Iterator[tuple[float, ImageArray]]:
@@ -173,45 +291,81 @@ def _bag(options: ReconstructOptions, path: Path, folder: Path, run: Remote) -> 
         for message in bag:
             yield message.timestamp, message.image
 
-    return _key_frames(options, path.stem, frames, len(bag), folder, bag.notes, bag.camera, run)
+    stream = _Stream(path.stem, frames, len(bag), bag.notes, bag.camera)
+    return _key_frames(options, stream, folder, present, run)
 
 
 def _key_frames(
     options: ReconstructOptions,
-    stem: str,
-    frames: Frames,
-    announced: int,
+    stream: _Stream,
     folder: Path,
-    notes: list[str],
-    camera: Camera | None,
+    present: Sequence[str],
     run: Remote,
 ) -> Source:
     """Write the key frames of a stream that is read twice."""
-    with run.progress("Looking for key frames", announced) as bar:
-        motion = measure(_counted(frames(), bar.advance))
-    said = [*notes, *_timing(motion)]
+    with run.progress("Looking for key frames", stream.announced) as bar:
+        motion = measure(_counted(stream.frames(), bar.advance))
+    said = [*stream.notes, *_timing(motion)]
     chosen = choose(motion, options.motion, options.most)
     wanted = set(chosen)
-    stem = re.sub(r"[^\w.-]", "_", stem)
-    photos = []
+    # What they are called depends on what they show.
+    staging = folder.with_name(".frames")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    taken: list[tuple[int, float, tuple[int, int], float]] = []
     with run.progress("Writing key frames", len(chosen)) as bar:
-        for number, (time, image) in enumerate(frames()):
+        for number, (time, image) in enumerate(stream.frames()):
             if number not in wanted:
                 continue
-            name = f"{stem}_{number:06d}.jpg"
             quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
             data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
-            write_atomically(folder / name, data.tobytes())
-            height, width = image.shape[:2]
-            sharp = float(motion.sharpness[number])
-            photos.append(
-                Photo(name, width, height, f"{stem} {width}x{height}", sharp, timestamp=time)
-            )
+            content = with_orientation(data.tobytes(), stream.orientation)
+            (staging / _numbered(number)).write_bytes(content)
+            size = (image.shape[1], image.shape[0])
+            taken.append((number, time, size, float(image.mean())))
             bar.advance()
-            if len(photos) == len(chosen):
+            if len(taken) == len(chosen):
                 break
-    said.append(f"{len(photos)} key frames of {len(motion)} frames")
-    return Source(tuple(photos), True, tuple(said), camera)
+    stem, there = _free_stem(re.sub(r"[^\w.-]", "_", stream.stem), staging, folder, set(present))
+    photos = []
+    for number, time, (width, height), bright in taken:
+        if number in there:
+            continue
+        name = f"{stem}_{_numbered(number)}"
+        (staging / _numbered(number)).replace(folder / name)
+        sharp = float(motion.sharpness[number])
+        lens = f"{stem} {width}x{height}"
+        photos.append(Photo(name, width, height, lens, sharp, stream.orientation, time, "", bright))
+    shutil.rmtree(staging, ignore_errors=True)
+    said.append(f"{len(taken)} key frames of {len(motion)} frames")
+    if there:
+        said.append(f"{len(there)} key frames are there already")
+    return Source(tuple(photos), True, tuple(said), stream.camera)
+
+
+def _numbered(frame: int) -> str:
+    return f"{frame:06d}.jpg"
+
+
+def _free_stem(stem: str, staging: Path, folder: Path, present: set[str]) -> tuple[str, set[int]]:
+    """What the frames in `staging` are called in `folder`, and which of them are there already.
+
+    Images that are there have poses, so no other picture may take their names.
+    """
+    frames = sorted(staging.iterdir())
+    for count in itertools.count(1):
+        tried = stem if count == 1 else f"{stem}-{count}"
+        same = [file for file in frames if f"{tried}_{file.name}" in present]
+        if same and all(_equal(file, folder / f"{tried}_{file.name}") for file in same):
+            return tried, {int(file.stem) for file in same}
+        pattern = re.compile(re.escape(tried) + r"_[0-9]{6,}\.jpg")
+        if not any(map(pattern.fullmatch, present)):
+            return tried, set()
+    raise AssertionError("there is always a free number")
+
+
+def _equal(one: Path, other: Path) -> bool:
+    return other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def _counted(
@@ -241,12 +395,14 @@ def _timing(motion: Motion) -> list[str]:
 def _folder(
     options: ReconstructOptions, folder: Path, present: Sequence[str], run: Remote
 ) -> Source:
-    files, base = find_images(options.images)
+    files, base = _images(options.images)
     names = [plain_name(name) for name in image_names(files, base)]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"Two of the images would be called {twice}; rename one.")
     notes: list[str] = []
+    if videos := _videos(Path(options.images).expanduser()):
+        notes.append(f"{videos[0].name} is left out: videos are given, or added, one at a time")
     video = options.video if options.video is not None else _looks_like_video(files)
     if video:
         with run.progress("Looking for key frames", len(files)) as bar:
@@ -316,7 +472,7 @@ def _photo(path: Path, name: str, options: ReconstructOptions) -> tuple[Photo, I
     height, width = image.shape[:2]
     photo = Photo(
         name, width, height, _lens(path, name, (width, height), options.cameras),
-        sharpness_of(grey), header.orientation,
+        sharpness_of(grey), header.orientation, brightness=float(grey.mean()),
     )  # fmt: skip
     return photo, np.asarray(cv2.resize(grey, _TINY, interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -339,7 +495,8 @@ def _twin(tiny: ImageArray, seen: Sequence[ImageArray]) -> int | None:
         return None
     difference = np.abs(np.stack(seen).astype(np.float32) - tiny).mean((1, 2))
     best = int(difference.argmin())
-    return best if difference[best] < _SAME_GREY else None
+    # Dark or flat pictures differ little whatever they show.
+    return best if difference[best] <= _SAME_GREY * float(tiny.std()) else None
 
 
 def _looks_like_video(files: Sequence[Path]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def reconstruct(options: ReconstructOptions, reporter: Reporter | None = None) -
         DataError: the images cannot be used, or the output is in the way.
         RelocError: somebody else writes the output, or COLMAP ended unexpectedly.
     """
-    from reloc_core.reconstruction.build import Job, build, fingerprint
+    from reloc_core.reconstruction.build import SOURCE, Job, build, fingerprint
 
     reporter = reporter or Reporter()
     output = Path(options.output).expanduser()
@@ -46,6 +47,7 @@ def reconstruct(options: ReconstructOptions, reporter: Reporter | None = None) -
             "another output."
         ) from None
     try:
+        _restore(output)
         before = _check(output, options)
         work = output.with_name(f".{output.name}.work")
         _prepare(work, output, fingerprint(options), bool(before))
@@ -53,7 +55,10 @@ def reconstruct(options: ReconstructOptions, reporter: Reporter | None = None) -
         try:
             job = Job(options, work, output.resolve().name, before)
             content = in_child(build, job, log, reporter)
-        except RelocError:
+        except RelocError as error:
+            if isinstance(error, DataError):
+                # Of what failed, the features are worth keeping, not the choice of images.
+                (work / SOURCE).unlink(missing_ok=True)
             if not (work / "database.db").exists() or before:
                 shutil.rmtree(work, ignore_errors=True)
             raise
@@ -91,22 +96,24 @@ def _check(output: Path, options: ReconstructOptions) -> dict[str, Any]:
 
 
 def _prepare(work: Path, output: Path, mark: str, add: bool) -> None:
-    """The folder to work in, with what an interrupted run of the same options left there."""
+    """The folder to work in, with what an interrupted run of the same inputs left there."""
     with explain_os_errors(work):
         same = (work / _MARK).is_file() and (work / _MARK).read_text("utf-8") == mark
         if same:
             return
         shutil.rmtree(work, ignore_errors=True)
         if add:
-            shutil.copytree(output, work, copy_function=_link_or_copy, symlinks=True)
+            shutil.copytree(
+                output, work, copy_function=partial(_link_or_copy, output), symlinks=True
+            )
         else:
             work.mkdir(parents=True)
         (work / _MARK).write_text(mark, "utf-8")
 
 
-def _link_or_copy(source: str, target: str) -> str:
+def _link_or_copy(output: Path, source: str, target: str) -> str:
     """Images are linked, what changes in place is copied."""
-    if Path(source).parent.name == "images" or "/images/" in source:
+    if Path(source).relative_to(output).parts[0] == "images":
         try:
             os.link(source, target, follow_symlinks=False)
             return target
@@ -115,11 +122,21 @@ def _link_or_copy(source: str, target: str) -> str:
     return str(shutil.copy2(source, target, follow_symlinks=False))
 
 
+def _aside(output: Path) -> Path:
+    return output.with_name(f".{output.name}.old")
+
+
 def _swap(work: Path, output: Path) -> None:
     """Put the finished folder in its place."""
-    aside = output.with_name(f".{output.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(_aside(output), ignore_errors=True)
     if output.exists():
-        output.rename(aside)
+        output.rename(_aside(output))
     work.rename(output)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(_aside(output), ignore_errors=True)
+
+
+def _restore(output: Path) -> None:
+    """Put back what a run that was killed amid `_swap` had set aside."""
+    if _aside(output).exists() and not output.exists():
+        with explain_os_errors(output):
+            _aside(output).rename(output)

@@ -41,8 +41,8 @@ class PoseFilterConfig:
         rate: frames per second where there are no time stamps.
         distance: of what the camera sees where the evidence has no points.
         prior: what `Query.prior` is: "pose" (an independent measurement of the pose in the map),
-            "odometry" (its motion between frames counts, where points cannot be followed; it may lie
-            in a world of its own) or "ignore".
+            "odometry" (its motion between frames counts, and what that adds to its covariance, where
+            points cannot be followed; it may lie in a world of its own) or "ignore".
     """
 
     tracks: int = 400

@@ -215,7 +215,8 @@ class PoseFilter(Refiner):
             self.sight = "followed"
         elif self.config.prior == "odometry" and last is not None and query.prior is not None:
             moved = inverse(last.world_from_cam) @ query.prior.world_from_cam
-            self.belief.move(moved, np.zeros((6, 6)), self._unseen)
+            covariance = _increment(last.covariance, query.prior.covariance, moved)
+            self.belief.move(moved, covariance, self._unseen)
             self.tracks.reset()
             self.sight = "carried"
         else:
@@ -286,6 +287,28 @@ class PoseFilter(Refiner):
             localization, status=Status.LOCALIZED, reason="", score=self._score,
             world_from_cam=belief.world_from_cam, covariance=belief.covariance,
         )  # fmt: skip
+
+
+def _increment(
+    before: Float64Array | None, after: Float64Array | None, motion: Float64Array
+) -> Float64Array:
+    """Covariance (6, 6) that a motion adds to odometry; 0 where it is not given, or shrinks somewhere.
+
+    Args:
+        before: covariance of the pose at the start of the motion.
+        after: of the one at its end.
+        motion: (4, 4) start_from_end.
+    """
+    if before is None or after is None:
+        return np.zeros((6, 6))
+    turned = adjoint(motion)
+    added = after - turned @ before @ turned.T
+    added = (added + added.T) / 2
+    # Rounding aside: large sums of small increments have it.
+    least = -1e-9 * float(np.abs(after).max())
+    if not np.isfinite(added).all() or float(np.linalg.eigvalsh(added).min()) < least:
+        return np.zeros((6, 6))
+    return np.asarray(added, np.float64)
 
 
 def inliers(localization: Localization, found: Correspondences | None) -> np.ndarray:

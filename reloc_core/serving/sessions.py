@@ -33,6 +33,7 @@ class _Session:
     tracker: Tracker
     used: float
     busy: bool = False
+    ended: bool = False
 
 
 class Sessions:
@@ -67,6 +68,9 @@ class Sessions:
         finally:
             with self._lock:
                 session.busy, session.used = False, self._clock()
+                ended = session.ended
+            if ended:
+                session.tracker.close()
 
     def _enter(self, key: tuple[str, str], localizer: Localizer) -> _Session:
         with self._lock:
@@ -94,11 +98,15 @@ class Sessions:
                 session.tracker.close()
 
     def end(self, map_name: str, sequence: str) -> None:
-        """Forget a sequence that has ended."""
+        """Forget a sequence that has ended; a frame that is still worked on is finished."""
         with self._lock:
             session = self._sessions.pop((map_name, sequence), None)
-        if session is not None and not session.busy:
-            session.tracker.close()
+            if session is None:
+                return
+            session.ended = True
+            if session.busy:
+                return
+        session.tracker.close()
 
     def close(self) -> None:
         """Forget all."""

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from reloc_core.cli import track as verb
 from reloc_core.cli.main import main
 from reloc_core.datasets.config import CameraConfig
 from reloc_core.datasets.images import ImageFolder
@@ -65,6 +66,29 @@ def test_a_video(toy_map, pictures, tmp_path, capsys):
     code, lines, said = track(toy_map, tmp_path, capsys, f"images={path}", "camera.from_map=true")
     assert code == 0, said
     assert [line["timestamp"] for line in lines] == pytest.approx([i / 10 for i in range(FRAMES)])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError("The disk is gone.")])
+def test_poses_are_kept_however_tracking_ends(
+    toy_map, pictures, tmp_path, capsys, monkeypatch, error
+):
+    names = [f"{i}.000.png" for i in range(FRAMES)]
+    images = folder(tmp_path / "frames", pictures, names)
+    run_queries = verb.run_queries
+
+    def ended(*arguments):
+        for number, outcome in enumerate(run_queries(*arguments)):
+            if number == 3:
+                raise error
+            yield outcome
+
+    monkeypatch.setattr(verb, "run_queries", ended)
+    code, lines, _ = track(toy_map, tmp_path, capsys, f"images={images}", "camera.focal=130")
+    assert code != 0
+    assert [line["name"] for line in lines] == names[:3]
+    stamps, _ = read_tum(tmp_path / "out/poses_tum.txt")
+    np.testing.assert_allclose(stamps, [0, 1, 2])
+    assert len((tmp_path / "out/localizations.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize("name", ["walk.bag", "walk"])

@@ -5,8 +5,9 @@ import pytest
 
 from reloc_core.datasets.config import CameraConfig
 from reloc_core.datasets.images import ImageFolder
-from reloc_core.errors import ConfigError, DataError
+from reloc_core.errors import ConfigError, DataError, InputError
 from reloc_core.geometry import so3_exp
+from reloc_core.localizer import load_query
 from reloc_core.mapped import camera_of_mapping, mapped_frames, save_mapped_frames
 from reloc_core.maps import MapInfo, MapWriter
 from reloc_core.types import Camera, Frame
@@ -80,10 +81,25 @@ def test_images_with_the_camera_of_the_map(tmp_path):
     assert "focal length of 1 images from the mapping images" in dataset.notes
     with pytest.raises(DataError, match="no camera of the mapping images fits"):
         dataset[1]
+    save(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="the map knows none"):
         ImageFolder(tmp_path, CameraConfig(from_map=True))
     with pytest.raises(ConfigError, match="from_map"):
         ImageFolder(tmp_path, CameraConfig(from_map=True, focal=50), (WIDE,))
+
+
+def test_photos_of_another_shape_than_the_video_take_their_exif(tmp_path):
+    save(tmp_path / "a.jpg", (64, 36), focal=20)
+    dataset = ImageFolder(tmp_path, CameraConfig(from_map=True), (WIDE,))
+    camera = dataset[0].camera
+    assert camera.fx == pytest.approx(20 * np.hypot(64, 36) / np.hypot(36, 24))
+    assert camera.focal_sigma > 0.05
+    assert "no camera of the mapping images fits 64x36" in dataset.notes[0]
+    # In Python as well.
+    assert load_query(tmp_path / "a.jpg", (WIDE,)).camera == camera
+    save(tmp_path / "a.jpg", (64, 36))
+    with pytest.raises(InputError, match="No camera of the mapping images fits"):
+        load_query(tmp_path / "a.jpg", (WIDE,))
 
 
 def test_focal_lengths_have_an_uncertainty(tmp_path):

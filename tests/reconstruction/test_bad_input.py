@@ -44,6 +44,16 @@ def test_nothing_there(refused, tmp_path):
     assert "holds no images" in refused(tmp_path / "empty")
 
 
+def test_several_videos(refused, tmp_path):
+    (tmp_path / "vids").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "vids" / name).write_bytes(b"video")
+    for images in (tmp_path / "vids", tmp_path / "vids" / "*.mp4"):
+        message = refused(images)
+        assert "names 2 videos, no images" in message
+        assert f"images={tmp_path}/vids/a.mp4, and add the others with add=true" in message
+
+
 def test_two_photos(refused, photos):
     sorted(photos.iterdir())[0].unlink()
     assert "at least 3 different images" in refused(photos)
@@ -71,6 +81,14 @@ def test_all_blurred(refused, photos):
     for file in photos.iterdir():
         cv2.imwrite(str(file), cv2.GaussianBlur(cv2.imread(str(file)), None, 9))
     assert "are blurred" in refused(photos)
+
+
+@pytest.mark.parametrize("light", [0.03, 0])
+def test_all_dark(refused, photos, light):
+    for file in photos.iterdir():
+        cv2.imwrite(str(file), (cv2.imread(str(file)) * light).astype("uint8"))
+    assert "All 3 images" in (message := refused(photos))
+    assert "are dark" in message
 
 
 def test_a_video_that_cannot_be_opened(refused, tmp_path):

@@ -1,13 +1,20 @@
 """`reloc map`: photos in, a map and a report out."""
 
+import json
 import shutil
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from reloc_core.cli.main import main
+from reloc_core.cli.map import _check_same
+from reloc_core.datasets.config import CameraConfig
+from reloc_core.errors import DataError
 from reloc_core.mapped import mapped_frames
 from reloc_core.maps import Map
+from reloc_core.reconstruction import ReconstructOptions, ScaleOptions
 
 
 @pytest.mark.usefixtures("toy_plugin")
@@ -40,6 +47,27 @@ def test_photos_to_map_and_more_photos(room, tmp_path, monkeypatch, capsys):
     assert "'toy' cannot add images to a map. Train it again" in capsys.readouterr().err
     assert main([*again, "estimator=toy"]) == 2
     assert "leave out estimator" in capsys.readouterr().err
+
+
+def test_a_finished_reconstruction_is_taken_for_the_same_options_alone():
+    scale = {"distance": ["a.jpg", "b.jpg", 2]}
+    before = json.loads(json.dumps(asdict(ReconstructOptions("photos", "x", seed=1, threads=1))))
+    place = Path("made")
+
+    def check(images="photos", **more):
+        _check_same(place, before, asdict(ReconstructOptions(images, "y", **{"seed": 1, **more})))
+
+    check(threads=2, overwrite=True, link="symlink")
+    for options, message in (
+        ({"images": "others", "features": 900}, "images=photos, not others"),
+        ({"features": 900}, "reconstruct.features=8192, not 900"),
+        ({"camera": CameraConfig(focal=500)}, "reconstruct.camera.focal=null, not 500"),
+        ({"scale": ScaleOptions(**scale)}, "scale.distance=null"),
+        ({"scale": ScaleOptions(gps=True)}, "scale.gps=false, not true"),
+        ({"seed": 2}, " seed=1, not 2"),
+    ):
+        with pytest.raises(DataError, match=message):
+            check(**options)
 
 
 def test_help(capsys):

@@ -14,7 +14,7 @@ import pytest
 from reconstruction_tools import error
 
 from reloc_core.datasets.colmap import ColmapDataset
-from reloc_core.datasets.config import ColmapConfig
+from reloc_core.datasets.config import CameraConfig, ColmapConfig
 from reloc_core.errors import DataError
 from reloc_core.reconstruction import ReconstructOptions, ScaleOptions, reconstruct
 from reloc_core.runs import Reporter
@@ -147,6 +147,46 @@ def test_a_killed_run_goes_on(room, tmp_path):
     assert len(finished) == 7
     assert left.items() <= finished.items()  # not found a second time
     assert not (tmp_path / ".place.work").exists()
+
+
+def test_photos_that_come_after_a_failure_are_used(room, tmp_path):
+    photos, place = tmp_path / "photos", tmp_path / "place"
+    photos.mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(3):
+        small = noise.integers(0, 255, (24, 32), np.uint8)
+        cv2.imwrite(str(photos / f"noise{number}.png"), cv2.resize(small, (320, 240)))
+    options = ReconstructOptions(str(photos), str(place), **QUICK)
+    with pytest.raises(DataError, match="make no model"):
+        reconstruct(options, Listener())
+    for name in room.names[:6]:
+        shutil.copy(room.folder / name, photos / name)
+    content = reconstruct(options, Listener())
+    assert len(content["images"]) == 9
+    assert content["registered"] == 6
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_all_at_once(room, tmp_path, given):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in room.names[:8]:
+        shutil.copy(room.folder / name, photos / name)
+    # Told wrong on purpose: what is given is not to be refined.
+    params = [room.camera.fx * 1.02, room.camera.fy * 1.02, room.camera.cx, room.camera.cy]
+    config = CameraConfig(model="PINHOLE", params=params) if given else CameraConfig()
+    options = ReconstructOptions(
+        str(photos), str(tmp_path / "place"), mapper="global", camera=config, **QUICK
+    )
+    assert reconstruct(options, Listener())["registered"] == 8
+    camera = dataset(tmp_path / "place").frames[0].camera
+    if given:
+        np.testing.assert_allclose(camera.params, params)
+    else:
+        assert camera.fx == pytest.approx(room.camera.fx, rel=0.05)
+    off, angle, *_ = error(poses(tmp_path / "place"), room.poses)
+    assert off < 0.04
+    assert angle < 2
 
 
 @pytest.fixture(scope="module")

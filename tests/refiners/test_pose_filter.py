@@ -7,7 +7,7 @@ import pytest
 
 from reloc_core.errors import ConfigError
 from reloc_core.evaluation.metrics import nees
-from reloc_core.geometry import inverse, pose_plus
+from reloc_core.geometry import adjoint, inverse, pose_plus
 from reloc_core.refiners.config import PoseFilterConfig
 from reloc_core.refiners.pose_filter import PoseFilter
 from reloc_core.testing import RefinerContract
@@ -187,6 +187,33 @@ def test_odometry_carries_where_nothing_is_seen(film):
         answer = tracker.refine(data.query(i, prior=odometry, image=image), found)
     assert answer.localized
     assert error(answer, data, 59) < 0.01
+
+
+def test_odometry_that_drifts_says_so(film):
+    data = film()
+    black = np.zeros_like(data.query(0).image)
+
+    def last(spread):
+        """The answer after 20 black frames with odometry whose covariances are `spread` of the frame."""
+        tracker = PoseFilter(PoseFilterConfig(tracks=0, prior="odometry"))
+        for i in range(30):
+            odometry = PosePrior(data.pose(i), spread(i))
+            image = data.query(i).image if i < 10 else black + np.uint8(i)
+            found = data.found(i, std=0.002) if i < 10 else LOST
+            answer = tracker.refine(data.query(i, prior=odometry, image=image), found)
+        return answer
+
+    carried = [np.zeros((6, 6))]
+    step = np.diag([0, 0, 0, *[1e-4] * 3])
+    for i in range(1, 30):
+        turned = adjoint(inverse(data.pose(i - 1)) @ data.pose(i))
+        carried.append(turned @ carried[-1] @ turned.T + step)
+    without, drifting = last(lambda i: None), last(lambda i: carried[i])
+    grown = np.trace(drifting.covariance[3:, 3:]) - np.trace(without.covariance[3:, 3:])
+    assert grown == pytest.approx(20 * 3e-4, rel=0.1)
+    # A covariance that shrinks is that of no sum of motions.
+    shrinking = last(lambda i: np.eye(6) / (i + 1))
+    np.testing.assert_allclose(shrinking.covariance, without.covariance)
 
 
 def test_a_prior_pose_is_one_more_measurement(film):

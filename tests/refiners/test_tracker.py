@@ -209,7 +209,9 @@ def test_defects_of_an_estimator_come_through(film):
         tracker.track_query(frame(data, 0))
 
 
-@pytest.mark.parametrize("options", [{"interval": 0}, {"delay": -1}, {"lost_delay": -1}])
+@pytest.mark.parametrize(
+    "options", [{"interval": 0}, {"delay": -1}, {"delay": EVERY}, {"lost_delay": -1}]
+)
 def test_options_that_make_no_sense_are_named(film, options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         tracking(film(), **options)
