@@ -19,6 +19,9 @@ from reloc_core.errors import DataError
 MAX_PIXELS = 1 << 28
 """Largest image that is decoded (268 megapixels, 0.8 GB of RGB); the largest phone cameras have 200."""
 
+MOST_SCANS = 20
+"""Scans of a JPEG of the largest allowed size."""
+
 MAX_PIXEL_SCANS = 2_500_000_000
 """Largest product of pixels and scans of a JPEG; cameras and encoders write 1 to about 20 scans."""
 
@@ -116,7 +119,7 @@ def check_cost(header: Header, data: bytes, name: str, megapixels: float | None 
             "allowed. Make it smaller."
         )
     scans = jpeg_scans(data) if header.kind == "JPEG" else 1
-    allowed = MAX_PIXEL_SCANS if megapixels is None else min(20 * most, MAX_PIXEL_SCANS)
+    allowed = MAX_PIXEL_SCANS if megapixels is None else min(MOST_SCANS * most, MAX_PIXEL_SCANS)
     if pixels * scans > allowed:
         raise DataError(
             f"{name} is a JPEG of {scans} scans over {header.width}x{header.height} pixels, which takes "

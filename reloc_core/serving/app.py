@@ -211,7 +211,7 @@ def create_app(service: LocalizationService) -> FastAPI:
 
 
 def _known_parameters(request: HTTPConnection) -> None:
-    """Refuse parameters that do not exist.
+    """Refuse parameters that do not exist; a websocket says so itself, once it is open.
 
     Raises:
         RequestError: names the first one.
@@ -219,7 +219,15 @@ def _known_parameters(request: HTTPConnection) -> None:
     route = request.scope.get("route")
     if not isinstance(route, APIRoute):
         return
-    known = [field.alias for field in route.dependant.query_params]
+    _refuse_unknown(request, [field.alias for field in route.dependant.query_params])
+
+
+def _refuse_unknown(request: HTTPConnection, known: Sequence[str]) -> None:
+    """Refuse parameters other than the known ones.
+
+    Raises:
+        RequestError: names the first one.
+    """
     for name in request.query_params:
         if name not in known:
             hint = did_you_mean(name[:60], known)
@@ -261,6 +269,7 @@ async def camera_stream(
     name, chosen = "", ""
     try:
         try:
+            _refuse_unknown(socket, ["map"])
             chosen = service.localizer(map_name)[0]
         except RequestError as error:
             await socket.send_json({"error": str(error), "status": error.status})

@@ -23,7 +23,7 @@ class Limits:
 
     Attributes:
         megabytes: largest request body.
-        megapixels: largest image.
+        megapixels: largest image; the images of a batch have at most four times as many together.
         queue: requests that may wait while another is worked on; further ones are answered 503. At
             1, nobody waits longer than one image takes.
         workers: images that are localized at the same time; 0 for one per core, at most four.

@@ -12,13 +12,16 @@ from typing import Any, Literal
 
 from reloc_core.errors import DataError, InputError, did_you_mean
 from reloc_core.io.cameras import fit_camera
-from reloc_core.io.headers import check_cost, parse_header
+from reloc_core.io.headers import MOST_SCANS, check_cost, jpeg_scans, parse_header
 from reloc_core.io.images import decode_depth
 from reloc_core.localizer import Localizer, intrinsics, load_query
 from reloc_core.mapped import camera_of_mapping
 from reloc_core.serving.limits import Limits, MemoryTrimmer, Metrics
 from reloc_core.serving.sessions import RequestError, Sessions
 from reloc_core.types import Camera, Localization, PosePrior
+
+BATCH_IMAGES = 4
+"""Images of the largest allowed size that the images of a batch may add up to."""
 
 CameraOption = Camera | float | Literal["map"] | None
 """Intrinsics, a focal length in pixels, the camera of the mapping images, or none."""
@@ -134,6 +137,9 @@ class LocalizationService:
 
         Returns:
             an answer for each, or `{"error": ...}` for one that is refused.
+
+        Raises:
+            RequestError: the whole is refused at once: too many pixels, busy, or no such map.
         """
         map_name, localizer = self.localizer(name)
         checked: list[Frame | RequestError] = []
@@ -142,7 +148,27 @@ class LocalizationService:
                 checked.append(self._checked(frame, localizer))
             except RequestError as error:
                 checked.append(error)
+        self._check_sum([frame for frame in checked if isinstance(frame, Frame)])
         return self._accept(self._localize_all, map_name, localizer, checked, time.perf_counter())
+
+    def _check_sum(self, frames: Sequence[Frame]) -> None:
+        """Bound what a batch takes to decode as one image is bounded: its pixels, and its scans over them.
+
+        Raises:
+            RequestError: too much.
+        """
+        most = BATCH_IMAGES * self.limits.megapixels * 1e6
+        pixels = scanned = 0
+        for frame in frames:
+            assert isinstance(frame.camera, Camera)
+            size = frame.camera.width * frame.camera.height
+            pixels, scanned = pixels + size, scanned + size * jpeg_scans(frame.data)
+        if pixels > most or scanned > MOST_SCANS * most:
+            raise RequestError(
+                413,
+                f"The images have {pixels / 1e6:.4g} megapixels together ({scanned / 1e6:.4g} with all "
+                f"scans of JPEGs); {most / 1e6:.4g} ({MOST_SCANS * most / 1e6:.4g}) are allowed.",
+            )
 
     def _checked(self, frame: Frame, localizer: Localizer) -> Frame:
         """The frame with its camera, after a look at the headers.

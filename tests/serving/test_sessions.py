@@ -222,6 +222,18 @@ def test_a_batch_with_depth(serve):
     assert ask(port, path="/localize/batch", body=picture())[0] == 415
 
 
+def test_the_pixels_of_a_batch_are_bounded_together(serve):
+    _, port = serve({"room": FakeLocalizer()}, megapixels=64 * 48 / 1e6)
+    image = {"image": base64(encoded())}
+    for count, wanted in ((4, 200), (5, 413)):
+        body = json.dumps({"images": [image] * count})
+        status, _, answer = ask(
+            port, path="/localize/batch", body=body, headers={"Content-Type": "application/json"}
+        )
+        assert status == wanted
+    assert "megapixels together" in answer["error"]
+
+
 def base64(data):
     return b64encode(data).decode()
 
@@ -264,6 +276,10 @@ def test_a_camera_over_a_websocket(serve):
     assert len(service.sessions) == 0
     with client.connect(f"ws://127.0.0.1:{port}/track?map=nowhere") as socket:
         assert "no map" in json.loads(socket.recv(10))["error"]
+    with client.connect(f"ws://127.0.0.1:{port}/track?mapp=room") as socket:
+        refused = json.loads(socket.recv(10))
+    assert refused["status"] == 422
+    assert "no parameter 'mapp'. Did you mean 'map'?" in refused["error"]
 
 
 def test_a_slow_jpeg_is_refused_before_it_is_decoded(serve):
