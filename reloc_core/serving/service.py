@@ -166,8 +166,8 @@ class LocalizationService:
         if pixels > most or scanned > MOST_SCANS * most:
             raise RequestError(
                 413,
-                f"The images have {pixels / 1e6:.4g} megapixels together ({scanned / 1e6:.4g} with all scans "
-                f"of JPEGs); {most / 1e6:.4g} ({MOST_SCANS * most / 1e6:.4g}) are allowed. Send fewer.",
+                f"The images have {pixels / 1e6:.4g} megapixels together ({scanned / 1e6:.4g} with all "
+                f"scans of JPEGs); {most / 1e6:.4g} ({MOST_SCANS * most / 1e6:.4g}) are allowed.",
             )
 
     def _checked(self, frame: Frame, localizer: Localizer) -> Frame:
