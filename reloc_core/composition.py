@@ -12,13 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationKeyError,
     InterpolationToMissingValueError,
+    MissingMandatoryValue,
     OmegaConfBaseException,
 )
 
-from reloc_core.config import TARGET, config_directory, experiments, option_names
+from reloc_core.config import TARGET, config_directory, experiments, option_names, plain
 from reloc_core.errors import ConfigError, RelocError, did_you_mean
 from reloc_core.overrides import take_literally
 from reloc_core.registry import Registry, default_registry
+from reloc_core.verb_options import check_kind
 
 CHOICES = frozenset({"dataset", "estimator", "solver", "refiner", "experiment"})
 """Config groups that a command line chooses from."""
@@ -122,23 +124,32 @@ def compose(verb: str, overrides: Sequence[str], registry: Registry | None = Non
     return cfg
 
 
-def check_values(verb: str, cfg: DictConfig) -> None:
-    """Refuse a config that lacks values or refers to what is not there.
+def check_values(verb: str, cfg: DictConfig, complete: bool = True) -> None:
+    """Refuse a config that lacks values, refers to what is not there, or has values of the wrong kind.
+
+    Args:
+        verb: the config is for.
+        cfg: composed for it.
+        complete: all values must be there; where it is only shown, some may be missing.
 
     Raises:
-        ConfigError: names all options that need a value, or the reference.
+        ConfigError: names all options that need a value, or the reference, or the value.
     """
     try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
+        missing = sorted(OmegaConf.missing_keys(cfg)) if complete else []
     except OmegaConfBaseException as error:
         raise ConfigError(_reference_message(error, cfg)) from error
     if missing:
         options = "\n".join(f"  {key}=..." for key in missing)
         raise ConfigError(f"'reloc {verb}' needs a value for:\n{options}")
-    try:
-        OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_reference_message(error, cfg)) from error
+    for name in map(str, cfg):
+        try:
+            check_kind(verb, name, plain(cfg[name]))
+        except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
+            if complete:
+                raise ConfigError(_reference_message(error, cfg)) from error
+        except OmegaConfBaseException as error:
+            raise ConfigError(_reference_message(error, cfg)) from error
 
 
 def _reference_message(error: OmegaConfBaseException, cfg: Any) -> str:

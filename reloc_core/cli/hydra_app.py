@@ -7,8 +7,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from omegaconf import open_dict
+
 from reloc_core.cli.help import verb_help
-from reloc_core.composition import compose, explained, hydra_session, prepare, register_with_hydra
+from reloc_core.composition import (
+    check_values,
+    compose,
+    explained,
+    hydra_session,
+    prepare,
+    register_with_hydra,
+)
 from reloc_core.errors import ConfigError, did_you_mean
 from reloc_core.overrides import open_overrides
 from reloc_core.registry import default_registry
@@ -94,6 +103,7 @@ def _logging_as_before() -> Iterator[None]:
 def _show(verb: str, flags: dict[str, str], overrides: Sequence[str]) -> int:
     """`--cfg` and `--info`, by Hydra."""
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
 
     registry = default_registry()
     register_with_hydra(registry)
@@ -102,6 +112,10 @@ def _show(verb: str, flags: dict[str, str], overrides: Sequence[str]) -> int:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         if "cfg" in flags:
+            cfg = hydra.compose_config(verb, prepared, RunMode.RUN, with_log_configuration=False)
+            with open_dict(cfg):
+                del cfg["hydra"]
+            check_values(verb, cfg, complete=False)
             hydra.show_cfg(verb, prepared, flags["cfg"], flags.get("package"), "resolve" in flags)
         else:
             hydra.show_info(flags["info"], verb, prepared)
