@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -258,6 +258,12 @@ def _explain(
 
 def _unknown_choice(choice: str, registry: Registry) -> ConfigError:
     group, _, name = choice.rpartition("/")
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        kind = group.rpartition("/")[2]
+        known = _of_hydra(kind)
+        return ConfigError(
+            f"There is no {group} '{name}'.{did_you_mean(name, known)}{_extra(known)}"
+        )
     if group in _INTERFACES:
         renamed = registry.renamed(group, name)
         if renamed is not None:
@@ -275,18 +281,62 @@ def _unknown_choice(choice: str, registry: Registry) -> ConfigError:
     return ConfigError(f"There is no config '{choice}'.")
 
 
+def _of_hydra(kind: str) -> dict[str, list[str]]:
+    """Hydra's launchers or sweepers that are installed, each with its options."""
+    from hydra.core.config_store import ConfigStore
+
+    group: Any = ConfigStore.instance().repo.get("hydra", {}).get(kind, {})
+    return {
+        file.removesuffix(".yaml"): [f"hydra.{kind}.{o}" for o in option_names(stored.node)]
+        for file, stored in group.items()
+        if hasattr(stored, "node")
+    }
+
+
+def _extra(known: Iterable[str]) -> str:
+    if {"joblib", "optuna"} & set(known):
+        return ""
+    return " Those for joblib, submitit and Optuna come with: pip install 'reloc[sweep]'"
+
+
+def _unknown_of_hydra(name: str, overrides: Sequence[str]) -> ConfigError:
+    """An option of Hydra that does not exist, or belongs to a launcher or sweeper that is not chosen."""
+    from hydra.conf import HydraConf
+
+    kind = name.split(".")[1]
+    if kind not in ("launcher", "sweeper"):
+        known = [f"hydra.{f.name}" for f in dataclasses.fields(HydraConf)]
+        top = ".".join(name.split(".")[:2])
+        return ConfigError(f"There is no option '{name}'.{did_you_mean(top, known)}")
+    installed = _of_hydra(kind)
+    prefix = f"hydra/{kind}="
+    chosen = next((o[len(prefix) :] for o in reversed(overrides) if o.startswith(prefix)), "basic")
+    owners = sorted(k for k, options in installed.items() if name in options)
+    if owners and chosen not in owners:
+        choose = " or ".join(f"hydra/{kind}={owner}" for owner in owners)
+        return ConfigError(
+            f"'{name}' is no option of the {kind} '{chosen}'. Choose one that has it: {choose}."
+        )
+    options = [o for o in installed.get(chosen, []) if not o.endswith("_")]
+    return ConfigError(
+        f"The {kind} '{chosen}' has no option '{name}'.{did_you_mean(name, options)}{_extra(installed)}"
+    )
+
+
 def _unknown_key(
     name: str, text: str, verb: str, overrides: Sequence[str], registry: Registry
 ) -> ConfigError:
     """An option that does not exist, or exists with another type."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    value = re.search(r"Value '.*' .*(could not|cannot) be converted.*|Invalid value.*", text)
+    if name.startswith("hydra.") and not value:
+        return _unknown_of_hydra(name, overrides)
     known = known_options(verb, overrides, registry)
     if name in ("estimator", "solver", "refiner") and name not in known:
         names = [c.name for c in registry.components(name)]
         return ConfigError(
             f"'reloc {verb}' takes no {name} by that name; installed: {', '.join(names) or 'none'}."
         )
-    value = re.search(r"Value '.*' .*(could not|cannot) be converted.*|Invalid value.*", text)
     if value or name in known:
         return ConfigError(f"Option '{name}': {lines[-1] if not value else value.group(0)}")
     if name.startswith("solver.") and not any(
@@ -297,4 +347,16 @@ def _unknown_key(
             f"'{name}' is an option of a solver that is not named: add solver=NAME; installed: "
             f"{', '.join(names)}."
         )
-    return ConfigError(f"There is no option '{name}'.{did_you_mean(name, known)}")
+    return ConfigError(f"There is no option '{name}'.{_nearest(name, known)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The nearest spelling; of options below a node that exists, among the options of that node."""
+    node, below = name.rpartition(".")[0], []
+    while node and not below:
+        below = [k for k in known if k.startswith(f"{node}.") and not k.endswith(TARGET)]
+        node = node.rpartition(".")[0] if not below else node
+    hint = did_you_mean(name, below or known)
+    if not below or "Did you mean" in hint:
+        return hint
+    return did_you_mean("", [k for k in below if k.count(".") == node.count(".") + 1])

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from omegaconf import open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from reloc_core.cli.help import verb_help
 from reloc_core.composition import (
@@ -18,6 +19,7 @@ from reloc_core.composition import (
     prepare,
     register_with_hydra,
 )
+from reloc_core.config import option_names
 from reloc_core.errors import ConfigError, did_you_mean
 from reloc_core.overrides import open_overrides
 from reloc_core.registry import default_registry
@@ -100,6 +102,23 @@ def _logging_as_before() -> Iterator[None]:
         root.setLevel(level)
 
 
+def _check_package(package: str, cfg: DictConfig) -> None:
+    """Refuse a package that is not there, for which Hydra ends the process.
+
+    Raises:
+        ConfigError: with the nearest spelling.
+    """
+    try:
+        if package == "_global_" or OmegaConf.select(cfg, package) is not None:
+            return
+    except OmegaConfBaseException:  # below a value that has no parts
+        pass
+    hint = did_you_mean(package, option_names(cfg))
+    raise ConfigError(
+        f"-p {package}: there is nothing of that name.{hint if 'Did you mean' in hint else ''}"
+    )
+
+
 def _show(verb: str, flags: dict[str, str], overrides: Sequence[str]) -> int:
     """`--cfg` and `--info`, by Hydra."""
     from hydra.core.global_hydra import GlobalHydra
@@ -113,9 +132,12 @@ def _show(verb: str, flags: dict[str, str], overrides: Sequence[str]) -> int:
         assert hydra is not None
         if "cfg" in flags:
             cfg = hydra.compose_config(verb, prepared, RunMode.RUN, with_log_configuration=False)
+            whole = cfg.copy()
             with open_dict(cfg):
                 del cfg["hydra"]
             check_values(verb, cfg, complete=False)
+            if "package" in flags:
+                _check_package(flags["package"], cfg if flags["cfg"] == "job" else whole)
             hydra.show_cfg(verb, prepared, flags["cfg"], flags.get("package"), "resolve" in flags)
         else:
             hydra.show_info(flags["info"], verb, prepared)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reloc_core.errors import DataError
+from reloc_core.errors import ConfigError, DataError, did_you_mean
 from reloc_core.storage import read_yaml
 
 SWEEP_RECORD = "sweep.json"
@@ -282,6 +282,25 @@ def expand(arguments: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*choices.values())]
 
 
+def swept_options(arguments: Sequence[str]) -> list[str]:
+    """The options with several values, or with a range for an optimiser.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(arguments))
+    except (HydraException, RecursionError) as error:
+        raise DataError(
+            f"The options of the sweep cannot be read: {str(error).splitlines()[0]}"
+        ) from error
+    last = {override.get_key_element(): override.is_sweep_override() for override in parsed}
+    return [key.lstrip("+") for key, swept in last.items() if swept]
+
+
 def _pairs(overrides: Sequence[str]) -> dict[str, str]:
     pairs = (o.lstrip("+~").partition("=") for o in overrides)
     return {key: value for key, _, value in pairs if key != "output_dir"}
@@ -347,7 +366,16 @@ def average(values: Sequence[float | None]) -> Average:
 
 
 def groups(sweep: Sweep, over: str = "seed") -> dict[tuple[tuple[str, str], ...], list[Job]]:
-    """Jobs by the values of all varied options but `over`."""
+    """Jobs by the values of all varied options but `over`.
+
+    Raises:
+        ConfigError: no job sets `over`; the seed need not be set.
+    """
+    known = {key for job in sweep.jobs for key in job.overrides}
+    if over not in known | {"seed"}:
+        raise ConfigError(
+            f"over={over}: no job of {sweep.path} sets '{over}'.{did_you_mean(over, known)}"
+        )
     varied = [key for key in sweep.varied if key != over]
     result: dict[tuple[tuple[str, str], ...], list[Job]] = {}
     for job in sweep.jobs:

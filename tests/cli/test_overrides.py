@@ -56,6 +56,7 @@ def test_references_to_options_still_work(monkeypatch):
 
 MISTAKES = [
     (["estimator.sizes=3"], "Did you mean 'estimator.size'"),
+    (["estimator.nope=1"], "Known: estimator."),
     (["solver=nonsense"], "There is no solver 'nonsense'"),
     (["solver=pnp", "solver.treshold=3"], "Did you mean 'solver.threshold'"),
     (["map_dir=x${sed}"], "Did you mean 'seed'"),
@@ -137,10 +138,32 @@ def test_all_options_of_verbs_have_a_kind_that_takes_their_default(path):
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["output_dir=sw_${seed}"], "refers to ${seed}, which is swept"),
+        (["output_dir=sw_${map_dir}", "map_dir=m${seed}"], "refers to ${seed}, which is swept"),
+        (["hydra/launcher=nope"], "There is no hydra/launcher 'nope'. Known: basic, gpus"),
+        (["hydra/launcher=gpu"], "Did you mean 'gpus'"),
+        (["hydra.launcher.per_device=3"], "Choose one that has it: hydra/launcher=gpus."),
+        (["hydra/launcher=gpus", "hydra.launcher.device=3"], "Did you mean 'hydra.launcher.devices'"),
+        (["hydra.swep.dir=x"], "Did you mean 'hydra.sweep'"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_sweeps(options, message, capsys):
+    options = ["dataset=synthetic", "estimator=toy", "map_dir=map", *options]
+    assert main(["train", "-m", *options, "seed=1,2"]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [(["seed=1,2", "-m"], "-m stands right after the verb"),
      (["-m", "seed=1,2", "output_dir=a/b=1"], "must have no '='"),
      (["--multrun"], "Did you mean '--multirun'"), (["--cfg"], "--cfg takes job"),
+     (["--cfg", "job", "-p", "datase", "dataset=synthetic"], "Did you mean 'dataset'"),
+     (["--cfg", "job", "-p", "seed.x", "dataset=synthetic"], "-p seed.x: there is nothing"),
      (["--cfg", "jobs"], "--cfg takes job"), (["-x"], "no flag '-x'")],
 )  # fmt: skip
 def test_flags(flags, message, capsys):

@@ -43,6 +43,9 @@ def test_table_averages_over_seeds(swept, capsys):
     for end in ("", "_low", "_high"):
         assert float(rows[0][f"median_cm{end}"]) == pytest.approx(centimetres)
     assert float(rows[0]["median_cm_std"]) == pytest.approx(0, abs=1e-9)
+    for action in ("table", "plot"):
+        assert main(["sweep", action, str(swept), "over=sed"]) == 2
+        assert "Did you mean 'seed'" in capsys.readouterr().err
     assert main(["sweep", "table", str(swept), "over=estimator.size"]) == 0
     assert "2/2" in capsys.readouterr().out
 
