@@ -258,6 +258,11 @@ def _explain(
 
 def _unknown_choice(choice: str, registry: Registry) -> ConfigError:
     group, _, name = choice.rpartition("/")
+    if choice == "hydra/launcher/ray":
+        return ConfigError(
+            "There is no launcher for Ray: hydra-ray-launcher needs cloudpickle < 3, joblib >= 3. "
+            "Use hydra/launcher=joblib on this machine, or submitit_slurm on a cluster."
+        )
     if group in ("hydra/launcher", "hydra/sweeper"):
         kind = group.rpartition("/")[2]
         known = _of_hydra(kind)

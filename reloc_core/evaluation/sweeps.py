@@ -31,11 +31,11 @@ _CHOICES = ("dataset", "estimator", "solver", "refiner", "experiment")
 # What a folder may say about how its jobs are started: nothing that names code or commands.
 _HYDRA_KEYS = re.compile(
     r"hydra\.(launcher\.(n_jobs|per_device|devices|verbose|batch_size|pre_dispatch|timeout_min|cpus_per_task|"
-    r"gpus_per_node|mem_gb|num_cpus)|sweeper\.(n_trials|n_jobs|direction|study_name|max_failure_rate|"
+    r"gpus_per_node|mem_gb)|sweeper\.(n_trials|n_jobs|direction|study_name|max_failure_rate|"
     r"max_batch_size|sampler\.\w+))"
 )
 _HYDRA_CHOICES = {
-    "hydra/launcher": ("basic", "joblib", "submitit_local", "submitit_slurm", "gpus", "ray"),
+    "hydra/launcher": ("basic", "joblib", "submitit_local", "submitit_slurm", "gpus"),
     "hydra/sweeper": ("basic", "optuna"),
     "hydra/sweeper/sampler": ("tpe", "random", "cmaes", "grid", "nsgaii", "motpe", "qmc"),
 }

@@ -144,6 +144,7 @@ def test_all_options_of_verbs_have_a_kind_that_takes_their_default(path):
         (["output_dir=sw_${map_dir}", "map_dir=m${seed}"], "refers to ${seed}, which is swept"),
         (["hydra/launcher=nope"], "There is no hydra/launcher 'nope'. Known: basic, gpus"),
         (["hydra/launcher=gpu"], "Did you mean 'gpus'"),
+        (["hydra/launcher=ray"], "There is no launcher for Ray: hydra-ray-launcher needs cloudpickle <"),
         (["hydra.launcher.per_device=3"], "Choose one that has it: hydra/launcher=gpus."),
         (["hydra/launcher=gpus", "hydra.launcher.device=3"], "Did you mean 'hydra.launcher.devices'"),
         (["hydra.swep.dir=x"], "Did you mean 'hydra.sweep'"),
