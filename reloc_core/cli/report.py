@@ -165,7 +165,7 @@ def _with_sweeps(results: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, st
         sweep = read_sweep(path)
         varied = [key for key in sweep.varied if not key.startswith("dataset.")]
         for job in sweep.jobs:
-            folder = sweep.path / str(job.number)
+            folder = job.folder
             if not job.finished or not (folder / "localizations.jsonl").is_file():
                 continue
             dataset = job.result.get("dataset")

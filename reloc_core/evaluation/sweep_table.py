@@ -165,9 +165,9 @@ def sweep_table(sweep: Sweep, over: str = "seed", columns: Sequence[str] = DEFAU
     for key, jobs in groups(sweep, over).items():
         values = tuple(value for _, value in key)
         done = [job for job in jobs if job.finished]
-        numbers = tuple(average([_value(sweep, job, c) for job in done]) for _, c in chosen)
+        numbers = tuple(average([_value(job, c) for job in done]) for _, c in chosen)
         rows.append((values, len(done), len(jobs), numbers))
-        errors[", ".join(values) or "all"] = _errors(sweep, done)
+        errors[", ".join(values) or "all"] = _errors(done)
     return SweepTable(options, chosen, tuple(rows), tuple(paired_tests(errors)))
 
 
@@ -188,24 +188,24 @@ def _column(name: str) -> Column:
     raise ConfigError(f"There is no column '{name}'.{did_you_mean(name, COLUMNS)}")
 
 
-def _value(sweep: Sweep, job: Job, column: Column) -> float | None:
+def _value(job: Job, column: Column) -> float | None:
     found = job.value(column.key)
     if found is None and column.key == "map.bytes":
         try:
-            return float(Map.open(sweep.path / str(job.number) / "map").bytes)
+            return float(Map.open(job.folder / "map").bytes)
         except MapError:
             return None
     return found
 
 
-def _errors(sweep: Sweep, jobs: Sequence[Job]) -> dict[str, Any]:
+def _errors(jobs: Sequence[Job]) -> dict[str, Any]:
     """Errors by query over the repetitions; queries without ground truth are left out."""
     found: dict[str, list[Any]] = {}
     for job in jobs:
         print_of = job.result.get("dataset")
         room = print_of.get("fingerprint") if isinstance(print_of, dict) else ""
         try:
-            results = read_localizations(sweep.path / str(job.number) / "localizations.jsonl")
+            results = read_localizations(job.folder / "localizations.jsonl")
         except DataError:
             continue
         known = [r for r in results if r.truth is not None]

@@ -50,13 +50,15 @@ class Job:
     """One job of a sweep.
 
     Attributes:
-        number: its folder.
+        number: of the jobs of the sweep, from 0.
+        folder: of its results; it need not exist.
         overrides: option to value, as they were given.
         status: "ok", "partial", "failed", or "missing" where there is no result.
         result: content of `result.json`, empty where there is none.
     """
 
     number: int
+    folder: Path
     overrides: Mapping[str, str]
     status: str
     result: Mapping[str, Any]
@@ -233,23 +235,30 @@ def _with_params(path: Path, record: Record) -> Record:
 
 
 def _jobs(path: Path, expected: Mapping[int, list[str]]) -> Iterator[Job]:
-    """The jobs that are expected or have left a folder."""
-    names = (p for p in path.iterdir() if re.fullmatch(r"0|[1-9][0-9]{0,8}", p.name))
-    found = {int(p.name): job_result(p) for p in names if p.is_dir()}
-    # Folders named by hydra.sweep.subdir hold jobs too; which, their overrides tell.
-    named = [job_result(p) for p in sorted(path.iterdir()) if p.is_dir() and not p.name.isdigit()]
-    for number in expected.keys() - found.keys():
-        mine = next((r for r in named if same_job(r, expected[number])), None)
-        if mine is not None:
-            found[number] = mine
-    for number in sorted({*found, *expected}):
-        result = found.get(number, {})
-        own = result.get("overrides")
-        given = expected.get(number) or [str(o) for o in (own if isinstance(own, list) else [])]
+    """The jobs that are expected or have left a folder.
+
+    A folder has the job's number, unless `hydra.sweep.subdir` names it: then its overrides tell the job.
+    """
+    results = {p.name: job_result(p) for p in sorted(path.iterdir()) if p.is_dir()}
+    folders: dict[int, str] = {}
+    for number, given in expected.items():
+        own = str(number)
+        if not same_job(results.get(own, {}), given):
+            own = next((name for name, r in results.items() if same_job(r, given)), own)
+        folders[number] = own
+    left = results.keys() - set(folders.values())
+    others = {int(name): name for name in left if re.fullmatch(r"0|[1-9][0-9]{0,8}", name)}
+    folders = others | folders
+    for number, folder in sorted(folders.items()):
+        result = results.get(folder, {})
+        recorded = result.get("overrides")
+        given = expected.get(number) or [
+            str(o) for o in (recorded if isinstance(recorded, list) else [])
+        ]
         status = str(result.get("status", "missing"))
         if status in FINISHED and number in expected and not same_job(result, expected[number]):
             status, result = "missing", {}  # the result of another sweep
-        yield Job(number, _pairs(given), status, result)
+        yield Job(number, path / folder, _pairs(given), status, result)
 
 
 def expand(arguments: Sequence[str]) -> list[list[str]]:

@@ -130,6 +130,26 @@ def test_broken_sweeps_are_read_and_resumed(swept, environment, tmp_path):
     assert "0 to do" in reloc(environment, "sweep", "resume", str(path)).stdout
 
 
+@pytest.mark.parametrize("subdir", ["named_{}", "{}1"])
+def test_folders_of_jobs_named_by_hydra_sweep_subdir(swept, tmp_path, capsys, subdir):
+    path = tmp_path / "renamed"
+    shutil.copytree(swept, path)
+    for number in range(6):
+        (path / str(number)).rename(path / subdir.format(number))
+    sweep = read_sweep(path)
+    assert [(j.number, j.folder.name) for j in sweep.jobs] == [
+        (number, subdir.format(number)) for number in range(6)
+    ]
+    arguments = ["format=markdown", "columns=median_cm,map_mb"]
+    for folder in (swept, path):
+        assert main(["sweep", "table", str(folder), *arguments]) == 0
+    text = capsys.readouterr().out
+    assert text[: len(text) // 2] == text[len(text) // 2 :]
+    assert "4 against 8" in text
+    assert main(["report", "compare", str(path), f"output_dir={tmp_path}/c", "bootstrap=0"]) == 0
+    assert "size=8, seed=3" in (tmp_path / "c/compare.json").read_text()
+
+
 def test_plot(swept, tmp_path, capsys):
     path = tmp_path / "copy"
     shutil.copytree(swept, path)
