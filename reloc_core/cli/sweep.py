@@ -12,6 +12,7 @@ from rich.table import Table
 from reloc_core.cli.multirun import multirun
 from reloc_core.config import literal
 from reloc_core.errors import ConfigError, did_you_mean
+from reloc_core.evaluation.comparison_page import SHOWN_TESTS
 from reloc_core.evaluation.sweep_table import COLUMNS, DEFAULT, LEGEND, SweepTable, sweep_table
 from reloc_core.evaluation.sweeps import Sweep, average, groups, key_of, read_sweep
 from reloc_core.overrides import quoted
@@ -25,7 +26,6 @@ Usage: reloc sweep table DIR [over=seed] [format=text|csv|markdown|latex] [colum
 Columns: {columns}, or a key of result.json
 Sweeps are made with -m:  reloc benchmark -m experiment=sweep/methods output_dir=DIR
 """
-_SHOWN_TESTS = 12
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -81,10 +81,10 @@ def _print(table: SweepTable, sweep: Sweep) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     console.print(shown)
     console.print(LEGEND, style="dim", markup=False)
-    for test in table.tests[:_SHOWN_TESTS]:
+    for test in table.tests[:SHOWN_TESTS]:
         console.print(str(test), markup=False, soft_wrap=True)
-    if len(table.tests) > _SHOWN_TESTS:
-        console.print(f"and {len(table.tests) - _SHOWN_TESTS} more pairs: format=markdown")
+    if len(table.tests) > SHOWN_TESTS:
+        console.print(f"and {len(table.tests) - SHOWN_TESTS} more pairs: format=markdown")
     open_jobs = [job for job in sweep.jobs if not job.finished]
     for job in open_jobs[:5]:
         console.print(f"job {job.number}: {job.status}. {job.why}", markup=False, soft_wrap=True)

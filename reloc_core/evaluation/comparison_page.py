@@ -18,12 +18,15 @@ from rich.text import Text
 
 from reloc_core.evaluation.compare import DCRE_LIMIT, Row, SceneComparison, joint_error
 from reloc_core.evaluation.metrics import THRESHOLDS
+from reloc_core.evaluation.paired import PairedTest
 from reloc_core.evaluation.published import STATUSES, PublishedTable
 from reloc_core.evaluation.svg import Axes, path
 from reloc_core.evaluation.units import format_angle, format_length, threshold_label
 
 COLOURS = ("#0b7a75", "#d9730d", "#7048b8", "#c1272d", "#2f6fd0", "#8a7a1f", "#b0307f", "#4d8f2b")
 """Readable on the light and the dark page."""
+SHOWN_TESTS = 12
+"""Paired tests that are shown before the others are folded away or only counted."""
 
 
 def columns(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> list[str]:
@@ -140,12 +143,22 @@ def html_page(
     scenes: Sequence[tuple[SceneComparison, Sequence[tuple[Row, str]]]],
     notes: Sequence[str],
     version: str,
+    tests: Mapping[str, Sequence[PairedTest]],
 ) -> str:
-    """The page: per scene a table with intervals and the cumulative curves."""
+    """The page: per scene a table with intervals, paired tests and the cumulative curves.
+
+    Args:
+        title: of the page.
+        scenes: with their published rows.
+        notes: how it was measured.
+        version: of reloc.
+        tests: by scene.
+    """
     sections = []
     for scene, published in scenes:
         measured = _table(scene, _telling(scene, columns(scene, [])), [])
         sections.append(f"<h2>{escape(scene.name)}</h2>{measured}")
+        sections.append(_tests(tests.get(scene.name, ())))
         if any(row.errors is not None for row in scene.rows):
             sections.append(_curves(scene))
         if published:
@@ -162,6 +175,14 @@ def html_page(
         sections="\n".join(sections) + f"<h2>How it was measured</h2>{listed}",
         footer=escape(f"Made by reloc {version}".strip()) + ". All numbers are in compare.csv.",
     )
+
+
+def _tests(tests: Sequence[PairedTest]) -> str:
+    """One line per pair, all but the first ones folded away."""
+    lines = [f'<p class="note below">{escape(str(test))}.</p>' for test in tests]
+    more = "".join(lines[SHOWN_TESTS:])
+    folded = f"<details><summary>{len(lines) - SHOWN_TESTS} more pairs</summary>{more}</details>"
+    return "".join(lines[:SHOWN_TESTS]) + (folded if more else "")
 
 
 def _beside_published(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> str:
