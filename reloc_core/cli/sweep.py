@@ -142,23 +142,34 @@ def plot(sweep: Sweep, over: str, value: str) -> Path:
     bars = [(label, found) for label, found in bars if found.mean is not None]
     if not bars:
         raise ConfigError(f"No finished job of {sweep.path} has the number '{value}'.")
-    figure = Figure(figsize=(8, 1.2 + 0.32 * len(bars)), layout="constrained")
+    figure = Figure(figsize=(8, 1.9 + 0.32 * len(bars)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for place, (_, found) in enumerate(reversed(bars)):
+    bars.reverse()  # the first one on top
+    places = range(len(bars))
+    means = [found.mean or 0.0 for _, found in bars]
+    axes.plot(means, places, "o", color="#2a6fb0", label=f"mean over {over}")
+    known = [
+        (place, found) for place, (_, found) in enumerate(bars) if found.half_width is not None
+    ]
+    if known:
         axes.errorbar(
-            [found.mean or 0.0],
-            [place],
-            xerr=[found.half_width or 0.0],
-            fmt="o",
+            [found.mean or 0.0 for _, found in known],
+            [place for place, _ in known],
+            xerr=[found.half_width or 0.0 for _, found in known],
+            fmt="none",
             color="#2a6fb0",
             capsize=3,
+            label="95 % interval of the mean",
         )
-    axes.set_yticks(range(len(bars)), [label for label, _ in reversed(bars)])
+    axes.set_yticks(places, [label for label, _ in bars])
     axes.set_ylabel(", ".join(k for k in sweep.varied if k != over))
-    axes.set_xlabel(f"{value}\nmean and 95 % interval over {over}")
+    axes.set_xlabel(value)
     axes.set_xlim(left=0)
     axes.grid(axis="x", alpha=0.3)
+    done = sum(job.finished for job in sweep.jobs)
+    figure.suptitle(f"{sweep.path.resolve().name}: {done} of {len(sweep.jobs)} jobs", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     path = sweep.path / "sweep.png"
     with explain_os_errors(path):
         figure.savefig(path, dpi=150)

@@ -179,10 +179,15 @@ def html_page(
 
 def _tests(tests: Sequence[PairedTest]) -> str:
     """One line per pair, all but the first ones folded away."""
-    lines = [f'<p class="note below">{escape(str(test))}.</p>' for test in tests]
-    more = "".join(lines[SHOWN_TESTS:])
+    if not tests:
+        return ""
+    lines = [f"{escape(str(test))}." for test in tests]
+    more = "<br>".join(lines[SHOWN_TESTS:])
     folded = f"<details><summary>{len(lines) - SHOWN_TESTS} more pairs</summary>{more}</details>"
-    return "".join(lines[:SHOWN_TESTS]) + (folded if more else "")
+    return (
+        '<div class="note below" style="max-width:none;margin-bottom:16px">'
+        f"{'<br>'.join(lines[:SHOWN_TESTS])}{folded if more else ''}</div>"
+    )
 
 
 def _beside_published(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> str:
@@ -257,7 +262,17 @@ def _curves(scene: SceneComparison) -> str:
 
 
 def _figure(series: Sequence[tuple[str, np.ndarray]], limit: float, axis: str) -> str:
-    plot = Axes(440, 290, (0.0, limit), (0.0, 1.0), label=f"Share of images below an error: {axis}")
+    title = f"Share of images below an error, up to {limit:g}"
+    legend = _Legend([label for label, _ in series], 440)
+    plot = Axes(
+        440,
+        306 + legend.height,
+        (0.0, limit),
+        (0.0, 1.0),
+        label=f"{title}: {axis}",
+        margins=(46, 30, 22, 42 + legend.height),
+    )
+    plot.text(plot.left, 16, title, "title")
     plot.x_ticks([(limit * k / 5, f"{limit * k / 5:g}") for k in range(6)], axis)
     plot.y_ticks([(v / 4, f"{25 * v} %") for v in range(5)])
     for index, (label, errors) in enumerate(series):
@@ -265,13 +280,50 @@ def _figure(series: Sequence[tuple[str, np.ndarray]], limit: float, axis: str) -
         grid = np.linspace(0, limit, 241)
         share = np.searchsorted(ordered, grid, "left") / len(ordered)
         points = np.array([(plot.x(x), plot.y(y)) for x, y in zip(grid, share, strict=True)])
-        colour = COLOURS[index % len(COLOURS)]
-        dashes = "" if index < len(COLOURS) else ";stroke-dasharray:5 3"
         plot.add(
-            f'<path class="curve" style="stroke:{colour}{dashes}" d="{path(points)}">'
+            f'<path class="curve" style="{_style(index)}" d="{path(points)}">'
             f"<title>{escape(label)}</title></path>"
         )
+    legend.draw(plot)
     return plot.render()
+
+
+def _style(index: int) -> str:
+    """Of the curve of a method: eight colours, then the same dashed."""
+    dashes = "" if index < len(COLOURS) else ";stroke-dasharray:5 3"
+    return f"stroke:{COLOURS[index % len(COLOURS)]}{dashes}"
+
+
+class _Legend:
+    """Keys below a figure, in two columns where the labels are short.
+
+    More methods than there are styles of curves are only counted; curves tell their names when pointed at.
+    """
+
+    def __init__(self, labels: Sequence[str], width: float) -> None:
+        self._labels = labels[: 2 * len(COLOURS)]
+        self._more = len(labels) - len(self._labels)
+        most = max((len(label) for label in labels), default=0)
+        self._columns = 2 if most <= 24 and len(labels) > 1 else 1
+        # A letter of the text is about 7 wide; longer labels are in the table above.
+        self._letters = int((width - 46) / self._columns - 34) // 7
+        self._step = (width - 46) / self._columns
+        lines = -(-len(self._labels) // self._columns) + bool(self._more)
+        self.height = 17 * lines + 8
+
+    def draw(self, plot: Axes) -> None:
+        """Add it below the axis title."""
+        top = plot.bottom + 42 + 16
+        for index, label in enumerate(self._labels):
+            x = plot.left + (index % self._columns) * self._step
+            y = top + 17 * (index // self._columns)
+            half = self._letters // 2  # of a sweep's jobs the last option often is what differs
+            short = label if len(label) <= self._letters else f"{label[: half - 1]}…{label[-half:]}"
+            plot.add(f'<path class="curve" style="{_style(index)}" d="M{x:g} {y - 4:g}h22"/>')
+            plot.text(x + 28, y, short)
+        if self._more:
+            y = top + 17 * -(-len(self._labels) // self._columns)
+            plot.text(plot.left, y, f"and {self._more} more", "axis")
 
 
 def json_content(scenes: Mapping[str, SceneComparison]) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -11,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from reloc_core.cli.main import main
 from reloc_core.errors import ConfigError, DataError
 from reloc_core.evaluation.compare import Bootstrap, average, compare_scene
-from reloc_core.evaluation.comparison_page import cell
+from reloc_core.evaluation.comparison_page import cell, html_page
 from reloc_core.evaluation.dcre import dcre
 from reloc_core.evaluation.estimates import Estimates, Truth, match, read_estimates, read_truth
 from reloc_core.evaluation.paired import pairs_of_scene
@@ -153,6 +155,26 @@ def test_without_metres_the_rotation_alone_is_tested():
         Bootstrap(0),
     )  # fmt: skip
     assert [(t.wins, t.losses) for t in pairs_of_scene(found)] == [(8, 0)]
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_figures_of_a_comparison_have_titles_and_legends(count):
+    names = [str(i) for i in range(4)]
+    truth = Truth("t", {n: np.eye(4) for n in names})
+    labels = [f"a method with a rather long name & nothing else, seed={i}" for i in range(count)]
+    found = compare_scene(truth, [Estimates(x, truth.poses) for x in labels], Bootstrap(0))
+    page = html_page("t", [(found, ())], (), "1", {})
+    figures = [ElementTree.fromstring(f) for f in re.findall(r"<svg.*?</svg>", page)]
+    assert len(figures) == 2
+    for figure, limit in zip(figures, (10, 50), strict=True):
+        height = float(figure.get("viewBox").split()[3])
+        texts = {text.text: text for text in figure.iter("text")}
+        assert f"Share of images below an error, up to {limit}" in texts
+        keys = [t for t in texts if "method with" in t]
+        assert len(keys) == min(count, 16)
+        assert all(key.endswith(f"seed={i}") for i, key in enumerate(keys))
+        assert ("and 4 more" in texts) == (count == 20)
+        assert all(0 < float(text.get("y")) < height for text in texts.values())
 
 
 RECOMPUTED = ("DSAC* (RGB)", "DSAC* (RGB-D)", "hLoc (SuperPoint + SuperGlue)", "Active Search (SIFT)",

@@ -7,6 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sweep_tools import SMALL, reloc
 
 from reloc_core.cli.main import main
@@ -150,12 +151,18 @@ def test_folders_of_jobs_named_by_hydra_sweep_subdir(swept, tmp_path, capsys, su
     assert "size=8, seed=3" in (tmp_path / "c/compare.json").read_text()
 
 
-def test_plot(swept, tmp_path, capsys):
+def test_plot(swept, tmp_path, capsys, monkeypatch):
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (drawn.append(f), save(f, *a, **k)))
     path = tmp_path / "copy"
     shutil.copytree(swept, path)
     assert main(["sweep", "plot", str(path), "value=seconds.total"]) == 0
     assert capsys.readouterr().out.strip() == str(path / "sweep.png")
     assert (path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert drawn[0].get_suptitle() == "copy: 6 of 6 jobs"
+    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert legend == ["mean over seed", "95 % interval of the mean"]
     assert main(["sweep", "plot", str(path), "value=metrics.nothing"]) == 2
     assert "metrics.nothing" in capsys.readouterr().err
 
