@@ -271,11 +271,14 @@ def _notes(
 
 
 def _warnings(scenes: Sequence[SceneComparison]) -> list[str]:
-    return [
+    rows = [(scene, row) for scene in scenes for row in scene.rows]
+    unknown = [
         f"{scene.name}: {row.unknown} estimates of {row.label} belong to no image of the ground truth."
-        for scene in scenes
-        for row in scene.rows
+        for scene, row in rows
         if row.unknown
+    ]
+    return unknown + [
+        f"{row.marked}: {row.overconfidence}" for _, row in rows if row.overconfidence
     ]
 
 

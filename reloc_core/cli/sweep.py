@@ -81,10 +81,12 @@ def _print(table: SweepTable, sweep: Sweep) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     console.print(shown)
     console.print(LEGEND, style="dim", markup=False)
-    for test in table.tests[:SHOWN_TESTS]:
-        console.print(str(test), markup=False, soft_wrap=True)
-    if len(table.tests) > SHOWN_TESTS:
-        console.print(f"and {len(table.tests) - SHOWN_TESTS} more pairs: format=markdown")
+    hidden = max(len(table.tests) - SHOWN_TESTS, 0)
+    notes = table.notes()
+    for note in notes[: len(notes) - hidden]:
+        console.print(note, markup=False, soft_wrap=True)
+    if hidden:
+        console.print(f"and {hidden} more pairs: format=markdown")
     open_jobs = [job for job in sweep.jobs if not job.finished]
     for job in open_jobs[:5]:
         console.print(f"job {job.number}: {job.status}. {job.why}", markup=False, soft_wrap=True)

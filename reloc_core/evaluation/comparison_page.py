@@ -102,7 +102,7 @@ def text_table(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> 
         table.add_column(title_of(column, scene.unit), justify="right")
     for row in scene.rows:
         cells = [cell(c, row.values.get(c), scene.unit) for c in shown]
-        table.add_row(Text(row.label), f"{row.missing}/{row.queries}", *cells)
+        table.add_row(Text(row.marked), f"{row.missing}/{row.queries}", *cells)
     if published:
         table.add_section()
     for row, source in published:
@@ -219,7 +219,7 @@ def _table(
         key = f'<i style="color:{COLOURS[index % len(COLOURS)]}">&#9632;</i> '
         cells = "".join(_html_cell(c, row, scene.unit) for c in keys)
         failed = f'<td class="n">{row.missing} / {row.queries}</td>'
-        name = f'<td style="min-width:9em">{key}{escape(row.label)}</td>'
+        name = f'<td style="min-width:9em">{key}{escape(row.marked)}</td>'
         rows.append(f"<tr>{name}{failed}{cells}{mine}</tr>")
     for row, source in published:
         cells = "".join(_html_cell(c, row, scene.unit, True) for c in keys)
@@ -335,6 +335,7 @@ def json_content(scenes: Mapping[str, SceneComparison]) -> dict[str, object]:
                 "queries": row.queries,
                 "failed": row.missing,
                 "unknown": row.unknown,
+                "overconfident": bool(row.overconfidence),
                 **{k: v if math.isfinite(v) else None for k, v in row.values.items()},
                 "intervals": {
                     k: [x if math.isfinite(x) else None for x in v]

@@ -16,8 +16,10 @@ from reloc_core.evaluation.compare import Bootstrap, average, compare_scene
 from reloc_core.evaluation.comparison_page import cell, html_page
 from reloc_core.evaluation.dcre import dcre
 from reloc_core.evaluation.estimates import Estimates, Truth, match, read_estimates, read_truth
+from reloc_core.evaluation.metrics import pose_errors
 from reloc_core.evaluation.paired import pairs_of_scene
 from reloc_core.evaluation.published import published_names, read_published
+from reloc_core.evaluation.report import ReportInfo, render_report
 from reloc_core.evaluation.results import QueryResult, write_localizations
 from reloc_core.io.ace import write_ace
 from reloc_core.io.poses import PoseRecord, write_pose_log
@@ -175,6 +177,35 @@ def test_figures_of_a_comparison_have_titles_and_legends(count):
         assert all(key.endswith(f"seed={i}") for i, key in enumerate(keys))
         assert ("and 4 more" in texts) == (count == 20)
         assert all(0 < float(text.get("y")) < height for text in texts.values())
+
+
+@pytest.mark.parametrize(("sigma", "warned"), [(0.01, False), (0.001, True)])
+def test_overconfident_results_are_marked(tmp_path, capsys, sigma, warned):
+    """Errors of 1 cm and 0.01 rad a coordinate, with covariances of them or a hundredth of them."""
+    rng = np.random.default_rng(0)
+    results = []
+    for i, truth in enumerate(scene(60)):
+        pose = truth.copy()
+        pose[:3, 3] += rng.normal(0, 0.01, 3)
+        pose[:3, :3] = Rotation.from_rotvec(rng.normal(0, 0.01, 3)).as_matrix() @ truth[:3, :3]
+        metres, degrees = pose_errors(pose, truth)
+        results.append(
+            QueryResult(str(i), Status.LOCALIZED, world_from_cam=pose, covariance=sigma**2 * np.eye(6),
+                        truth=truth, translation_error_m=metres, rotation_error_deg=degrees)
+        )  # fmt: skip
+    (tmp_path / "run").mkdir()
+    write_localizations(tmp_path / "run/localizations.jsonl", results)
+    report = render_report(results, ReportInfo("scene", "method"))
+    assert ('class="banner">The poses are overconfident' in report) == warned
+    out = tmp_path / "out"
+    run = str(tmp_path / "run")
+    assert main(["report", "compare", f"truth={run}", run, f"output_dir={out}", "bootstrap=0"]) == 0
+    printed = capsys.readouterr()
+    for text in (printed.out + printed.err, (out / "compare.html").read_text()):
+        assert ("run †: The poses are overconfident" in text) == warned
+    assert ("run †" in (out / "compare.txt").read_text()) == warned
+    ((row,),) = json.loads((out / "compare.json").read_text())["scenes"].values()
+    assert row["overconfident"] is warned
 
 
 RECOMPUTED = ("DSAC* (RGB)", "DSAC* (RGB-D)", "hLoc (SuperPoint + SuperGlue)", "Active Search (SIFT)",

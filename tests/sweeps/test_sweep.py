@@ -12,8 +12,8 @@ from sweep_tools import SMALL, reloc
 
 from reloc_core.cli.main import main
 from reloc_core.evaluation.paired import holm, paired_tests, sign_test
-from reloc_core.evaluation.sweep_table import COLUMNS, interval
-from reloc_core.evaluation.sweeps import average, read_sweep
+from reloc_core.evaluation.sweep_table import COLUMNS, interval, sweep_table
+from reloc_core.evaluation.sweeps import Job, Record, Sweep, average, read_sweep
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,24 @@ def test_a_sweep_is_compared_as_it_is(swept, tmp_path, capsys):
     assert "size=4, seed=1" in text
     assert "size=8, seed=3" in text
     assert '"one"' in text
+
+
+def test_overconfident_jobs_are_marked(tmp_path):
+    def job(number, solver, nees, within, count=60):
+        calibration = {"mean_nees": nees, "within_95": within, "with_covariance": count}
+        result = {"metrics": {"median_translation_m": 0.01, "calibration": calibration}}
+        return Job(number, tmp_path / str(number), {"solver": solver}, "ok", result)
+
+    jobs = (job(0, "pnp", 6.1, 0.95), job(1, "dsac", 35.0, 0.6), job(2, "few", 35.0, 0.6, 20),
+            job(3, "none", None, None, 0))  # fmt: skip
+    table = sweep_table(Sweep(tmp_path, Record("benchmark", [], [], [], False), jobs))
+    assert table.overconfident == (0, 1, 0, 0)
+    assert [row[1] for row in table.cells()[1:]] == ["1/1", "1/1 †", "1/1", "1/1"]
+    assert "† The poses of at least one job are overconfident" in table.markdown()
+    assert "1/1 $\\dagger$" in table.latex()
+    assert [record["overconfident"] for record in table.records()] == [0, 1, 0, 0]
+    table = sweep_table(Sweep(tmp_path, Record("benchmark", [], [], [], False), jobs[:1]))
+    assert "overconfident:" not in table.markdown()
 
 
 def test_intervals_are_clipped_to_what_is_possible():
