@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,13 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationKeyError,
     InterpolationToMissingValueError,
+    MissingMandatoryValue,
     OmegaConfBaseException,
 )
 
-from reloc_core.config import TARGET, config_directory, experiments, option_names
+from reloc_core.config import TARGET, config_directory, experiments, option_names, plain
 from reloc_core.errors import ConfigError, RelocError, did_you_mean
 from reloc_core.overrides import take_literally
 from reloc_core.registry import Registry, default_registry
+from reloc_core.verb_options import check_kind
 
 CHOICES = frozenset({"dataset", "estimator", "solver", "refiner", "experiment"})
 """Config groups that a command line chooses from."""
@@ -122,23 +124,32 @@ def compose(verb: str, overrides: Sequence[str], registry: Registry | None = Non
     return cfg
 
 
-def check_values(verb: str, cfg: DictConfig) -> None:
-    """Refuse a config that lacks values or refers to what is not there.
+def check_values(verb: str, cfg: DictConfig, complete: bool = True) -> None:
+    """Refuse a config that lacks values, refers to what is not there, or has values of the wrong kind.
+
+    Args:
+        verb: the config is for.
+        cfg: composed for it.
+        complete: all values must be there; where it is only shown, some may be missing.
 
     Raises:
-        ConfigError: names all options that need a value, or the reference.
+        ConfigError: names all options that need a value, or the reference, or the value.
     """
     try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
+        missing = sorted(OmegaConf.missing_keys(cfg)) if complete else []
     except OmegaConfBaseException as error:
         raise ConfigError(_reference_message(error, cfg)) from error
     if missing:
         options = "\n".join(f"  {key}=..." for key in missing)
         raise ConfigError(f"'reloc {verb}' needs a value for:\n{options}")
-    try:
-        OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_reference_message(error, cfg)) from error
+    for name in map(str, cfg):
+        try:
+            check_kind(verb, name, plain(cfg[name]))
+        except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
+            if complete:
+                raise ConfigError(_reference_message(error, cfg)) from error
+        except OmegaConfBaseException as error:
+            raise ConfigError(_reference_message(error, cfg)) from error
 
 
 def _reference_message(error: OmegaConfBaseException, cfg: Any) -> str:
@@ -247,6 +258,17 @@ def _explain(
 
 def _unknown_choice(choice: str, registry: Registry) -> ConfigError:
     group, _, name = choice.rpartition("/")
+    if choice == "hydra/launcher/ray":
+        return ConfigError(
+            "There is no launcher for Ray: hydra-ray-launcher needs cloudpickle < 3, joblib >= 3. "
+            "Use hydra/launcher=joblib on this machine, or submitit_slurm on a cluster."
+        )
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        kind = group.rpartition("/")[2]
+        known = _of_hydra(kind)
+        return ConfigError(
+            f"There is no {group} '{name}'.{did_you_mean(name, known)}{_extra(known)}"
+        )
     if group in _INTERFACES:
         renamed = registry.renamed(group, name)
         if renamed is not None:
@@ -264,18 +286,62 @@ def _unknown_choice(choice: str, registry: Registry) -> ConfigError:
     return ConfigError(f"There is no config '{choice}'.")
 
 
+def _of_hydra(kind: str) -> dict[str, list[str]]:
+    """Hydra's launchers or sweepers that are installed, each with its options."""
+    from hydra.core.config_store import ConfigStore
+
+    group: Any = ConfigStore.instance().repo.get("hydra", {}).get(kind, {})
+    return {
+        file.removesuffix(".yaml"): [f"hydra.{kind}.{o}" for o in option_names(stored.node)]
+        for file, stored in group.items()
+        if hasattr(stored, "node")
+    }
+
+
+def _extra(known: Iterable[str]) -> str:
+    if {"joblib", "optuna"} & set(known):
+        return ""
+    return " Those for joblib, submitit and Optuna come with: pip install 'reloc[sweep]'"
+
+
+def _unknown_of_hydra(name: str, overrides: Sequence[str]) -> ConfigError:
+    """An option of Hydra that does not exist, or belongs to a launcher or sweeper that is not chosen."""
+    from hydra.conf import HydraConf
+
+    kind = name.split(".")[1]
+    if kind not in ("launcher", "sweeper"):
+        known = [f"hydra.{f.name}" for f in dataclasses.fields(HydraConf)]
+        top = ".".join(name.split(".")[:2])
+        return ConfigError(f"There is no option '{name}'.{did_you_mean(top, known)}")
+    installed = _of_hydra(kind)
+    prefix = f"hydra/{kind}="
+    chosen = next((o[len(prefix) :] for o in reversed(overrides) if o.startswith(prefix)), "basic")
+    owners = sorted(k for k, options in installed.items() if name in options)
+    if owners and chosen not in owners:
+        choose = " or ".join(f"hydra/{kind}={owner}" for owner in owners)
+        return ConfigError(
+            f"'{name}' is no option of the {kind} '{chosen}'. Choose one that has it: {choose}."
+        )
+    options = [o for o in installed.get(chosen, []) if not o.endswith("_")]
+    return ConfigError(
+        f"The {kind} '{chosen}' has no option '{name}'.{did_you_mean(name, options)}{_extra(installed)}"
+    )
+
+
 def _unknown_key(
     name: str, text: str, verb: str, overrides: Sequence[str], registry: Registry
 ) -> ConfigError:
     """An option that does not exist, or exists with another type."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    value = re.search(r"Value '.*' .*(could not|cannot) be converted.*|Invalid value.*", text)
+    if name.startswith("hydra.") and not value:
+        return _unknown_of_hydra(name, overrides)
     known = known_options(verb, overrides, registry)
     if name in ("estimator", "solver", "refiner") and name not in known:
         names = [c.name for c in registry.components(name)]
         return ConfigError(
             f"'reloc {verb}' takes no {name} by that name; installed: {', '.join(names) or 'none'}."
         )
-    value = re.search(r"Value '.*' .*(could not|cannot) be converted.*|Invalid value.*", text)
     if value or name in known:
         return ConfigError(f"Option '{name}': {lines[-1] if not value else value.group(0)}")
     if name.startswith("solver.") and not any(
@@ -286,4 +352,16 @@ def _unknown_key(
             f"'{name}' is an option of a solver that is not named: add solver=NAME; installed: "
             f"{', '.join(names)}."
         )
-    return ConfigError(f"There is no option '{name}'.{did_you_mean(name, known)}")
+    return ConfigError(f"There is no option '{name}'.{_nearest(name, known)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The nearest spelling; of options below a node that exists, among the options of that node."""
+    node, below = name.rpartition(".")[0], []
+    while node and not below:
+        below = [k for k in known if k.startswith(f"{node}.") and not k.endswith(TARGET)]
+        node = node.rpartition(".")[0] if not below else node
+    hint = did_you_mean(name, below or known)
+    if not below or "Did you mean" in hint:
+        return hint
+    return did_you_mean("", [k for k in below if k.count(".") == node.count(".") + 1])

@@ -7,8 +7,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
 from reloc_core.cli.help import verb_help
-from reloc_core.composition import compose, explained, hydra_session, prepare, register_with_hydra
+from reloc_core.composition import (
+    check_values,
+    compose,
+    explained,
+    hydra_session,
+    prepare,
+    register_with_hydra,
+)
+from reloc_core.config import option_names
 from reloc_core.errors import ConfigError, did_you_mean
 from reloc_core.overrides import open_overrides
 from reloc_core.registry import default_registry
@@ -91,9 +102,27 @@ def _logging_as_before() -> Iterator[None]:
         root.setLevel(level)
 
 
+def _check_package(package: str, cfg: DictConfig) -> None:
+    """Refuse a package that is not there, for which Hydra ends the process.
+
+    Raises:
+        ConfigError: with the nearest spelling.
+    """
+    try:
+        if package == "_global_" or OmegaConf.select(cfg, package) is not None:
+            return
+    except OmegaConfBaseException:  # below a value that has no parts
+        pass
+    hint = did_you_mean(package, option_names(cfg))
+    raise ConfigError(
+        f"-p {package}: there is nothing of that name.{hint if 'Did you mean' in hint else ''}"
+    )
+
+
 def _show(verb: str, flags: dict[str, str], overrides: Sequence[str]) -> int:
     """`--cfg` and `--info`, by Hydra."""
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
 
     registry = default_registry()
     register_with_hydra(registry)
@@ -102,6 +131,13 @@ def _show(verb: str, flags: dict[str, str], overrides: Sequence[str]) -> int:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         if "cfg" in flags:
+            cfg = hydra.compose_config(verb, prepared, RunMode.RUN, with_log_configuration=False)
+            whole = cfg.copy()
+            with open_dict(cfg):
+                del cfg["hydra"]
+            check_values(verb, cfg, complete=False)
+            if "package" in flags:
+                _check_package(flags["package"], cfg if flags["cfg"] == "job" else whole)
             hydra.show_cfg(verb, prepared, flags["cfg"], flags.get("package"), "resolve" in flags)
         else:
             hydra.show_info(flags["info"], verb, prepared)

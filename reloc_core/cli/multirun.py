@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ from reloc_core.evaluation.sweeps import (
     key_of,
     read_record,
     read_sweep,
+    swept_options,
 )
 from reloc_core.locks import FileLock, Held
 from reloc_core.maps import Map
@@ -63,7 +65,7 @@ def multirun(verb: str, overrides: Sequence[str], resume: bool = False) -> int:
 
     registry = default_registry()
     register_with_hydra(registry)
-    if any("hydra/launcher=" in o for o in overrides):
+    if any(key_of(o).startswith(("hydra/launcher", "hydra.launcher")) for o in overrides):
         from reloc_core.cli import gpu_launcher
 
         gpu_launcher.register()
@@ -76,6 +78,7 @@ def multirun(verb: str, overrides: Sequence[str], resume: bool = False) -> int:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         master = hydra.compose_config(verb, prepared, RunMode.MULTIRUN, from_shell=True)
+        _check_folder(master, prepared)
         folder = Path(str(master.hydra.sweep.dir)).absolute()
     sampled = "optuna" in str(master.hydra.sweeper.get("_target_")).lower()
     if not sampled:
@@ -118,12 +121,45 @@ def _task(verb: str) -> Any:
     return task
 
 
-def _check_jobs(verb: str, master: DictConfig, prepared: Sequence[str]) -> None:
-    """Refuse a sweep no job of which can start: in one line, as a single run does."""
+def _asked(master: DictConfig, prepared: Sequence[str]) -> list[str]:
+    """The overrides of the jobs, those that a preset sweeps included."""
     params = OmegaConf.to_container(master.hydra.sweeper.get("params") or OmegaConf.create({}))
     assert isinstance(params, dict)
-    task = [o for o in prepared if not _is_hydras(o)]
-    jobs = expand([f"{k!s}={v!s}" for k, v in params.items()] + task)
+    return [f"{k!s}={v!s}" for k, v in params.items()] + [o for o in prepared if not _is_hydras(o)]
+
+
+def _check_folder(master: DictConfig, prepared: Sequence[str]) -> None:
+    """Refuse a folder that refers to a swept option: it would be named by that option's default.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    swept = swept_options(_asked(master, prepared))
+    seen: set[str] = set()
+    waiting = ["hydra.sweep.dir"]  # by default ${output_dir}, which may refer to others in turn
+    while waiting:
+        name = waiting.pop()
+        if any(f"{name}.".startswith(f"{key}.") for key in swept):
+            raise ConfigError(
+                f"The sweep's folder refers to ${{{name}}}, which is swept: write output_dir=DIR without "
+                "it. There is one folder, in which every job has its own."
+            )
+        if name not in seen:
+            seen.add(name)
+            waiting += re.findall(r"(?<!\\)\$\{([^${}:]+)\}", _raw(master, name))
+
+
+def _raw(cfg: DictConfig, name: str) -> str:
+    """A value as it is written, references included; "" where there is none."""
+    node: Any = OmegaConf.to_container(cfg, resolve=False)
+    for part in name.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node if isinstance(node, str) else ""
+
+
+def _check_jobs(verb: str, master: DictConfig, prepared: Sequence[str]) -> None:
+    """Refuse a sweep no job of which can start: in one line, as a single run does."""
+    jobs = expand(_asked(master, prepared))
     first: RelocError | None = None
     for job in jobs:
         try:

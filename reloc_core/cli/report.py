@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from reloc_core import __version__
 from reloc_core.errors import ConfigError, DataError, did_you_mean
 from reloc_core.evaluation.compare import Bootstrap, SceneComparison, average, compare_scene
 from reloc_core.evaluation.comparison_page import (
+    SHOWN_TESTS,
     csv_text,
     html_page,
     json_content,
@@ -23,6 +25,7 @@ from reloc_core.evaluation.comparison_page import (
     text_table,
 )
 from reloc_core.evaluation.estimates import Estimates, Truth, read_estimates, read_truth
+from reloc_core.evaluation.paired import NOTE, PairedTest, pairs_of_scene
 from reloc_core.evaluation.published import (
     MEAN,
     PublishedTable,
@@ -93,11 +96,13 @@ def run(arguments: Sequence[str]) -> int:
         scenes.append(average(scenes))
     asked = options.get("scene")
     shown = [(scene, _published(tables, scene, asked, len(jobs))) for scene in scenes]
+    tests = {scene.name: pairs_of_scene(scene) for scene in scenes}
     output = Path(options.get("output_dir", "outputs/compare"))
     notes = _notes(bootstrap, step, scenes, jobs)
-    _write(output, options, shown, notes)
-    for scene, published in shown:
-        Console(width=_width(), highlight=False).print(text_table(scene, published))
+    if any(tests.values()):
+        notes.append(NOTE)
+    _write(output, options, shown, notes, tests)
+    _print(Console(width=_width(), highlight=False), shown, tests)
     for note in _warnings(scenes):
         console.print(note, markup=False, soft_wrap=True)
     console.print(f"Page, table and numbers: {output}", markup=False, soft_wrap=True)
@@ -165,7 +170,7 @@ def _with_sweeps(results: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, st
         sweep = read_sweep(path)
         varied = [key for key in sweep.varied if not key.startswith("dataset.")]
         for job in sweep.jobs:
-            folder = sweep.path / str(job.number)
+            folder = job.folder
             if not job.finished or not (folder / "localizations.jsonl").is_file():
                 continue
             dataset = job.result.get("dataset")
@@ -266,30 +271,53 @@ def _notes(
 
 
 def _warnings(scenes: Sequence[SceneComparison]) -> list[str]:
-    return [
+    rows = [(scene, row) for scene in scenes for row in scene.rows]
+    unknown = [
         f"{scene.name}: {row.unknown} estimates of {row.label} belong to no image of the ground truth."
-        for scene in scenes
-        for row in scene.rows
+        for scene, row in rows
         if row.unknown
+    ]
+    return unknown + [
+        f"{row.marked}: {row.overconfidence}" for _, row in rows if row.overconfidence
     ]
 
 
+def _print(
+    to: Console,
+    shown: Sequence[Any],
+    tests: Mapping[str, Sequence[PairedTest]],
+    most: int = SHOWN_TESTS,
+) -> None:
+    """The tables, each with at most so many paired tests below it."""
+    for scene, published in shown:
+        to.print(text_table(scene, published))
+        found = tests[scene.name]
+        for test in found[:most]:
+            to.print(str(test), markup=False, soft_wrap=True)
+        if len(found) > most:
+            to.print(f"and {len(found) - most} more pairs: compare.txt")
+
+
 def _write(
-    output: Path, options: dict[str, str], shown: Sequence[Any], notes: Sequence[str]
+    output: Path,
+    options: dict[str, str],
+    shown: Sequence[Any],
+    notes: Sequence[str],
+    tests: Mapping[str, Sequence[PairedTest]],
 ) -> None:
     with explain_os_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     title = options.get("scene") or (shown[0][0].name if len(shown) == 1 else "Methods compared")
     write_atomically(output / "compare.csv", csv_text(shown))
-    write_atomically(output / "compare.html", html_page(title, shown, notes, __version__))
+    write_atomically(output / "compare.html", html_page(title, shown, notes, __version__, tests))
     content = {
         "scenes": json_content({scene.name: scene for scene, _ in shown}),
+        "tests": {name: [vars(test) for test in found] for name, found in tests.items()},
         "notes": list(notes),
     }
     write_atomically(output / "compare.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     text = Console(width=200, highlight=False, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
-    for scene, published in shown:
-        text.print(text_table(scene, published))
+    _print(text, shown, tests, sys.maxsize)
     write_atomically(output / "compare.txt", text.export_text())
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from reloc_core.cli.multirun import multirun
 from reloc_core.config import literal
 from reloc_core.errors import ConfigError, did_you_mean
+from reloc_core.evaluation.comparison_page import SHOWN_TESTS
 from reloc_core.evaluation.sweep_table import COLUMNS, DEFAULT, LEGEND, SweepTable, sweep_table
 from reloc_core.evaluation.sweeps import Sweep, average, groups, key_of, read_sweep
 from reloc_core.overrides import quoted
@@ -25,7 +26,6 @@ Usage: reloc sweep table DIR [over=seed] [format=text|csv|markdown|latex] [colum
 Columns: {columns}, or a key of result.json
 Sweeps are made with -m:  reloc benchmark -m experiment=sweep/methods output_dir=DIR
 """
-_SHOWN_TESTS = 12
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -81,10 +81,12 @@ def _print(table: SweepTable, sweep: Sweep) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     console.print(shown)
     console.print(LEGEND, style="dim", markup=False)
-    for test in table.tests[:_SHOWN_TESTS]:
-        console.print(str(test), markup=False, soft_wrap=True)
-    if len(table.tests) > _SHOWN_TESTS:
-        console.print(f"and {len(table.tests) - _SHOWN_TESTS} more pairs: format=markdown")
+    hidden = max(len(table.tests) - SHOWN_TESTS, 0)
+    notes = table.notes()
+    for note in notes[: len(notes) - hidden]:
+        console.print(note, markup=False, soft_wrap=True)
+    if hidden:
+        console.print(f"and {hidden} more pairs: format=markdown")
     open_jobs = [job for job in sweep.jobs if not job.finished]
     for job in open_jobs[:5]:
         console.print(f"job {job.number}: {job.status}. {job.why}", markup=False, soft_wrap=True)
@@ -142,23 +144,34 @@ def plot(sweep: Sweep, over: str, value: str) -> Path:
     bars = [(label, found) for label, found in bars if found.mean is not None]
     if not bars:
         raise ConfigError(f"No finished job of {sweep.path} has the number '{value}'.")
-    figure = Figure(figsize=(8, 1.2 + 0.32 * len(bars)), layout="constrained")
+    figure = Figure(figsize=(8, 1.9 + 0.32 * len(bars)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for place, (_, found) in enumerate(reversed(bars)):
+    bars.reverse()  # the first one on top
+    places = range(len(bars))
+    means = [found.mean or 0.0 for _, found in bars]
+    axes.plot(means, places, "o", color="#2a6fb0", label=f"mean over {over}")
+    known = [
+        (place, found) for place, (_, found) in enumerate(bars) if found.half_width is not None
+    ]
+    if known:
         axes.errorbar(
-            [found.mean or 0.0],
-            [place],
-            xerr=[found.half_width or 0.0],
-            fmt="o",
+            [found.mean or 0.0 for _, found in known],
+            [place for place, _ in known],
+            xerr=[found.half_width or 0.0 for _, found in known],
+            fmt="none",
             color="#2a6fb0",
             capsize=3,
+            label="95 % interval of the mean",
         )
-    axes.set_yticks(range(len(bars)), [label for label, _ in reversed(bars)])
+    axes.set_yticks(places, [label for label, _ in bars])
     axes.set_ylabel(", ".join(k for k in sweep.varied if k != over))
-    axes.set_xlabel(f"{value}\nmean and 95 % interval over {over}")
+    axes.set_xlabel(value)
     axes.set_xlim(left=0)
     axes.grid(axis="x", alpha=0.3)
+    done = sum(job.finished for job in sweep.jobs)
+    figure.suptitle(f"{sweep.path.resolve().name}: {done} of {len(sweep.jobs)} jobs", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     path = sweep.path / "sweep.png"
     with explain_os_errors(path):
         figure.savefig(path, dpi=150)

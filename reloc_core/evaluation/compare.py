@@ -70,6 +70,7 @@ class Row:
         missing: of these, without an estimate.
         unknown: estimates of images that the ground truth does not have.
         path: where the estimates come from.
+        overconfidence: as in `Estimates`.
     """
 
     label: str
@@ -80,6 +81,12 @@ class Row:
     missing: int
     unknown: int = 0
     path: str = ""
+    overconfidence: str = ""
+
+    @property
+    def marked(self) -> str:
+        """The label, with a mark where the poses are overconfident."""
+        return f"{self.label} †" if self.overconfidence else self.label
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,7 @@ def compare_scene(
                 len(errors) - len(poses),
                 len(method.poses) - len(poses),
                 method.path,
+                method.overconfidence,
             )
         )
     return SceneComparison(truth.name, truth.unit, tuple(rows))

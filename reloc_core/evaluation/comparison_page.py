@@ -18,12 +18,15 @@ from rich.text import Text
 
 from reloc_core.evaluation.compare import DCRE_LIMIT, Row, SceneComparison, joint_error
 from reloc_core.evaluation.metrics import THRESHOLDS
+from reloc_core.evaluation.paired import PairedTest
 from reloc_core.evaluation.published import STATUSES, PublishedTable
 from reloc_core.evaluation.svg import Axes, path
 from reloc_core.evaluation.units import format_angle, format_length, threshold_label
 
 COLOURS = ("#0b7a75", "#d9730d", "#7048b8", "#c1272d", "#2f6fd0", "#8a7a1f", "#b0307f", "#4d8f2b")
 """Readable on the light and the dark page."""
+SHOWN_TESTS = 12
+"""Paired tests that are shown before the others are folded away or only counted."""
 
 
 def columns(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> list[str]:
@@ -99,7 +102,7 @@ def text_table(scene: SceneComparison, published: Sequence[tuple[Row, str]]) -> 
         table.add_column(title_of(column, scene.unit), justify="right")
     for row in scene.rows:
         cells = [cell(c, row.values.get(c), scene.unit) for c in shown]
-        table.add_row(Text(row.label), f"{row.missing}/{row.queries}", *cells)
+        table.add_row(Text(row.marked), f"{row.missing}/{row.queries}", *cells)
     if published:
         table.add_section()
     for row, source in published:
@@ -140,12 +143,22 @@ def html_page(
     scenes: Sequence[tuple[SceneComparison, Sequence[tuple[Row, str]]]],
     notes: Sequence[str],
     version: str,
+    tests: Mapping[str, Sequence[PairedTest]],
 ) -> str:
-    """The page: per scene a table with intervals and the cumulative curves."""
+    """The page: per scene a table with intervals, paired tests and the cumulative curves.
+
+    Args:
+        title: of the page.
+        scenes: with their published rows.
+        notes: how it was measured.
+        version: of reloc.
+        tests: by scene.
+    """
     sections = []
     for scene, published in scenes:
         measured = _table(scene, _telling(scene, columns(scene, [])), [])
         sections.append(f"<h2>{escape(scene.name)}</h2>{measured}")
+        sections.append(_tests(tests.get(scene.name, ())))
         if any(row.errors is not None for row in scene.rows):
             sections.append(_curves(scene))
         if published:
@@ -161,6 +174,19 @@ def html_page(
         tiles="",
         sections="\n".join(sections) + f"<h2>How it was measured</h2>{listed}",
         footer=escape(f"Made by reloc {version}".strip()) + ". All numbers are in compare.csv.",
+    )
+
+
+def _tests(tests: Sequence[PairedTest]) -> str:
+    """One line per pair, all but the first ones folded away."""
+    if not tests:
+        return ""
+    lines = [f"{escape(str(test))}." for test in tests]
+    more = "<br>".join(lines[SHOWN_TESTS:])
+    folded = f"<details><summary>{len(lines) - SHOWN_TESTS} more pairs</summary>{more}</details>"
+    return (
+        '<div class="note below" style="max-width:none;margin-bottom:16px">'
+        f"{'<br>'.join(lines[:SHOWN_TESTS])}{folded if more else ''}</div>"
     )
 
 
@@ -193,7 +219,7 @@ def _table(
         key = f'<i style="color:{COLOURS[index % len(COLOURS)]}">&#9632;</i> '
         cells = "".join(_html_cell(c, row, scene.unit) for c in keys)
         failed = f'<td class="n">{row.missing} / {row.queries}</td>'
-        name = f'<td style="min-width:9em">{key}{escape(row.label)}</td>'
+        name = f'<td style="min-width:9em">{key}{escape(row.marked)}</td>'
         rows.append(f"<tr>{name}{failed}{cells}{mine}</tr>")
     for row, source in published:
         cells = "".join(_html_cell(c, row, scene.unit, True) for c in keys)
@@ -236,7 +262,17 @@ def _curves(scene: SceneComparison) -> str:
 
 
 def _figure(series: Sequence[tuple[str, np.ndarray]], limit: float, axis: str) -> str:
-    plot = Axes(440, 290, (0.0, limit), (0.0, 1.0), label=f"Share of images below an error: {axis}")
+    title = f"Share of images below an error, up to {limit:g}"
+    legend = _Legend([label for label, _ in series], 440)
+    plot = Axes(
+        440,
+        306 + legend.height,
+        (0.0, limit),
+        (0.0, 1.0),
+        label=f"{title}: {axis}",
+        margins=(46, 30, 22, 42 + legend.height),
+    )
+    plot.text(plot.left, 16, title, "title")
     plot.x_ticks([(limit * k / 5, f"{limit * k / 5:g}") for k in range(6)], axis)
     plot.y_ticks([(v / 4, f"{25 * v} %") for v in range(5)])
     for index, (label, errors) in enumerate(series):
@@ -244,13 +280,50 @@ def _figure(series: Sequence[tuple[str, np.ndarray]], limit: float, axis: str) -
         grid = np.linspace(0, limit, 241)
         share = np.searchsorted(ordered, grid, "left") / len(ordered)
         points = np.array([(plot.x(x), plot.y(y)) for x, y in zip(grid, share, strict=True)])
-        colour = COLOURS[index % len(COLOURS)]
-        dashes = "" if index < len(COLOURS) else ";stroke-dasharray:5 3"
         plot.add(
-            f'<path class="curve" style="stroke:{colour}{dashes}" d="{path(points)}">'
+            f'<path class="curve" style="{_style(index)}" d="{path(points)}">'
             f"<title>{escape(label)}</title></path>"
         )
+    legend.draw(plot)
     return plot.render()
+
+
+def _style(index: int) -> str:
+    """Of the curve of a method: eight colours, then the same dashed."""
+    dashes = "" if index < len(COLOURS) else ";stroke-dasharray:5 3"
+    return f"stroke:{COLOURS[index % len(COLOURS)]}{dashes}"
+
+
+class _Legend:
+    """Keys below a figure, in two columns where the labels are short.
+
+    More methods than there are styles of curves are only counted; curves tell their names when pointed at.
+    """
+
+    def __init__(self, labels: Sequence[str], width: float) -> None:
+        self._labels = labels[: 2 * len(COLOURS)]
+        self._more = len(labels) - len(self._labels)
+        most = max((len(label) for label in labels), default=0)
+        self._columns = 2 if most <= 24 and len(labels) > 1 else 1
+        # A letter of the text is about 7 wide; longer labels are in the table above.
+        self._letters = int((width - 46) / self._columns - 34) // 7
+        self._step = (width - 46) / self._columns
+        lines = -(-len(self._labels) // self._columns) + bool(self._more)
+        self.height = 17 * lines + 8
+
+    def draw(self, plot: Axes) -> None:
+        """Add it below the axis title."""
+        top = plot.bottom + 42 + 16
+        for index, label in enumerate(self._labels):
+            x = plot.left + (index % self._columns) * self._step
+            y = top + 17 * (index // self._columns)
+            half = self._letters // 2  # of a sweep's jobs the last option often is what differs
+            short = label if len(label) <= self._letters else f"{label[: half - 1]}…{label[-half:]}"
+            plot.add(f'<path class="curve" style="{_style(index)}" d="M{x:g} {y - 4:g}h22"/>')
+            plot.text(x + 28, y, short)
+        if self._more:
+            y = top + 17 * -(-len(self._labels) // self._columns)
+            plot.text(plot.left, y, f"and {self._more} more", "axis")
 
 
 def json_content(scenes: Mapping[str, SceneComparison]) -> dict[str, object]:
@@ -262,6 +335,7 @@ def json_content(scenes: Mapping[str, SceneComparison]) -> dict[str, object]:
                 "queries": row.queries,
                 "failed": row.missing,
                 "unknown": row.unknown,
+                "overconfident": bool(row.overconfidence),
                 **{k: v if math.isfinite(v) else None for k, v in row.values.items()},
                 "intervals": {
                     k: [x if math.isfinite(x) else None for x in v]

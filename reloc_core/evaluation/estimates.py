@@ -17,7 +17,11 @@ from pathlib import Path, PurePosixPath
 from reloc_core.datasets.ace import AceDataset
 from reloc_core.datasets.config import AceConfig
 from reloc_core.errors import DataError
-from reloc_core.evaluation.results import LOCALIZATIONS_FILE, read_localizations
+from reloc_core.evaluation.results import (
+    LOCALIZATIONS_FILE,
+    read_localizations,
+    summarize_results,
+)
 from reloc_core.interfaces import Dataset
 from reloc_core.io.ace import stem
 from reloc_core.io.files import read_text
@@ -55,12 +59,14 @@ class Estimates:
         poses: `world_from_cam` (4, 4) by image; images without a pose are missing.
         failed: images that the method reported as not localized.
         path: the file.
+        overconfidence: a warning where covariances are far too small for the errors, else "".
     """
 
     label: str
     poses: Mapping[str, Float64Array]
     failed: frozenset[str] = field(default_factory=frozenset)
     path: str = ""
+    overconfidence: str = ""
 
 
 def read_truth(path: Path | str, name: str = "") -> Truth:
@@ -99,7 +105,10 @@ def read_estimates(path: Path | str, label: str = "") -> Estimates:
         results = read_localizations(_jsonl(source))
         name = label or _jsonl(source).resolve().parent.name
         poses = {r.name: r.world_from_cam for r in results if r.world_from_cam is not None}
-        return Estimates(name, poses, frozenset(r.name for r in results) - set(poses), str(source))
+        failed = frozenset(r.name for r in results) - set(poses)
+        return Estimates(
+            name, poses, failed, str(source), summarize_results(results).overconfidence
+        )
     label = label or source.stem
     if source.is_dir():
         raise DataError(f"{source} is a folder without {LOCALIZATIONS_FILE}.")

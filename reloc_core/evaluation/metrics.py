@@ -145,13 +145,7 @@ class Metrics:
 
         With 30 poses or more, and a mean NEES above 20 or fewer than 70 % in the 95 % region.
         """
-        if self.with_covariance < 30 or not (self.mean_nees > 20 or self.within_95 < 0.7):
-            return ""
-        return (
-            f"The poses are overconfident: {100 * self.within_95:.0f} % of {self.with_covariance} lie in "
-            f"the 95 % region of their covariance, the mean squared normalised error is "
-            f"{self.mean_nees:.3g} where {NEES_DEGREES} is right. Do not rely on score and covariance here."
-        )
+        return overconfidence(self.mean_nees, self.within_95, self.with_covariance)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: infinite and undefined numbers become None.
@@ -180,6 +174,23 @@ class Metrics:
                 ],
             },
         }
+
+
+def overconfidence(mean_nees: float, within_95: float, with_covariance: int) -> str:
+    """A warning where covariances are far too small for the errors; "" where they are not.
+
+    Args:
+        mean_nees: as in `Metrics`, and so are the others.
+        within_95: fraction in the 95 % region.
+        with_covariance: poses that these are of.
+    """
+    if with_covariance < 30 or not (mean_nees > 20 or within_95 < 0.7):
+        return ""
+    return (
+        f"The poses are overconfident: {100 * within_95:.0f} % of {with_covariance} lie in "
+        f"the 95 % region of their covariance, the mean squared normalised error is "
+        f"{mean_nees:.3g} where {NEES_DEGREES} is right. Do not rely on score and covariance here."
+    )
 
 
 def finite_or_none(value: float | None, digits: int = 6) -> float | None:

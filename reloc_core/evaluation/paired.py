@@ -13,10 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reloc_core.evaluation.compare import joint_error
+from reloc_core.evaluation.compare import METRE, SceneComparison, joint_error
 from reloc_core.types import Float64Array
 
 LEVEL = 0.05
+NOTE = (
+    "Paired tests: two methods on the same images, by an exact sign test of max(cm, degrees), or degrees "
+    "without metres, with Holm's correction for the number of pairs. Images count as independent, which "
+    "neighbouring ones of a video are not."
+)
 
 
 @dataclass(frozen=True)
@@ -94,3 +99,17 @@ def paired_tests(errors: Mapping[str, Mapping[str, Float64Array]]) -> list[Paire
             found.append((first, second, wins, losses, sign_test(wins, losses)))
     corrected = holm([p for *_, p in found])
     return [PairedTest(*test, value) for test, value in zip(found, corrected, strict=True)]
+
+
+def pairs_of_scene(scene: SceneComparison) -> list[PairedTest]:
+    """Every pair of the methods compared on one scene; none for averages.
+
+    Where the scene has no metres, the rotation alone is compared.
+    """
+    errors = {}
+    for row in scene.rows:
+        if row.errors is None:
+            continue
+        judged = row.errors if scene.unit == METRE else row.errors[:, 1:] * (0.01, 1.0)
+        errors[row.label] = {str(i): error[None] for i, error in enumerate(judged)}
+    return paired_tests(errors)

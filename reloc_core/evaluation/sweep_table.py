@@ -8,12 +8,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from reloc_core.errors import ConfigError, DataError, MapError, did_you_mean
-from reloc_core.evaluation.metrics import THRESHOLDS
+from reloc_core.evaluation.metrics import THRESHOLDS, overconfidence
 from reloc_core.evaluation.paired import PairedTest, paired_tests
 from reloc_core.evaluation.results import error_array, read_localizations
 from reloc_core.evaluation.sweeps import Average, Job, Sweep, average, groups
@@ -55,6 +56,11 @@ COLUMNS = {
     "peak_mb": Column("peak MB", "peak_memory_mb", 1.0, 0),
 }
 DEFAULT = ("median_cm", "median_deg", "recall_5cm_5deg", "query_ms", "total_s", "peak_mb")
+MARK = "†"
+OVERCONFIDENT = (
+    f"{MARK} The poses of at least one job are overconfident: their covariances are far too small for the "
+    "errors, see its report"
+)
 LEGEND = "mean ± standard deviation [95 % interval of the mean, Student's t]"
 
 
@@ -67,12 +73,18 @@ class SweepTable:
         columns: names and columns of the numbers.
         rows: values of the options, finished and all jobs, and a number per column.
         tests: paired tests between the rows on the same queries.
+        overconfident: by row, finished jobs whose covariances are far too small for their errors.
     """
 
     options: tuple[str, ...]
     columns: tuple[tuple[str, Column], ...]
     rows: tuple[tuple[tuple[str, ...], int, int, tuple[Average, ...]], ...]
     tests: tuple[PairedTest, ...]
+    overconfident: tuple[int, ...] = ()
+
+    def notes(self) -> list[str]:
+        """Below the table: what its mark means, and the paired tests."""
+        return [*([OVERCONFIDENT] if any(self.overconfident) else []), *map(str, self.tests)]
 
     def cells(self) -> list[list[str]]:
         """Head and rows as people read them."""
@@ -82,18 +94,18 @@ class SweepTable:
             *(c.title for _, c in self.columns),
         ]
         body = [
-            [*(values or ["all"]), f"{done}/{count}",
+            [*(values or ["all"]), f"{done}/{count}{' ' + MARK if marked else ''}",
              *(_cell(n, c) for n, (_, c) in zip(numbers, self.columns, strict=True))]
-            for values, done, count, numbers in self.rows
+            for (values, done, count, numbers), marked in zip_longest(self.rows, self.overconfident)
         ]  # fmt: skip
         return [head, *body]
 
     def records(self) -> list[dict[str, Any]]:
         """Rows as programs read them: means, standard deviations and limits as numbers of their own."""
         found = []
-        for values, done, count, numbers in self.rows:
+        for (values, done, count, numbers), marked in zip_longest(self.rows, self.overconfident):
             record: dict[str, Any] = dict(zip(self.options, values, strict=True))
-            record |= {"finished": done, "jobs": count}
+            record |= {"finished": done, "jobs": count, "overconfident": marked or 0}
             for number, (name, column) in zip(numbers, self.columns, strict=True):
                 low, high = interval(number, column)
                 scaled = {"": number.mean, "_std": number.std}
@@ -119,7 +131,9 @@ class SweepTable:
         head, *body = [[c.replace("|", "\\|") for c in row] for row in self.cells()]
         marks = ["---"] * len(self.options or [1]) + ["---:"] * (1 + len(self.columns))
         lines = [f"| {' | '.join(row)} |" for row in (head, marks, *body)]
-        return "\n".join([*lines, "", f"{LEGEND}.", *(f"\n{t}." for t in self.tests), ""])
+        return "\n".join(
+            [*lines, "", f"{LEGEND}.", *(f"\n{n.rstrip('.')}." for n in self.notes()), ""]
+        )
 
     def latex(self) -> str:
         """A table for a paper (booktabs)."""
@@ -132,7 +146,7 @@ class SweepTable:
             "\\midrule",
         ]
         lines += [" & ".join(row) + r" \\" for row in body]
-        notes = [f"% {_tex(LEGEND)}", *(f"% {t}" for t in self.tests)]
+        notes = [f"% {_tex(LEGEND)}", *(f"% {_tex(n)}" for n in self.notes())]
         return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *notes, ""])
 
     def frame(self) -> Any:
@@ -161,14 +175,22 @@ def sweep_table(sweep: Sweep, over: str = "seed", columns: Sequence[str] = DEFAU
     """
     chosen = tuple((name, _column(name)) for name in columns)
     options = tuple(key for key in sweep.varied if key != over)
-    rows, errors = [], {}
+    rows, errors, marked = [], {}, []
     for key, jobs in groups(sweep, over).items():
         values = tuple(value for _, value in key)
         done = [job for job in jobs if job.finished]
-        numbers = tuple(average([_value(sweep, job, c) for job in done]) for _, c in chosen)
+        numbers = tuple(average([_value(job, c) for job in done]) for _, c in chosen)
         rows.append((values, len(done), len(jobs), numbers))
-        errors[", ".join(values) or "all"] = _errors(sweep, done)
-    return SweepTable(options, chosen, tuple(rows), tuple(paired_tests(errors)))
+        marked.append(sum(map(_overconfident, done)))
+        errors[", ".join(values) or "all"] = _errors(done)
+    return SweepTable(options, chosen, tuple(rows), tuple(paired_tests(errors)), tuple(marked))
+
+
+def _overconfident(job: Job) -> bool:
+    keys = ("mean_nees", "within_95", "with_covariance")
+    found = [job.value(f"metrics.calibration.{key}") for key in keys]
+    nees, within, count = (math.nan if value is None else value for value in found)
+    return count >= 0 and bool(overconfidence(nees, within, int(count)))
 
 
 def interval(number: Average, column: Column) -> tuple[float | None, float | None]:
@@ -188,24 +210,24 @@ def _column(name: str) -> Column:
     raise ConfigError(f"There is no column '{name}'.{did_you_mean(name, COLUMNS)}")
 
 
-def _value(sweep: Sweep, job: Job, column: Column) -> float | None:
+def _value(job: Job, column: Column) -> float | None:
     found = job.value(column.key)
     if found is None and column.key == "map.bytes":
         try:
-            return float(Map.open(sweep.path / str(job.number) / "map").bytes)
+            return float(Map.open(job.folder / "map").bytes)
         except MapError:
             return None
     return found
 
 
-def _errors(sweep: Sweep, jobs: Sequence[Job]) -> dict[str, Any]:
+def _errors(jobs: Sequence[Job]) -> dict[str, Any]:
     """Errors by query over the repetitions; queries without ground truth are left out."""
     found: dict[str, list[Any]] = {}
     for job in jobs:
         print_of = job.result.get("dataset")
         room = print_of.get("fingerprint") if isinstance(print_of, dict) else ""
         try:
-            results = read_localizations(sweep.path / str(job.number) / "localizations.jsonl")
+            results = read_localizations(job.folder / "localizations.jsonl")
         except DataError:
             continue
         known = [r for r in results if r.truth is not None]
@@ -227,4 +249,5 @@ def _cell(number: Average, column: Column) -> str:
 
 def _tex(text: str) -> str:
     text = re.sub(r"([%&_#$])", r"\\\1", text.replace("\\", r"\textbackslash "))
+    text = text.replace(MARK, r"$\dagger$")
     return text.replace("±", r"$\pm$").replace("{}", "")

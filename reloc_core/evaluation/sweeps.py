@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reloc_core.errors import DataError
+from reloc_core.errors import ConfigError, DataError, did_you_mean
 from reloc_core.storage import read_yaml
 
 SWEEP_RECORD = "sweep.json"
@@ -31,11 +31,11 @@ _CHOICES = ("dataset", "estimator", "solver", "refiner", "experiment")
 # What a folder may say about how its jobs are started: nothing that names code or commands.
 _HYDRA_KEYS = re.compile(
     r"hydra\.(launcher\.(n_jobs|per_device|devices|verbose|batch_size|pre_dispatch|timeout_min|cpus_per_task|"
-    r"gpus_per_node|mem_gb|num_cpus)|sweeper\.(n_trials|n_jobs|direction|study_name|max_failure_rate|"
+    r"gpus_per_node|mem_gb)|sweeper\.(n_trials|n_jobs|direction|study_name|max_failure_rate|"
     r"max_batch_size|sampler\.\w+))"
 )
 _HYDRA_CHOICES = {
-    "hydra/launcher": ("basic", "joblib", "submitit_local", "submitit_slurm", "gpus", "ray"),
+    "hydra/launcher": ("basic", "joblib", "submitit_local", "submitit_slurm", "gpus"),
     "hydra/sweeper": ("basic", "optuna"),
     "hydra/sweeper/sampler": ("tpe", "random", "cmaes", "grid", "nsgaii", "motpe", "qmc"),
 }
@@ -50,13 +50,15 @@ class Job:
     """One job of a sweep.
 
     Attributes:
-        number: its folder.
+        number: of the jobs of the sweep, from 0.
+        folder: of its results; it need not exist.
         overrides: option to value, as they were given.
         status: "ok", "partial", "failed", or "missing" where there is no result.
         result: content of `result.json`, empty where there is none.
     """
 
     number: int
+    folder: Path
     overrides: Mapping[str, str]
     status: str
     result: Mapping[str, Any]
@@ -233,23 +235,30 @@ def _with_params(path: Path, record: Record) -> Record:
 
 
 def _jobs(path: Path, expected: Mapping[int, list[str]]) -> Iterator[Job]:
-    """The jobs that are expected or have left a folder."""
-    names = (p for p in path.iterdir() if re.fullmatch(r"0|[1-9][0-9]{0,8}", p.name))
-    found = {int(p.name): job_result(p) for p in names if p.is_dir()}
-    # Folders named by hydra.sweep.subdir hold jobs too; which, their overrides tell.
-    named = [job_result(p) for p in sorted(path.iterdir()) if p.is_dir() and not p.name.isdigit()]
-    for number in expected.keys() - found.keys():
-        mine = next((r for r in named if same_job(r, expected[number])), None)
-        if mine is not None:
-            found[number] = mine
-    for number in sorted({*found, *expected}):
-        result = found.get(number, {})
-        own = result.get("overrides")
-        given = expected.get(number) or [str(o) for o in (own if isinstance(own, list) else [])]
+    """The jobs that are expected or have left a folder.
+
+    A folder has the job's number, unless `hydra.sweep.subdir` names it: then its overrides tell the job.
+    """
+    results = {p.name: job_result(p) for p in sorted(path.iterdir()) if p.is_dir()}
+    folders: dict[int, str] = {}
+    for number, given in expected.items():
+        own = str(number)
+        if not same_job(results.get(own, {}), given):
+            own = next((name for name, r in results.items() if same_job(r, given)), own)
+        folders[number] = own
+    left = results.keys() - set(folders.values())
+    others = {int(name): name for name in left if re.fullmatch(r"0|[1-9][0-9]{0,8}", name)}
+    folders = others | folders
+    for number, folder in sorted(folders.items()):
+        result = results.get(folder, {})
+        recorded = result.get("overrides")
+        given = expected.get(number) or [
+            str(o) for o in (recorded if isinstance(recorded, list) else [])
+        ]
         status = str(result.get("status", "missing"))
         if status in FINISHED and number in expected and not same_job(result, expected[number]):
             status, result = "missing", {}  # the result of another sweep
-        yield Job(number, _pairs(given), status, result)
+        yield Job(number, path / folder, _pairs(given), status, result)
 
 
 def expand(arguments: Sequence[str]) -> list[list[str]]:
@@ -280,6 +289,25 @@ def expand(arguments: Sequence[str]) -> list[list[str]]:
         if count > _MAX_JOBS:
             raise DataError(f"A sweep of more than {_MAX_JOBS} jobs is not read.")
     return [list(job) for job in itertools.product(*choices.values())]
+
+
+def swept_options(arguments: Sequence[str]) -> list[str]:
+    """The options with several values, or with a range for an optimiser.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(arguments))
+    except (HydraException, RecursionError) as error:
+        raise DataError(
+            f"The options of the sweep cannot be read: {str(error).splitlines()[0]}"
+        ) from error
+    last = {override.get_key_element(): override.is_sweep_override() for override in parsed}
+    return [key.lstrip("+") for key, swept in last.items() if swept]
 
 
 def _pairs(overrides: Sequence[str]) -> dict[str, str]:
@@ -347,7 +375,16 @@ def average(values: Sequence[float | None]) -> Average:
 
 
 def groups(sweep: Sweep, over: str = "seed") -> dict[tuple[tuple[str, str], ...], list[Job]]:
-    """Jobs by the values of all varied options but `over`."""
+    """Jobs by the values of all varied options but `over`.
+
+    Raises:
+        ConfigError: no job sets `over`; the seed need not be set.
+    """
+    known = {key for job in sweep.jobs for key in job.overrides}
+    if over not in known | {"seed"}:
+        raise ConfigError(
+            f"over={over}: no job of {sweep.path} sets '{over}'.{did_you_mean(over, known)}"
+        )
     varied = [key for key in sweep.varied if key != over]
     result: dict[tuple[tuple[str, str], ...], list[Job]] = {}
     for job in sweep.jobs:

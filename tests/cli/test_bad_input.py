@@ -236,7 +236,7 @@ def test_localize_needs_a_focal_length(trained, fails, ace_scene):
 
 def test_device_and_threads(fails, scene):
     assert "device" in fails(*train(scene, "device=gpu"))
-    assert "negative" in fails(*train(scene, "threads=-1"))
+    assert "at least 0" in fails(*train(scene, "threads=-1"))
 
 
 def test_file_in_the_way(fails, scene, tmp_path):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -11,10 +13,13 @@ from scipy.spatial.transform import Rotation
 from reloc_core.cli.main import main
 from reloc_core.errors import ConfigError, DataError
 from reloc_core.evaluation.compare import Bootstrap, average, compare_scene
-from reloc_core.evaluation.comparison_page import cell
+from reloc_core.evaluation.comparison_page import cell, html_page
 from reloc_core.evaluation.dcre import dcre
 from reloc_core.evaluation.estimates import Estimates, Truth, match, read_estimates, read_truth
+from reloc_core.evaluation.metrics import pose_errors
+from reloc_core.evaluation.paired import pairs_of_scene
 from reloc_core.evaluation.published import published_names, read_published
+from reloc_core.evaluation.report import ReportInfo, render_report
 from reloc_core.evaluation.results import QueryResult, write_localizations
 from reloc_core.io.ace import write_ace
 from reloc_core.io.poses import PoseRecord, write_pose_log
@@ -124,6 +129,83 @@ def test_published_lists_give_the_printed_recalls(published_lists, capsys):
     assert 'src="http' not in page
     assert json.loads((out / "compare.json").read_text())["scenes"]["Chess"][1]["failed"] == 12
     assert "HLoc" in (out / "compare.txt").read_text()
+
+
+def test_compared_methods_are_tested_in_pairs(published_lists, capsys):
+    out = published_lists / "out"
+    arguments = [str(published_lists / "config.json"), f"output_dir={out}", "bootstrap=0"]
+    assert main(["report", "compare", *arguments]) == 0
+    # Of Chess HLoc misses 12 images, one of which DSAC* puts wrong, and puts 10 at 6 cm.
+    words = "DSAC* against HLoc: better in 22, worse in 0 queries, p = 4.8e-07 (corrected): differs beyond"
+    assert words in capsys.readouterr().out
+    assert words in (out / "compare.txt").read_text()
+    assert words in (out / "compare.html").read_text()
+    content = json.loads((out / "compare.json").read_text())
+    assert [(t["wins"], t["losses"]) for t in content["tests"]["Chess"]] == [(22, 0)]
+    assert content["tests"]["mean of 2 scenes"] == []
+    assert any("Holm" in note for note in content["notes"])
+
+
+def test_without_metres_the_rotation_alone_is_tested():
+    names = [str(i) for i in range(8)]
+    truth = Truth("t", {n: np.eye(4) for n in names}, unit="unit")
+    far, turned = np.eye(4), np.eye(4)
+    far[0, 3] = 100.0
+    turned[:3, :3] = Rotation.from_euler("x", 1, degrees=True).as_matrix()
+    found = compare_scene(
+        truth, [Estimates("far", dict.fromkeys(names, far)), Estimates("turned", dict.fromkeys(names, turned))],
+        Bootstrap(0),
+    )  # fmt: skip
+    assert [(t.wins, t.losses) for t in pairs_of_scene(found)] == [(8, 0)]
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_figures_of_a_comparison_have_titles_and_legends(count):
+    names = [str(i) for i in range(4)]
+    truth = Truth("t", {n: np.eye(4) for n in names})
+    labels = [f"a method with a rather long name & nothing else, seed={i}" for i in range(count)]
+    found = compare_scene(truth, [Estimates(x, truth.poses) for x in labels], Bootstrap(0))
+    page = html_page("t", [(found, ())], (), "1", {})
+    figures = [ElementTree.fromstring(f) for f in re.findall(r"<svg.*?</svg>", page)]
+    assert len(figures) == 2
+    for figure, limit in zip(figures, (10, 50), strict=True):
+        height = float(figure.get("viewBox").split()[3])
+        texts = {text.text: text for text in figure.iter("text")}
+        assert f"Share of images below an error, up to {limit}" in texts
+        keys = [t for t in texts if "method with" in t]
+        assert len(keys) == min(count, 16)
+        assert all(key.endswith(f"seed={i}") for i, key in enumerate(keys))
+        assert ("and 4 more" in texts) == (count == 20)
+        assert all(0 < float(text.get("y")) < height for text in texts.values())
+
+
+@pytest.mark.parametrize(("sigma", "warned"), [(0.01, False), (0.001, True)])
+def test_overconfident_results_are_marked(tmp_path, capsys, sigma, warned):
+    """Errors of 1 cm and 0.01 rad a coordinate, with covariances of them or a hundredth of them."""
+    rng = np.random.default_rng(0)
+    results = []
+    for i, truth in enumerate(scene(60)):
+        pose = truth.copy()
+        pose[:3, 3] += rng.normal(0, 0.01, 3)
+        pose[:3, :3] = Rotation.from_rotvec(rng.normal(0, 0.01, 3)).as_matrix() @ truth[:3, :3]
+        metres, degrees = pose_errors(pose, truth)
+        results.append(
+            QueryResult(str(i), Status.LOCALIZED, world_from_cam=pose, covariance=sigma**2 * np.eye(6),
+                        truth=truth, translation_error_m=metres, rotation_error_deg=degrees)
+        )  # fmt: skip
+    (tmp_path / "run").mkdir()
+    write_localizations(tmp_path / "run/localizations.jsonl", results)
+    report = render_report(results, ReportInfo("scene", "method"))
+    assert ('class="banner">The poses are overconfident' in report) == warned
+    out = tmp_path / "out"
+    run = str(tmp_path / "run")
+    assert main(["report", "compare", f"truth={run}", run, f"output_dir={out}", "bootstrap=0"]) == 0
+    printed = capsys.readouterr()
+    for text in (printed.out + printed.err, (out / "compare.html").read_text()):
+        assert ("run †: The poses are overconfident" in text) == warned
+    assert ("run †" in (out / "compare.txt").read_text()) == warned
+    ((row,),) = json.loads((out / "compare.json").read_text())["scenes"].values()
+    assert row["overconfident"] is warned
 
 
 RECOMPUTED = ("DSAC* (RGB)", "DSAC* (RGB-D)", "hLoc (SuperPoint + SuperGlue)", "Active Search (SIFT)",

@@ -7,12 +7,13 @@ import statistics
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sweep_tools import SMALL, reloc
 
 from reloc_core.cli.main import main
 from reloc_core.evaluation.paired import holm, paired_tests, sign_test
-from reloc_core.evaluation.sweep_table import COLUMNS, interval
-from reloc_core.evaluation.sweeps import average, read_sweep
+from reloc_core.evaluation.sweep_table import COLUMNS, interval, sweep_table
+from reloc_core.evaluation.sweeps import Job, Record, Sweep, average, read_sweep
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,9 @@ def test_table_averages_over_seeds(swept, capsys):
     for end in ("", "_low", "_high"):
         assert float(rows[0][f"median_cm{end}"]) == pytest.approx(centimetres)
     assert float(rows[0]["median_cm_std"]) == pytest.approx(0, abs=1e-9)
+    for action in ("table", "plot"):
+        assert main(["sweep", action, str(swept), "over=sed"]) == 2
+        assert "Did you mean 'seed'" in capsys.readouterr().err
     assert main(["sweep", "table", str(swept), "over=estimator.size"]) == 0
     assert "2/2" in capsys.readouterr().out
 
@@ -71,6 +75,24 @@ def test_a_sweep_is_compared_as_it_is(swept, tmp_path, capsys):
     assert "size=4, seed=1" in text
     assert "size=8, seed=3" in text
     assert '"one"' in text
+
+
+def test_overconfident_jobs_are_marked(tmp_path):
+    def job(number, solver, nees, within, count=60):
+        calibration = {"mean_nees": nees, "within_95": within, "with_covariance": count}
+        result = {"metrics": {"median_translation_m": 0.01, "calibration": calibration}}
+        return Job(number, tmp_path / str(number), {"solver": solver}, "ok", result)
+
+    jobs = (job(0, "pnp", 6.1, 0.95), job(1, "dsac", 35.0, 0.6), job(2, "few", 35.0, 0.6, 20),
+            job(3, "none", None, None, 0))  # fmt: skip
+    table = sweep_table(Sweep(tmp_path, Record("benchmark", [], [], [], False), jobs))
+    assert table.overconfident == (0, 1, 0, 0)
+    assert [row[1] for row in table.cells()[1:]] == ["1/1", "1/1 †", "1/1", "1/1"]
+    assert "† The poses of at least one job are overconfident" in table.markdown()
+    assert "1/1 $\\dagger$" in table.latex()
+    assert [record["overconfident"] for record in table.records()] == [0, 1, 0, 0]
+    table = sweep_table(Sweep(tmp_path, Record("benchmark", [], [], [], False), jobs[:1]))
+    assert "overconfident:" not in table.markdown()
 
 
 def test_intervals_are_clipped_to_what_is_possible():
@@ -127,12 +149,38 @@ def test_broken_sweeps_are_read_and_resumed(swept, environment, tmp_path):
     assert "0 to do" in reloc(environment, "sweep", "resume", str(path)).stdout
 
 
-def test_plot(swept, tmp_path, capsys):
+@pytest.mark.parametrize("subdir", ["named_{}", "{}1"])
+def test_folders_of_jobs_named_by_hydra_sweep_subdir(swept, tmp_path, capsys, subdir):
+    path = tmp_path / "renamed"
+    shutil.copytree(swept, path)
+    for number in range(6):
+        (path / str(number)).rename(path / subdir.format(number))
+    sweep = read_sweep(path)
+    assert [(j.number, j.folder.name) for j in sweep.jobs] == [
+        (number, subdir.format(number)) for number in range(6)
+    ]
+    arguments = ["format=markdown", "columns=median_cm,map_mb"]
+    for folder in (swept, path):
+        assert main(["sweep", "table", str(folder), *arguments]) == 0
+    text = capsys.readouterr().out
+    assert text[: len(text) // 2] == text[len(text) // 2 :]
+    assert "4 against 8" in text
+    assert main(["report", "compare", str(path), f"output_dir={tmp_path}/c", "bootstrap=0"]) == 0
+    assert "size=8, seed=3" in (tmp_path / "c/compare.json").read_text()
+
+
+def test_plot(swept, tmp_path, capsys, monkeypatch):
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (drawn.append(f), save(f, *a, **k)))
     path = tmp_path / "copy"
     shutil.copytree(swept, path)
     assert main(["sweep", "plot", str(path), "value=seconds.total"]) == 0
     assert capsys.readouterr().out.strip() == str(path / "sweep.png")
     assert (path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert drawn[0].get_suptitle() == "copy: 6 of 6 jobs"
+    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert legend == ["mean over seed", "95 % interval of the mean"]
     assert main(["sweep", "plot", str(path), "value=metrics.nothing"]) == 2
     assert "metrics.nothing" in capsys.readouterr().err
 
