@@ -3,6 +3,9 @@
 import subprocess
 import sys
 
+import cv2
+import numpy as np
+
 SMALL = ["dataset=synthetic", "dataset.width=64", "dataset.height=48", "dataset.train_frames=5",
          "dataset.test_frames=2", "report=false", "threads=1"]  # fmt: skip
 
@@ -12,3 +15,19 @@ def reloc(environment, *arguments, timeout=300):
         [sys.executable, "-m", "reloc_core.cli", *arguments],
         capture_output=True, text=True, timeout=timeout, env=environment,
     )  # fmt: skip
+
+
+def written_scene(root, width=64, focal=60.0):
+    """A scene of noise in the ACE layout, five images to map and two to localize; nothing is rendered."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 5), ("test", 2)):
+        for folder in ("rgb", "poses", "calibration"):
+            (root / split / folder).mkdir(parents=True)
+        for i in range(count):
+            pose = np.eye(4)
+            pose[0, 3] = 0.2 * i
+            image = rng.integers(0, 255, (width * 3 // 4, width, 3), np.uint8)
+            cv2.imwrite(str(root / split / "rgb" / f"{i}.png"), image)
+            np.savetxt(root / split / "poses" / f"{i}.txt", pose)
+            (root / split / "calibration" / f"{i}.txt").write_text(f"{focal}\n")
+    return root

@@ -120,7 +120,13 @@ def resume(sweep: Sweep, more: Sequence[str] = ()) -> int:
         if not left:
             return 0
     given = {key_of(o) for o in more}
-    hydra = [o for o in record.hydra if key_of(o) not in given]
+    # Options of a launcher or sweeper that is replaced do not fit its successor.
+    replaced = [f"{key_of(o).replace('/', '.')}." for o in more if o not in record.hydra]
+    hydra = [
+        o
+        for o in record.hydra
+        if key_of(o) not in given and not key_of(o).startswith(tuple(replaced))
+    ]
     folder = f"output_dir={quoted(literal(str(sweep.path.resolve())))}"
     return multirun(record.verb, [*hydra, *more, *record.task, folder], resume=True)
 

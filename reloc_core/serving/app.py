@@ -284,6 +284,8 @@ async def camera_stream(
                     said = _said(message["text"])
                     camera = said.get("focal", camera)
                     timestamp, name = said.get("timestamp"), str(said.get("name", ""))[:200]
+                    # JSON may hold halves of characters, which an answer cannot.
+                    name = name.encode("utf-8", "replace").decode()
                     continue
                 wait = limiter.wait_seconds(client)
                 if wait:
@@ -308,14 +310,15 @@ def _said(text: str) -> dict[str, Any]:
     """
     try:
         said = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         said = None
     known = ("focal", "timestamp", "name")
     if not isinstance(said, dict) or any(key not in known for key in said):
         raise RequestError(422, f"A text message is a JSON object of {', '.join(known)}.")
     for key in ("focal", "timestamp"):
         value = said.get(key, 1.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not abs(value) < 1e300:  # whole numbers may be beyond any float
             raise RequestError(422, f"{key} must be a number.")
     if not 0 < said.get("focal", 1.0) < 1e6:
         raise RequestError(422, "focal must be positive.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from reloc_core.solvers.arrays import floats
 from reloc_core.types import Float64Array
 
 _STEPS = 50
+_PAIRS = 1 << 18
 _TOLERANCE = 1e-10
 _ORTHONORMAL = 1e-3  # largest entry of R R' - I
 # Squares and cubes of coordinates stay finite.
@@ -32,6 +34,15 @@ def _finite(name: str, value: Any, shape: tuple[int | None, ...]) -> Float64Arra
     if not (np.abs(array) < _MAX_COORDINATE).all():
         raise InputError(f"{name} must be finite and below {_MAX_COORDINATE:g}.")
     return array
+
+
+def _medoid(
+    items: Float64Array, w: Float64Array, distances: Callable[[Float64Array], Float64Array]
+) -> int:
+    """The item nearest to all others, weighted; all pairs are never held at once."""
+    step = max(1, _PAIRS // len(items))
+    costs = [distances(items[i : i + step]) @ w for i in range(0, len(items), step)]
+    return int(np.argmin(np.concatenate(costs)))
 
 
 def average_rotations(
@@ -59,8 +70,8 @@ def average_rotations(
     if skew.size and (skew.max() > _ORTHONORMAL or np.linalg.det(R).min() < 0):
         raise InputError("rotations must be rotation matrices.")
     w = _weights(weights, len(R))
-    cosine = (np.einsum("aij,bij->ab", R, R) - 1) / 2
-    mean = R[np.argmin(np.arccos(np.clip(cosine, -1, 1)) @ w)]
+    flat = R.reshape(-1, 9)
+    mean = R[_medoid(flat, w, lambda a: np.arccos(np.clip((a @ flat.T - 1) / 2, -1, 1)))]
     for _ in range(_STEPS):
         residuals = np.stack([so3_log(mean.T @ r) for r in R])
         robust = w / (1 + (residuals**2).sum(1) / scale**2) ** 2
@@ -86,7 +97,7 @@ def average_positions(positions: Any, weights: Any = None, scale: float = 0.1) -
     """
     p = _finite("positions", positions, (None, 3))
     w = _weights(weights, len(p))
-    mean = p[np.argmin(np.linalg.norm(p[:, None] - p[None], axis=2) @ w)]
+    mean = p[_medoid(p, w, lambda a: np.linalg.norm(a[:, None] - p[None], axis=2))]
     for _ in range(_STEPS):
         robust = w / (1 + ((p - mean) ** 2).sum(1) / scale**2) ** 2
         if not robust.sum() > 0:

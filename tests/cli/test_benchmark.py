@@ -151,6 +151,28 @@ def test_a_dry_run_finds_what_would_fail(toy_plugin, wayspots, capsys):
         assert match in capsys.readouterr().err
 
 
+def test_a_map_of_other_images_is_neither_measured_nor_replaced(toy_plugin, tmp_path, capsys):
+    data = {"width": 64, "height": 48, "train_frames": 5, "test_frames": 2, "seed": 0}
+
+    def benchmark(name, **changes):
+        chosen = [f"dataset.{k}={v}" for k, v in {**data, **changes}.items()]
+        arguments = ["estimator=toy", "dataset=synthetic", *chosen, "calibration.enabled=false"]
+        return main(["benchmark", *arguments, "report=false", f"map_dir={tmp_path}/map",
+                     f"output_dir={tmp_path}/{name}"])  # fmt: skip
+
+    assert benchmark("first") == 0
+    kept = (tmp_path / "map/map.yaml").stat().st_mtime_ns
+    capsys.readouterr()
+    for number, changes in enumerate(({"width": 96}, {"seed": 3})):
+        assert benchmark(f"other{number}", **changes) == 2
+        told = capsys.readouterr().err
+        assert "holds a map of another dataset synthetic/train. Choose another map_dir" in told
+        assert not (tmp_path / f"other{number}/result.json").exists()
+    assert benchmark("again") == 0
+    assert "Using the map" in capsys.readouterr().err
+    assert (tmp_path / "map/map.yaml").stat().st_mtime_ns == kept
+
+
 def test_there_are_paper_sweeps_of_every_method():
     assert {p.removeprefix("paper/").partition("_")[0] for p in PAPER} == set(SOLVERS)
     assert {"paper/ace_7scenes_sfm", "paper/glace_cambridge", "paper/glace_aachen"} <= set(PAPER)

@@ -137,10 +137,12 @@ def test_multirun_sweeps_and_records_failures(toy_plugin, ace_scene, tmp_path, m
     ]
     assert statuses == ["ok", "ok"]
     assert (tmp_path / "maps/8/map.yaml").exists()
-    cli(
+    code, _, err = cli(
         capsys, "train", "-m", "estimator=toy", "dataset=ace", f"dataset.root={ace_scene}",
         "map_dir=maps/${estimator.size}", "estimator.size=8,12", "output_dir=again",
     )  # fmt: skip
+    assert code == 1
+    assert "1 of 2 jobs failed" in err
     results = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("again/*/result.json"))]
     assert [r["status"] for r in results] == ["failed", "ok"]
     assert "overwrite=true" in results[0]["error"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reloc_core.cli.main import main
-from reloc_core.evaluation.units import format_angle, format_length
+from reloc_core.evaluation.units import format_angle, format_length, threshold_label
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -103,4 +103,27 @@ def test_pages_fit_on_a_phone(browser, evaluated, page_file):
     page, complaints = opened(browser, evaluated / page_file, width=390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert len(page.inner_text("main")) > 200
+    assert complaints == []
+
+
+def test_the_figures_of_a_comparison_are_those_of_the_results(browser, evaluated):
+    page, complaints = opened(browser, evaluated / "compared/compare.html")
+    table = page.locator("table").first
+    titles = table.locator("th").all_inner_texts()
+    rows = table.locator("tr:has(td)")
+    assert rows.count() == 2
+    for row, name in enumerate(("one", "other")):
+        metrics = json.loads((evaluated / name / "result.json").read_text())["metrics"]
+        cells = dict(zip(titles, rows.nth(row).locator("td").all_inner_texts(), strict=True))
+        assert (
+            cells["failed"] == f"{metrics['queries'] - metrics['localized']} / {metrics['queries']}"
+        )
+        position = cells["median position"].splitlines()[0]
+        assert position == format_length(metrics["median_translation_m"])
+        rotation = cells["median rotation"].splitlines()[0]
+        assert rotation == format_angle(metrics["median_rotation_deg"])
+        for key, share in metrics["recall"].items():
+            title = threshold_label(key)
+            if title in cells:
+                assert cells[title].splitlines()[0] == f"{100 * share:.1f}"
     assert complaints == []

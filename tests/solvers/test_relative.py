@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -140,3 +142,15 @@ def test_averaging_refuses_matrices_that_are_no_rotations():
     for wrong in (reflected, 1.1 * np.eye(3)[None]):
         with pytest.raises(InputError, match="rotation matrices"):
             average_rotations(wrong)
+
+
+def test_the_average_of_thousands_of_positions_needs_little_memory():
+    given = np.random.default_rng(0).normal(0, 0.01, (3000, 3))
+    tracemalloc.start()
+    try:
+        mean = average_positions(given)
+        peak = tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+    assert peak < 40  # all pairs at once are 216 MB
+    assert np.abs(mean - given.mean(0)).max() < 2e-3
