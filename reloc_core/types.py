@@ -182,6 +182,7 @@ class Frame:
         sequence: identifier of the video the frame belongs to, or None for a single photograph.
         orientation: how the stored pixels must be turned to be upright, as the tag of EXIF tells it (1 to
             8; 1 for upright). Camera and pose belong to the stored pixels.
+        room: which of several scenes in one world the frame shows (`dataset=rooms`), or None.
     """
 
     name: str
@@ -190,6 +191,7 @@ class Frame:
     timestamp: float | None = None
     sequence: str | None = None
     orientation: int = 1
+    room: str | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ Usage: reloc data fetch NAME --accept-license [option=value ...]
 Options:
   root=data            folder of datasets; archives stay in its .downloads/
   scenes=all           or some of them, comma-separated
-  poses=dslam          sfm: pseudo ground truth of Brachmann et al. 2021 (7scenes, 12scenes)
+  poses=dslam          sfm: pseudo ground truth of Brachmann et al. 2021 (7scenes, 12scenes);
+                       original: not moved to the colour camera, as DFNet and RelPose-GNN (7scenes)
   depth=none           registered: depth maps moved to the colour camera (7scenes)
   focal=published      pgt: the focal length re-estimated with poses=sfm (12scenes)
   mirror=              another address, or a folder of files that you have already

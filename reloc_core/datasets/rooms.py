@@ -127,7 +127,7 @@ class RoomsDataset(Dataset):
         depth = query.depth if self.has_depth else None
         return replace(
             query, name=frame.name, world_from_cam=frame.world_from_cam, sequence=frame.sequence,
-            depth=depth,
+            depth=depth, room=frame.room,
         )  # fmt: skip
 
 
@@ -144,7 +144,9 @@ def _moved(frame: Frame, room: str, shift: Float64Array) -> Frame:
         pose = pose.copy()
         pose[:3, 3] += shift
     sequence = None if frame.sequence is None else f"{room}/{frame.sequence}"
-    return replace(frame, name=f"{room}/{frame.name}", world_from_cam=pose, sequence=sequence)
+    return replace(
+        frame, name=f"{room}/{frame.name}", world_from_cam=pose, sequence=sequence, room=room
+    )
 
 
 def _given(config: RoomsConfig) -> list[Room]:

@@ -71,6 +71,8 @@ class DsacConfig:
         max_error: pixels; larger reprojection errors count as this.
         max_tries: minimal sets drawn per hypothesis at most.
         refine_steps: rounds of refinement at most.
+        reference_side: pixels; shorter side of the image in which `threshold` and `max_error` are
+            measured, whatever size is stored (ACE and GLACE: 480). None: pixels of the stored image.
         seed: random seed; None: the run's.
     """
 
@@ -80,6 +82,7 @@ class DsacConfig:
     max_error: float = 100.0
     max_tries: int = 1000
     refine_steps: int = 100
+    reference_side: int | None = None
     seed: int | None = None
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from reloc_core.interfaces import Runtime, Solver
 from reloc_core.solvers.absolute import estimate_pose_dsac
-from reloc_core.solvers.checks import as_solver_options, options_of
+from reloc_core.solvers.checks import as_solver_options, check_integer, options_of
 from reloc_core.solvers.config import DsacConfig
 from reloc_core.solvers.options import DsacOptions
 from reloc_core.solvers.pnp import correspondences, to_localization
@@ -27,15 +27,24 @@ class DsacSolver(Solver):
     def __init__(self, config: DsacConfig) -> None:
         self.config = config
         with as_solver_options():
+            if config.reference_side is not None:
+                check_integer(config, "reference_side", 1)
             self._options(0, 1)  # a nonsense value is reported now, not at the first query
 
-    def _options(self, seed: int, threads: int) -> DsacOptions:
+    def _options(self, seed: int, threads: int, camera: Camera | None = None) -> DsacOptions:
         c = self.config
-        return options_of(DsacOptions, c, seed=seed if c.seed is None else c.seed, threads=threads)
+        scale = 1.0
+        if c.reference_side is not None and camera is not None:
+            # Stored pixels per pixel of the reference image.
+            scale = min(camera.width, camera.height) / c.reference_side
+        return options_of(
+            DsacOptions, c, seed=seed if c.seed is None else c.seed, threads=threads,
+            threshold=c.threshold * scale, max_error=c.max_error * scale,
+        )  # fmt: skip
 
     def solve(self, evidence: Evidence, camera: Camera, runtime: Runtime) -> Localization:
         """See `Solver.solve`."""
         c = correspondences(evidence, "dsac")
-        options = self._options(runtime.seed, runtime.threads)
+        options = self._options(runtime.seed, runtime.threads, camera)
         estimate = estimate_pose_dsac(c.points2d, c.points3d, camera, options=options)
         return to_localization(estimate, c.redundancy)

@@ -85,7 +85,7 @@ def folders(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("data")
     for names, size, stem in (
-        (("7scenes_heads", "pgt_7scenes_heads"), (640, 480), "seq-02-frame-{:06d}.color"),
+        (("original_7scenes_heads", "pgt_7scenes_heads"), (640, 480), "seq-02-frame-{:06d}.color"),
         (("Cambridge_ShopFacade",), (854, 480), "seq1_frame{:05d}"),
     ):
         for split, count in (("train", 14), ("test", 2)):

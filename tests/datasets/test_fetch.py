@@ -298,7 +298,13 @@ def test_a_scene_that_is_there_is_not_touched(server, run):
 def test_options_that_a_dataset_does_not_have(run):
     for name, scene, options, match in (
         ("cambridge", "ShopFacade", {"poses": "sfm"}, "cambridge has no poses=sfm"),
-        ("7scenes", "heads", {"poses": "slam"}, "known: dslam, sfm"),
+        ("7scenes", "heads", {"poses": "slam"}, "known: dslam, sfm, original"),
+        (
+            "7scenes",
+            "heads",
+            {"poses": "original", "depth": "registered"},
+            "poses=original are of the depth camera",
+        ),
         ("12scenes", "apt1_living", {"focal": "pgt"}, "belongs to poses=sfm"),
     ):
         with pytest.raises(ConfigError, match=match):

@@ -55,6 +55,14 @@ def test_rooms_follow_each_other_and_show_their_own_images():
     assert list(world.content()) == [part for room in alone for part in room.content()]
 
 
+def test_frames_know_their_room():
+    rooms = RoomsDataset(RoomsConfig(rooms=[{**e, "train_frames": 3} for e in TWO]))
+    labels = [f"{rooms.frames[i].room}/" for i in range(6)]
+    assert all(f.name.startswith(r) for f, r in zip(rooms.frames, labels, strict=True))
+    assert len(set(labels)) == 2
+    assert rooms[4].room == rooms.frames[4].room
+
+
 def test_both_splits_of_a_room_share_its_place():
     """Walks through the same room about the same middle: a move of one split alone would show."""
     centres = [

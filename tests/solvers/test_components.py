@@ -94,6 +94,28 @@ def test_dsac_refinement_matches_opencv_on_the_same_inliers(scene):
     assert np.allclose(result.world_from_cam[:3, 3], (-rotation.T @ tvec).ravel(), atol=2e-4)
 
 
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (1296, 972), (320, 240), (480, 640)])
+def test_dsac_inliers_do_not_depend_on_the_stored_size(scene, width, height):
+    # The same errors in the image of 480 pixels, whatever size is stored: published thresholds.
+    s = scene(3, n=1500, pixel_noise=6.0, outliers=0.4)
+    camera = Camera.pinhole(s.camera.fx, 640, 480)
+    factor = min(width, height) / 480
+    stored = Camera.pinhole(s.camera.fx * factor, width, height)
+    rays = (s.points2d - [s.camera.cx, s.camera.cy]) * (
+        s.camera.fx / np.array([s.camera.fx, s.camera.fy])
+    )
+
+    def inliers(camera, pixels, **options):
+        evidence = Correspondences(pixels + [camera.cx, camera.cy], s.points3d)
+        return DsacSolver(DsacConfig(**options)).solve(evidence, camera, Runtime()).num_inliers
+
+    expected = inliers(camera, rays)
+    assert 500 < expected < 900
+    assert abs(inliers(stored, rays * factor, reference_side=480) - expected) <= 2
+    if factor != 1.0:  # the option is what makes it so
+        assert abs(inliers(stored, rays * factor) - expected) > 10
+
+
 def test_seed_of_the_run_or_of_the_config(scene):
     s = scene(5, n=600, pixel_noise=1.0, outliers=0.9)
     evidence = Correspondences(s.points2d, s.points3d, kind="sparse")
@@ -142,6 +164,8 @@ def test_wrong_evidence_and_wrong_config():
         PnpSolver(PnpConfig(device="gpu"))
     with pytest.raises(ConfigError, match=r"^solver\.hypotheses must be"):
         DsacSolver(DsacConfig(hypotheses=0))
+    with pytest.raises(ConfigError, match=r"^solver\.reference_side must be"):
+        DsacSolver(DsacConfig(reference_side=0))
 
 
 @pytest.mark.parametrize(

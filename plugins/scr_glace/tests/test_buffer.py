@@ -7,6 +7,7 @@ from scr_glace.training.buffer import Buffer, BufferPlan, Visit
 
 from reloc_core.errors import RelocError
 from reloc_core.training.processes import Processes
+from reloc_core.training.streams import numpy_rng
 
 CONFIG = BufferConfig(size=1500, samples_per_image=30)
 
@@ -47,6 +48,26 @@ def test_plan_visits_every_frame_equally():
     for k in range(7):
         assert sorted(frames[7 * k : 7 * k + 7].tolist()) == list(range(7))
     assert frames[:7].tolist() != frames[7:14].tolist()
+
+
+def test_rooms_are_visited_equally():
+    """However many images a room has; a room alone is visited as if it had no label."""
+    sizes = (40, 8, 2)
+    rooms = tuple(np.repeat([0, 1, 2], sizes).tolist())
+    plan = BufferPlan.of(BufferConfig(size=1200, samples_per_image=1), 50, seed=3, rooms=rooms)
+    frames = plan.visited_frames().numpy()
+    of_room = np.array(rooms)[frames]
+    assert np.bincount(of_room).tolist() == [400, 400, 400]
+    counts = np.bincount(frames, minlength=50)
+    for room, size in enumerate(sizes):
+        assert set(counts[np.array(rooms) == room]) == {400 // size}
+    # Mixed at every moment, in no fixed order.
+    assert all(sorted(of_room[i : i + 3]) == [0, 1, 2] for i in range(0, 1200, 3))
+    assert len({tuple(of_room[i : i + 3]) for i in range(0, 1200, 3)}) == 6
+    alone = BufferPlan.of(CONFIG, 7, seed=3, rooms=(4,) * 7).visited_frames()
+    passes = [numpy_rng(3, "frames", k).permutation(7) for k in range(8)]
+    assert alone.tolist() == np.concatenate(passes)[:50].tolist()
+    assert torch.equal(alone, BufferPlan.of(CONFIG, 7, seed=3).visited_frames())
 
 
 def test_published_size():

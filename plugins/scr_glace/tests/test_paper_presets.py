@@ -88,6 +88,17 @@ def test_constants(name):
         assert node == value, key
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_solver_measures_in_the_image_of_480(name):
+    solver = compose("benchmark", [f"experiment=paper/{name}", "root=R"]).solver
+    published = {"threshold": 10, "alpha": 100, "max_error": 100}
+    assert {k: solver[k] for k in published} == published
+    # The sets whose images are stored in another size: 12Scenes, of which the rooms are partly made.
+    stored = min(SHAPES[name.partition("_")[2]][1])
+    needed = stored != 480 or name == "glace_rooms"
+    assert solver.reference_side == (480 if needed else None)
+
+
 def write_scene(root, size, focal):
     """Images of blurred noise with poses on a line, train (8) and test (1), as ACE's set-up stores them."""
     rng = np.random.default_rng(0)

@@ -11,11 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scr_glace.estimator import GlaceEstimator
-from scr_glace.networks.encoder import AceEncoder
+from scr_glace.networks.encoder import AceEncoder, build_encoder
+from scr_glace.networks.global_descriptor import build_descriptor
 from scr_glace.networks.head import Head, HeadSpec
 from scr_glace.networks.precision import autocast_dtype
 from scr_glace.training.buffer import Batch
-from scr_glace.training.mapper import posed_frames
+from scr_glace.training.mapper import Mapper, posed_frames
 from scr_glace.training.trainer import Trainer
 
 from reloc_core.errors import ConfigError, DataError, MapError, RelocError
@@ -62,6 +63,22 @@ def test_maps_the_scene(mapped, wall):
     assert np.median(errors) < 8.0  # one cell
     assert scene_map.info.details["parameters"] > 0
     assert scene_map.info.details["frames"] == len(wall)
+
+
+def test_a_small_room_gives_as_many_samples_as_a_large_one(make_wall, start_run, tmp_path, config):
+    wall = make_wall(12)
+    wall._frames = [
+        dataclasses.replace(f, room="small" if i < 3 else "large")
+        for i, f in enumerate(wall.frames)
+    ]
+    config.global_descriptor.name = "none"
+    encoder = build_encoder(config.encoder, "cpu")
+    descriptor = build_descriptor(config.global_descriptor)
+    run = start_run(tmp_path / "map", config, wall)
+    mapper = Mapper(config, encoder, descriptor, Processes(), wall, run)
+    visits = np.bincount(mapper._fill_buffer().frame.numpy(), minlength=12)
+    assert visits[:3].tolist() == [8] * 3  # half of the 48 visits
+    assert visits[3:].sum() == 24
 
 
 def test_evidence_is_a_dense_grid_in_pixels_of_the_query(mapped, wall):

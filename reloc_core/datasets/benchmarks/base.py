@@ -49,7 +49,8 @@ class FetchOptions:
     """What to make of a dataset.
 
     Attributes:
-        poses: "dslam" (the original ones) or "sfm" (pseudo ground truth), where there is a choice.
+        poses: "dslam" (of the depth sensor's tracking) or "sfm" (pseudo ground truth), where there is a
+            choice; "original": those of "dslam" without their move to the colour camera (7Scenes).
         depth: "none" or "registered" (7Scenes).
         focal: "published" as the scripts of DSAC*, ACE and GLACE set it, or "pgt" as re-estimated with
             the SfM poses (12Scenes).

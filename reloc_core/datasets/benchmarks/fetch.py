@@ -104,6 +104,11 @@ def check_options(benchmark: Benchmark, options: FetchOptions) -> None:
             raise ConfigError(f"{benchmark.name} has no {name}={value}; known: {', '.join(known)}.")
     if options.focal == "pgt" and options.poses != "sfm":
         raise ConfigError("focal=pgt belongs to poses=sfm.")
+    if options.depth == "registered" and options.poses == "original":
+        raise ConfigError(
+            "depth=registered is of the colour camera, poses=original are of the depth camera. "
+            "Take poses=dslam or poses=sfm."
+        )
 
 
 def _get(

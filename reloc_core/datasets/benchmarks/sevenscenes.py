@@ -2,7 +2,9 @@
 
 The pose files are those of the *depth* camera. "dslam" moves them to the colour camera with the Kinect
 calibration of LIRIS that the scripts of DSAC*, ACE and GLACE use; "sfm" takes the pseudo ground truth of
-Brachmann et al. (ICCV 2021), another world frame.
+Brachmann et al. (ICCV 2021), another world frame. "original" leaves the pose files as they are and gives
+the images the depth camera's focal length, as DFNet, NeFeS and RelPose-GNN do: their published
+networks and average poses belong to these poses.
 """
 
 from __future__ import annotations
@@ -62,6 +64,9 @@ SPLITS: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 """Training and test sequences."""
 
 
+_PREFIX = {"dslam": "", "sfm": "pgt_", "original": "original_"}
+
+
 class SevenScenes(Benchmark):
     """See the module docstring."""
 
@@ -70,20 +75,20 @@ class SevenScenes(Benchmark):
     licence = "Microsoft Research, non-commercial use; see the page"
     licence_url = "https://www.microsoft.com/en-us/research/project/rgb-d-dataset-7-scenes/"
     scenes = tuple(SPLITS)
-    choices: ClassVar = {"poses": ("dslam", "sfm"), "depth": ("none", "registered")}
+    choices: ClassVar = {"poses": ("dslam", "sfm", "original"), "depth": ("none", "registered")}
     verified = "addresses as in the set-up scripts of ACE; checksums unknown"
 
     def sources(self, scene: str, options: FetchOptions) -> Sequence[Source]:
         """The scene's archive, and pose lists for "sfm"."""
         archive = Source(f"7scenes/{scene}.zip", (f"{URL}/{scene}.zip",))
-        if options.poses == "dslam":
+        if options.poses != "sfm":
             return [archive]
         lists = [pgt_source(f"pgt/sfm/7scenes/{scene}_{split}.txt") for split in ("train", "test")]
         return [archive, *lists]
 
     def folder(self, scene: str, options: FetchOptions) -> str:
-        """`7scenes_SCENE` or `pgt_7scenes_SCENE`."""
-        return f"{'pgt_' if options.poses == 'sfm' else ''}7scenes_{scene}"
+        """`7scenes_SCENE`, `pgt_7scenes_SCENE` or `original_7scenes_SCENE`."""
+        return f"{_PREFIX[options.poses]}7scenes_{scene}"
 
     def expected(self, scene: str, options: FetchOptions) -> Mapping[str, int]:
         """1000 frames a sequence, 500 on the stairs."""
@@ -107,7 +112,7 @@ class SevenScenes(Benchmark):
             for sequence in _sequences(root / f"{split.capitalize()}Split.txt"):
                 folder = _unpack_sequence(root, sequence, options.depth != "none")
                 for image in sorted(folder.glob("frame-*.color.png")):
-                    frame = _frame(image, sequence, listed)
+                    frame = _frame(image, sequence, options.poses, listed)
                     frames.append(frame)
                     images.append(image)
                     depths.append(
@@ -152,7 +157,7 @@ def _unpack_sequence(root: Path, sequence: str, depth: bool) -> Path:
 
 
 def _frame(
-    image: Path, sequence: str, listed: Mapping[str, tuple[Float64Array, float]] | None
+    image: Path, sequence: str, poses: str, listed: Mapping[str, tuple[Float64Array, float]] | None
 ) -> Frame:
     stem = image.name.removesuffix(".color.png")
     name = f"{sequence}-{image.name}"
@@ -166,6 +171,8 @@ def _frame(
     if not np.all(np.isfinite(pose)):
         raise DataError(f"The pose of {sequence}/{stem} is not finite.")
     pose[:3, :3] = nearest_rotation(pose[:3, :3])
+    if poses == "original":
+        return Frame(name, Camera.pinhole(DEPTH_FOCAL, WIDTH, HEIGHT), pose)
     return Frame(name, Camera.pinhole(RGB_FOCAL, WIDTH, HEIGHT), pose @ _depth_from_rgb())
 
 

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,7 @@ class BufferPlan:
         seed: of the orders.
         chunk: consecutive samples that stay together in the order; more than 1 when the buffer is
             streamed from disk, where reading single samples would be slow.
+        rooms: number of the room of every frame, where the frames are of several scenes.
     """
 
     frames: int
@@ -92,14 +93,17 @@ class BufferPlan:
     visits: int
     seed: int
     chunk: int = 1
+    rooms: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, config: BufferConfig, frames: int, seed: int) -> BufferPlan:
+    def of(
+        cls, config: BufferConfig, frames: int, seed: int, rooms: tuple[int, ...] = ()
+    ) -> BufferPlan:
         """The plan of a configuration."""
         visits = math.ceil(config.size / config.samples_per_image)
         if config.max_visits:
             visits = min(visits, frames * config.max_visits)
-        return cls(frames, config.samples_per_image, visits, seed)
+        return cls(frames, config.samples_per_image, visits, seed, rooms=rooms)
 
     @property
     def size(self) -> int:
@@ -122,10 +126,31 @@ class BufferPlan:
         return range(first, min(first + self.group_visits, self.visits))
 
     def visited_frames(self) -> Tensor:
-        """Frame of every visit (visits,); every pass over the frames has a new random order."""
-        passes = math.ceil(self.visits / self.frames)
-        orders = [numpy_rng(self.seed, "frames", k).permutation(self.frames) for k in range(passes)]
-        return torch.from_numpy(np.concatenate(orders)[: self.visits])
+        """Frame of every visit (visits,); every pass over the frames has a new random order.
+
+        Of several rooms each has as many visits as the others, however many frames it has (GLACE; sheet
+        2.5): every round visits each room once. GLACE draws frames with replacement; here every frame of
+        a room comes before one of them comes again.
+        """
+        rooms = np.unique(self.rooms)
+        if len(rooms) < 2:
+            return torch.from_numpy(
+                self._passes(np.arange(self.frames), self.visits)[: self.visits]
+            )
+        count = math.ceil(self.visits / len(rooms))
+        members = [np.flatnonzero(np.array(self.rooms) == room) for room in rooms]
+        rounds = np.stack(
+            [self._passes(m, count, room)[:count] for room, m in zip(rooms, members, strict=True)],
+            1,
+        )
+        rounds = numpy_rng(self.seed, "rooms").permuted(rounds, axis=1)
+        return torch.from_numpy(rounds.reshape(-1)[: self.visits])
+
+    def _passes(self, frames: np.ndarray, visits: int, *room: int) -> np.ndarray:
+        """Passes over some frames, each in a new random order, for at least so many visits."""
+        passes = math.ceil(visits / len(frames))
+        orders = [numpy_rng(self.seed, "frames", *room, k) for k in range(passes)]
+        return np.concatenate([frames[rng.permutation(len(frames))] for rng in orders])
 
     def owned(self, processes: Processes) -> list[int]:
         """Groups of this process."""
@@ -188,7 +213,7 @@ class Buffer:
         # All processes must use the same order.
         self.on_disk = processes.any(on_disk)
         chunk = min(_DISK_CHUNK, plan.per_visit) if self.on_disk else 1
-        self.plan = BufferPlan(plan.frames, plan.per_visit, plan.visits, plan.seed, chunk)
+        self.plan = replace(plan, chunk=chunk)
         self.groups = groups
         self.directory = scratch / f"buffer.{processes.rank}.{processes.world}"
         shapes = {

@@ -167,9 +167,14 @@ class Mapper:
 
     # ------------------------------------------------------------------------------- samples
 
+    def _rooms(self) -> tuple[int, ...]:
+        """Number of the room of every mapping frame."""
+        names = [str(self.dataset.frames[int(i)].room) for i in self.frames]
+        return tuple(np.unique(names, return_inverse=True)[1].tolist())
+
     def _fill_buffer(self) -> Buffer:
         config = self.config
-        plan = BufferPlan.of(config.buffer, len(self.frames), self.seed)
+        plan = BufferPlan.of(config.buffer, len(self.frames), self.seed, self._rooms())
         buffer = Buffer(
             plan, self.encoder.channels, self.processes, config.buffer, self.run.map.scratch,
             targets=self.targets is not None,
