@@ -79,6 +79,29 @@ def test_dfnet_learns_a_pose():
     assert losses[-1] < losses[0]
 
 
+class Says(torch.nn.Module):
+    """Answers with given poses."""
+
+    def __init__(self, poses):
+        super().__init__()
+        self.poses = poses
+
+    def forward(self, images, size):
+        return torch.zeros(3, len(images), 128, *size), self.poses
+
+
+def test_photographs_and_renderings_share_one_pose_loss():
+    """Oracle: the mean over the 12 numbers of all eight images."""
+    generator = torch.Generator().manual_seed(0)
+    found, true = (torch.rand(n, 3, 4, generator=generator) for n in (8, 4))
+    options = paper_config().regressor
+    options.triplet_weight = 0.0
+    images = torch.zeros(4, 3, 8, 8)
+    loss = float(dfnet_loss(Says(found), images, images, true, options))
+    squares = (found.numpy() - np.concatenate([true, true])) ** 2
+    assert loss == pytest.approx(squares.mean(), rel=1e-6)
+
+
 def test_centred_frame_is_rigid_and_invertible():
     similarity = np.eye(4)
     similarity[:3, :3] = 0.4 * so3_exp(np.array([0.2, 0.5, -0.3]))

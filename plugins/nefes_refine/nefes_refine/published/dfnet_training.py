@@ -161,11 +161,14 @@ class DFNetTrainer:
 def dfnet_loss(
     network: DFNet, photos: Tensor, rendered: Tensor, poses: Tensor, options: RegressorConfig
 ) -> Tensor:
-    """Pose and triplet loss of photographs and renderings (B, 3, H, W) of the same poses."""
+    """Pose and triplet loss of photographs and renderings (B, 3, H, W) of the same poses.
+
+    One mean over the 12 numbers of both, which weighs as much as that of the random views.
+    """
     count = len(photos)
     size = (photos.shape[-2], photos.shape[-1])
     features, found = network(torch.cat([photos, rendered]), size)
-    loss = F.mse_loss(found[:count], poses) + F.mse_loss(found[count:], poses)
+    loss = F.mse_loss(found, torch.cat([poses, poses]))
     if options.triplet_weight:
         triplet = triplet_loss(features[:, count:], features[:, :count], options.triplet_margin)
         loss = loss + options.triplet_weight * triplet
