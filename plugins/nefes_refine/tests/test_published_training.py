@@ -151,6 +151,53 @@ def test_steps_are_counted_in_passes_over_the_images(images, step, published):
     assert trainer.steps[1] + trainer.steps[2] == trainer.steps[0]
 
 
+class Draws:
+    """Gives numbers that were drawn before."""
+
+    def __init__(self, *arrays):
+        self.arrays = list(arrays)
+
+    def uniform(self, low, high, shape):
+        return self.arrays.pop(0)
+
+
+def turn(axis, angle):
+    """A rotation about a coordinate axis, written out."""
+    c, s = np.cos(angle), np.sin(angle)
+    i, j = (axis + 1) % 3, (axis + 2) % 3
+    result = np.eye(3)
+    result[i, i] = result[j, j] = c
+    result[i, j], result[j, i] = -s, s
+    return result
+
+
+def test_random_views_are_drawn_in_the_centred_frame(monkeypatch, make_wall, start_run, tmp_path):
+    """Oracle: rotations about its axes from the left in order x, y, z; shift and box in its axes."""
+    config, wall = paper_config(), make_wall(12)
+    run = start_run(tmp_path / "map", config, wall)
+    options = config.regressor
+    options.rotation_deg, options.translation, options.box_margin = 10.0, 0.2, 0.1
+    moved = np.eye(4)
+    moved[:3, :3], moved[:3, 3] = so3_exp(np.array([0.4, 1.0, -0.7])), [1.0, -2.0, 0.5]
+    scene = Scene(np.eye(4), -np.ones(3), np.ones(3), 0.0, 2.0, moved)
+    field = PaperField(config.field, scene, 128)
+    shown = photographs(wall, np.arange(8), config, run)
+    trainer = DFNetTrainer(DFNet(), config, field, wall, shown, shown, run)
+    rendered = []
+    monkeypatch.setattr(DFNetTrainer, "_rendered", lambda self, poses: rendered.append(poses))
+    rng = np.random.default_rng(0)
+    draws = [rng.uniform(-1, 1, (8, 3)) for _ in range(2)]
+    found = trainer.random_views(1.0, Draws(*draws))[1].double().numpy()
+    poses = moved @ shown.poses.numpy() @ np.diag([1.0, -1.0, -1.0, 1.0])
+    low, high = poses[:, :3, 3].min(0) - 0.1, poses[:, :3, 3].max(0) + 0.1
+    for pose, view, angles, shift in zip(poses, found, *draws, strict=True):
+        x, y, z = (turn(axis, np.radians(10) * angles[axis]) for axis in range(3))
+        np.testing.assert_allclose(view[:, :3], z @ y @ x @ pose[:3, :3], atol=1e-6)
+        expected = np.clip(pose[:3, 3] + 0.2 * shift, low, high)
+        np.testing.assert_allclose(view[:, 3], expected, atol=1e-6)
+    np.testing.assert_allclose(scene.centred(torch.from_numpy(rendered[0])), found, atol=1e-6)
+
+
 class Nothing(Dataset):
     """Frames without pixels, in two sequences."""
 
