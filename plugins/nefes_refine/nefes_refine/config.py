@@ -103,8 +103,10 @@ class TrainingConfig:
         feature_steps: steps of the second stage: colour and features.
         fusion_steps: steps of the third stage: colour, features and fusion, on patches of rays.
         rays: rays per step of the first two stages.
-        images_per_step: images that the rays of a step come from; 0 for all.
-        patches: patches per step of the third stage.
+        images_per_step: images that the rays of a step come from, equally many of each and none twice,
+            as published; 0 draws every ray from any image.
+        patches: patches per step of the third stage; with `images_per_step` per image, at places that
+            the images share, as published (the fusion network normalises over all of them).
         patch_size: side of a patch in rays.
         learning_rate: at the start of each stage's schedule.
         decay: factor of the learning rate at the end of a schedule.

@@ -79,6 +79,69 @@ def test_dfnet_learns_a_pose():
     assert losses[-1] < losses[0]
 
 
+@pytest.fixture
+def trainer():
+    """Of six images of 12 x 16 cells, four of them in a step; 24 rays and three patches of each."""
+    config = paper_config()
+    config.training.rays, config.training.patches = 4 * 24, 3
+    scene = Scene(np.eye(4), -np.ones(3), np.ones(3), 0.0, 2.0)
+    torch.manual_seed(0)
+    field = PaperField(config.field, scene, 128)
+    return FieldTrainer(config.training, field, random_images(6), 0, l1_features=True)
+
+
+def test_patches_lie_at_the_same_places_of_four_images(trainer):
+    corners = set()
+    for seed in range(60):
+        batch = trainer._patches(torch.Generator().manual_seed(seed))
+        assert batch.patches == 4 * 3
+        image = batch.images.view(4, 3, 8, 8)
+        assert len(set(image[:, 0, 0, 0].tolist())) == 4
+        assert bool((image == image[:, :1, :1, :1]).all())
+        cell = batch.cells.view(4, 3, 8, 8)
+        assert bool((cell == cell[:1]).all())
+        corner = cell[0, :, 0, 0]
+        assert torch.equal(cell[0, :, 5, 3], corner + 5 * 16 + 3)
+        corners |= {(int(c) // 16, int(c) % 16) for c in corner}
+    # Published: corners uniform in [0, h - 16) x [0, w - 16), here with patches of eight.
+    assert {c[0] for c in corners} == set(range(12 - 8))
+    assert {c[1] for c in corners} == set(range(16 - 8))
+
+
+def test_rays_of_an_image_are_drawn_without_replacement(trainer):
+    batch = trainer._rays(torch.Generator().manual_seed(0))
+    images, counts = batch.images.unique(return_counts=True)
+    assert len(images) == 4
+    assert counts.tolist() == [24] * 4
+    assert len(set(zip(batch.images.tolist(), batch.cells.tolist(), strict=True))) == 4 * 24
+    # Still as many with masks, all of them static; all there are where these are fewer.
+    trainer.images.valid = torch.zeros(6, 12 * 16, dtype=torch.bool)
+    trainer.images.valid[:, :100] = True
+    trainer.images.valid[0, 10:] = False
+    for seed in range(5):
+        batch = trainer._rays(torch.Generator().manual_seed(seed))
+        assert bool(trainer.images.valid[batch.images, batch.cells].all())
+        for image, count in zip(*batch.images.unique(return_counts=True), strict=True):
+            assert count == (10 if image == 0 else 24)
+
+
+def test_masked_cells_have_no_part_in_the_transient_loss(trainer):
+    """Oracle: the same loss whatever the transient density behind the masks."""
+    trainer.images.valid = torch.rand(6, 12 * 16, generator=torch.Generator().manual_seed(1)) > 0.5
+    batch = trainer._patches(torch.Generator().manual_seed(0))
+    rendering = trainer.render(batch, torch.Generator().manual_seed(0))
+    loss = float(trainer.loss(rendering, batch, "colour").detach())
+    masked = ~trainer.images.valid[batch.images, batch.cells]
+    with torch.no_grad():
+        rendering.transient[masked] += 100
+    assert float(trainer.loss(rendering, batch, "colour").detach()) == pytest.approx(loss)
+    with torch.no_grad():
+        rendering.transient[~masked] += 100
+    assert float(trainer.loss(rendering, batch, "colour").detach()) == pytest.approx(
+        loss + 0.01 * 100, rel=1e-4
+    )
+
+
 class Says(torch.nn.Module):
     """Answers with given poses."""
 
