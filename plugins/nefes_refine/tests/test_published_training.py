@@ -142,6 +142,19 @@ def test_masked_cells_have_no_part_in_the_transient_loss(trainer):
     )
 
 
+def test_the_second_run_starts_with_a_new_adam(trainer):
+    """Oracle: Adam's first update is one learning rate, whatever the gradient's size."""
+    trainer.steps = (5, 3, 2)
+    for step in range(5):
+        trainer.step(step)
+    weight = trainer.field.fine.static_sigma[0].weight
+    before = weight.detach().clone()
+    trainer.step(5)
+    moved = (weight.detach() - before).abs()
+    assert float(moved.max()) == pytest.approx(5e-4, rel=1e-3)
+    assert {int(s["step"]) for s in trainer.optimizer.state.values()} == {1}
+
+
 class Says(torch.nn.Module):
     """Answers with given poses."""
 

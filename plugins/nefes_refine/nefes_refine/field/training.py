@@ -108,6 +108,8 @@ class FieldTrainer:
         generator = torch.Generator().manual_seed(hash((self.seed, step)) % (1 << 62))
         stage = self.stage(step)
         batch = self._patches(generator) if stage == "fusion" else self._rays(generator)
+        if self.config.restart_schedule and step == self.steps[0]:
+            self.optimizer.state.clear()  # the published second run starts from weights alone
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self.decay(step)
         rendering = self.render(batch, generator)
