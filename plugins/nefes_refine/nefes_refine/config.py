@@ -110,7 +110,7 @@ class TrainingConfig:
         patch_size: side of a patch in rays.
         learning_rate: at the start of each stage's schedule.
         decay: factor of the learning rate at the end of a schedule.
-        restart_schedule: begin the learning rate anew with the second stage, as published.
+        restart_schedule: begin learning rate and Adam's moments anew with the second stage, as published.
         feature_weight: of the features' loss in the second stage; the third splits it in halves.
         depth_weight: of the loss on measured depth; 0 ignores depth.
         transient_weight: mlp: of the mean transient density.
@@ -220,6 +220,8 @@ class RefineConfig:
         learning_rate_translation: pose: of Adam, metres.
         verify: pose, weights: keep the best pose seen, and the initial one where PSNR, SSIM or the
             feature cost of the rendering would get worse. "align" always compares its cost.
+        verify_ends: verify as published: the answer is the pose after the last update, unless the last
+            rendering has a lower PSNR or SSIM than the first, which gives the initial pose.
     """
 
     mode: str = "align"
@@ -231,6 +233,7 @@ class RefineConfig:
     learning_rate_rotation: float = 0.0087
     learning_rate_translation: float = 0.01
     verify: bool = True
+    verify_ends: bool = False
 
 
 def check(config: NefesConfig) -> None:
