@@ -96,6 +96,8 @@ class TrainingConfig:
         max_images: train on at most so many images, evenly spread.
         frame_step: train on every so-many-th image of a sequence; None: as published for
             `scene.constants`, else all.
+        leave_out: positions, in the list of mapping images sorted by name, of images not to train on;
+            None: the bad images of the published scene `scene.constants`, where the list is complete.
         validation_every: every so-many-th image is held out to measure PSNR and feature similarity.
         epochs: the three counts that follow are passes over the images, `images_per_step` at a time,
             as published, and not steps.
@@ -120,6 +122,7 @@ class TrainingConfig:
 
     max_images: int = 400
     frame_step: int | None = None
+    leave_out: list[int] | None = None
     validation_every: int = 40
     epochs: bool = False
     colour_steps: int = 600

@@ -1,5 +1,7 @@
 """The published recipe at a small size: losses fall, and the whole chain runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from nefes_refine.field.training import FieldTrainer
 from nefes_refine.published.dfnet import DFNet, DFNetFeatures
 from nefes_refine.published.dfnet_training import DFNetTrainer, dfnet_loss, photographs
 from nefes_refine.published.mlp_field import PaperField
-from nefes_refine.published.recipe import feature_dfnet
+from nefes_refine.published.recipe import bad_images, feature_dfnet
 from nefes_refine.refine.refiner import NefesRefiner
 
 from reloc_core.errors import ConfigError
@@ -295,6 +297,27 @@ def test_strides_count_within_sequences():
     chosen = mapped_frames(Nothing(26), 100, 5)
     assert chosen.tolist() == [0, 5, 10, 13, 18, 23]
     assert len(mapped_frames(Nothing(26), 4, 1)) == 4
+
+
+def test_bad_images_of_shop_facade_are_left_out():
+    """Published: the items 42 and then 35 of the sorted list of 231 images are deleted."""
+    config = NefesConfig()
+    config.scene.constants = "cambridge/ShopFacade"
+    shop = Nothing(231)
+    order = list(reversed(range(231)))  # the dataset's order is another one
+    shop.frames = [replace(shop.frames[i], name=f"seq1_frame{i:05d}.png") for i in order]
+    expected = sorted(f.name for f in shop.frames)
+    del expected[42]
+    del expected[35]
+    chosen = mapped_frames(shop, 1000, 1, bad_images(config, shop))
+    assert sorted(shop.frames[i].name for i in chosen) == expected
+    # The positions mean other images in any other list, and there are none in other scenes.
+    assert bad_images(config, Nothing(230)) == ()
+    config.scene.constants = "cambridge/KingsCollege"
+    assert bad_images(config, shop) == ()
+    config.training.leave_out = [0, 3]
+    assert bad_images(config, shop) == (0, 3)
+    assert len(mapped_frames(shop, 1000, 1, [0, 3])) == 229
 
 
 def test_learning_rate_falls_on_a_plateau_and_training_stops(
