@@ -96,6 +96,8 @@ class TrainingConfig:
         max_images: train on at most so many images, evenly spread.
         frame_step: train on every so-many-th image of a sequence; None: as published for
             `scene.constants`, else all.
+        leave_out: positions, in the list of mapping images sorted by name, of images not to train on;
+            None: the bad images of the published scene `scene.constants`, where the list is complete.
         validation_every: every so-many-th image is held out to measure PSNR and feature similarity.
         epochs: the three counts that follow are passes over the images, `images_per_step` at a time,
             as published, and not steps.
@@ -103,12 +105,14 @@ class TrainingConfig:
         feature_steps: steps of the second stage: colour and features.
         fusion_steps: steps of the third stage: colour, features and fusion, on patches of rays.
         rays: rays per step of the first two stages.
-        images_per_step: images that the rays of a step come from; 0 for all.
-        patches: patches per step of the third stage.
+        images_per_step: images that the rays of a step come from, equally many of each and none twice,
+            as published; 0 draws every ray from any image.
+        patches: patches per step of the third stage; with `images_per_step` per image, at places that
+            the images share, as published (the fusion network normalises over all of them).
         patch_size: side of a patch in rays.
         learning_rate: at the start of each stage's schedule.
         decay: factor of the learning rate at the end of a schedule.
-        restart_schedule: begin the learning rate anew with the second stage, as published.
+        restart_schedule: begin learning rate and Adam's moments anew with the second stage, as published.
         feature_weight: of the features' loss in the second stage; the third splits it in halves.
         depth_weight: of the loss on measured depth; 0 ignores depth.
         transient_weight: mlp: of the mean transient density.
@@ -118,6 +122,7 @@ class TrainingConfig:
 
     max_images: int = 400
     frame_step: int | None = None
+    leave_out: list[int] | None = None
     validation_every: int = 40
     epochs: bool = False
     colour_steps: int = 600
@@ -218,6 +223,8 @@ class RefineConfig:
         learning_rate_translation: pose: of Adam, metres.
         verify: pose, weights: keep the best pose seen, and the initial one where PSNR, SSIM or the
             feature cost of the rendering would get worse. "align" always compares its cost.
+        verify_ends: verify as published: the answer is the pose after the last update, unless the last
+            rendering has a lower PSNR or SSIM than the first, which gives the initial pose.
     """
 
     mode: str = "align"
@@ -229,6 +236,7 @@ class RefineConfig:
     learning_rate_rotation: float = 0.0087
     learning_rate_translation: float = 0.01
     verify: bool = True
+    verify_ends: bool = False
 
 
 def check(config: NefesConfig) -> None:

@@ -65,7 +65,8 @@ class NefesEstimator(Estimator):
         device = torch.device(run.runtime.device)
         network = XFeatFeatures(run.runtime.device)
         options = self.config.training
-        frames = mapped_frames(dataset, options.max_images, options.frame_step or 1)
+        step, left_out = options.frame_step or 1, options.leave_out or ()
+        frames = mapped_frames(dataset, options.max_images, step, left_out)
         held = held_out(len(frames), self.config.training.validation_every)
         images = read_images(dataset, frames[~held], self.config, run, network)
         unseen = read_images(dataset, frames[held], self.config, run, network)

@@ -208,6 +208,35 @@ def test_gradient_of_the_pose_by_finite_differences(refiner, wall):
             )
 
 
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("last_is_better", [True, False])
+def test_published_verification_compares_first_and_last_rendering(
+    refiner, wall, monkeypatch, ends, last_is_better
+):
+    """Oracle: a run whose losses and renderings are given. The second pose has the least loss."""
+    from nefes_refine.refine import gradient_modes
+
+    target = Target(refiner.bundle, wall[2])
+    true = target.colours.permute(2, 0, 1)
+    noise = torch.from_numpy(np.random.default_rng(0).normal(0, 0.2, true.shape)).float()
+    amounts = [0.5, 0.1, 0.3] if last_is_better else [0.5, 0.1, 0.9]
+    steps = iter(zip([0.5, 0.1, 0.4], amounts, strict=True))
+
+    def rendered(target, pose, detailed, crop):
+        loss, amount = next(steps)
+        return loss, torch.ones(3, 4).double() * torch.tensor([0, 0, 0, 1.0]), true + amount * noise
+
+    monkeypatch.setattr(gradient_modes, "rendered_gradient", rendered)
+    start = wall[2].world_from_cam
+    options = RefineConfig(
+        mode="pose", iterations=3, verify_ends=ends, learning_rate_translation=0.01
+    )
+    found = gradient_modes.refine_pose_mode(target, start, options)
+    updates = (1 if not ends else 3) if last_is_better or not ends else 0
+    # Adam moves by one learning rate against a constant gradient.
+    np.testing.assert_allclose(found[:3, 3], start[:3, 3] - 0.01 * updates, atol=1e-6)
+
+
 def test_regressor_beats_the_mean_pose(wall_map, wall):
     estimator = NefesEstimator(NefesConfig())
     estimator.load(wall_map, Runtime(threads=1))

@@ -30,6 +30,16 @@ _SETUPS: dict[str, tuple[float, float, float, float, tuple[float, float, float]]
     "GreatCourt": (0.0, 10.0, 0.3027, 0.2, (0.0, 0.0, 0.0)),
 }
 
+# Focal lengths of the images 480 pixels high: of the first image of a scene's list, used for all of them.
+_FOCALS: dict[str, float] = {
+    "chess": 526.22, "fire": 526.903, "heads": 527.745, "office": 525.143, "pumpkin": 525.647,
+    "redkitchen": 525.505, "stairs": 525.505,
+}  # fmt: skip
+_DSLAM_FOCAL, _CAMBRIDGE_FOCAL = 585.0, 744.0
+
+# Bad images that the published data preparation deletes, by position in the sorted list of so many.
+_LEFT_OUT: dict[str, tuple[int, tuple[int, ...]]] = {"ShopFacade": (231, (35, 42))}
+
 # 3x4 average poses, row by row.
 _AVERAGES: dict[str, dict[str, tuple[float, ...]]] = {
     "7scenes_sfm": {
@@ -317,6 +327,9 @@ class SceneConstants:
         sfm: whether it belongs to the SfM ground truth of 7-Scenes, whose centred frame is not mirrored.
         field_step: the field was trained on every so-many-th image of a sequence.
         regressor_step: the same of the regressor.
+        focal: that the field was trained with, whatever the camera; pixels of images 480 high.
+        images: in the scene's list of mapping images, for `left_out`; 0 where nothing is left out.
+        left_out: positions in this list, sorted by name, of images that nothing was trained on.
     """
 
     setup: WorldSetup
@@ -324,6 +337,9 @@ class SceneConstants:
     sfm: bool
     field_step: int
     regressor_step: int
+    focal: float
+    images: int = 0
+    left_out: tuple[int, ...] = ()
 
 
 def scene_constants(name: str) -> SceneConstants:
@@ -340,11 +356,15 @@ def scene_constants(name: str) -> SceneConstants:
         )
     average = np.eye(4)
     average[:3] = np.array(_AVERAGES[group][scene]).reshape(3, 4)
-    outdoor = group == "cambridge"
+    outdoor, sfm = group == "cambridge", group == "7scenes_sfm"
+    images, left_out = _LEFT_OUT.get(scene, (0, ()))
     return SceneConstants(
         WorldSetup(*_SETUPS[scene]),
         average,
-        sfm=group == "7scenes_sfm",
+        sfm=sfm,
         field_step=1 if outdoor or scene == "heads" else 2,
         regressor_step=2 if outdoor else 5,
+        focal=_CAMBRIDGE_FOCAL if outdoor else _FOCALS[scene] if sfm else _DSLAM_FOCAL,
+        images=images,
+        left_out=left_out,
     )

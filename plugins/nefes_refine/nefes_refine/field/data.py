@@ -66,26 +66,35 @@ class Images:
         return chosen.transpose(1, 2).unflatten(2, self.shape)
 
 
-def mapped_frames(dataset: Dataset, most: int, step: int = 1) -> np.ndarray:
+def mapped_frames(
+    dataset: Dataset, most: int, step: int = 1, leave_out: Sequence[int] = ()
+) -> np.ndarray:
     """Indices of the frames to train on, evenly spread.
 
     Args:
         dataset: posed images.
         most: at most so many.
         step: every so-many-th of each sequence.
+        leave_out: positions in the list of images sorted by name that are not there at all.
 
     Raises:
         DataError: too few images with poses.
     """
-    posed = np.array([i for i, f in enumerate(dataset.frames) if f.world_from_cam is not None], int)
+    names = [f.name for f in dataset.frames]
+    by_name = sorted(range(len(names)), key=names.__getitem__)
+    gone = {by_name[i] for i in leave_out if i < len(names)}
+    posed = np.array(
+        [i for i, f in enumerate(dataset.frames) if f.world_from_cam is not None and i not in gone],
+        int,
+    )
     if len(posed) < MIN_IMAGES:
         raise DataError(
             f"{dataset.name} has {len(posed)} images with a pose; a field needs at least {MIN_IMAGES}, "
             "and a hundred for a room."
         )
     if step > 1:
-        names = np.array([str(dataset.frames[i].sequence) for i in posed])
-        posed = np.concatenate([posed[names == n][::step] for n in dict.fromkeys(names)])
+        sequences = np.array([str(dataset.frames[i].sequence) for i in posed])
+        posed = np.concatenate([posed[sequences == s][::step] for s in dict.fromkeys(sequences)])
     count = min(most, len(posed))
     chosen: np.ndarray = posed[np.arange(count) * len(posed) // count]
     return chosen

@@ -24,7 +24,7 @@ class Rendering:
         weights: (R, K) their shares, at most 1 in sum.
         coarse_colour: (R, 3) of the coarse network, without exposure; None without one.
         beta: (R,) uncertainty of the colour; None without a transient part.
-        transient: () mean transient density; None without a transient part.
+        transient: (R,) mean transient density of a ray's samples; None without a transient part.
     """
 
     colour: Tensor

@@ -23,10 +23,10 @@ _DEPTH_VIEWS = 8
 def random_poses(
     world_from_cam: Float64Array, options: RegressorConfig, depth: float, rng: np.random.Generator
 ) -> Float64Array:
-    """Perturbed poses (N, 4, 4), as DFNet draws them.
+    """Perturbed poses (N, 4, 4) in the manner of DFNet.
 
-    Angles about the three axes and shifts along them are uniform; positions are clamped to the box of
-    the training positions, grown by `options.box_margin`.
+    Angles about the camera's axes and shifts along the world's are uniform; positions are clamped to the
+    box of the training positions, grown by `options.box_margin`.
 
     Args:
         world_from_cam: (N, 4, 4) poses to perturb.
@@ -34,8 +34,6 @@ def random_poses(
         depth: median depth of the scene's images, scene units; sets what the options leave open.
         rng: to draw from.
     """
-    most = options.translation if options.translation is not None else _SHIFT * depth
-    margin = options.box_margin if options.box_margin is not None else _MARGIN * depth
     poses = np.array(world_from_cam)
     count = len(poses)
     angles = np.radians(rng.uniform(-1, 1, (count, 3)) * options.rotation_deg)
@@ -43,11 +41,41 @@ def random_poses(
         vectors = np.zeros((count, 3))
         vectors[:, axis] = angles[:, axis]
         poses[:, :3, :3] = poses[:, :3, :3] @ so3_exp(vectors)
-    low = world_from_cam[:, :3, 3].min(0) - margin
-    high = world_from_cam[:, :3, 3].max(0) + margin
-    shift = rng.uniform(-1, 1, (count, 3)) * most
-    poses[:, :3, 3] = np.clip(poses[:, :3, 3] + shift, low, high)
+    poses[:, :3, 3] = _shifted(world_from_cam[:, :3, 3], options, depth, rng)
     return poses
+
+
+def random_centred_poses(
+    poses: Float64Array, options: RegressorConfig, depth: float, rng: np.random.Generator
+) -> Float64Array:
+    """Perturbed poses (N, 3, 4) of the centred frame, exactly as DFNet draws them.
+
+    Rotations about the frame's x, then y, then z axis are multiplied from the left; position, shift and
+    box are the frame's, too.
+
+    Args:
+        poses: (N, 3, 4) of the centred frame, OpenGL axes, metres.
+        options: how far.
+        depth: as for `random_poses`.
+        rng: to draw from.
+    """
+    angles = np.radians(rng.uniform(-1, 1, (len(poses), 3)) * options.rotation_deg)
+    rotations = poses[:, :, :3]
+    for axis in np.eye(3):
+        rotations = so3_exp(angles * axis) @ rotations
+    positions = _shifted(poses[:, :, 3], options, depth, rng)
+    return np.concatenate([rotations, positions[..., None]], -1)
+
+
+def _shifted(
+    positions: Float64Array, options: RegressorConfig, depth: float, rng: np.random.Generator
+) -> Float64Array:
+    """Positions (N, 3) shifted within their box."""
+    most = options.translation if options.translation is not None else _SHIFT * depth
+    margin = options.box_margin if options.box_margin is not None else _MARGIN * depth
+    shift = rng.uniform(-1, 1, positions.shape) * most
+    low, high = positions.min(0) - margin, positions.max(0) + margin
+    return np.clip(positions + shift, low, high)
 
 
 @torch.no_grad()

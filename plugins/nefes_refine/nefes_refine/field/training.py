@@ -108,6 +108,8 @@ class FieldTrainer:
         generator = torch.Generator().manual_seed(hash((self.seed, step)) % (1 << 62))
         stage = self.stage(step)
         batch = self._patches(generator) if stage == "fusion" else self._rays(generator)
+        if self.config.restart_schedule and step == self.steps[0]:
+            self.optimizer.state.clear()  # the published second run starts from weights alone
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self.decay(step)
         rendering = self.render(batch, generator)
@@ -129,29 +131,50 @@ class FieldTrainer:
     # -------------------------------------------------------------------------------- batches
 
     def _rays(self, generator: torch.Generator) -> Batch:
-        count, images, cells = self.config.rays, len(self.images), self.images.directions.shape[1]
         if self.config.images_per_step:
-            chosen = torch.randperm(images, generator=generator)[: self.config.images_per_step]
-            image = chosen.repeat_interleave(-(-count // len(chosen)))[:count]
-        else:
-            image = torch.randint(images, (count,), generator=generator)
+            return self._rays_of_few(generator)
+        count, images, cells = self.config.rays, len(self.images), self.images.directions.shape[1]
+        image = torch.randint(images, (count,), generator=generator)
         cell = torch.randint(cells, (count,), generator=generator)
         if self.images.valid is not None:
             keep = self.images.valid[image, cell]
             image, cell = image[keep], cell[keep]
         return Batch(image, cell)
 
+    def _rays_of_few(self, generator: torch.Generator) -> Batch:
+        """As published: the same number of static cells of every image, none of them twice."""
+        chosen = self._few(generator)
+        each, cells = self.config.rays // len(chosen), self.images.directions.shape[1]
+        drawn = []
+        for image in chosen:
+            cell = torch.randperm(cells, generator=generator)
+            if self.images.valid is not None:
+                cell = cell[self.images.valid[image, cell]]
+            drawn.append(cell[:each])
+        counts = torch.tensor([len(cell) for cell in drawn])
+        return Batch(chosen.repeat_interleave(counts), torch.cat(drawn))
+
+    def _few(self, generator: torch.Generator) -> Tensor:
+        """Numbers of the images of a step."""
+        return torch.randperm(len(self.images), generator=generator)[: self.config.images_per_step]
+
     def _patches(self, generator: torch.Generator) -> Batch:
         rows, columns = self.images.shape
         size, count = min(self.config.patch_size, rows, columns), self.config.patches
-        image = torch.randint(len(self.images), (count,), generator=generator)
-        top = torch.randint(rows - size + 1, (count,), generator=generator)
-        left = torch.randint(columns - size + 1, (count,), generator=generator)
+        if self.config.images_per_step:
+            # As published: the same places in every image, and never at the last row or column.
+            chosen = self._few(generator)
+            image, copies, last = chosen.repeat_interleave(count), len(chosen), 0
+        else:
+            image = torch.randint(len(self.images), (count,), generator=generator)
+            copies, last = 1, 1
+        top = torch.randint(max(rows - size + last, 1), (count,), generator=generator)
+        left = torch.randint(max(columns - size + last, 1), (count,), generator=generator)
         offsets = torch.arange(size)
-        y = top[:, None, None] + offsets[None, :, None]
-        x = left[:, None, None] + offsets[None, None, :]
+        y = top.repeat(copies)[:, None, None] + offsets[None, :, None]
+        x = left.repeat(copies)[:, None, None] + offsets[None, None, :]
         cell = (y * columns + x).flatten()
-        return Batch(image.repeat_interleave(size * size), cell, count)
+        return Batch(image.repeat_interleave(size * size), cell, len(image))
 
     def render(self, batch: Batch, generator: torch.Generator | None = None) -> Rendering:
         """Render the rays of a batch."""
@@ -224,7 +247,7 @@ def colour_loss(
     beta = rendering.beta[keep]
     loss = (squared / (2 * beta[:, None] ** 2)).mean() + 3 + torch.log(beta).mean()
     if rendering.transient is not None:
-        loss = loss + transient_weight * rendering.transient
+        loss = loss + transient_weight * rendering.transient[keep].mean()
     if rendering.coarse_colour is not None:
         loss = loss + 0.5 * ((rendering.coarse_colour - target)[keep] ** 2).mean()
     return loss

@@ -10,7 +10,7 @@ from torch import Tensor
 from nefes_refine.config import NefesConfig, RegressorConfig
 from nefes_refine.field.data import Images, read_images
 from nefes_refine.field.rendering import Field
-from nefes_refine.field.synthetic_views import median_depth, random_poses
+from nefes_refine.field.synthetic_views import median_depth, random_centred_poses
 from nefes_refine.field.training import render_map
 from nefes_refine.field.views import make_view, working_size
 from nefes_refine.published.dfnet import DFNet, image_tensor, triplet_loss
@@ -83,9 +83,7 @@ class DFNetTrainer:
         with self.run.progress("Training DFNet", options.epochs) as progress:
             for epoch in range(options.epochs):
                 if options.synthetic_views > 0 and epoch % options.refresh_every == 0:
-                    views = random_poses(poses, options, depth, rng)
-                    wanted = self.field.scene.centred(torch.from_numpy(views)).float()
-                    extra = self._rendered(views), wanted
+                    extra = self.random_views(depth, rng)
                 order = torch.randperm(len(self.images), generator=generator)
                 loss = self._epoch(order, targets, rendered, extra)
                 error = self.validation_loss()
@@ -98,6 +96,15 @@ class DFNetTrainer:
                 if since >= options.stop_patience:
                     break
         self.network.load_state_dict(kept)
+
+    def random_views(self, depth: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Renderings (N, 3, H, W) near the images and their poses (N, 3, 4) in the centred frame."""
+        scene = self.field.scene
+        centred = scene.centred(self.images.poses).numpy()
+        drawn = torch.from_numpy(random_centred_poses(centred, self.options, depth, rng))
+        poses = np.tile(np.eye(4), (len(drawn), 1, 1))
+        poses[:, :3] = scene.from_centred(drawn).numpy()
+        return self._rendered(poses), drawn.float()
 
     def _epoch(
         self, order: Tensor, targets: Tensor, rendered: Tensor, extra: tuple[Tensor, Tensor] | None
@@ -161,11 +168,14 @@ class DFNetTrainer:
 def dfnet_loss(
     network: DFNet, photos: Tensor, rendered: Tensor, poses: Tensor, options: RegressorConfig
 ) -> Tensor:
-    """Pose and triplet loss of photographs and renderings (B, 3, H, W) of the same poses."""
+    """Pose and triplet loss of photographs and renderings (B, 3, H, W) of the same poses.
+
+    One mean over the 12 numbers of both, which weighs as much as that of the random views.
+    """
     count = len(photos)
     size = (photos.shape[-2], photos.shape[-1])
     features, found = network(torch.cat([photos, rendered]), size)
-    loss = F.mse_loss(found[:count], poses) + F.mse_loss(found[count:], poses)
+    loss = F.mse_loss(found, torch.cat([poses, poses]))
     if options.triplet_weight:
         triplet = triplet_loss(features[:, count:], features[:, :count], options.triplet_margin)
         loss = loss + options.triplet_weight * triplet

@@ -204,7 +204,7 @@ class PaperField(Field):
             weights=joint,
             coarse_colour=coarse_colour,
             beta=uncertainty,
-            transient=moving.mean(),
+            transient=moving.mean(1),
         )
 
     def _coarse(

@@ -45,7 +45,8 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
     seeing = feature_dfnet(config.feature_weights).to(device) if config.feature_weights else network
     features = DFNetFeatures(seeing, config.view.stride)
     steps = image_steps(config)
-    frames = mapped_frames(dataset, config.training.max_images, steps[0])
+    left_out = bad_images(config, dataset)
+    frames = mapped_frames(dataset, config.training.max_images, steps[0], left_out)
     held = held_out(len(frames), config.training.validation_every)
     images = read_images(dataset, frames[~held], config, run, features)
     unseen = read_images(dataset, frames[held], config, run, features)
@@ -67,7 +68,7 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
     if trainer.done < trainer.steps[0]:
         trainer.run(run, trainer.steps[0])
     if not trained:
-        shown = mapped_frames(dataset, config.training.max_images, steps[1])
+        shown = mapped_frames(dataset, config.training.max_images, steps[1], left_out)
         shown = shown[~np.isin(shown, frames[held])]
         photos = photographs(dataset, shown, config, run)
         DFNetTrainer(network, config, field, dataset, photos, unseen, run).train()
@@ -101,6 +102,17 @@ def image_steps(config: NefesConfig) -> tuple[int, int]:
         published = (known.field_step, known.regressor_step)
     given = (config.training.frame_step, config.regressor.frame_step)
     return given[0] or published[0], given[1] or published[1]
+
+
+def bad_images(config: NefesConfig, dataset: Dataset) -> tuple[int, ...]:
+    """Positions of images not to train on: given, or those of the published scene if its list is whole."""
+    if config.training.leave_out is not None:
+        return tuple(config.training.leave_out)
+    if config.scene.constants:
+        known = scene_constants(config.scene.constants)
+        if len(dataset.frames) == known.images:
+            return known.left_out
+    return ()
 
 
 def feature_dfnet(path: str) -> DFNet:

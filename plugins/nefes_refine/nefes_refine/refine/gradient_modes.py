@@ -172,7 +172,10 @@ def _optimise(
     detailed: bool = False,
     crop: int = 0,
 ) -> Float64Array:
-    """Iterate; with `verify`, keep the best pose seen by the loss, and the published image check."""
+    """Iterate, and verify as configured.
+
+    `verify_ends` compares the renderings of the first and the last iteration, both before their update.
+    """
     first: tuple[Float64Array, Tensor] | None = None
     best, best_loss, best_colours = initial, math.inf, torch.zeros(0)
     with torch.enable_grad():
@@ -188,6 +191,8 @@ def _optimise(
             optimizer.step()
         if not config.verify or first is None:
             return matrix(current())
+        if config.verify_ends:
+            best, best_colours = matrix(current()), colours
     return best if image_not_worse(target, first[1], best_colours) else first[0]
 
 

@@ -68,7 +68,8 @@ class NefesRefiner(Refiner):
         refine = refine_pose_mode if self.config.mode == "pose" else refine_weights_mode
         target = Target(bundle, query)
         found = refine(target, pose, self.config)
-        if self.config.verify and target.render(found)[1] > target.render(pose)[1]:
+        by_cost = self.config.verify and not self.config.verify_ends
+        if by_cost and target.render(found)[1] > target.render(pose)[1]:
             return localization
         return replace(localization, world_from_cam=found)
 
