@@ -265,9 +265,9 @@ def _unknown_choice(choice: str, registry: Registry) -> ConfigError:
         )
     if group in ("hydra/launcher", "hydra/sweeper"):
         kind = group.rpartition("/")[2]
-        known = _of_hydra(kind)
+        installed = _of_hydra(kind)
         return ConfigError(
-            f"There is no {group} '{name}'.{did_you_mean(name, known)}{_extra(known)}"
+            f"There is no {group} '{name}'.{did_you_mean(name, installed)}{_extra(installed)}"
         )
     if group in _INTERFACES:
         renamed = registry.renamed(group, name)
@@ -357,7 +357,8 @@ def _unknown_key(
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     """The nearest spelling; of options below a node that exists, among the options of that node."""
-    node, below = name.rpartition(".")[0], []
+    node = name.rpartition(".")[0]
+    below: list[str] = []
     while node and not below:
         below = [k for k in known if k.startswith(f"{node}.") and not k.endswith(TARGET)]
         node = node.rpartition(".")[0] if not below else node

@@ -14,10 +14,12 @@ from typing import Any
 from rich.console import Console
 
 from reloc_core import __version__
-from reloc_core.errors import ConfigError, DataError, did_you_mean
+from reloc_core.config import build
+from reloc_core.errors import ConfigError, DataError, RelocError, did_you_mean
 from reloc_core.evaluation.compare import Bootstrap, SceneComparison, average, compare_scene
 from reloc_core.evaluation.comparison_page import (
     SHOWN_TESTS,
+    Picture,
     csv_text,
     html_page,
     json_content,
@@ -33,9 +35,12 @@ from reloc_core.evaluation.published import (
     read_published,
 )
 from reloc_core.evaluation.sweeps import is_sweep, read_sweep
+from reloc_core.interfaces import Dataset
 from reloc_core.io.files import read_text, write_atomically
 from reloc_core.maps import explain_os_errors
 from reloc_core.runs import console, show_progress
+from reloc_core.storage import read_yaml
+from reloc_core.types import ImageArray
 
 USAGE = """\
 reloc report compare - one table of several methods against one ground truth
@@ -101,7 +106,7 @@ def run(arguments: Sequence[str]) -> int:
     notes = _notes(bootstrap, step, scenes, jobs)
     if any(tests.values()):
         notes.append(NOTE)
-    _write(output, options, shown, notes, tests)
+    _write(output, options, shown, notes, tests, _pictures(jobs))
     _print(Console(width=_width(), highlight=False), shown, tests)
     for note in _warnings(scenes):
         console.print(note, markup=False, soft_wrap=True)
@@ -282,6 +287,44 @@ def _warnings(scenes: Sequence[SceneComparison]) -> list[str]:
     ]
 
 
+def _pictures(jobs: Sequence[_Job]) -> Picture:
+    """Images of queries: of the ground truth's dataset, or of the one that a result was measured on."""
+    datasets: dict[str, tuple[Dataset, dict[str, int]] | None] = {}
+
+    def picture(scene: str, query: str) -> ImageArray | None:
+        if scene not in datasets:
+            job = next((j for j in jobs if j.name == scene), None)
+            found = _dataset(job) if job is not None else None
+            names = {frame.name: i for i, frame in enumerate(found.frames)} if found else {}
+            datasets[scene] = (found, names) if found is not None else None
+        known = datasets[scene]
+        if known is None or query not in known[1]:
+            return None
+        try:
+            return known[0][known[1][query]].image
+        except (RelocError, OSError):
+            return None
+
+    return picture
+
+
+def _dataset(job: _Job) -> Dataset | None:
+    if job.truth.dataset is not None:
+        return job.truth.dataset
+    for estimates in job.estimates:
+        try:
+            options: Any = read_yaml(Path(estimates.path).expanduser() / "config.yaml")
+            chosen = dict(options["dataset"])
+            if "test_split" in options:  # of a benchmark, which maps the other one
+                chosen["split"] = options["test_split"]
+            found: Dataset = build(chosen, "dataset")
+            if job.truth.poses.keys() <= {frame.name for frame in found.frames}:
+                return found
+        except (RelocError, OSError, ValueError, LookupError, TypeError):
+            continue
+    return None
+
+
 def _print(
     to: Console,
     shown: Sequence[Any],
@@ -304,12 +347,15 @@ def _write(
     shown: Sequence[Any],
     notes: Sequence[str],
     tests: Mapping[str, Sequence[PairedTest]],
+    picture: Picture,
 ) -> None:
     with explain_os_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     title = options.get("scene") or (shown[0][0].name if len(shown) == 1 else "Methods compared")
     write_atomically(output / "compare.csv", csv_text(shown))
-    write_atomically(output / "compare.html", html_page(title, shown, notes, __version__, tests))
+    write_atomically(
+        output / "compare.html", html_page(title, shown, notes, __version__, tests, picture)
+    )
     content = {
         "scenes": json_content({scene.name: scene for scene, _ in shown}),
         "tests": {name: [vars(test) for test in found] for name, found in tests.items()},

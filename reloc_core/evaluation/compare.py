@@ -97,11 +97,13 @@ class SceneComparison:
         name: of the scene.
         unit: of translations.
         rows: in the order given.
+        queries: names of the images, in the order of the rows' errors.
     """
 
     name: str
     unit: str
     rows: tuple[Row, ...]
+    queries: tuple[str, ...] = ()
 
 
 def compare_scene(
@@ -155,7 +157,7 @@ def compare_scene(
                 method.overconfidence,
             )
         )
-    return SceneComparison(truth.name, truth.unit, tuple(rows))
+    return SceneComparison(truth.name, truth.unit, tuple(rows), tuple(truth.poses))
 
 
 def average(scenes: Sequence[SceneComparison]) -> SceneComparison:

@@ -6,7 +6,7 @@ import csv
 import datetime
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -16,15 +16,21 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from reloc_core.evaluation.compare import DCRE_LIMIT, Row, SceneComparison, joint_error
+from reloc_core.evaluation.compare import DCRE_LIMIT, METRE, Row, SceneComparison, joint_error
+from reloc_core.evaluation.gallery import data_uri
 from reloc_core.evaluation.metrics import THRESHOLDS
 from reloc_core.evaluation.paired import PairedTest
 from reloc_core.evaluation.published import STATUSES, PublishedTable
 from reloc_core.evaluation.svg import Axes, path
 from reloc_core.evaluation.units import format_angle, format_length, threshold_label
+from reloc_core.types import Float64Array, ImageArray
 
 COLOURS = ("#0b7a75", "#d9730d", "#7048b8", "#c1272d", "#2f6fd0", "#8a7a1f", "#b0307f", "#4d8f2b")
 """Readable on the light and the dark page."""
+_WRONG = 50.0
+"""cm and degrees beyond which a larger error says nothing more."""
+Picture = Callable[[str, str], ImageArray | None]
+"""The RGB image of a query by scene and name, or None."""
 SHOWN_TESTS = 12
 """Paired tests that are shown before the others are folded away or only counted."""
 
@@ -144,8 +150,9 @@ def html_page(
     notes: Sequence[str],
     version: str,
     tests: Mapping[str, Sequence[PairedTest]],
+    picture: Picture = lambda scene, query: None,
 ) -> str:
-    """The page: per scene a table with intervals, paired tests and the cumulative curves.
+    """The page: per scene a table with intervals, paired tests, the cumulative curves, and queries.
 
     Args:
         title: of the page.
@@ -153,6 +160,7 @@ def html_page(
         notes: how it was measured.
         version: of reloc.
         tests: by scene.
+        picture: of a query of a scene, None where it is not known.
     """
     sections = []
     for scene, published in scenes:
@@ -161,6 +169,7 @@ def html_page(
         sections.append(_tests(tests.get(scene.name, ())))
         if any(row.errors is not None for row in scene.rows):
             sections.append(_curves(scene))
+            sections.append(_differences(scene, picture))
         if published:
             sections.append(_beside_published(scene, published))
     listed = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
@@ -259,6 +268,59 @@ def _curves(scene: SceneComparison) -> str:
         figures = [_figure(series, 10.0, "rotation error, degrees")]
     panels = "".join(f'<div class="panel">{figure}</div>' for figure in figures)
     return f'<div class="grid">{panels}</div>'
+
+
+def most_different(scene: SceneComparison, most: int = 12) -> list[int]:
+    """Indices of the queries in which the methods differ most, those of the largest difference first.
+
+    Errors count up to `_WRONG`: beyond it, and without a pose, a query is as wrong as it can be.
+    """
+    errors = [_judged(scene, row.errors) for row in scene.rows if row.errors is not None]
+    if len(errors) < 2:
+        return []
+    spread = np.ptp(np.minimum(np.stack(errors), _WRONG), axis=0)
+    order = np.argsort(-spread, kind="stable")[:most]
+    return [int(i) for i in order if spread[i] > 0]
+
+
+def _judged(scene: SceneComparison, errors: Float64Array) -> Float64Array:
+    """max(cm, degrees), or degrees alone without metres."""
+    return joint_error(errors) if scene.unit == METRE else errors[:, 1]
+
+
+def _differences(scene: SceneComparison, picture: Picture) -> str:
+    """Cards of the queries in which the methods differ most: a picture, and every method's error."""
+    cards = []
+    for index in most_different(scene):
+        name = scene.queries[index]
+        image = picture(scene.name, name)
+        shown = (
+            f'<img src="{data_uri(image, 400)}" alt="" style="width:100%">'
+            if image is not None
+            else ""
+        )
+        lines = []
+        for number, row in enumerate(scene.rows):
+            if row.errors is None:
+                continue
+            metres, degrees = row.errors[index]
+            error = (
+                f"{format_length(metres, scene.unit)}, {format_angle(degrees)}"
+                if math.isfinite(metres)
+                else "not localized"
+            )
+            square = f'<i style="color:{COLOURS[number % len(COLOURS)]}">&#9632;</i>'
+            lines.append(f"{square} {escape(row.label)}: {error}")
+        cards.append(
+            f'<figure class="card">{shown}<figcaption><span class="name">{escape(name)}</span>'
+            f"{'<br>'.join(lines)}</figcaption></figure>"
+        )
+    if not cards:
+        return ""
+    return (
+        '<h3 style="margin-top:24px">Where they differ most</h3>'
+        f'<div class="gallery">{"".join(cards)}</div>'
+    )
 
 
 def _figure(series: Sequence[tuple[str, np.ndarray]], limit: float, axis: str) -> str:

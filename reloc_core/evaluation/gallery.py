@@ -192,7 +192,7 @@ def _picture(
     frame = f'x="-.5" y="-.5" width="{width}" height="{height}"'
     return (
         f'<svg viewBox="-.5 -.5 {width} {height}" role="img" aria-label="{escape(query.name)}">'
-        f'<image {frame} preserveAspectRatio="none" href="{_data_uri(query.image)}"/>{layers}</svg>',
+        f'<image {frame} preserveAspectRatio="none" href="{data_uri(query.image)}"/>{layers}</svg>',
         remark,
     )
 
@@ -202,7 +202,7 @@ def _strip(pictures: Mapping[str, ImageArray]) -> str:
     if not pictures:
         return ""
     cells = "".join(
-        f'<div><img src="{_data_uri(image)}" alt="{escape(title)}"><small>{escape(title)}</small></div>'
+        f'<div><img src="{data_uri(image)}" alt="{escape(title)}"><small>{escape(title)}</small></div>'
         for title, image in pictures.items()
     )
     return f'<div class="strip">{cells}</div>'
@@ -259,9 +259,9 @@ def _tails(observed: Float64Array, predicted: Float64Array) -> str:
     )
 
 
-def _data_uri(image: ImageArray) -> str:
-    """The image as JPEG of at most `_IMAGE_WIDTH` pixels width."""
-    scale = min(_IMAGE_WIDTH / image.shape[1], 1.0)
+def data_uri(image: ImageArray, width: int = _IMAGE_WIDTH) -> str:
+    """An RGB image as JPEG of at most `width` pixels width."""
+    scale = min(width / image.shape[1], 1.0)
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     if scale < 1:
         bgr = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

@@ -17,6 +17,7 @@ from reloc_core.mapping.reconstruction import (
     Reconstruction,
     ReconstructionOptions,
     match_images,
+    mean_colors,
     reconstruct,
     require_points,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "make_view",
     "match_images",
     "match_pairs",
+    "mean_colors",
     "mutual_matches",
     "pinhole_camera",
     "pose_features",

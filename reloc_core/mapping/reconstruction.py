@@ -99,10 +99,14 @@ class Reconstruction:
     @property
     def colors(self) -> ImageArray:
         """(L, 3) uint8: each point's mean colour over the images that observe it."""
-        labels, seen = self.tracks.labels, self.features.colors[self.tracks.rows]
-        views = np.maximum(self.tracks.views, 1)
-        mean = [np.bincount(labels, seen[:, k], len(self.tracks)) / views for k in range(3)]
-        return np.asarray(np.rint(np.stack(mean, 1)), np.uint8)
+        return mean_colors(self.tracks, self.features)
+
+
+def mean_colors(tracks: Tracks, features: Features) -> ImageArray:
+    """(L, 3) uint8: each track's mean colour over the images that observe it."""
+    seen, views = features.colors[tracks.rows], np.maximum(tracks.views, 1)
+    mean = [np.bincount(tracks.labels, seen[:, k], len(tracks)) / views for k in range(3)]
+    return np.asarray(np.rint(np.stack(mean, 1)), np.uint8)
 
 
 def match_images(

@@ -208,6 +208,43 @@ def test_overconfident_results_are_marked(tmp_path, capsys, sigma, warned):
     assert row["overconfident"] is warned
 
 
+@pytest.mark.parametrize("known_by", ["truth", "result"])
+def test_queries_that_differ_most_are_shown_with_their_pictures(tmp_path, known_by):
+    rng = np.random.default_rng(0)
+    truth, names = scene(20), [f"{i:02}.png" for i in range(20)]
+    split = tmp_path / "room" / "test"
+    (split / "rgb").mkdir(parents=True)
+    for name in names:
+        cv2.imwrite(str(split / "rgb" / name), rng.integers(0, 255, (60, 80, 3), np.uint8))
+    camera = Camera.pinhole(70.0, 80, 60)
+    write_ace(split, [Frame(n, camera, p) for n, p in zip(names, truth, strict=True)])
+    good = [moved(p, 0.01, 0.1, rng) for p in truth]
+    bad = [moved(p, 0.01 + 0.01 * i, 0.1, rng) for i, p in enumerate(truth)]
+    for label, poses, lost in (("good", good, ()), ("bad", bad, (3,))):
+        results = [
+            QueryResult(n, Status.NOT_LOCALIZED, "lost", truth=t) if i in lost
+            else QueryResult(n, Status.LOCALIZED, world_from_cam=e, truth=t)
+            for i, (n, e, t) in enumerate(zip(names, poses, truth, strict=True))
+        ]  # fmt: skip
+        (tmp_path / label).mkdir()
+        write_localizations(tmp_path / label / "localizations.jsonl", results)
+        dataset = {"_target_": "ace", "root": str(tmp_path / "room"), "split": "train"}
+        config = {"dataset": dataset, "test_split": "test"}
+        (tmp_path / label / "config.yaml").write_text(json.dumps(config))
+    source = tmp_path / ("room" if known_by == "truth" else "good")
+    out = tmp_path / "out"
+    arguments = [f"truth={source}", str(tmp_path / "good"), str(tmp_path / "bad"), "dcre=0"]
+    assert main(["report", "compare", *arguments, f"output_dir={out}", "bootstrap=0"]) == 0
+    page = (out / "compare.html").read_text()
+    cards = re.findall(r'<figure class="card">.*?</figure>', page)
+    shown = [re.search(r'class="name">(.*?)<', card).group(1) for card in cards]
+    assert shown == ["03.png", *(f"{i:02}.png" for i in range(19, 8, -1))]
+    assert all('<img src="data:image/jpeg' in card for card in cards)
+    assert "bad: not localized" in cards[0]
+    assert "good: 1.00 cm, 0.1°" in cards[1].replace("0.100°", "0.1°")
+    assert "bad: 20.0 cm" in cards[1]
+
+
 RECOMPUTED = ("DSAC* (RGB)", "DSAC* (RGB-D)", "hLoc (SuperPoint + SuperGlue)", "Active Search (SIFT)",
               "DenseVLAD + R2D2")  # fmt: skip
 

@@ -85,6 +85,7 @@ class MatchingEstimator(Estimator):
         self.tensors = {
             "descriptors": torch.from_numpy(features.descriptors[rows]).half(),
             "points": torch.from_numpy(points.positions),
+            "colors": torch.from_numpy(features.colors[rows]),
             "counts": torch.from_numpy(np.bincount(features.images[rows], minlength=len(frames))),
             "looks": looks.half(),
             "words": words,
@@ -116,7 +117,12 @@ class MatchingEstimator(Estimator):
 
     def scene_points(self) -> ScenePoints | None:
         """See `Estimator.scene_points`: the triangulated key points."""
-        return ScenePoints(self.tensors["points"].numpy()) if self.tensors is not None else None
+        if self.tensors is None:
+            return None
+        colors = self.tensors.get("colors")  # maps of earlier versions have none
+        return ScenePoints(
+            self.tensors["points"].numpy(), None if colors is None else colors.numpy()
+        )
 
     def estimate(self, query: Query) -> Correspondences:
         """See `Estimator.estimate`: every match with every retrieved image."""

@@ -225,7 +225,7 @@ class LandmarkEstimator(Estimator):
         """See `Estimator.scene_points`: the landmarks."""
         if self.softmax is not None:
             return self.softmax.scene_points()
-        return None if self.scene is None else ScenePoints(self.scene.points)
+        return None if self.scene is None else ScenePoints(self.scene.points, self.scene.colors)
 
     # -------------------------------------------------------------------------- localization
 

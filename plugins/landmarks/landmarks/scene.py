@@ -13,8 +13,8 @@ from torch import Tensor
 from landmarks.extension import Sightings
 from reloc_core.features.vlad import vlad
 from reloc_core.geometry import inverse, project, transform
-from reloc_core.mapping import Features, Observations, Tracks
-from reloc_core.types import Camera, Float64Array, FloatArray
+from reloc_core.mapping import Features, Observations, Tracks, mean_colors
+from reloc_core.types import Camera, Float64Array, FloatArray, ImageArray
 
 _ENTRIES = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
@@ -51,6 +51,7 @@ class LandmarkMap:
         seen: landmarks of each image.
         looks: (N, D) float32 VLAD vectors of the images.
         words: (W, C) float32 visual words.
+        colors: (L, 3) uint8 as the images show them; None in maps of earlier versions.
     """
 
     keys: FloatArray
@@ -61,6 +62,7 @@ class LandmarkMap:
     seen: list[np.ndarray]
     looks: Tensor
     words: Tensor
+    colors: ImageArray | None = None
 
     @classmethod
     def of(
@@ -90,6 +92,7 @@ class LandmarkMap:
             [np.sort(tracks.labels[images == i]) for i in range(len(features.frames))],
             looks,
             words,
+            mean_colors(tracks, features),
         )
 
     def extended(
@@ -134,13 +137,14 @@ class LandmarkMap:
             ],
             torch.cat([self.looks, looks]),
             self.words,
+            joined_colors(self.colors, added.colors),
         )
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored."""
         origin = self.points.mean(0)
         counts = [len(s) for s in self.seen]
-        return {
+        tensors = {
             "keys": torch.from_numpy(self.keys).half(),
             "positions": torch.from_numpy(self.points - origin).float(),
             "origin": torch.from_numpy(origin),
@@ -152,6 +156,9 @@ class LandmarkMap:
             "looks": self.looks.half(),
             "words": self.words,
         }
+        if self.colors is not None:
+            tensors["colors"] = torch.from_numpy(self.colors)
+        return tensors
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> LandmarkMap:
@@ -170,6 +177,7 @@ class LandmarkMap:
             [s.numpy() for s in seen],
             tensors["looks"].float(),
             tensors["words"].float(),
+            tensors["colors"].numpy() if "colors" in tensors else None,
         )
 
     def candidates(self, descriptors: Tensor, retrieved: int) -> np.ndarray:
@@ -214,3 +222,8 @@ class LandmarkMap:
         rays = self.rays_from(world_from_cam, chosen)
         along = np.einsum("ni,nij,nj->n", rays, covariance, rays)
         return (np.trace(covariance, axis1=1, axis2=2) - along) / 2
+
+
+def joined_colors(before: ImageArray | None, added: ImageArray | None) -> ImageArray | None:
+    """Colours of a map with further landmarks; None where those of the others are not known."""
+    return None if before is None or added is None else np.concatenate([before, added])

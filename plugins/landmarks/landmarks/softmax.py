@@ -17,7 +17,7 @@ from torch import Tensor
 from landmarks.decoder import PositionDecoder, train_keys
 from landmarks.extension import Sightings
 from landmarks.places import PLACES, Places
-from landmarks.scene import in_image, looks_of
+from landmarks.scene import in_image, joined_colors, looks_of
 from landmarks.selection import keep_best
 from landmarks.softmax_config import SoftmaxConfig, check
 from reloc_core.errors import DataError, MapError
@@ -32,12 +32,20 @@ from reloc_core.mapping import (
     describe,
     expected_in_view,
     match_images,
+    mean_colors,
     require_points,
     spread_frames,
 )
 from reloc_core.maps import Map
 from reloc_core.training.streams import numpy_rng
-from reloc_core.types import Camera, Correspondences, Float64Array, Query, ScenePoints
+from reloc_core.types import (
+    Camera,
+    Correspondences,
+    Float64Array,
+    ImageArray,
+    Query,
+    ScenePoints,
+)
 
 _MIN_LANDMARKS = 50
 _LANDMARKS, _PER_IMAGE = 16_384, 25
@@ -58,6 +66,7 @@ class SoftmaxLandmarks(Estimator):
         self.decoder: PositionDecoder | None = None
         self.places: Places | None = None
         self.origin = np.zeros(3)
+        self.colors: ImageArray | None = None  # (K, 3) of the landmarks; None in older maps
 
     # ------------------------------------------------------------------------------- mapping
 
@@ -89,6 +98,7 @@ class SoftmaxLandmarks(Estimator):
         seen = torch.from_numpy(features.descriptors[tracks.rows])
         keys = self._trained(keys, seen, torch.from_numpy(tracks.labels), run)
         self._use(keys, *self._places_of(tracks, matches.observations), run.runtime)
+        self.colors = mean_colors(tracks, features)
         self._save(run, images=count, pairs=len(matches.pairs), triangulated=triangulated)
 
     def extend(self, dataset: Dataset, run: Run) -> None:
@@ -123,6 +133,7 @@ class SoftmaxLandmarks(Estimator):
         more, radii = self._places_of(tracks, matches.observations)
         radii = torch.cat([self.decoder.radii.cpu(), radii])
         self._use(keys, torch.cat([positions, more]), radii, run.runtime)
+        self.colors = joined_colors(self.colors, mean_colors(tracks, features))
         added = {
             "images": len(features.frames), "pairs": len(matches.pairs), "triangulated": triangulated,
         }  # fmt: skip
@@ -174,14 +185,17 @@ class SoftmaxLandmarks(Estimator):
         assert self.decoder is not None
         assert self.places is not None
         run.map.save("places", self.places.tensors(), {})
+        tensors = {
+            "keys": self.decoder.keys.half(),
+            "positions": self.decoder.positions,
+            "radii": self.decoder.radii.half(),
+            "origin": torch.from_numpy(self.origin.copy()),
+        }
+        if self.colors is not None:
+            tensors["colors"] = torch.from_numpy(self.colors)
         run.map.save(
             "landmarks",
-            {
-                "keys": self.decoder.keys.half(),
-                "positions": self.decoder.positions,
-                "radii": self.decoder.radii.half(),
-                "origin": torch.from_numpy(self.origin.copy()),
-            },
+            tensors,
             {"resolution": self.config.keypoints.resolution, "encoder": "xfeat"},
         )
         run.map.details.update(landmarks=len(self.decoder.keys), **details)
@@ -207,6 +221,7 @@ class SoftmaxLandmarks(Estimator):
                 tensors[name].float() for name in ("keys", "positions", "radii")
             )
             self.origin = tensors["origin"].double().numpy()
+            self.colors = tensors["colors"].numpy() if "colors" in tensors else None
             # Maps made before there were places compare a query with all landmarks.
             self.places = (
                 Places.from_tensors(scene_map.tensors("places", expect=PLACES)[0], len(keys))
@@ -222,7 +237,7 @@ class SoftmaxLandmarks(Estimator):
         """See `Estimator.scene_points`: the landmarks."""
         if self.decoder is None:
             return None
-        return ScenePoints(self.decoder.positions.cpu().numpy() + self.origin)
+        return ScenePoints(self.decoder.positions.cpu().numpy() + self.origin, self.colors)
 
     # -------------------------------------------------------------------------- localization
 

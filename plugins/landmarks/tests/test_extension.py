@@ -80,6 +80,8 @@ def test_half_and_half_are_a_whole(half, tmp_path):
     now = after.tensors("landmarks", "np")[0]
     count = len(there["keys"])
     assert len(now["keys"]) > count
+    assert len(now["colors"]) == len(now["keys"])
+    np.testing.assert_array_equal(now["colors"][:count], there["colors"])
     there, now = (t["positions"].astype(float) + t["origin"] for t in (there, now))
     np.testing.assert_allclose(now[:count], there, atol=1e-5)
     assert median_error(after.path) < median_error(half)

@@ -18,6 +18,7 @@ from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.datasets.synthetic import SyntheticDataset
 from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.features.keypoints import KeypointDetector
+from reloc_core.geometry import inverse, project, transform
 from reloc_core.interfaces import Runtime
 from reloc_core.mapping import Observations, Tracks
 from reloc_core.maps import Map
@@ -99,6 +100,33 @@ def fitted(room, tmp_path_factory):
 
 def test_scene_points_are_where_the_surfaces_are(fitted, point_errors):
     assert np.median(point_errors(fitted[0])) < 0.10
+
+
+def test_scene_points_have_the_colours_of_the_images(fitted, room, monkeypatch):
+    estimator, path = fitted
+    loaded = LandmarkEstimator(small_config())
+    loaded.load(Map.open(path), Runtime())
+    points = loaded.scene_points()
+    np.testing.assert_array_equal(points.colors, estimator.scene_points().colors)
+    frame = room[0]
+    pixels, front = project(frame.camera, transform(inverse(frame.world_from_cam), points.points))
+    height, width = frame.image.shape[:2]
+    inside = front & (pixels >= 0).all(1) & (np.rint(pixels) < (width, height)).all(1)
+    x, y = np.rint(pixels[inside]).astype(int).T
+    difference = np.abs(frame.image[y, x].astype(int) - points.colors[inside]).mean(1)
+    shuffled = np.abs(frame.image[y, x].astype(int) - points.colors[inside][::-1]).mean(1)
+    assert np.median(difference) < 20 < np.median(shuffled)
+    # Maps of earlier versions have none.
+    read = Map.tensors
+
+    def without(*args, **kwargs):
+        tensors, metadata = read(*args, **kwargs)
+        return {k: t for k, t in tensors.items() if k != "colors"}, metadata
+
+    monkeypatch.setattr(Map, "tensors", without)
+    loaded.load(Map.open(path), Runtime())
+    assert loaded.scene_points().colors is None
+    assert "colors" not in loaded.scene.tensors()
 
 
 def test_map_round_trip(fitted, room):

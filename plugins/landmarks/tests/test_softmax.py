@@ -111,6 +111,9 @@ def test_round_trip_and_maps_without_places(fitted, room, tmp_path):
     loaded.load(Map.open(path), Runtime())
     ours, theirs = estimator.estimate(room[7]), loaded.estimate(room[7])
     np.testing.assert_allclose(ours.points3d, theirs.points3d, atol=1e-5)
+    points = loaded.scene_points()
+    assert points.colors.shape == points.points.shape
+    np.testing.assert_array_equal(points.colors, estimator.scene_points().colors)
     old = Map.open(path)
     old._files = {n: f for n, f in old._files.items() if "places" not in n}
     before = SoftmaxLandmarks(config())
