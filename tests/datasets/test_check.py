@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from rich.console import Console
@@ -210,3 +211,43 @@ def test_nearest_view_weighs_angle_against_distance():
     assert coverage.distance[0] == pytest.approx(0.3)
     assert not coverage.uncovered[0]
     assert nearest_views(turned[None], here[None], 2.0).uncovered[0]
+
+
+def test_focal_lengths_of_their_own(room):
+    """Photos that were each zoomed: their own focal lengths fit, and a common factor is found."""
+
+    class Zoomed(Changed):
+        """Every other frame is cropped by a tenth and enlarged; `factor` is how wrong it is told."""
+
+        factor = 1.0
+        has_depth = False
+
+        def _apply(self, frame):
+            number = int(frame.name.rpartition("/")[2])
+            zoom = 1.1 if number % 2 else 1.0
+            camera = frame.camera
+            told = Camera(
+                "SIMPLE_PINHOLE", camera.width, camera.height,
+                (self.factor * zoom * camera.fx, camera.cx, camera.cy),
+            )  # fmt: skip
+            if not isinstance(frame, Query):
+                return replace(frame, camera=told)
+            matrix = np.array(
+                [[zoom, 0, (1 - zoom) * camera.cx], [0, zoom, (1 - zoom) * camera.cy]]
+            )
+            image = cv2.warpAffine(frame.image, matrix, (camera.width, camera.height))
+            return replace(frame, camera=told, image=image, depth=None)
+
+    right = Zoomed(room[0].dataset)
+    found = finding(check_dataset(right, None, None), "focal length")
+    assert found.level == "ok"
+    fx = room[0].frames[0].camera.fx
+    assert f"the images' own focal lengths, {fx:.0f} to {1.1 * fx:.0f} px, fit" in found.message
+    assert float(found.message.rpartition("by ")[2].removesuffix(" px")) < 1.0
+    wrong = Zoomed(room[0].dataset)
+    wrong.factor = 0.75
+    found = finding(check_dataset(wrong, None, None), "focal length")
+    assert found.level == "warning"
+    factor = float(found.message.partition(" times")[0])
+    assert factor == pytest.approx(1 / 0.75, rel=0.05)
+    assert f"({0.75 * fx:.0f} to {0.75 * 1.1 * fx:.0f} px) fits better" in found.message
