@@ -60,7 +60,7 @@ def candidates(line: str, verbs: Sequence[str]) -> list[str]:
     fixed = {"plugin": ("list", "new", "check", "doctor"), "config": ("check",),
              "cache": ("list", "clear"),
              "data": ("check", "convert", "fetch", "reconstruct"),
-             "report": ("compare",),
+             "report": ("compare", "merge"),
              "sweep": ("table", "resume", "plot"), "completion": tuple(_SCRIPTS)}  # fmt: skip
     if verb in fixed:
         return [w for w in fixed[verb] if len(before) == 1 and w.startswith(current)]

@@ -36,7 +36,7 @@ Usage: reloc VERB [option=value ...]        reloc VERB --help teaches one verb
                                      change its layout, get a benchmark
   weights     list | get | verify   pretrained weights and their terms
   sweep       table | resume | plot   what comes after 'reloc VERB -m ...'
-  report      compare            one table of several methods, yours and published
+  report      compare | merge    one table of several methods; several maps' results as one
   plugin      list | new | check | doctor   see, write, test and mend plugins
   cache       list | clear       maps that 'reloc benchmark' keeps so that none is fitted twice
   config      check              compose a configuration and show it without running

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from reloc_core import __version__
+from reloc_core.cli import report_merge
 from reloc_core.config import build
 from reloc_core.errors import ConfigError, DataError, RelocError, did_you_mean
 from reloc_core.evaluation.compare import Bootstrap, SceneComparison, average, compare_scene
@@ -47,6 +48,7 @@ reloc report compare - one table of several methods against one ground truth
 
 Usage: reloc report compare truth=TRUTH [LABEL=]RESULT ... [option=value ...]
        reloc report compare SCENES.json [option=value ...]
+       reloc report merge --help      the results of several maps of one scene as one
 
 TRUTH   a split in the ACE layout (brings depth for the DCRE), a pose list of the pseudo ground truth
         format, or a result of reloc evaluate (its ground truth)
@@ -80,13 +82,14 @@ class _Job:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the verb."""
+    if arguments and arguments[0] == "merge":
+        return report_merge.run(arguments[1:])
     if not arguments or arguments[0] in ("-h", "--help") or "--help" in arguments:
         print(USAGE.format(tables=", ".join(published_names())), end="")
         return 0
     if arguments[0] != "compare":
-        raise ConfigError(
-            f"There is no 'reloc report {arguments[0]}'.{did_you_mean(arguments[0], ['compare'])}"
-        )
+        hint = did_you_mean(arguments[0], ["compare", "merge"])
+        raise ConfigError(f"There is no 'reloc report {arguments[0]}'.{hint}")
     options, results = _parse(arguments[1:])
     jobs = _jobs(options, results)
     bootstrap = Bootstrap(

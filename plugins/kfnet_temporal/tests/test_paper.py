@@ -9,6 +9,9 @@ import torch
 import yaml
 from kfnet_temporal.config import TemporalConfig
 from kfnet_temporal.estimator import TemporalEstimator
+from kfnet_temporal.filtering.kalman import State
+from kfnet_temporal.filtering.process import Motion
+from kfnet_temporal.filtering.tracker import Tracker
 from kfnet_temporal.published import measurement, scoordnet, training
 from kfnet_temporal.published.measurement import ScoordnetEstimator
 from kfnet_temporal.published.oflownet import OFlowNet
@@ -32,6 +35,7 @@ TABLE = {
     "joint.window": 4, "joint.weights": [0.2, 0.2, 0.6], "joint.loss_clamp": -2.0,
     "joint.smooth_weight": 50.0, "joint.fix_process": False, "filter.process_factor": 1.0,
     "filter.fading": 1.0, "filter.threshold": 7.815, "filter.common_gain": 0.0,
+    "filter.min_overlap": 0.0, "filter.lost_share": 1.0, "filter.max_gap": 1e9,
 }  # fmt: skip
 FIRST_STAGE = {
     "resolution": 480,
@@ -63,6 +67,22 @@ def test_constants_are_the_published_ones():
         assert getattr(stage, key) == value, key
     # Poses are solved per frame; nothing is filtered behind the cells.
     assert list(cfg.refiners) == []
+
+
+def test_the_filter_never_starts_anew():
+    """Nothing found again, every cell contradicts the measurement, for many frames: it goes on (sheet 2.7)."""
+    cells = torch.zeros(3, 6, 8)
+    variance = torch.full((6, 8), 1e-4)
+    tracker = Tracker(configured("chess")[1].filter)
+    tracker.start(State(cells, variance), "start")
+    motion = Motion(torch.zeros(2, 6, 8), torch.zeros(1, 6, 8), torch.zeros(6, 8))
+    for number in range(1, 8):
+        step = tracker.step(
+            State(cells + 10.0 * number, variance), motion, torch.full((6, 8), 1e-3)
+        )
+        assert step.event == ""
+        assert step.prior is not None
+        assert bool(step.rejected[:-1, :-1].all())
 
 
 @pytest.mark.parametrize("scene", THOUSANDS)

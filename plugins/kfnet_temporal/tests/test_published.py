@@ -50,6 +50,45 @@ def test_parameter_counts_of_the_paper():
     assert count(network) + count(process) == 25_098_422
 
 
+def distances_as_logits(network):
+    """Weights by which the regularisation answers -1000 times the L1 distance of half the channels.
+
+    Through the window's skip connection: conv0 keeps both signs of a difference, conv6 adds them up.
+    """
+    with torch.no_grad():
+        for name, p in network.named_parameters():
+            if not name.startswith("feat"):
+                p.zero_()
+        for i in range(16):
+            network.conv0.weight[2 * i, i, 1, 1] = 1.0
+            network.conv0.weight[2 * i + 1, i, 1, 1] = -1.0
+        network.conv6.weight[0, 16:, 1, 1] = 1.0
+        network.prediction.weight[0, 0, 1, 1] = -1000.0
+
+
+def test_the_readout_of_the_published_network_finds_a_translated_texture():
+    """From images to flow, with every reachable displacement of an axis: within a tenth of a cell."""
+    torch.manual_seed(0)
+    network = OFlowNet()
+    distances_as_logits(network)
+    rng = np.random.default_rng(0)
+    texture = torch.from_numpy(rng.uniform(0, 255, (1, 3, 256, 256)).astype(np.float32))
+
+    def shown(x, y):
+        """Features of the texture from a corner, in cells; the image is 24 cells wide."""
+        return network.features(texture[..., 8 * y : 8 * y + 192, 8 * x : 8 * x + 192])
+
+    with torch.no_grad():
+        current = shown(4, 4)
+        for dx, dy in ((0, 0), (-4, 3), (3, -4), (-3, -2), (-1, 2), (2, 1), (1, -1), (-2, 0)):
+            # What is at cell p now was at p + (dx, dy): the older image shows it further on.
+            flow, std = network(shown(4 - dx, 4 - dy), current)
+            inner = flow[0, :, 8:-8, 8:-8]  # away from what the borders reach
+            expected = torch.tensor([dx, dy], dtype=torch.float32)[:, None, None].expand_as(inner)
+            torch.testing.assert_close(inner, expected, atol=0.1, rtol=0)
+            torch.testing.assert_close(std, torch.full_like(std, 0.01))
+
+
 def paper_config(resolution=96):
     config = TemporalConfig()
     config.measurement = MeasurementConfig(

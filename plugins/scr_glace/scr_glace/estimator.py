@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from reloc_core.errors import MapError
+from reloc_core.geometry import inverse, project, transform
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
 from reloc_core.training.processes import join
-from reloc_core.types import Correspondences, Evidence, Float64Array, Query
+from reloc_core.types import Correspondences, Evidence, Float64Array, Query, ScenePoints
 from scr_glace.config import GlaceConfig, check
 from scr_glace.networks.encoder import Encoder, LocalFeatures, build_encoder
 from scr_glace.networks.global_descriptor import GlobalDescriptor, build_descriptor
@@ -23,6 +24,9 @@ from scr_glace.networks.precision import autocast_dtype
 from scr_glace.signals import agreement, neighbours, smoothness
 from scr_glace.training.mapper import Mapper, Scene
 from scr_glace.views import View, make_view
+
+# Points for viewers: at most so many images, points of each, and pixels of reprojection error.
+_SHOWN_IMAGES, _SHOWN_PER_IMAGE, _SHOWN_ERROR = 50, 100, 1.0
 
 
 class GlaceEstimator(Estimator):
@@ -64,7 +68,45 @@ class GlaceEstimator(Estimator):
             self.scene = mapper.train()
             if processes.rank == 0:
                 self.scene = rounded(self.scene)
+                self.scene = self._with_points(dataset, mapper.frames)
                 self.save(run)
+
+    def _with_points(self, dataset: Dataset, frames: np.ndarray) -> Scene:
+        """The scene with the points that viewers show.
+
+        As ACE's point cloud (glace sheet, 4.7): regressed points of mapping images whose reprojection is
+        right within a pixel, here of the stored image; some of every image, in the colours of its cells.
+        """
+        assert self.scene is not None
+        chosen = frames[
+            np.linspace(0, len(frames) - 1, min(len(frames), _SHOWN_IMAGES)).astype(int)
+        ]
+        points, colors = [], []
+        for query in (dataset[int(i)] for i in chosen):
+            assert query.world_from_cam is not None
+            found = self._estimate(query)
+            pixels, front = project(
+                query.camera, transform(inverse(query.world_from_cam), found.points3d)
+            )
+            error = np.linalg.norm(pixels - found.points2d, axis=-1)
+            good = np.flatnonzero(front & (error < _SHOWN_ERROR))
+            good = good[np.linspace(0, len(good) - 1, min(len(good), _SHOWN_PER_IMAGE)).astype(int)]
+            last = np.array([query.camera.width, query.camera.height]) - 1
+            column, row = np.clip(np.rint(found.points2d[good]), 0, last).astype(int).T
+            points.append(found.points3d[good] - self.scene.origin)
+            colors.append(query.image[row, column])
+        return replace(
+            self.scene,
+            points=torch.from_numpy(np.concatenate(points)).float(),
+            colors=torch.from_numpy(np.concatenate(colors)),
+        )
+
+    def scene_points(self) -> ScenePoints | None:
+        """See `Estimator.scene_points`: some regressed points; None for maps made without them."""
+        if self.scene is None or not len(self.scene.points):
+            return None
+        points = self.scene.points.double().numpy() + self.scene.origin
+        return ScenePoints(points, self.scene.colors.numpy())
 
     # ------------------------------------------------------------------------------ maps
 
@@ -79,6 +121,9 @@ class GlaceEstimator(Estimator):
             run.map.save("global", state, {"name": self.config.global_descriptor.name})
         if self.scene.descriptors.numel():
             run.map.save("encodings", {"encodings": self.scene.descriptors.half()}, {})
+        if len(self.scene.points):
+            shown = {"points": self.scene.points, "colors": self.scene.colors}
+            run.map.save("points", shown, {})
         parameters = sum(p.numel() for p in self.scene.head.parameters())
         run.map.details.update(
             parameters=parameters, encoder=self.encoder.name, **self.scene.details
@@ -142,7 +187,10 @@ class GlaceEstimator(Estimator):
         encodings = torch.zeros(0, descriptor.dimension)
         if metadata.get("encodings"):
             encodings = scene_map.tensors("encodings")[0]["encodings"].float()
-        self.scene = Scene(head, origin, unit, image, encodings.to(self.device), {})
+        shown: dict[str, Tensor] = {}
+        if metadata.get("points"):  # not in maps of earlier versions
+            shown = scene_map.tensors("points")[0]
+        self.scene = Scene(head, origin, unit, image, encodings.to(self.device), {}, **shown)
 
     def _use(self, encoder: Encoder, descriptor: GlobalDescriptor, device: torch.device) -> None:
         self.encoder = encoder.to(device)
@@ -255,5 +303,6 @@ def scene_tensors(
         "resolution": config.image.resolution,
         "side": scene.image.resolution,
         "encodings": len(scene.descriptors) if scene.descriptors.numel() else 0,
+        "points": len(scene.points),
     }
     return tensors, metadata

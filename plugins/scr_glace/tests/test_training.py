@@ -81,6 +81,46 @@ def test_a_small_room_gives_as_many_samples_as_a_large_one(make_wall, start_run,
     assert visits[3:].sum() == 24
 
 
+def test_a_map_shows_its_points(mapped, wall):
+    scene_map, estimator, _ = mapped
+    loaded = GlaceEstimator(estimator.config)
+    loaded.load(scene_map, Runtime())
+    shown, again = estimator.scene_points(), loaded.scene_points()
+    np.testing.assert_array_equal(shown.points, again.points)
+    np.testing.assert_array_equal(shown.colors, again.colors)
+    assert len(shown.points) == len(shown.colors) > 20
+    assert shown.colors.dtype == np.uint8
+    # Every one lies within a pixel of the wall's texture as some mapping image shows it.
+    least = np.full(len(shown.points), np.inf)
+    for i in range(len(wall)):
+        query = wall[i]
+        pixels, front = project(
+            query.camera, transform(inverse(query.world_from_cam), shown.points)
+        )
+        cells = np.stack(np.meshgrid(np.arange(3.5, 160, 8), np.arange(3.5, 128, 8)), -1).reshape(
+            -1, 2
+        )
+        error = np.linalg.norm(pixels[:, None] - cells, axis=-1).min(1)
+        least = np.minimum(least, np.where(front, error, np.inf))
+    assert least.max() < 1.01
+
+
+def test_maps_of_earlier_versions_show_no_points(mapped):
+    scene_map, estimator, _ = mapped
+
+    class Old:
+        path = scene_map.path
+
+        def tensors(self, name):
+            assert name != "points"
+            tensors, metadata = scene_map.tensors(name)
+            return tensors, {k: v for k, v in metadata.items() if k != "points"}
+
+    loaded = GlaceEstimator(estimator.config)
+    loaded.load(Old(), Runtime())
+    assert loaded.scene_points() is None
+
+
 def test_evidence_is_a_dense_grid_in_pixels_of_the_query(mapped, wall):
     evidence = mapped[1].estimate(wall[0])
     assert evidence.kind == "dense"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -42,6 +42,9 @@ class Scene:
         image: how images are prepared.
         descriptors: (N, D) global descriptors of the mapping images.
         details: numbers for people.
+        points: (N, 3) float32 well regressed points for viewers, in the scene's axes and unit, from the
+            origin.
+        colors: (N, 3) uint8 RGB of these.
     """
 
     head: Head
@@ -50,6 +53,8 @@ class Scene:
     image: ImageConfig
     descriptors: Tensor
     details: dict[str, float]
+    points: Tensor = field(default_factory=lambda: torch.zeros(0, 3))
+    colors: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.uint8))
 
 
 class Mapper:
