@@ -47,6 +47,8 @@ class FieldConfig:
         samples: samples that are composited; with "mlp" in addition to the coarse ones.
         width: mlp: hidden channels.
         histogram_bins: bins of the query's luminance histogram, which sets the exposure.
+        histogram_of_image: take it from the pixels of the working image, as published, and not from the
+            means of the cells, which lack the darkest and the brightest values.
         transient_at_test: mlp: render the transient part when localizing, as published.
     """
 
@@ -64,6 +66,7 @@ class FieldConfig:
     samples: int = 24
     width: int = 128
     histogram_bins: int = 10
+    histogram_of_image: bool = False
     transient_at_test: bool = True
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from nefes_refine.config import ViewConfig
+from nefes_refine.config import FieldConfig, ViewConfig
 from reloc_core.mapping.views import resample, resample_depth, working_scale
 from reloc_core.types import Camera, DepthArray, FloatArray, ImageArray, Query
 
@@ -102,6 +102,12 @@ def _working_camera(camera: Camera, width: int, height: int) -> Camera:
         )
     ]
     return Camera("PINHOLE", width, height, (camera.fx * scale, camera.fy * scale, *center))
+
+
+def exposure(view: View, colours: FloatArray, config: FieldConfig) -> FloatArray:
+    """The histogram (bins,) that sets the exposure of an image whose cells have these colours."""
+    pixels = view.image.astype(np.float32) / 255 if config.histogram_of_image else colours
+    return histogram(pixels, config.histogram_bins)
 
 
 def histogram(colours: FloatArray, bins: int) -> FloatArray:
