@@ -11,6 +11,7 @@ from reloc_core.errors import ConfigError
 FIELDS = ("hashgrid", "mlp")
 FEATURES = ("xfeat", "dfnet")
 REGRESSORS = ("posenet", "dfnet")
+GRIDS = ("cells", "published")
 MODES = ("align", "pose", "weights")
 
 
@@ -21,10 +22,16 @@ class ViewConfig:
     Attributes:
         resolution: length of the shorter side in pixels.
         stride: pixels per rendered ray along each axis; 8 is XFeat's cell.
+        grid: "cells" (rays through the centres of squares of pixels) or "published" (the resampling of
+            NeFeS, which its weights need; see `nefes_refine.field.views`). Maps keep it.
+        focal: published: of all rays, pixels of the working image; None: as published for
+            `scene.constants`, else each camera's own.
     """
 
     resolution: int = 480
     stride: int = 8
+    grid: str = "cells"
+    focal: float | None = None
 
 
 @dataclass
@@ -250,6 +257,7 @@ def check(config: NefesConfig) -> None:
     """
     options = Checks(config)
     options.one_of("features", FEATURES)
+    options.one_of("view.grid", GRIDS)
     options.one_of("field.name", FIELDS)
     options.one_of("regressor.name", REGRESSORS)
     if (config.features == "dfnet") != (config.regressor.name == "dfnet"):
@@ -259,6 +267,9 @@ def check(config: NefesConfig) -> None:
         )
     if config.features == "xfeat" and config.view.stride != 8:
         raise ConfigError("estimator.view.stride must be 8 with XFeat's features.")
+    if config.features == "xfeat" and config.view.grid != "cells":
+        raise ConfigError("estimator.view.grid must be cells with XFeat's features.")
+    options.positive("view.focal")
     options.at_least(
         1, "view.resolution", "view.stride", "field.levels", "field.channels", "field.log2_entries",
         "field.samples", "field.coarse_samples", "field.occupancy", "regressor.batch",

@@ -6,6 +6,7 @@ the field's own colour stage. Poses are in the centred frame with OpenGL axes, a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
         DataError: too few images, or the scene's size is unknown.
         MapError: given weights are no DFNet.
     """
+    config = with_focal(config)
     device = torch.device(run.runtime.device)
     torch.manual_seed(run.runtime.seed)
     options = config.regressor
@@ -43,7 +45,7 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
     if options.vgg_weights and not options.weights:
         load_vgg16(network, options.vgg_weights)
     seeing = feature_dfnet(config.feature_weights).to(device) if config.feature_weights else network
-    features = DFNetFeatures(seeing, config.view.stride)
+    features = DFNetFeatures(seeing, config.view.stride, config.view.grid)
     steps = image_steps(config)
     left_out = bad_images(config, dataset)
     frames = mapped_frames(dataset, config.training.max_images, steps[0], left_out)
@@ -102,6 +104,15 @@ def image_steps(config: NefesConfig) -> tuple[int, int]:
         published = (known.field_step, known.regressor_step)
     given = (config.training.frame_step, config.regressor.frame_step)
     return given[0] or published[0], given[1] or published[1]
+
+
+def with_focal(config: NefesConfig) -> NefesConfig:
+    """The options with the focal length of the published grid, which the map must keep."""
+    view = config.view
+    if view.grid != "published" or view.focal is not None or not config.scene.constants:
+        return config
+    focal = scene_constants(config.scene.constants).focal * view.resolution / 480
+    return replace(config, view=replace(view, focal=focal))
 
 
 def bad_images(config: NefesConfig, dataset: Dataset) -> tuple[int, ...]:
