@@ -16,6 +16,7 @@ from nefes_refine.bundle import Bundle, build_field, save_bundle
 from nefes_refine.config import NefesConfig
 from nefes_refine.field.constants import scene_constants
 from nefes_refine.field.data import Images, held_out, mapped_frames, read_images, scene_points
+from nefes_refine.field.rendering import Field
 from nefes_refine.field.scene import measure_scene
 from nefes_refine.field.training import FieldTrainer, evaluate_field
 from nefes_refine.field.views import make_view
@@ -82,6 +83,16 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
         unseen = read_images(dataset, frames[held], config, run, features)
     trainer.extra = pack({"dfnet": network})
     trainer.run(run)
+    bundle = finished(config, dataset, field, network, features, images, unseen, run)
+    run.map.details.update(images=len(images), steps=list(trainer.steps))
+    return bundle
+
+
+def finished(
+    config: NefesConfig, dataset: Dataset, field: Field, network: DFNet, features: DFNetFeatures,
+    images: Images, unseen: Images, run: Run,
+) -> Bundle:  # fmt: skip
+    """Measure field and regressor on unseen images and write the map."""
     field.eval().requires_grad_(False)
     covariance, poses = _errors(network, dataset, unseen, config)
     quality = evaluate_field(field, unseen, range(len(unseen)))
@@ -89,10 +100,11 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
     maps = [unseen.maps([i])[0] for i in range(len(unseen))]
     novelty = Novelty.measure(views, maps, poses, covariance)
     bundle = Bundle(
-        config, field, features, network, torch.from_numpy(covariance), views, device, novelty
-    )
+        config, field, features, network, torch.from_numpy(covariance), views,
+        torch.device(run.runtime.device), novelty,
+    )  # fmt: skip
     save_bundle(run, bundle)
-    run.map.details.update(images=len(images), steps=list(trainer.steps), validation=quality)
+    run.map.details.update(validation=quality)
     return bundle
 
 
