@@ -19,9 +19,9 @@ pytest.importorskip("nefes_refine")
 
 # As published, by option; a scene in brackets where constants depend on it.
 _FIELD = {
-    "features": "dfnet", "view.resolution": 240, "view.stride": 4, "field.name": "mlp", "field.width": 128,
+    "features": "dfnet", "view.resolution": 240, "view.stride": 4, "view.grid": "published", "field.name": "mlp", "field.width": 128,
     "field.coarse_samples": 64, "field.samples": 64, "field.histogram_bins": 10,
-    "field.transient_at_test": True, "training.epochs": True, "training.colour_steps": 601,
+    "field.histogram_of_image": True, "field.transient_at_test": True, "training.epochs": True, "training.colour_steps": 601,
     "training.feature_steps": 200, "training.fusion_steps": 401, "training.images_per_step": 4,
     "training.rays": 4 * 1536, "training.patches": 7, "training.patch_size": 16,
     "training.learning_rate": 5e-4, "training.decay": 8.0e-5 / 5e-4, "training.restart_schedule": True,

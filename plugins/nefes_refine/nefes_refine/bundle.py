@@ -155,7 +155,7 @@ def _networks(
     regressor.scene = Scene.from_metadata(metadata["scene"])
     other = _part(tensors, "feature_network.")
     seeing = dfnet(other) if other else regressor
-    return regressor, DFNetFeatures(seeing, config.view.stride)
+    return regressor, DFNetFeatures(seeing, config.view.stride, config.view.grid)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

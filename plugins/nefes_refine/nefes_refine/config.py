@@ -11,6 +11,7 @@ from reloc_core.errors import ConfigError
 FIELDS = ("hashgrid", "mlp")
 FEATURES = ("xfeat", "dfnet")
 REGRESSORS = ("posenet", "dfnet")
+GRIDS = ("cells", "published")
 MODES = ("align", "pose", "weights")
 
 
@@ -21,10 +22,16 @@ class ViewConfig:
     Attributes:
         resolution: length of the shorter side in pixels.
         stride: pixels per rendered ray along each axis; 8 is XFeat's cell.
+        grid: "cells" (rays through the centres of squares of pixels) or "published" (the resampling of
+            NeFeS, which its weights need; see `nefes_refine.field.views`). Maps keep it.
+        focal: published: of all rays, pixels of the working image; None: as published for
+            `scene.constants`, else each camera's own.
     """
 
     resolution: int = 480
     stride: int = 8
+    grid: str = "cells"
+    focal: float | None = None
 
 
 @dataclass
@@ -47,6 +54,8 @@ class FieldConfig:
         samples: samples that are composited; with "mlp" in addition to the coarse ones.
         width: mlp: hidden channels.
         histogram_bins: bins of the query's luminance histogram, which sets the exposure.
+        histogram_of_image: take it from the pixels of the working image, as published, and not from the
+            means of the cells, which lack the darkest and the brightest values.
         transient_at_test: mlp: render the transient part when localizing, as published.
     """
 
@@ -64,6 +73,7 @@ class FieldConfig:
     samples: int = 24
     width: int = 128
     histogram_bins: int = 10
+    histogram_of_image: bool = False
     transient_at_test: bool = True
 
 
@@ -247,6 +257,7 @@ def check(config: NefesConfig) -> None:
     """
     options = Checks(config)
     options.one_of("features", FEATURES)
+    options.one_of("view.grid", GRIDS)
     options.one_of("field.name", FIELDS)
     options.one_of("regressor.name", REGRESSORS)
     if (config.features == "dfnet") != (config.regressor.name == "dfnet"):
@@ -256,6 +267,9 @@ def check(config: NefesConfig) -> None:
         )
     if config.features == "xfeat" and config.view.stride != 8:
         raise ConfigError("estimator.view.stride must be 8 with XFeat's features.")
+    if config.features == "xfeat" and config.view.grid != "cells":
+        raise ConfigError("estimator.view.grid must be cells with XFeat's features.")
+    options.positive("view.focal")
     options.at_least(
         1, "view.resolution", "view.stride", "field.levels", "field.channels", "field.log2_entries",
         "field.samples", "field.coarse_samples", "field.occupancy", "regressor.batch",

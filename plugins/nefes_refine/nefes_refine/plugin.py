@@ -38,6 +38,7 @@ def reloc_register_components(registry: Registry) -> None:
                 "Cambridge, mean of medians": "119.3 cm / 2.90 deg (DFNet, from its result files)",
             },
             weights=(NEFES, DFNET, VGG16),
+            importer="nefes_refine.published.importing:import_weights",
         )
     )
     registry.add(

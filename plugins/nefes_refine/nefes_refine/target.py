@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nefes_refine.bundle import Bundle
 from nefes_refine.field.training import render_map
-from nefes_refine.field.views import View, histogram, make_view
+from nefes_refine.field.views import View, exposure, make_view
 from nefes_refine.refine.align import Template, feature_cost
 from reloc_core.mapping.views import pixel_rays
 from reloc_core.types import Float64Array, Query
@@ -27,9 +27,10 @@ class Target:
         self.bundle = bundle
         self.view: View = make_view(query, bundle.config.view)
         self.features: Tensor = bundle.features(self.view.image).to(bundle.device)
-        self.colours = torch.from_numpy(self.view.colours())
-        bins = bundle.config.field.histogram_bins
-        self.histogram = torch.from_numpy(histogram(self.colours.numpy(), bins)).to(bundle.device)
+        colours = self.view.colours()
+        self.colours = torch.from_numpy(colours)
+        bins = exposure(self.view, colours, bundle.config.field)
+        self.histogram = torch.from_numpy(bins).to(bundle.device)
         rays = pixel_rays(self.view.cells).reshape(-1, 3)
         self.directions = torch.from_numpy(rays).float()
 

@@ -15,7 +15,8 @@ NEFES = Weights(
     urls=("https://www.robots.ox.ac.uk/~shuaic/NeFeS2024/paper_models.zip",),
     where="the repository ActiveVisionLab/NeFeS",
     members=("*nefes/*.tar", "*apr/DFNet*.pt", "*dfnet/*.pt"),
-    option="experiment=nefes_refine/paper estimator.regressor.weights=FILE",
+    option="experiment=nefes_refine/paper estimator.regressor.weights=FILE, and the field by reloc weights "
+    "import component=nefes_regressor file=FILE",
 )
 DFNET = Weights(
     name="dfnet",

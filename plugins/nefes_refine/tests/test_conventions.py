@@ -3,16 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from nefes_refine.config import NefesConfig, SceneConfig
+from nefes_refine.config import NefesConfig, SceneConfig, ViewConfig
 from nefes_refine.estimator import NefesEstimator
 from nefes_refine.field.constants import scene_constants
 from nefes_refine.field.scene import Scene, measure_scene
-from nefes_refine.published.dfnet import DFNet
-from nefes_refine.published.recipe import image_steps
+from nefes_refine.field.training import enlarged
+from nefes_refine.field.views import make_view
+from nefes_refine.published.dfnet import DFNet, DFNetFeatures
+from nefes_refine.published.recipe import image_steps, with_focal
 
 from reloc_core.errors import ConfigError
 from reloc_core.geometry import rotation_angle_deg, rotation_from_quaternion, so3_exp
 from reloc_core.interfaces import Runtime
+from reloc_core.mapping.views import pixel_rays
+from reloc_core.types import Camera, Query
 
 MIRROR = np.diag([1.0, -1.0, -1.0, 1.0])
 # 7-Scenes, redkitchen, original poses: average pose as published.
@@ -173,6 +177,60 @@ def test_scene_constants(scene):
         assert image_steps(config) == expected
         config.training.frame_step = 3
         assert image_steps(config) == (3, expected[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "focal"),
+    [("7scenes_sfm/chess", 640, 526.22 / 2), ("7scenes_dslam/heads", 640, 585 / 2),
+     ("cambridge/ShopFacade", 854, 372.0)],
+)  # fmt: skip
+def test_the_published_grid(name, width, focal):
+    """Oracle: the published rays in the field's frame, and PyTorch's resampling of whole images."""
+    config = NefesConfig(features="dfnet", scene=SceneConfig(constants=name))
+    config.view = ViewConfig(240, 4, "published")
+    config = with_focal(config)
+    assert config.view.focal == pytest.approx(focal)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (480, width, 3), dtype=np.uint8)
+    query = Query("q", Camera.pinhole(700.0, width, 480), image=pixels)
+    view = make_view(query, config.view)
+    w, h = width // 2 // 4, 60
+    assert (view.cells.width, view.cells.height) == (w, h)
+    assert view.image.shape == (240, width // 2, 3)
+    # Published: d = R ((i - w/2)/f, -(j - h/2)/f, -1), o = s2 (s t + v), (R, t) in the centred frame.
+    known = scene_constants(name)
+    truth = pose(so3_exp(np.array([0.3, -0.8, 0.2])), [0.4, 0.1, -0.6])
+    mirror = np.eye(4) if known.sfm else MIRROR
+    centred = mirror @ np.linalg.inv(known.average) @ truth @ MIRROR
+    j, i = np.mgrid[:h, :w]
+    rays = np.stack([(i - w / 2) / (focal / 4), -(j - h / 2) / (focal / 4), -np.ones((h, w))], -1)
+    setup = known.setup
+    origin = setup.pose_scale * centred[:3, 3] + setup.move_all_cam_vec
+    scene = measure_scene(np.zeros((1, 3)), points_around(np.zeros((1, 3))), config.scene)
+    directions = torch.from_numpy(pixel_rays(view.cells).reshape(-1, 3))
+    found = scene.rays(torch.from_numpy(truth), directions)
+    np.testing.assert_allclose(found[1], rays.reshape(-1, 3) @ centred[:3, :3].T, atol=1e-6)
+    np.testing.assert_allclose(found[0][0], setup.pose_scale2 * origin, atol=1e-6)
+    image = torch.from_numpy(view.image).permute(2, 0, 1)[None] / 255
+    small = torch.nn.functional.interpolate(image, (h, w), mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(view.colours(), small[0].permute(1, 2, 0), atol=1e-4)
+
+
+def test_features_and_renderings_of_the_published_grid():
+    torch.manual_seed(0)
+    network = DFNet().eval()
+    image = np.random.default_rng(0).integers(0, 255, (48, 87, 3), dtype=np.uint8)
+    features = DFNetFeatures(network, 4, "published")
+    detailed = features.detailed(image)
+    assert detailed.shape == (128, 48, 87)
+    aligned = torch.nn.functional.interpolate(
+        detailed[None], (12, 21), mode="bilinear", align_corners=True
+    )
+    torch.testing.assert_close(features(image), aligned[0])
+    torch.testing.assert_close(features(image)[:, -1, -1], detailed[:, -1, -1])
+    maps = torch.rand(1, 2, 12, 21)
+    stretched = torch.nn.functional.interpolate(maps, (48, 87), mode="bicubic", align_corners=False)
+    assert torch.equal(enlarged(maps, (48, 87), "published"), stretched)
 
 
 def test_unknown_scenes_are_refused():

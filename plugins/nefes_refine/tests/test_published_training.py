@@ -369,10 +369,10 @@ def test_features_of_another_dfnet(tmp_path, make_wall, start_run):
 
 def test_weights_mode_compares_at_the_resolution_of_the_image(tmp_path, make_wall, start_run):
     """A shift of one pixel is seen, which the cells of a rendering would average away."""
-    from nefes_refine.refine.gradient_modes import enlarged
+    from nefes_refine.field.training import enlarged
 
     maps = torch.arange(12.0).view(1, 1, 3, 4)
-    large = enlarged(maps, (11, 15))
+    large = enlarged(maps, (11, 15), "cells")
     assert large.shape == (1, 1, 11, 15)
     whole = torch.nn.functional.interpolate(maps, (12, 16), mode="bicubic", align_corners=False)
     assert torch.equal(large, whole[..., :11, :15])

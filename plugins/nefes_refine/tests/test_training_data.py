@@ -1,6 +1,7 @@
 """What training reads and draws: masks, and random views at the scale of the scene."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from nefes_refine.estimator import NefesEstimator
 from nefes_refine.field.data import read_images
 from nefes_refine.field.synthetic_views import median_depth, random_poses
 from nefes_refine.field.training import FieldTrainer
+from nefes_refine.target import Target
 
 from reloc_core.errors import DataError
 from reloc_core.geometry import rotation_angle_deg
@@ -55,6 +57,23 @@ def test_masked_cells_are_never_trained_on(tmp_path, wall, config, start_run, wa
     loss = float(trainer.loss(rendering, patches, "colour"))
     images.colours[~images.valid] = 1 - images.colours[~images.valid]
     assert float(trainer.loss(rendering, patches, "colour")) == loss
+
+
+def test_the_published_histogram_is_that_of_the_image(
+    tmp_path, wall, config, start_run, monkeypatch
+):
+    """Oracle: a chequered image is half black, half white; the means of its cells are grey."""
+    y, x = np.mgrid[:192, :256]
+    pixels = np.repeat(255 * ((x + y) % 2).astype(np.uint8)[..., None], 3, 2)
+    query = replace(wall[0], image=pixels)
+    monkeypatch.setattr(type(wall), "__getitem__", lambda self, index: query)
+    run = start_run(tmp_path / "map", config, wall)
+    bundle = SimpleNamespace(config=config, features=no_features, device=torch.device("cpu"))
+    for whole, expected in ((False, ({4: 100}, {5: 100})), (True, ({0: 50, 9: 50},))):
+        config.field.histogram_of_image = whole
+        mapped = read_images(wall, np.arange(2), config, run, no_features).histograms[1]
+        assert torch.equal(mapped, Target(bundle, query).histogram)
+        assert {int(i): int(mapped[i]) for i in torch.nonzero(mapped)} in expected
 
 
 def test_masks_that_leave_nothing_are_refused(tmp_path, wall, config, start_run):

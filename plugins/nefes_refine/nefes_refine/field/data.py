@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nefes_refine.config import NefesConfig
-from nefes_refine.field.views import histogram, make_view, working_size
+from nefes_refine.field.views import exposure, make_view, working_size
 from reloc_core.errors import DataError
 from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.geometry import transform
@@ -131,7 +131,7 @@ def read_images(
             cells.append(view.cells)
             directions.append(pixel_rays(view.cells).reshape(-1, 3).astype(np.float32))
             colours.append(colour.reshape(-1, 3))
-            histograms.append(histogram(colour, config.field.histogram_bins))
+            histograms.append(exposure(view, colour, config.field))
             static = None if masks is None else masks.read(query.name, view.cells)
             if static is not None:
                 valid.append(static.ravel())

@@ -328,3 +328,17 @@ def render_map(
     features = torch.cat([p.features for p in parts]).T.unflatten(1, shape)
     depth = torch.cat([p.depth for p in parts]).unflatten(0, shape) / field.scene.scale
     return colour, features, depth
+
+
+def enlarged(maps: Tensor, size: tuple[int, int], grid: str) -> Tensor:
+    """Maps (B, C, rows, columns) of a grid at (height, width) of their image, bicubic.
+
+    The last cells may overhang the image. The published grid has no such cells and is stretched instead.
+    """
+    rows, columns = maps.shape[-2:]
+    if (rows, columns) == size:
+        return maps
+    stride = -(-size[0] // rows)
+    whole = size if grid == "published" else (rows * stride, columns * stride)
+    large = F.interpolate(maps, whole, mode="bicubic", align_corners=False)
+    return large[..., : size[0], : size[1]]

@@ -3,6 +3,11 @@
 A *cell* is the square of `stride` x `stride` pixels that one ray stands for; the ray goes through the
 cell's centre, colours are the cell's mean, and XFeat's descriptor map has the same cells. One convention
 everywhere (pixel areas), so that no resampling shifts one side against the other.
+
+The *published* grid is that of NeFeS, which its weights were trained with: w = W // stride columns and
+h = H // stride rows (106 of 427: the image is a little wider than its rays), rays
+((i - w/2) / f, (j - h/2) / f, 1) through corners with a focal length f of the scene over the stride,
+colours interpolated bilinearly at areas and features at aligned corners.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from nefes_refine.config import ViewConfig
+from nefes_refine.config import FieldConfig, ViewConfig
 from reloc_core.mapping.views import resample, resample_depth, working_scale
 from reloc_core.types import Camera, DepthArray, FloatArray, ImageArray, Query
 
@@ -27,18 +32,25 @@ class View:
         image: (H, W, 3) uint8, undistorted.
         camera: pinhole camera of `image`.
         cells: pinhole camera of the grid of cells, one pixel per cell.
+        stride: pixels per cell.
+        grid: see `ViewConfig`.
         depth: (rows, columns) float32 of the cells' centres, 0 where unknown, or None.
     """
 
     image: ImageArray
     camera: Camera
     cells: Camera
+    stride: int
+    grid: str = "cells"
     depth: DepthArray | None = None
 
     def colours(self) -> FloatArray:
-        """Mean colour (rows, columns, 3) of the cells, float32 in 0..1."""
+        """Colour (rows, columns, 3) of the cells, float32 in 0..1: their mean, unless published."""
         size = (self.cells.width, self.cells.height)
-        stride = round(self.camera.fx / self.cells.fx)
+        if self.grid == "published":
+            pixels = self.image.astype(np.float32) / 255
+            return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR))
+        stride = self.stride
         pad = (size[1] * stride - self.camera.height, size[0] * stride - self.camera.width)
         padded = cv2.copyMakeBorder(self.image, 0, pad[0], 0, pad[1], cv2.BORDER_REPLICATE)
         small = cv2.resize(padded, size, interpolation=cv2.INTER_AREA)
@@ -60,12 +72,23 @@ def cell_camera(camera: Camera, stride: int) -> Camera:
     )
 
 
+def published_grid(camera: Camera, config: ViewConfig) -> Camera:
+    """The camera of NeFeS' rays for a pinhole camera's image; see the module docstring.
+
+    The published centre (w/2, h/2) is half a cell behind that of the grid, and the image's own principal
+    point is not looked at.
+    """
+    columns, rows = camera.width // config.stride, camera.height // config.stride
+    focal = (config.focal or camera.fx) / config.stride
+    return Camera("PINHOLE", columns, rows, (focal, focal, columns / 2, rows / 2))
+
+
 def make_view(query: Query, config: ViewConfig, size: tuple[int, int] | None = None) -> View:
     """Undistort and resize a query.
 
     Args:
         query: any camera model.
-        config: resolution and stride.
+        config: resolution, stride and grid.
         size: (width, height) to force, for maps whose images must be of one size; images of another
             shape are cut to it about their middle, not squeezed.
 
@@ -74,12 +97,13 @@ def make_view(query: Query, config: ViewConfig, size: tuple[int, int] | None = N
     """
     width, height = size or working_size(query.camera, config.resolution)
     camera = _working_camera(query.camera, width, height)
-    cells = cell_camera(camera, config.stride)
+    published = config.grid == "published"
+    cells = published_grid(camera, config) if published else cell_camera(camera, config.stride)
     image, _ = resample(query.image, query.camera, camera)
     depth = None
     if query.depth is not None:
         depth = resample_depth(query.depth, query.camera, cells)
-    return View(image, camera, cells, depth)
+    return View(image, camera, cells, config.stride, config.grid, depth)
 
 
 def _same_shape(camera: Camera, width: int, height: int) -> bool:
@@ -102,6 +126,12 @@ def _working_camera(camera: Camera, width: int, height: int) -> Camera:
         )
     ]
     return Camera("PINHOLE", width, height, (camera.fx * scale, camera.fy * scale, *center))
+
+
+def exposure(view: View, colours: FloatArray, config: FieldConfig) -> FloatArray:
+    """The histogram (bins,) that sets the exposure of an image whose cells have these colours."""
+    pixels = view.image.astype(np.float32) / 255 if config.histogram_of_image else colours
+    return histogram(pixels, config.histogram_bins)
 
 
 def histogram(colours: FloatArray, bins: int) -> FloatArray:

@@ -137,19 +137,21 @@ class DFNet(Regressor):
 class DFNetFeatures(FeatureNetwork):
     """Level 0 of a DFNet, at the grid of cells.
 
-    Unlike the published code, which aligns the corners of both grids, cells' centres are looked up:
-    the field's rays go through these.
+    The published grid aligns its corners with those of the image. Otherwise features are means over
+    cells, through whose centres the field's rays go.
     """
 
     name, channels = "dfnet", CHANNELS
 
-    def __init__(self, network: DFNet, stride: int) -> None:
-        self.network, self.stride = network.eval(), stride
+    def __init__(self, network: DFNet, stride: int, grid: str = "cells") -> None:
+        self.network, self.stride, self.grid = network.eval(), stride, grid
 
     @torch.inference_mode()
     def __call__(self, image: ImageArray) -> Tensor:
         """See `FeatureNetwork`."""
         rows, columns = image.shape[:2]
+        if self.grid == "published":
+            return self._resized(image, (rows // self.stride, columns // self.stride)).cpu()
         pad = (-columns % self.stride, -rows % self.stride)
         maps = F.pad(self.detailed(image)[None], (0, pad[0], 0, pad[1]), mode="replicate")
         return F.avg_pool2d(maps, self.stride)[0].cpu()
@@ -157,8 +159,12 @@ class DFNetFeatures(FeatureNetwork):
     @torch.inference_mode()
     def detailed(self, image: ImageArray) -> Tensor:
         """See `FeatureNetwork`: a feature for every pixel."""
+        return self._resized(image, (image.shape[0], image.shape[1]))
+
+    def _resized(self, image: ImageArray, size: tuple[int, int]) -> Tensor:
+        """Features (C, *size), corners aligned."""
         pixels = image_tensor(image)[None].to(next(self.network.parameters()).device)
-        return self.network.features(pixels, (image.shape[0], image.shape[1]))[0]
+        return self.network.features(pixels, size)[0]
 
     @property
     def identity(self) -> str:

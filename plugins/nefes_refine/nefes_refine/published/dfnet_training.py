@@ -11,7 +11,7 @@ from nefes_refine.config import NefesConfig, RegressorConfig
 from nefes_refine.field.data import Images, read_images
 from nefes_refine.field.rendering import Field
 from nefes_refine.field.synthetic_views import median_depth, random_centred_poses
-from nefes_refine.field.training import render_map
+from nefes_refine.field.training import enlarged, render_map
 from nefes_refine.field.views import make_view, working_size
 from nefes_refine.published.dfnet import DFNet, image_tensor, triplet_loss
 from reloc_core.errors import DataError
@@ -29,10 +29,9 @@ def photographs(dataset: Dataset, indices: np.ndarray, config: NefesConfig, run:
     """
     if len(indices) < 2:
         raise DataError("DFNet needs at least two images.")
-    stride = config.view.stride
 
     def nothing(image: ImageArray) -> Tensor:
-        return torch.zeros(1, -(-image.shape[0] // stride), -(-image.shape[1] // stride))
+        return torch.zeros(1, 1, 1)
 
     return read_images(dataset, indices, config, run, nothing)
 
@@ -151,17 +150,13 @@ class DFNetTrainer:
         """Colour renderings (N, 3, H, W) at the working size, enlarged from the cells."""
         found = []
         images, size = self.images, self.size
-        rows, columns = images.shape
-        stride = self.config.view.stride
         for number, pose in enumerate(poses):
             colour = render_map(
                 self.field, torch.from_numpy(pose), images.directions[number], images.shape,
                 images.histograms[number].to(self.device),
             )[0].cpu()  # fmt: skip
-            enlarged = F.interpolate(
-                colour[None], (rows * stride, columns * stride), mode="bicubic", align_corners=False
-            )[0]
-            found.append(enlarged[:, : size[1], : size[0]].clamp(0, 1))
+            large = enlarged(colour[None], (size[1], size[0]), self.config.view.grid)[0]
+            found.append(large.clamp(0, 1))
         return torch.stack(found)
 
 

@@ -6,6 +6,7 @@ the field's own colour stage. Poses are in the centred frame with OpenGL axes, a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from nefes_refine.bundle import Bundle, build_field, save_bundle
 from nefes_refine.config import NefesConfig
 from nefes_refine.field.constants import scene_constants
 from nefes_refine.field.data import Images, held_out, mapped_frames, read_images, scene_points
+from nefes_refine.field.rendering import Field
 from nefes_refine.field.scene import measure_scene
 from nefes_refine.field.training import FieldTrainer, evaluate_field
 from nefes_refine.field.views import make_view
@@ -36,6 +38,7 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
         DataError: too few images, or the scene's size is unknown.
         MapError: given weights are no DFNet.
     """
+    config = with_focal(config)
     device = torch.device(run.runtime.device)
     torch.manual_seed(run.runtime.seed)
     options = config.regressor
@@ -43,7 +46,7 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
     if options.vgg_weights and not options.weights:
         load_vgg16(network, options.vgg_weights)
     seeing = feature_dfnet(config.feature_weights).to(device) if config.feature_weights else network
-    features = DFNetFeatures(seeing, config.view.stride)
+    features = DFNetFeatures(seeing, config.view.stride, config.view.grid)
     steps = image_steps(config)
     left_out = bad_images(config, dataset)
     frames = mapped_frames(dataset, config.training.max_images, steps[0], left_out)
@@ -80,6 +83,16 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
         unseen = read_images(dataset, frames[held], config, run, features)
     trainer.extra = pack({"dfnet": network})
     trainer.run(run)
+    bundle = finished(config, dataset, field, network, features, images, unseen, run)
+    run.map.details.update(images=len(images), steps=list(trainer.steps))
+    return bundle
+
+
+def finished(
+    config: NefesConfig, dataset: Dataset, field: Field, network: DFNet, features: DFNetFeatures,
+    images: Images, unseen: Images, run: Run,
+) -> Bundle:  # fmt: skip
+    """Measure field and regressor on unseen images and write the map."""
     field.eval().requires_grad_(False)
     covariance, poses = _errors(network, dataset, unseen, config)
     quality = evaluate_field(field, unseen, range(len(unseen)))
@@ -87,10 +100,11 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
     maps = [unseen.maps([i])[0] for i in range(len(unseen))]
     novelty = Novelty.measure(views, maps, poses, covariance)
     bundle = Bundle(
-        config, field, features, network, torch.from_numpy(covariance), views, device, novelty
-    )
+        config, field, features, network, torch.from_numpy(covariance), views,
+        torch.device(run.runtime.device), novelty,
+    )  # fmt: skip
     save_bundle(run, bundle)
-    run.map.details.update(images=len(images), steps=list(trainer.steps), validation=quality)
+    run.map.details.update(validation=quality)
     return bundle
 
 
@@ -102,6 +116,15 @@ def image_steps(config: NefesConfig) -> tuple[int, int]:
         published = (known.field_step, known.regressor_step)
     given = (config.training.frame_step, config.regressor.frame_step)
     return given[0] or published[0], given[1] or published[1]
+
+
+def with_focal(config: NefesConfig) -> NefesConfig:
+    """The options with the focal length of the published grid, which the map must keep."""
+    view = config.view
+    if view.grid != "published" or view.focal is not None or not config.scene.constants:
+        return config
+    focal = scene_constants(config.scene.constants).focal * view.resolution / 480
+    return replace(config, view=replace(view, focal=focal))
 
 
 def bad_images(config: NefesConfig, dataset: Dataset) -> tuple[int, ...]:

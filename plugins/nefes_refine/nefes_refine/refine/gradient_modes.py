@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nefes_refine.config import RefineConfig
-from nefes_refine.field.training import render_map
+from nefes_refine.field.training import enlarged, render_map
 from nefes_refine.regressor import matrix
 from nefes_refine.target import Target
 from reloc_core.types import Float64Array
@@ -87,7 +87,7 @@ def rendered_gradient(
     with torch.enable_grad():
         fused = field.fuse(colours[None], features[None])
         wanted = target.detailed if detailed else target.features
-        fused = enlarged(fused, (wanted.shape[1], wanted.shape[2]))[0]
+        fused = enlarged(fused, (wanted.shape[1], wanted.shape[2]), bundle.config.view.grid)[0]
         inner = (slice(None), slice(crop, -crop or None), slice(crop, -crop or None))
         loss = channel_cosine_loss(fused[inner], wanted[inner])
         grads = torch.autograd.grad(loss, (colours, features))
@@ -104,20 +104,6 @@ def rendered_gradient(
             value = (found.colour * pull[0][part]).sum() + (found.features * pull[1][part]).sum()
             total += torch.autograd.grad(value, leaf)[0]
     return float(loss.detach()), total, colours.detach()
-
-
-def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (B, C, rows, columns) of cells at (height, width) of their image, bicubic.
-
-    The last cells may overhang the image.
-    """
-    rows, columns = maps.shape[-2:]
-    if (rows, columns) == size:
-        return maps
-    stride = -(-size[0] // rows)
-    whole = (rows * stride, columns * stride)
-    large = F.interpolate(maps, whole, mode="bicubic", align_corners=False)
-    return large[..., : size[0], : size[1]]
 
 
 def refine_pose_mode(
@@ -205,7 +191,8 @@ def image_not_worse(target: Target, before: Tensor, after: Tensor) -> bool:
     inner = (slice(None), slice(_CROP, -_CROP), slice(_CROP, -_CROP))
     size = (image.shape[1], image.shape[2])
     wanted = image[inner]
-    shown = [enlarged(x[None], size)[0][inner] for x in (before, after)]
+    grid = target.bundle.config.view.grid
+    shown = [enlarged(x[None], size, grid)[0][inner] for x in (before, after)]
     errors = [float(((x - wanted) ** 2).mean()) for x in shown]
     return errors[1] <= errors[0] and ssim(shown[1], wanted) >= ssim(shown[0], wanted)
 
