@@ -8,7 +8,6 @@ near there. That pose only guides: the one that counts is the solver's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from landmarks.config import LandmarkConfig, check
 from landmarks.extension import Sightings
+from landmarks.film import is_film
 from landmarks.matching import Matches, by_looks, by_place
 from landmarks.plan import Cover, Plan, are_photographs, choose_thresholds, make_plan
 from landmarks.scene import LandmarkMap, looks_of
@@ -31,6 +31,7 @@ from reloc_core.mapping import (
     Features,
     Observations,
     ReconstructionOptions,
+    TooFewPointsError,
     Tracks,
     describe,
     expected_in_view,
@@ -41,7 +42,7 @@ from reloc_core.mapping import (
 from reloc_core.maps import Map
 from reloc_core.solvers import PoseEstimate, estimate_absolute_pose
 from reloc_core.training.streams import numpy_rng
-from reloc_core.types import Correspondences, Float64Array, Frame, Query, ScenePoints
+from reloc_core.types import Correspondences, Float64Array, Query, ScenePoints
 
 _MIN_LANDMARKS = 50
 _GUIDES = 12  # inliers of a pose that is believed enough to look where it says
@@ -49,6 +50,7 @@ _SLACK = 0.05  # of cosines
 _SUPPORT = 8  # inliers that an image must share with a query to support it
 _WORDS = 16
 _KNOWN_FOCAL = 0.02
+_TOO_FEW = "softmax-found-too-few"
 
 
 class LandmarkEstimator(Estimator):
@@ -81,15 +83,12 @@ class LandmarkEstimator(Estimator):
                 f"{dataset.name} has {len(dataset)} image{'s' * (len(dataset) != 1)}; a map needs at "
                 f"least {least}, from different places."
             )
-        if self._reads_by_softmax(dataset.frames):
-            run.note(
-                f"Mapping {len(dataset)} images of {dataset.name}: XFeat, landmarks read by a softmax "
-                "(estimator.readout)."
-            )
-            self.softmax = SoftmaxLandmarks(SoftmaxConfig())
-            self.softmax.fit(dataset, run)
-            return
-        plan = make_plan(self.config, dataset.frames)
+        photographs = are_photographs(dataset.frames, lambda: is_film(dataset, run))
+        if self._reads_by_softmax(photographs):
+            if self._fit_softmax(dataset, run):
+                return
+            photographs = True
+        plan = make_plan(self.config, dataset.frames, photographs)
         run.note(f"Mapping {len(dataset)} images of {dataset.name}: {plan}.")
         self._begin(plan, run.runtime)
         features = self._described(dataset, run)
@@ -103,7 +102,7 @@ class LandmarkEstimator(Estimator):
             return matches.tracks(replace(options, min_views=views, min_parallax_deg=angle), run)
 
         tracks, views, angle = choose_thresholds(
-            self.config, build, features.images, count, are_photographs(dataset.frames)
+            self.config, build, features.images, count, photographs
         )
         cover = Cover.of(tracks, features.images, count)
         run.note(
@@ -120,6 +119,32 @@ class LandmarkEstimator(Estimator):
             images=count, pairs=len(matches.pairs), landmarks=len(tracks), min_views=views,
             min_parallax_deg=angle, cover=vars(cover), plan=vars(plan),
         )  # fmt: skip
+
+    def _fit_softmax(self, dataset: Dataset, run: Run) -> bool:
+        """Map for the softmax; False where its images share too little and matching may be chosen."""
+        # A run that was interrupted after it had changed over goes on there.
+        failed = run.map.scratch / _TOO_FEW
+        if failed.exists():
+            return False
+        run.note(
+            f"Mapping {len(dataset)} images of {dataset.name}: XFeat, landmarks read by a softmax "
+            "(estimator.readout)."
+        )
+        softmax = SoftmaxLandmarks(SoftmaxConfig())
+        try:
+            softmax.fit(dataset, run)
+        except TooFewPointsError as error:
+            if self.config.readout != "auto":
+                raise
+            run.note(
+                f"{error} They are mapped as photographs instead (estimator.readout=matching)."
+            )
+            # What was described is of no use to other key points.
+            run.map.save_checkpoint({}, {"described": 0})
+            failed.touch()
+            return False
+        self.softmax = softmax
+        return True
 
     def extend(self, dataset: Dataset, run: Run) -> None:
         """See `Estimator.extend`: landmarks stay where they are, and new ones come with the images."""
@@ -172,12 +197,12 @@ class LandmarkEstimator(Estimator):
         self.scene = LandmarkMap.from_tensors(scene.tensors())
         run.map.details.update(details)
 
-    def _reads_by_softmax(self, frames: Sequence[Frame]) -> bool:
+    def _reads_by_softmax(self, photographs: bool) -> bool:
         """Whether landmarks are seen so often that a trained softmax tells them apart better."""
         if self.config.readout != "auto":
             return self.config.readout == "softmax"
         # What was chosen by hand is an option of the matching.
-        return not are_photographs(frames) and self.config == LandmarkConfig()
+        return not photographs and self.config == LandmarkConfig()
 
     def _begin(self, plan: Plan, runtime: Runtime) -> None:
         self.plan = plan

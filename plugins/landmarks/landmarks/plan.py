@@ -18,8 +18,6 @@ from reloc_core.types import Frame
 
 Number = TypeVar("Number", int, float)
 _FEW_PHOTOS = 99  # mapping images up to which they are taken for photographs, not a film
-_MOST_PHOTOS = 400  # the same of high resolution and in no sequence
-_FILM_SIDE = 600  # shorter side in pixels up to which many images are taken for a film
 _EVERY_PAIR = 40  # images that are matched each with each
 _ENOUGH = 250  # landmarks in view of an image that make strict thresholds affordable
 # Views and parallax in degrees. Of photographs, many landmarks from two views are worth more than few
@@ -61,19 +59,19 @@ class Plan:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
 
 
-def are_photographs(frames: Sequence[Frame]) -> bool:
+def are_photographs(frames: Sequence[Frame], filmed: Callable[[], bool] = lambda: False) -> bool:
     """Whether images were taken one by one, far apart, rather than filmed.
 
     What is lost by taking photographs for a film: a softmax needs landmarks that many images see, and its
     few pixels. The other way round, only time.
+
+    Args:
+        frames: the mapping images.
+        filmed: looks at many images that belong to no sequence; see `landmarks.film`.
     """
     if len(frames) <= _FEW_PHOTOS:
         return True
-    return (
-        len(frames) <= _MOST_PHOTOS
-        and all(f.sequence is None for f in frames)
-        and _short_side(frames) > _FILM_SIDE
-    )
+    return all(f.sequence is None for f in frames) and not filmed()
 
 
 def _short_side(frames: Sequence[Frame]) -> int:
@@ -81,14 +79,15 @@ def _short_side(frames: Sequence[Frame]) -> int:
     return int(np.median([min(f.camera.width, f.camera.height) for f in frames]))
 
 
-def make_plan(config: LandmarkConfig, frames: Sequence[Frame]) -> Plan:
+def make_plan(config: LandmarkConfig, frames: Sequence[Frame], photographs: bool) -> Plan:
     """Choose by the number of images, their size, and whether they are a film.
 
     Args:
         config: whose options take precedence.
         frames: the mapping images.
+        photographs: rather than a film.
     """
-    few = are_photographs(frames)
+    few = photographs
     kind = config.keypoints.kind
     if kind == "auto":
         kind = "sift" if few else "xfeat"
