@@ -7,6 +7,7 @@
 `detect(images, count)`, such as `reloc_core.features.keypoints.KeypointDetector`.
 """
 
+from reloc_core.mapping.cover import Cover
 from reloc_core.mapping.features import Detector, Features, describe, spread_frames
 from reloc_core.mapping.guidance import expected_in_view
 from reloc_core.mapping.matching import match_pairs, mutual_matches, typical_depth
@@ -26,6 +27,7 @@ from reloc_core.mapping.triangulation import Points, triangulate, two_view_depth
 from reloc_core.mapping.views import View, make_view, pinhole_camera, resample, resample_depth
 
 __all__ = [
+    "Cover",
     "Detector",
     "Features",
     "Matches",

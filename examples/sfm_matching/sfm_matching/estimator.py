@@ -23,6 +23,7 @@ from reloc_core import (
 from reloc_core.features.keypoints import KeypointDetector, Keypoints
 from reloc_core.features.vlad import image_looks, vlad
 from reloc_core.mapping import (
+    Cover,
     ReconstructionOptions,
     describe,
     evenly,
@@ -81,6 +82,11 @@ class MatchingEstimator(Estimator):
             min_views=options.min_views, min_parallax_deg=options.min_parallax_deg,
         )  # fmt: skip
         require_points(len(rows), _MIN_POINTS, dataset, len(frames))
+        partners = np.bincount(
+            np.concatenate([matches.first, matches.second]), minlength=len(features)
+        )
+        cover = Cover.of_observations(features.images[rows], 1 + partners[rows], len(frames))
+        cover.warn(run)
         # Rounded as they are stored, so that this estimator and a loaded one agree.
         self.tensors = {
             "descriptors": torch.from_numpy(features.descriptors[rows]).half(),
@@ -90,7 +96,9 @@ class MatchingEstimator(Estimator):
             "words": words,
         }
         run.map.save("images", self.tensors, {"resolution": options.resolution})
-        run.map.details.update(images=len(frames), pairs=len(matches.pairs), points=len(rows))
+        run.map.details.update(
+            images=len(frames), pairs=len(matches.pairs), points=len(rows), cover=vars(cover)
+        )
         self._use()
 
     def load(self, scene_map: Map, runtime: Runtime) -> None:

@@ -17,7 +17,7 @@ from landmarks.config import LandmarkConfig, check
 from landmarks.extension import Sightings
 from landmarks.film import is_film
 from landmarks.matching import Matches, by_looks, by_place
-from landmarks.plan import Cover, Plan, are_photographs, choose_thresholds, make_plan
+from landmarks.plan import Plan, are_photographs, choose_thresholds, make_plan
 from landmarks.scene import LandmarkMap, looks_of
 from landmarks.selection import keep_best
 from landmarks.softmax import SoftmaxLandmarks
@@ -28,6 +28,7 @@ from reloc_core.features.sift import SiftDetector
 from reloc_core.features.vlad import image_looks
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.mapping import (
+    Cover,
     Features,
     Observations,
     ReconstructionOptions,
@@ -110,8 +111,7 @@ class LandmarkEstimator(Estimator):
             f"{cover.views:.1f} views each, {cover.median:.0f} in an image (median)."
         )
         require_points(len(tracks), _MIN_LANDMARKS, dataset, count)
-        for text in cover.warnings():
-            run.note(f"Warning: {text}")
+        cover.warn(run)
         observations = matches.observations
         tracks = tracks.subset(best_known(tracks, observations, plan.landmarks))
         self._save(

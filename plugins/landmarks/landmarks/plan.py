@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from landmarks.config import LandmarkConfig
-from reloc_core.mapping import Tracks
+from reloc_core.mapping import Cover, Tracks
 from reloc_core.types import Frame
 
 Number = TypeVar("Number", int, float)
@@ -24,7 +24,6 @@ _ENOUGH = 250  # landmarks in view of an image that make strict thresholds affor
 # from three.
 _FILM = ((3, 2.0), (3, 1.0), (2, 1.0), (2, 0.5))
 _PHOTOS = ((2, 2.0), (2, 1.0), (2, 0.5))
-_FEW, _FEW_VIEWS = 100, 2.5
 
 
 @dataclass(frozen=True)
@@ -113,47 +112,6 @@ def make_plan(config: LandmarkConfig, frames: Sequence[Frame], photographs: bool
 
 def _or(given: Number | None, chosen: Number) -> Number:
     return chosen if given is None else given
-
-
-@dataclass(frozen=True)
-class Cover:
-    """How well landmarks cover the mapping images.
-
-    Attributes:
-        views: median number of images that observe a landmark.
-        median: median number of landmarks in an image.
-        bare: share of images with fewer than 100.
-    """
-
-    views: float
-    median: float
-    bare: float
-
-    @classmethod
-    def of(cls, tracks: Tracks, images: np.ndarray, count: int) -> Cover:
-        """Cover of `count` images; `images` (M,) is the image of every key point."""
-        seen = np.bincount(images[tracks.rows], minlength=count)
-        views = float(tracks.views.mean()) if len(tracks) else 0.0
-        return cls(round(views, 2), float(np.median(seen)), round(float((seen < _FEW).mean()), 3))
-
-    def warnings(self) -> list[str]:
-        """What a user should know before relying on the map."""
-        found = []
-        if self.median < _FEW:
-            found.append(
-                f"half of the images see fewer than {self.median:.0f} landmarks: expect queries to fail. "
-                "More images, or images nearer to each other, help."
-            )
-        elif self.bare > 0.1:
-            found.append(
-                f"{self.bare:.0%} of the images see fewer than {_FEW} landmarks: queries there may fail."
-            )
-        if 0 < self.views < _FEW_VIEWS:
-            found.append(
-                f"a landmark is seen by {self.views:.1f} images on average: positions are uncertain and "
-                "wrong ones go unnoticed. Images between the present ones help."
-            )
-        return found
 
 
 def choose_thresholds(

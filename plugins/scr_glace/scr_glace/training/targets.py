@@ -20,6 +20,7 @@ from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.features.vlad import image_looks
 from reloc_core.interfaces import Dataset, Run
 from reloc_core.mapping import (
+    Cover,
     Features,
     ReconstructionOptions,
     describe,
@@ -142,6 +143,7 @@ def find_targets(
     except DataError as error:
         text = "estimator.points.enabled=false trains without them."
         raise DataError(f"{error} {text}") from None
+    Cover.of(tracks, features.images, len(frames)).warn(run)
     images = features.images[tracks.rows]
     order = np.argsort(images, kind="stable")
     offset = tracks.points[tracks.labels] - observations.origins(tracks.rows)
