@@ -8,7 +8,7 @@
 """
 
 from reloc_core.mapping.cover import Cover
-from reloc_core.mapping.features import Detector, Features, describe, spread_frames
+from reloc_core.mapping.features import Detector, Features, describe, spread_frames, tell_used
 from reloc_core.mapping.guidance import expected_in_view
 from reloc_core.mapping.matching import match_pairs, mutual_matches, typical_depth
 from reloc_core.mapping.observations import Observations
@@ -56,6 +56,7 @@ __all__ = [
     "resample_depth",
     "spread_frames",
     "star_points",
+    "tell_used",
     "triangulate",
     "two_view_depths",
     "typical_depth",

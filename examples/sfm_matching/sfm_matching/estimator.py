@@ -31,6 +31,7 @@ from reloc_core.mapping import (
     mutual_matches,
     require_points,
     star_points,
+    tell_used,
 )
 from reloc_core.maps import Map
 from reloc_core.types import ImageArray
@@ -71,6 +72,7 @@ class MatchingEstimator(Estimator):
                 f"{options.min_views}, from different places."
             )
         frames = evenly(len(dataset), options.images)
+        tell_used(dataset, frames, run, "estimator.images")
         features = describe(dataset, frames, self.detector, options.keypoints, run)
         rng = np.random.default_rng(run.runtime.seed)
         looks, words = image_looks(features.descriptors, features.counts, rng)

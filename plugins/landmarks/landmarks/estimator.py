@@ -8,7 +8,7 @@ near there. That pose only guides: the one that counts is the solver's.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ from reloc_core.mapping import (
     match_images,
     require_points,
     spread_frames,
+    tell_used,
 )
 from reloc_core.maps import Map
 from reloc_core.solvers import PoseEstimate, estimate_absolute_pose
@@ -84,13 +85,17 @@ class LandmarkEstimator(Estimator):
                 f"{dataset.name} has {len(dataset)} image{'s' * (len(dataset) != 1)}; a map needs at "
                 f"least {least}, from different places."
             )
-        photographs = are_photographs(dataset.frames, lambda: is_film(dataset, run))
-        if self._reads_by_softmax(photographs):
+        photographs = self.config.readout != "softmax" and are_photographs(
+            dataset.frames, lambda: is_film(dataset, run)
+        )
+        why = self._why_matched(photographs)
+        if not why:
             if self._fit_softmax(dataset, run):
                 return
-            photographs = True
-        plan = make_plan(self.config, dataset.frames, photographs)
-        run.note(f"Mapping {len(dataset)} images of {dataset.name}: {plan}.")
+            photographs, why = True, "they share too little for a softmax"
+        used = [dataset.frames[i] for i in spread_frames(dataset, wanted.max_images)]
+        plan = make_plan(self.config, used, photographs)
+        run.note(f"Mapping {len(used)} images of {dataset.name} by matching ({why}): {plan}.")
         self._begin(plan, run.runtime)
         features = self._described(dataset, run)
         count = len(features.frames)
@@ -131,6 +136,7 @@ class LandmarkEstimator(Estimator):
             "(estimator.readout)."
         )
         softmax = SoftmaxLandmarks(SoftmaxConfig())
+        softmax.config.keypoints.batch = self.config.keypoints.batch
         try:
             softmax.fit(dataset, run)
         except TooFewPointsError as error:
@@ -177,10 +183,16 @@ class LandmarkEstimator(Estimator):
     def _described(self, dataset: Dataset, run: Run) -> Features:
         assert self.detector is not None
         assert self.plan is not None
+        frames = spread_frames(dataset, self.config.triangulation.max_images)
+        tell_used(dataset, frames, run, "estimator.triangulation.max_images")
         return describe(
-            dataset, spread_frames(dataset, self.config.triangulation.max_images), self.detector,
-            self.plan.mapping, run, batch=self.config.keypoints.batch,
-        )  # fmt: skip
+            dataset,
+            frames,
+            self.detector,
+            self.plan.mapping,
+            run,
+            batch=self.config.keypoints.batch,
+        )
 
     def _options(self) -> ReconstructionOptions:
         assert self.plan is not None
@@ -197,12 +209,16 @@ class LandmarkEstimator(Estimator):
         self.scene = LandmarkMap.from_tensors(scene.tensors())
         run.map.details.update(details)
 
-    def _reads_by_softmax(self, photographs: bool) -> bool:
-        """Whether landmarks are seen so often that a trained softmax tells them apart better."""
+    def _why_matched(self, photographs: bool) -> str:
+        """Why landmarks are matched; "" where a trained softmax, which must see them often, reads them."""
         if self.config.readout != "auto":
-            return self.config.readout == "softmax"
-        # What was chosen by hand is an option of the matching.
-        return not photographs and self.config == LandmarkConfig()
+            return "estimator.readout" if self.config.readout == "matching" else ""
+        if photographs:
+            return "photographs"
+        # What was chosen by hand is an option of the matching, but for how many images go together.
+        given = changed_options(self.config, LandmarkConfig())
+        given = [name for name in given if name != "keypoints.batch"]
+        return f"{', '.join(given)} given" if given else ""
 
     def _begin(self, plan: Plan, runtime: Runtime) -> None:
         self.plan = plan
@@ -372,6 +388,18 @@ class LandmarkEstimator(Estimator):
             "viewpoint": float(cosine.mean()),
             "scale": -float(scale.mean()),
         }
+
+
+def changed_options(config: object, default: object, prefix: str = "") -> list[str]:
+    """Dotted names of the options in which two configs of one kind differ."""
+    found = []
+    for field in fields(config):  # type: ignore[arg-type]
+        ours, theirs = getattr(config, field.name), getattr(default, field.name)
+        if is_dataclass(ours):
+            found += changed_options(ours, theirs, f"{prefix}{field.name}.")
+        elif ours != theirs:
+            found.append(prefix + field.name)
+    return found
 
 
 def best_known(tracks: Tracks, observations: Observations, most: int) -> np.ndarray:

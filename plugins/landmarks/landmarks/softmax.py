@@ -36,6 +36,7 @@ from reloc_core.mapping import (
     match_images,
     require_points,
     spread_frames,
+    tell_used,
 )
 from reloc_core.maps import Map
 from reloc_core.training.streams import numpy_rng
@@ -148,7 +149,9 @@ class SoftmaxLandmarks(Estimator):
     def _described(self, dataset: Dataset, run: Run) -> Features:
         assert self.detector is not None
         options = self.config
-        frames = spread_frames(dataset, options.triangulation.max_images)
+        most = options.triangulation.max_images
+        frames = spread_frames(dataset, most)
+        tell_used(dataset, frames, run, f"a softmax takes at most {most}")
         return describe(
             dataset, frames, self.detector, options.keypoints.mapping, run,
             batch=options.keypoints.batch,

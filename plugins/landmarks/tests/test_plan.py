@@ -10,10 +10,14 @@ from landmarks.film import is_film
 from landmarks.plan import are_photographs, make_plan
 
 from reloc_core import Camera, Frame
+from reloc_core.calibration import CalibrationConfig
 from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.datasets.subset import Subset
 from reloc_core.datasets.synthetic import SyntheticDataset
+from reloc_core.engine import train
+from reloc_core.mapped import mapped_frames
 from reloc_core.maps import Map
+from reloc_core.runs import Reporter
 from reloc_core.testing import start_run
 
 
@@ -52,6 +56,36 @@ class Loose(Subset):
     @property
     def frames(self):
         return [replace(frame, sequence=None) for frame in super().frames]
+
+
+def test_how_many_images_are_described_together_changes_no_method():
+    film = LandmarkConfig()
+    film.keypoints.batch = 8
+    assert LandmarkEstimator(film)._why_matched(False) == ""
+    film.matching.retrieved = 30
+    assert LandmarkEstimator(film)._why_matched(False) == "matching.retrieved given"
+    assert LandmarkEstimator(film)._why_matched(True) == "photographs"
+
+
+def test_images_that_are_not_used_are_told_and_not_mapped(tmp_path):
+    room = SyntheticDataset(SyntheticConfig(width=160, height=120, train_frames=30, test_frames=1))
+    options = {
+        "name": "landmarks",
+        "keypoints": {"kind": "xfeat", "resolution": 120},
+        "triangulation": {"max_images": 14},
+    }
+    said = []
+
+    class Told(Reporter):
+        def note(self, text):
+            said.append(text)
+
+    quiet = CalibrationConfig(enabled=False)
+    made = train(room, tmp_path / "map", options, calibration=quiet, reporter=Told(), threads=1)
+    assert len(mapped_frames(made).world_from_cam) == 14
+    assert any("14 of 30 mapping images are used" in text for text in said)
+    # As for 14 images, each with each.
+    assert made.info.details["plan"]["near"] == 40
 
 
 def test_consecutive_images_tell_a_film(tmp_path):
