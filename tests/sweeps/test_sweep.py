@@ -11,8 +11,8 @@ from sweep_tools import SMALL, reloc
 
 from reloc_core.cli.main import main
 from reloc_core.evaluation.paired import holm, paired_tests, sign_test
-from reloc_core.evaluation.sweep_table import COLUMNS, interval
-from reloc_core.evaluation.sweeps import average, read_sweep
+from reloc_core.evaluation.sweep_table import COLUMNS, interval, sweep_table
+from reloc_core.evaluation.sweeps import Job, Record, Sweep, average, read_sweep
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,26 @@ def test_a_sweep_is_compared_as_it_is(swept, tmp_path, capsys):
     assert "size=4, seed=1" in text
     assert "size=8, seed=3" in text
     assert '"one"' in text
+
+
+def test_default_columns_are_over_the_depth_where_the_unit_is_arbitrary(tmp_path):
+    def job(number, unit):
+        metrics = {"relative": {"median_translation_percent": 0.5, "recall": {"5%_5deg": 0.75}}}
+        result = {"status": "ok", "metrics": metrics, "dataset": {"unit": unit}}
+        return Job(number, {"seed": str(number)}, "ok", result)
+
+    def titles(unit):
+        record = Record("evaluate", [], [], [], False)
+        table = sweep_table(Sweep(tmp_path, record, (job(0, unit), job(1, unit))))
+        return table.cells()
+
+    assert "median cm" in titles("metre")[0]
+    head, row = titles("scene unit")
+    assert "median % of the depth" in head
+    assert "5% 5deg %" in head
+    assert "median cm" not in head
+    assert row[2].startswith("0.50")
+    assert row[4].startswith("75.0")
 
 
 def test_intervals_are_clipped_to_what_is_possible():
