@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class MapWriter:
 
     Attributes:
         details: what the component wants people to see in `map.yaml`; filled in by `fit`.
+        used: indices of the dataset's frames that the map is made of; None for all. Set by `fit`.
 
     Raises:
         MapError: a finished map is there, an unfinished one of another configuration, or somebody else
@@ -67,6 +68,7 @@ class MapWriter:
         self.info = info
         self.primary = primary
         self.details: dict[str, Any] = dict(info.details)
+        self.used: Sequence[int] | None = None
         self.partial = partial_directory(self.path)
         self._prefix = ""
         self._lock: FileLock | None = None
@@ -150,7 +152,7 @@ class MapWriter:
         """
         inner = copy.copy(self)
         inner._prefix = f"{self._prefix}{name}."
-        inner.details = {}
+        inner.details, inner.used = {}, None
         return inner
 
     @property

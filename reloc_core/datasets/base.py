@@ -30,7 +30,7 @@ class FileDataset(Dataset):
         name: of scene and split.
         frames: metadata, one per image.
         images: image files.
-        depths: depth maps registered to the images, or None.
+        depths: depth maps registered to the images, or None; left out where the unit is not metre.
         notes: things the user should know.
         unit: of translations.
         undistort: give images, depth and cameras without lens distortion.
@@ -53,6 +53,14 @@ class FileDataset(Dataset):
         if undistort:
             frames = [replace(f, camera=pinhole_of(f.camera)) for f in frames]
         self._name, self._frames, self._images = name, tuple(frames), tuple(images)
+        if depths is not None and unit != "metre":
+            # Depth maps are in millimetres: lifted into another unit they would lie anywhere.
+            depths = None
+            notes = [
+                *notes,
+                f"depth is left out: it is metric, the poses are in '{unit}' (dataset.unit=metre where "
+                "they are metric, too)",
+            ]
         self._depths = None if depths is None else tuple(depths)
         self._notes, self._unit = tuple(notes), unit
 

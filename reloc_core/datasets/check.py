@@ -37,6 +37,7 @@ _PAIRS = 10
 # Epipolar errors above both, in pixels and over the image width, are no matter of accuracy.
 _FOREIGN_PX, _FOREIGN = 10.0, 0.015
 _MAX_IMAGES = 400  # images read for the quality check, per split
+_BLOCK = 256  # test views that are compared with all training views at once
 _FOCAL_FACTORS = tuple(float(f) for f in np.round(1.03 ** np.arange(-18, 19), 4))
 
 
@@ -114,14 +115,20 @@ def nearest_views(train: Float64Array, test: Float64Array, depth: float) -> Cove
         test: (N, 4, 4) world_from_cam.
         depth: typical distance of the scene, in the unit of the poses.
     """
-    gap = np.linalg.norm(test[:, None, :3, 3] - train[None, :, :3, 3], axis=-1)
-    trace = np.einsum("nij,mij->nm", test[:, :3, :3], train[:, :3, :3])
-    angle = np.arccos(np.clip((trace - 1) / 2, -1, 1))
-    cost = angle + gap / depth
-    index = np.argmin(cost, 1)
-    rows = np.arange(len(test))
+    index = np.zeros(len(test), np.intp)
+    gap, cost = np.zeros(len(test)), np.zeros(len(test))
+    # In blocks: every view with every other one would not fit for a long video.
+    for begin in range(0, len(test), _BLOCK):
+        rows = slice(begin, begin + _BLOCK)
+        some = test[rows]
+        far = np.linalg.norm(some[:, None, :3, 3] - train[None, :, :3, 3], axis=-1)
+        trace = np.einsum("nij,mij->nm", some[:, :3, :3], train[:, :3, :3])
+        moved = np.arccos(np.clip((trace - 1) / 2, -1, 1)) + far / depth
+        index[rows] = best = np.argmin(moved, 1)
+        at = np.arange(len(some)), best
+        gap[rows], cost[rows] = far[at], moved[at]
     exact = rotation_angle_deg(train[index, :3, :3], test[:, :3, :3])
-    return Coverage(gap[rows, index], exact, index, np.asarray(cost[rows, index] > 0.6))
+    return Coverage(gap, exact, index, np.asarray(cost > 0.6))
 
 
 def _describe(report: DataReport, dataset: Dataset) -> None:
@@ -389,12 +396,13 @@ def _poses(dataset: Dataset) -> Float64Array:
 
 def _check_coverage(report: DataReport, train: Dataset, test: Dataset, depth: float) -> Coverage:
     coverage = nearest_views(_poses(train), _poses(test), depth)
-    unit = "m" if train.unit == "metre" else "units"
+    # An arbitrary unit tells nobody how far that is.
+    metric = train.unit == "metre"
     levels = (50, 95, 100)
     distance = np.percentile(coverage.distance, levels)
     angle = np.percentile(coverage.angle_deg, levels)
     text = "nearest training view: " + ", ".join(
-        f"{name} {d:.2f} {unit} / {a:.0f} deg"
+        f"{name} {f'{d:.2f} m' if metric else f'{100 * d / depth:.1f} % of the depth'} / {a:.0f} deg"
         for name, d, a in zip(("median", "95 %", "worst"), distance, angle, strict=True)
     )
     lost = int(coverage.uncovered.sum())

@@ -43,7 +43,7 @@ class Evaluation:
     @property
     def metrics(self) -> Metrics | None:
         """Medians, recalls and calibration; None without ground truth."""
-        return summarize_results(self.results, self.depth)
+        return summarize_results(self.results, self.depth, self.dataset.unit)
 
     @property
     def content(self) -> dict[str, Any]:

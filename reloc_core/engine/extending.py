@@ -12,7 +12,7 @@ from reloc_core.calibration import Calibration, CalibrationConfig, hold_out
 from reloc_core.datasets.subset import Subset
 from reloc_core.datasets.upright import Upright
 from reloc_core.engine.queries import run_queries
-from reloc_core.engine.training import TrainingRun, calibrate, check_dataset
+from reloc_core.engine.training import TrainingRun, calibrate, check_dataset, used_frames
 from reloc_core.errors import ConfigError, DataError, RelocError
 from reloc_core.geometry import rotation_angle_deg
 from reloc_core.interfaces import Dataset
@@ -104,17 +104,15 @@ def extend(
                 zip(before.cameras, before.world_from_cam, strict=True)
             )
         ]
-        save_mapped_frames(writer, [*frames, *mapped.frames], writer.details)
+        save_mapped_frames(writer, [*frames, *used_frames(writer, mapped)], writer.details)
         if len(held):
             ready = Pipeline.from_map(
                 writer.so_far(), runtime=runtime, registry=registry, calibrated=False
             )
-            learned = calibrate(ready, fresh, held, run, options)
-            poses = [before.world_from_cam[:, :3], learned.mapped]
-            replace(learned, mapped=np.concatenate(poses)).save(writer)
+            calibrate(ready, fresh, held, run, options).save(writer)
         elif known is not None:
-            poses = [known.mapped, *(np.asarray(f.world_from_cam)[None, :3] for f in mapped.frames)]
-            replace(known, mapped=np.concatenate(poses)).save(writer)
+            poses = mapped_frames(writer.so_far()).world_from_cam[:, :3]
+            replace(known, mapped=poses).save(writer)
         return writer.finish()
     except RelocError:
         writer.discard_without_checkpoint()

@@ -28,7 +28,7 @@ from reloc_core.engine.queries import run_queries
 from reloc_core.errors import ConfigError, DataError, RelocError
 from reloc_core.interfaces import Dataset, Progress, Run, Runtime
 from reloc_core.map_cache import MapCache
-from reloc_core.mapped import FRAMES, save_mapped_frames
+from reloc_core.mapped import FRAMES, mapped_frames, save_mapped_frames
 from reloc_core.maps import Map, MapInfo, MapWriter, dataset_identity
 from reloc_core.pipeline import PARTS, Pipeline, part_name
 from reloc_core.registry import Component, Registry, default_registry
@@ -217,7 +217,7 @@ def _fit(
         fit(dataset, run)
         # Where the map was seen from, for reports, viewers and the calibration. Written last: it says
         # that this component is complete.
-        save_mapped_frames(run.map, dataset.frames, run.map.details)
+        save_mapped_frames(run.map, used_frames(run.map, dataset), run.map.details)
 
     if not run.map.so_far().has(FRAMES):
         if cache is None:
@@ -225,6 +225,12 @@ def _fit(
             return
         cache.fit(component, {**fitted_from, "config": plain(config)}, run.map, make, run.note)
     run.map.details.update(run.map.so_far().tensors(FRAMES, "np")[1]["details"])
+
+
+def used_frames(writer: MapWriter, dataset: Dataset) -> Sequence[Frame]:
+    """The frames of a dataset that a map is made of."""
+    frames = dataset.frames
+    return frames if writer.used is None else [frames[i] for i in writer.used]
 
 
 def calibrate(
@@ -238,7 +244,7 @@ def calibrate(
 
     Args:
         pipeline: without calibration.
-        dataset: all mapping images.
+        dataset: all images to map.
         held: indices of those that are not in the map; where there are none, a few of the map stand in.
         run: seed and progress.
         config: options.
@@ -256,8 +262,7 @@ def calibrate(
         for outcome in run_queries(pipeline, pictures, observed=False):
             foreign.append(outcome.localization)
             progress.advance()
-    kept = np.setdiff1d(np.arange(len(dataset)), held)
-    mapped = np.stack([np.asarray(dataset.frames[i].world_from_cam) for i in kept])
+    mapped = mapped_frames(run.map.so_far()).world_from_cam
     depths = [loc.support["depth"] for _, loc in found if "depth" in loc.support]
     depth = float(np.median(depths)) if depths else scene_scale(mapped)
     made = fit_calibration(found, foreign, mapped, depth, config, own)

@@ -47,6 +47,9 @@ RELATIVE_THRESHOLDS: Mapping[str, tuple[float, float]] = {
 SUCCESS = "5cm_5deg"
 """The threshold that the score is judged by."""
 
+RELATIVE_SUCCESS = "5%_5deg"
+"""The same where the unit is arbitrary."""
+
 NEES_DEGREES = 6
 NEES_95 = 12.591587
 """0.95 quantile of the chi-square distribution with 6 degrees of freedom."""
@@ -112,8 +115,8 @@ class Metrics:
         p90_rotation_deg: 0.9 quantile.
         recall: fraction 0..1 by the keys of `THRESHOLDS`; NaN without ground truth.
         mean_score: mean score of localized queries, NaN when there is none.
-        score_auroc: probability that a localized query within `SUCCESS` scores higher than one
-            outside; 0.5 is chance. NaN unless there are both.
+        score_auroc: probability that a localized query within `SUCCESS`, or `RELATIVE_SUCCESS` where
+            the unit is arbitrary, scores higher than one outside; 0.5 is chance. NaN unless there are both.
         mean_nees: mean normalised estimation error squared of poses with a covariance; 6 when the
             covariances are right, larger when they are too small. NaN when there is none.
         within_95: fraction of those inside their 95 % confidence region.
@@ -298,6 +301,7 @@ def summarize(
     nees_values: npt.ArrayLike | None = None,
     right: npt.ArrayLike | None = None,
     groups: int = 5,
+    limit: tuple[float, float] = THRESHOLDS[SUCCESS],
 ) -> Metrics:
     """Summarize errors.
 
@@ -307,8 +311,9 @@ def summarize(
         localized: (N,) whether there is a pose; by default wherever the error is finite.
         scores: (N,) in 0..1; zeros by default.
         nees_values: (N,) from `nees`, NaN where unknown.
-        right: (N,) whether a pose is what the score promises; by default whether it is within `SUCCESS`.
+        right: (N,) whether a pose is what the score promises; by default whether it is within `limit`.
         groups: number of groups of `Metrics.reliability`.
+        limit: translation and degrees below which a query succeeds.
 
     Returns:
         the summary; see the module docstring for what is counted how.
@@ -336,9 +341,9 @@ def summarize(
 
     translation_known, rotation_known = translation[known], rotation[known]
     recall = _recall(translation_known, rotation_known, THRESHOLDS)
-    metres, degrees = THRESHOLDS[SUCCESS]
+    length, degrees = limit
     judged = known & found
-    success = (translation < metres) & (rotation < degrees)
+    success = (translation < length) & (rotation < degrees)
     promised = success if right is None else np.asarray(right, bool)
     nees_known = nees_array[~np.isnan(nees_array)]
     tenths = _reliability(score[judged], promised[judged], 10)

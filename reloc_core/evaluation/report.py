@@ -18,7 +18,7 @@ from typing import Any
 
 from reloc_core.evaluation import figures, gallery
 from reloc_core.evaluation.gallery import Explain
-from reloc_core.evaluation.metrics import SUCCESS, Metrics
+from reloc_core.evaluation.metrics import RELATIVE_SUCCESS, SUCCESS, Metrics, RelativeMetrics
 from reloc_core.evaluation.query_table import query_table
 from reloc_core.evaluation.results import (
     QueryResult,
@@ -33,7 +33,8 @@ from reloc_core.evaluation.units import (
     format_length,
     format_percent,
     format_seconds,
-    threshold_label,
+    format_share,
+    success_label,
 )
 from reloc_core.io.files import write_atomically
 from reloc_core.types import Float64Array
@@ -89,7 +90,7 @@ def render_report(
     results: Sequence[QueryResult], info: ReportInfo, explain: Explain | None = None
 ) -> str:
     """The page as text; arguments as in `write_report`."""
-    metrics = summarize_results(results, info.depth)
+    metrics = summarize_results(results, info.depth, info.unit)
     judged = metrics.with_ground_truth > 0
     warning = metrics.overconfidence
     relative = relative_results(results, info.depth) if info.unit != METRE else None
@@ -113,26 +114,25 @@ def render_report(
         title=escape(f"{info.scene} · reloc"),
         scene=escape(info.scene),
         subtitle=escape(" · ".join(part for part in subtitle if part)),
-        lead=prose(_lead(metrics, info.unit)),
-        tiles=_tiles(results, metrics, info),
+        lead=prose(_lead(metrics, info.unit, relative)),
+        tiles=_tiles(results, metrics, info, relative),
         sections="\n".join(section for section in sections if section),
         footer=escape(f"Made by reloc {version}".strip())
         + ". Numbers of every query are in localizations.jsonl beside this page.",
     )
 
 
-def _lead(metrics: Metrics, unit: str) -> str:
+def _lead(metrics: Metrics, unit: str, relative: RelativeMetrics | None) -> str:
     lost = metrics.queries - metrics.localized
     found = f"{metrics.localized} of {metrics.queries} images were localized."
     if not metrics.with_ground_truth:
         return found + " They come without ground truth, so their errors are unknown."
     parts = []
     if math.isfinite(metrics.median_translation_m):
-        within = format_percent(metrics.recall[SUCCESS])
         parts.append(
-            f"The median error is {format_length(metrics.median_translation_m, unit)} and "
-            f"{format_angle(metrics.median_rotation_deg)}; {within} of the queries are within "
-            f"{threshold_label(SUCCESS, unit).replace(', ', ' and ')}."
+            f"The median error is {_median(metrics, unit, relative)} and "
+            f"{format_angle(metrics.median_rotation_deg)}; {_within(metrics, relative)} of the queries "
+            f"are within {_limit(unit, relative).replace(', ', ' and ')}."
         )
     else:
         parts.append("At least half of the queries were not localized, so the median is infinite.")
@@ -144,16 +144,37 @@ def _lead(metrics: Metrics, unit: str) -> str:
     return " ".join(parts)
 
 
-def _tiles(results: Sequence[QueryResult], metrics: Metrics, info: ReportInfo) -> str:
+def _median(metrics: Metrics, unit: str, relative: RelativeMetrics | None) -> str:
+    """The median position error, over the scene's depth where the unit tells nothing."""
+    if relative is None:
+        return format_length(metrics.median_translation_m, unit)
+    return f"{format_share(relative.median_translation)} of the scene's depth"
+
+
+def _within(metrics: Metrics, relative: RelativeMetrics | None) -> str:
+    return format_percent(
+        metrics.recall[SUCCESS] if relative is None else relative.recall[RELATIVE_SUCCESS]
+    )
+
+
+def _limit(unit: str, relative: RelativeMetrics | None) -> str:
+    return success_label(unit, None if relative is None else relative.depth)
+
+
+def _tiles(
+    results: Sequence[QueryResult],
+    metrics: Metrics,
+    info: ReportInfo,
+    relative: RelativeMetrics | None,
+) -> str:
     tiles = []
     if metrics.with_ground_truth:
         tiles += [
-            (format_length(metrics.median_translation_m, info.unit), "position error, median"),
+            (format_length(metrics.median_translation_m, info.unit), "position error, median")
+            if relative is None
+            else (format_share(relative.median_translation), "of the depth, median position error"),
             (format_angle(metrics.median_rotation_deg), "rotation error, median"),
-            (
-                format_percent(metrics.recall[SUCCESS]),
-                f"within {threshold_label(SUCCESS, info.unit)}",
-            ),
+            (_within(metrics, relative), f"within {_limit(info.unit, relative)}"),
         ]
     tiles.append((f"{metrics.localized} / {metrics.queries}", "localized"))
     tiles.append((format_seconds(timing(results)["per_query"]["median"]), "time per query, median"))

@@ -21,6 +21,10 @@ import numpy as np
 from reloc_core.calibration.config import RIGHT_DEG, RIGHT_DEPTHS
 from reloc_core.errors import DataError
 from reloc_core.evaluation.metrics import (
+    RELATIVE_SUCCESS,
+    RELATIVE_THRESHOLDS,
+    SUCCESS,
+    THRESHOLDS,
     Metrics,
     RelativeMetrics,
     finite_or_none,
@@ -30,6 +34,7 @@ from reloc_core.evaluation.metrics import (
     summarize,
     upper_quantile,
 )
+from reloc_core.evaluation.units import METRE
 from reloc_core.interfaces import Dataset
 from reloc_core.io.files import atomic_write
 from reloc_core.io.poses import PoseRecord, write_pose_log, write_tum
@@ -230,13 +235,20 @@ def nees_array(results: Iterable[QueryResult]) -> Float64Array:
     )
 
 
-def summarize_results(results: Sequence[QueryResult], depth: float | None = None) -> Metrics:
+def summarize_results(
+    results: Sequence[QueryResult], depth: float | None = None, unit: str = METRE
+) -> Metrics:
     """Metrics over query results.
 
     Args:
         results: of all queries.
         depth: of the scene, by which the score calls a pose right; None if unknown.
+        unit: of the poses; in an arbitrary one a query succeeds within a share of the depth.
     """
+    limit = THRESHOLDS[SUCCESS]
+    if unit != METRE and depth:
+        share, degrees = RELATIVE_THRESHOLDS[RELATIVE_SUCCESS]
+        limit = (share * depth, degrees)
     errors = error_array(results)
     right = (errors[:, 0] <= RIGHT_DEPTHS * depth) & (errors[:, 1] <= RIGHT_DEG) if depth else None
     return summarize(
@@ -246,6 +258,7 @@ def summarize_results(results: Sequence[QueryResult], depth: float | None = None
         scores=[r.score for r in results],
         nees_values=nees_array(results),
         right=right,
+        limit=limit,
     )
 
 
@@ -295,7 +308,7 @@ def result_content(
     return {
         "status": status,
         "metrics": {
-            **summarize_results(results, depth).as_dict(),
+            **summarize_results(results, depth, dataset.unit).as_dict(),
             "relative": None if relative is None else relative.as_dict(),
         },
         "seconds": timing(results),

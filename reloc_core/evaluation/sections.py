@@ -22,11 +22,13 @@ from reloc_core.evaluation.metrics import (
 )
 from reloc_core.evaluation.results import QueryResult, error_array, nees_array
 from reloc_core.evaluation.units import (
+    METRE,
     format_angle,
     format_length,
     format_percent,
     format_share,
     relative_label,
+    success_label,
     threshold_label,
 )
 from reloc_core.types import Float64Array
@@ -192,10 +194,13 @@ def diagnosis(
 
 def _score(metrics: Metrics, unit: str, depth: float | None) -> str:
     """Reliability diagram, and what it says in words."""
-    limit = threshold_label(SUCCESS, unit)
+    limit = success_label(unit, depth)
     right = limit
     if depth:
-        right = f"{format_length(RIGHT_DEPTHS * depth, unit)}, {RIGHT_DEG:g}°"
+        length = format_length(RIGHT_DEPTHS * depth, unit)
+        if unit != METRE:
+            length = f"{format_share(RIGHT_DEPTHS)} of the depth"
+        right = f"{length}, {RIGHT_DEG:g}°"
     remark = (
         f"Share of right poses (within {right}) over the score, in {len(metrics.reliability)} equal groups "
         f"with their 95 % intervals. The diagonal is ideal, below it is overconfident. The expected "

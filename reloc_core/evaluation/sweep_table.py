@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -14,10 +14,16 @@ from typing import Any
 import numpy as np
 
 from reloc_core.errors import ConfigError, DataError, MapError, did_you_mean
-from reloc_core.evaluation.metrics import THRESHOLDS, overconfidence
+from reloc_core.evaluation.metrics import (
+    RELATIVE_SUCCESS,
+    RELATIVE_THRESHOLDS,
+    THRESHOLDS,
+    overconfidence,
+)
 from reloc_core.evaluation.paired import PairedTest, paired_tests
 from reloc_core.evaluation.results import error_array, read_localizations
 from reloc_core.evaluation.sweeps import Average, Job, Sweep, average, groups
+from reloc_core.evaluation.units import METRE
 from reloc_core.maps import Map
 
 
@@ -49,6 +55,16 @@ COLUMNS = {
         )
         for key in THRESHOLDS
     },
+    "median_percent": Column(
+        "median % of the depth", "metrics.relative.median_translation_percent", 1.0, 2
+    ),
+    **{
+        f"recall_{key}": Column(
+            f"{key.replace('_', ' ')} %", f"metrics.relative.recall.{key}", 100.0, 1, 100.0
+        )
+        for key in RELATIVE_THRESHOLDS
+        if "." not in key  # keys of results are dotted
+    },
     "localized": Column("localized", "metrics.localized", 1.0, 1),
     "query_ms": Column("ms per query", "seconds.per_query.median", 1000.0, 1),
     "total_s": Column("total s", "seconds.total", 1.0, 1),
@@ -61,6 +77,7 @@ OVERCONFIDENT = (
     f"{MARK} The poses of at least one job are overconfident: their covariances are far too small for the "
     "errors, see its report"
 )
+_RELATIVE = {"median_cm": "median_percent", "recall_5cm_5deg": f"recall_{RELATIVE_SUCCESS}"}
 LEGEND = "mean ± standard deviation [95 % interval of the mean, Student's t]"
 
 
@@ -168,11 +185,14 @@ def sweep_table(sweep: Sweep, over: str = "seed", columns: Sequence[str] = DEFAU
     Args:
         sweep: read by `read_sweep`.
         over: the option whose values are repetitions.
-        columns: names of `COLUMNS`, or dotted keys of `result.json`.
+        columns: names of `COLUMNS`, or dotted keys of `result.json`; the default ones are over the scene's
+            depth where the unit of the poses is arbitrary.
 
     Raises:
         ConfigError: no such column.
     """
+    if columns is DEFAULT and _is_arbitrary(sweep):
+        columns = [_RELATIVE.get(name, name) for name in DEFAULT]
     chosen = tuple((name, _column(name)) for name in columns)
     options = tuple(key for key in sweep.varied if key != over)
     rows, errors, marked = [], {}, []
@@ -191,6 +211,13 @@ def _overconfident(job: Job) -> bool:
     found = [job.value(f"metrics.calibration.{key}") for key in keys]
     nees, within, count = (math.nan if value is None else value for value in found)
     return count >= 0 and bool(overconfidence(nees, within, int(count)))
+
+
+def _is_arbitrary(sweep: Sweep) -> bool:
+    """Whether no job's poses are in metres."""
+    found = [job.result.get("dataset") for job in sweep.jobs if job.finished]
+    units = {str(d.get("unit", METRE)) for d in found if isinstance(d, Mapping)}
+    return bool(units) and METRE not in units
 
 
 def interval(number: Average, column: Column) -> tuple[float | None, float | None]:

@@ -49,7 +49,7 @@ def summary_table(
     Returns:
         something for `Console.print`.
     """
-    metrics, seconds = summarize_results(results, depth), timing(results)
+    metrics, seconds = summarize_results(results, depth, unit), timing(results)
     table = Table(
         box=box.SIMPLE_HEAD,
         show_header=False,

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 
-from reloc_core.evaluation.metrics import RELATIVE_THRESHOLDS, THRESHOLDS
+from reloc_core.evaluation.metrics import (
+    RELATIVE_SUCCESS,
+    RELATIVE_THRESHOLDS,
+    SUCCESS,
+    THRESHOLDS,
+)
 
 METRE = "metre"
 
@@ -66,6 +71,13 @@ def relative_label(key: str) -> str:
     """A key of `RELATIVE_THRESHOLDS` in words: "1 % of the depth, 1°"."""
     share, degrees = RELATIVE_THRESHOLDS[key]
     return f"{100 * share:g} % of the depth, {degrees:g}°"
+
+
+def success_label(unit: str, depth: float | None) -> str:
+    """What a query counts as right by: "5 cm, 5°", or a share of the scene's depth in any other unit."""
+    if unit != METRE and depth:
+        return relative_label(RELATIVE_SUCCESS)
+    return threshold_label(SUCCESS, unit)
 
 
 def format_share(share: float | None) -> str:

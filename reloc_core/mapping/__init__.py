@@ -7,7 +7,8 @@
 `detect(images, count)`, such as `reloc_core.features.keypoints.KeypointDetector`.
 """
 
-from reloc_core.mapping.features import Detector, Features, describe, spread_frames
+from reloc_core.mapping.cover import Cover
+from reloc_core.mapping.features import Detector, Features, describe, spread_frames, tell_used
 from reloc_core.mapping.guidance import expected_in_view
 from reloc_core.mapping.matching import match_pairs, mutual_matches, typical_depth
 from reloc_core.mapping.observations import Observations
@@ -16,6 +17,7 @@ from reloc_core.mapping.reconstruction import (
     Matches,
     Reconstruction,
     ReconstructionOptions,
+    TooFewPointsError,
     match_images,
     mean_colors,
     reconstruct,
@@ -26,6 +28,7 @@ from reloc_core.mapping.triangulation import Points, triangulate, two_view_depth
 from reloc_core.mapping.views import View, make_view, pinhole_camera, resample, resample_depth
 
 __all__ = [
+    "Cover",
     "Detector",
     "Features",
     "Matches",
@@ -33,6 +36,7 @@ __all__ = [
     "Points",
     "Reconstruction",
     "ReconstructionOptions",
+    "TooFewPointsError",
     "Tracks",
     "View",
     "build_tracks",
@@ -54,6 +58,7 @@ __all__ = [
     "resample_depth",
     "spread_frames",
     "star_points",
+    "tell_used",
     "triangulate",
     "two_view_depths",
     "typical_depth",

@@ -124,6 +124,20 @@ def spread_frames(dataset: Dataset, most: int) -> np.ndarray:
     return frames
 
 
+def tell_used(dataset: Dataset, frames: Sequence[int] | np.ndarray, run: Run, option: str) -> None:
+    """Keep which frames of a dataset a map is made of, and note it where they are not all.
+
+    Args:
+        dataset: that is mapped.
+        frames: (N,) indices of those used.
+        run: of the mapping.
+        option: that limits them.
+    """
+    if len(frames) < len(dataset):
+        run.map.used = [int(i) for i in frames]
+        run.note(f"{len(frames)} of {len(dataset)} mapping images are used ({option}).")
+
+
 def describe(
     dataset: Dataset,
     frames: np.ndarray,

@@ -146,14 +146,18 @@ def match_images(
     return Matches(features, observations, pairs, first, second)
 
 
+class TooFewPointsError(DataError):
+    """Images share too little for what was asked of their points."""
+
+
 def require_points(found: int, least: int, dataset: Dataset, images: int) -> None:
     """Refuse to make a map of too little.
 
     Raises:
-        DataError: fewer points than `least` came of so many images.
+        TooFewPointsError: fewer points than `least` came of so many images.
     """
     if found < least:
-        raise DataError(
+        raise TooFewPointsError(
             f"Only {found} scene points could be triangulated from {images} images of {dataset.name}: "
             "they overlap too little, or their poses or focal lengths are wrong. 'reloc data check' "
             "tells which."

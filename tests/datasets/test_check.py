@@ -1,3 +1,4 @@
+import tracemalloc
 from dataclasses import replace
 
 import cv2
@@ -251,3 +252,31 @@ def test_focal_lengths_of_their_own(room):
     factor = float(found.message.partition(" times")[0])
     assert factor == pytest.approx(1 / 0.75, rel=0.05)
     assert f"({0.75 * fx:.0f} to {0.75 * 1.1 * fx:.0f} px) fits better" in found.message
+
+
+def test_nearest_views_of_many_are_those_of_few():
+    rng = np.random.default_rng(0)
+    train, test = np.tile(np.eye(4), (90, 1, 1)), np.tile(np.eye(4), (600, 1, 1))
+    train[:, :3, 3], test[:, :3, 3] = rng.normal(size=(90, 3)), rng.normal(size=(600, 3))
+    together = nearest_views(train, test, 2.0)
+    for first in (0, 255, 256, 599):
+        alone = nearest_views(train, test[first : first + 1], 2.0)
+        assert together.index[first] == alone.index[0]
+        assert together.distance[first] == alone.distance[0]
+        assert together.uncovered[first] == alone.uncovered[0]
+
+
+def test_memory_of_nearest_views_does_not_grow_with_their_product():
+    poses = np.tile(np.eye(4), (3000, 1, 1))
+    tracemalloc.start()
+    nearest_views(poses, poses, 2.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6  # 3000 x 3000 x 3 differences alone are 216
+
+
+def test_coverage_in_scene_units_is_told_as_a_share_of_the_depth(room):
+    loose = [Changed(part, unit="scene unit") for part in room]
+    message = finding(check_dataset(*loose, None), "coverage").message
+    assert "% of the depth" in message
+    assert "units" not in message

@@ -54,6 +54,20 @@ def test_axes_and_pixel_convention(scene):
         assert (query.image == i).all()
 
 
+def test_metric_depth_is_not_lifted_into_an_arbitrary_unit(scene):
+    content, save, root = scene
+    for i, frame in enumerate(content["frames"]):
+        frame["depth_file_path"] = f"images/{i:02d}.depth.png"
+        cv2.imwrite(str(root / frame["depth_file_path"]), np.full((30, 40), 1500, np.uint16))
+    metric = save(split="all", unit="metre")
+    assert metric.has_depth
+    assert metric[0].depth.max() == pytest.approx(1.5)
+    loose = save(split="all")
+    assert not loose.has_depth
+    assert loose[0].depth is None
+    assert any("depth is left out" in note for note in loose.notes)
+
+
 def test_holdout_splits_are_disjoint_and_complete(scene):
     _, save, _ = scene
     names = {s: [f.name for f in save(split=s, holdout=4).frames] for s in ("train", "test", "all")}

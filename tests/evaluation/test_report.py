@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -122,6 +123,17 @@ def test_no_ground_truth(room, scripted):
     assert "without ground truth" in page
     assert "Accuracy" not in page
     assert "Seen from above" in page
+
+
+def test_in_scene_units_the_depth_is_the_measure(room, scripted):
+    data = room(4, unit="scene unit")
+    pipeline = scripted(data, [0.01, 0.01, 0.01, 4.0])
+    page = report(data, pipeline, depth=10.0)
+    text = unescape(text_of(page)).replace("\xa0", " ")
+    assert "The median error is 0.100 % of the scene's depth" in text
+    assert "75.0 % of the queries are within 5 % of the depth and 5°" in text
+    assert "<b>0.100 %</b>" in page
+    assert "0.05 units" not in page[: page.index("<h2>")]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

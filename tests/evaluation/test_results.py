@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -145,3 +146,11 @@ def test_the_terminal_table_without_truth(room, scripted):
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(summary_table(evaluate(scripted(data, [0.0, 0.0]), data).results))
     assert "median error" not in console.export_text()
+
+
+def test_in_scene_units_success_is_a_share_of_the_depth(room, scripted):
+    data = room(4, unit="scene unit")
+    results = evaluate(scripted(data, [0.1, 0.2, 3.0, 4.0]), data).results
+    scored = [replace(r, score=s) for r, s in zip(results, (0.9, 0.8, 0.2, 0.1), strict=True)]
+    assert math.isnan(summarize_results(scored, 10.0).score_auroc)  # all beyond five "centimetres"
+    assert summarize_results(scored, 10.0, data.unit).score_auroc == 1.0

@@ -95,6 +95,26 @@ def test_overconfident_jobs_are_marked(tmp_path):
     assert "overconfident:" not in table.markdown()
 
 
+def test_default_columns_are_over_the_depth_where_the_unit_is_arbitrary(tmp_path):
+    def job(number, unit):
+        metrics = {"relative": {"median_translation_percent": 0.5, "recall": {"5%_5deg": 0.75}}}
+        result = {"status": "ok", "metrics": metrics, "dataset": {"unit": unit}}
+        return Job(number, tmp_path / str(number), {"seed": str(number)}, "ok", result)
+
+    def titles(unit):
+        record = Record("evaluate", [], [], [], False)
+        table = sweep_table(Sweep(tmp_path, record, (job(0, unit), job(1, unit))))
+        return table.cells()
+
+    assert "median cm" in titles("metre")[0]
+    head, row = titles("scene unit")
+    assert "median % of the depth" in head
+    assert "5% 5deg %" in head
+    assert "median cm" not in head
+    assert row[2].startswith("0.50")
+    assert row[4].startswith("75.0")
+
+
 def test_intervals_are_clipped_to_what_is_possible():
     found = average([0.98, 1.0, 0.9])
     low, high = interval(found, COLUMNS["recall_5cm_5deg"])

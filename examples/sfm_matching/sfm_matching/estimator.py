@@ -23,6 +23,7 @@ from reloc_core import (
 from reloc_core.features.keypoints import KeypointDetector, Keypoints
 from reloc_core.features.vlad import image_looks, vlad
 from reloc_core.mapping import (
+    Cover,
     ReconstructionOptions,
     describe,
     evenly,
@@ -30,6 +31,7 @@ from reloc_core.mapping import (
     mutual_matches,
     require_points,
     star_points,
+    tell_used,
 )
 from reloc_core.maps import Map
 from reloc_core.types import ImageArray
@@ -70,6 +72,7 @@ class MatchingEstimator(Estimator):
                 f"{options.min_views}, from different places."
             )
         frames = evenly(len(dataset), options.images)
+        tell_used(dataset, frames, run, "estimator.images")
         features = describe(dataset, frames, self.detector, options.keypoints, run)
         rng = np.random.default_rng(run.runtime.seed)
         looks, words = image_looks(features.descriptors, features.counts, rng)
@@ -81,6 +84,11 @@ class MatchingEstimator(Estimator):
             min_views=options.min_views, min_parallax_deg=options.min_parallax_deg,
         )  # fmt: skip
         require_points(len(rows), _MIN_POINTS, dataset, len(frames))
+        partners = np.bincount(
+            np.concatenate([matches.first, matches.second]), minlength=len(features)
+        )
+        cover = Cover.of_observations(features.images[rows], 1 + partners[rows], len(frames))
+        cover.warn(run)
         # Rounded as they are stored, so that this estimator and a loaded one agree.
         self.tensors = {
             "descriptors": torch.from_numpy(features.descriptors[rows]).half(),
@@ -91,7 +99,9 @@ class MatchingEstimator(Estimator):
             "words": words,
         }
         run.map.save("images", self.tensors, {"resolution": options.resolution})
-        run.map.details.update(images=len(frames), pairs=len(matches.pairs), points=len(rows))
+        run.map.details.update(
+            images=len(frames), pairs=len(matches.pairs), points=len(rows), cover=vars(cover)
+        )
         self._use()
 
     def load(self, scene_map: Map, runtime: Runtime) -> None:

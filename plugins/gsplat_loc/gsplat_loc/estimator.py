@@ -23,7 +23,7 @@ from gsplat_loc.match import match, signals
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
-from reloc_core.mapping import evenly
+from reloc_core.mapping import evenly, tell_used
 from reloc_core.maps import Map
 from reloc_core.types import Correspondences, ImageArray, Localization, Query, ScenePoints
 
@@ -60,6 +60,7 @@ class GsplatEstimator(Estimator):
                 f"{dataset.name} has {len(dataset)} images; a field needs at least {_MIN_IMAGES}."
             )
         frames = evenly(len(dataset), options.image.max_images)
+        tell_used(dataset, frames, run, "estimator.image.max_images")
         every = options.train.validation
         held = frames[every // 2 :: every] if every else frames[:0]
         frames = np.setdiff1d(frames, held)

@@ -8,16 +8,16 @@ near there. That pose only guides: the one that counts is the solver's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from landmarks.config import LandmarkConfig, check
 from landmarks.extension import Sightings
+from landmarks.film import is_film
 from landmarks.matching import Matches, by_looks, by_place
-from landmarks.plan import Cover, Plan, are_photographs, choose_thresholds, make_plan
+from landmarks.plan import Plan, are_photographs, choose_thresholds, make_plan
 from landmarks.scene import LandmarkMap, looks_of
 from landmarks.selection import keep_best
 from landmarks.softmax import SoftmaxLandmarks
@@ -28,20 +28,23 @@ from reloc_core.features.sift import SiftDetector
 from reloc_core.features.vlad import image_looks
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.mapping import (
+    Cover,
     Features,
     Observations,
     ReconstructionOptions,
+    TooFewPointsError,
     Tracks,
     describe,
     expected_in_view,
     match_images,
     require_points,
     spread_frames,
+    tell_used,
 )
 from reloc_core.maps import Map
 from reloc_core.solvers import PoseEstimate, estimate_absolute_pose
 from reloc_core.training.streams import numpy_rng
-from reloc_core.types import Correspondences, Float64Array, Frame, Query, ScenePoints
+from reloc_core.types import Correspondences, Float64Array, Query, ScenePoints
 
 _MIN_LANDMARKS = 50
 _GUIDES = 12  # inliers of a pose that is believed enough to look where it says
@@ -49,6 +52,7 @@ _SLACK = 0.05  # of cosines
 _SUPPORT = 8  # inliers that an image must share with a query to support it
 _WORDS = 16
 _KNOWN_FOCAL = 0.02
+_TOO_FEW = "softmax-found-too-few"
 
 
 class LandmarkEstimator(Estimator):
@@ -81,16 +85,17 @@ class LandmarkEstimator(Estimator):
                 f"{dataset.name} has {len(dataset)} image{'s' * (len(dataset) != 1)}; a map needs at "
                 f"least {least}, from different places."
             )
-        if self._reads_by_softmax(dataset.frames):
-            run.note(
-                f"Mapping {len(dataset)} images of {dataset.name}: XFeat, landmarks read by a softmax "
-                "(estimator.readout)."
-            )
-            self.softmax = SoftmaxLandmarks(SoftmaxConfig())
-            self.softmax.fit(dataset, run)
-            return
-        plan = make_plan(self.config, dataset.frames)
-        run.note(f"Mapping {len(dataset)} images of {dataset.name}: {plan}.")
+        photographs = self.config.readout != "softmax" and are_photographs(
+            dataset.frames, lambda: is_film(dataset, run)
+        )
+        why = self._why_matched(photographs)
+        if not why:
+            if self._fit_softmax(dataset, run):
+                return
+            photographs, why = True, "they share too little for a softmax"
+        used = [dataset.frames[i] for i in spread_frames(dataset, wanted.max_images)]
+        plan = make_plan(self.config, used, photographs)
+        run.note(f"Mapping {len(used)} images of {dataset.name} by matching ({why}): {plan}.")
         self._begin(plan, run.runtime)
         features = self._described(dataset, run)
         count = len(features.frames)
@@ -103,7 +108,7 @@ class LandmarkEstimator(Estimator):
             return matches.tracks(replace(options, min_views=views, min_parallax_deg=angle), run)
 
         tracks, views, angle = choose_thresholds(
-            self.config, build, features.images, count, are_photographs(dataset.frames)
+            self.config, build, features.images, count, photographs
         )
         cover = Cover.of(tracks, features.images, count)
         run.note(
@@ -111,8 +116,7 @@ class LandmarkEstimator(Estimator):
             f"{cover.views:.1f} views each, {cover.median:.0f} in an image (median)."
         )
         require_points(len(tracks), _MIN_LANDMARKS, dataset, count)
-        for text in cover.warnings():
-            run.note(f"Warning: {text}")
+        cover.warn(run)
         observations = matches.observations
         tracks = tracks.subset(best_known(tracks, observations, plan.landmarks))
         self._save(
@@ -120,6 +124,33 @@ class LandmarkEstimator(Estimator):
             images=count, pairs=len(matches.pairs), landmarks=len(tracks), min_views=views,
             min_parallax_deg=angle, cover=vars(cover), plan=vars(plan),
         )  # fmt: skip
+
+    def _fit_softmax(self, dataset: Dataset, run: Run) -> bool:
+        """Map for the softmax; False where its images share too little and matching may be chosen."""
+        # A run that was interrupted after it had changed over goes on there.
+        failed = run.map.scratch / _TOO_FEW
+        if failed.exists():
+            return False
+        run.note(
+            f"Mapping {len(dataset)} images of {dataset.name}: XFeat, landmarks read by a softmax "
+            "(estimator.readout)."
+        )
+        softmax = SoftmaxLandmarks(SoftmaxConfig())
+        softmax.config.keypoints.batch = self.config.keypoints.batch
+        try:
+            softmax.fit(dataset, run)
+        except TooFewPointsError as error:
+            if self.config.readout != "auto":
+                raise
+            run.note(
+                f"{error} They are mapped as photographs instead (estimator.readout=matching)."
+            )
+            # What was described is of no use to other key points.
+            run.map.save_checkpoint({}, {"described": 0})
+            failed.touch()
+            return False
+        self.softmax = softmax
+        return True
 
     def extend(self, dataset: Dataset, run: Run) -> None:
         """See `Estimator.extend`: landmarks stay where they are, and new ones come with the images."""
@@ -152,10 +183,16 @@ class LandmarkEstimator(Estimator):
     def _described(self, dataset: Dataset, run: Run) -> Features:
         assert self.detector is not None
         assert self.plan is not None
+        frames = spread_frames(dataset, self.config.triangulation.max_images)
+        tell_used(dataset, frames, run, "estimator.triangulation.max_images")
         return describe(
-            dataset, spread_frames(dataset, self.config.triangulation.max_images), self.detector,
-            self.plan.mapping, run, batch=self.config.keypoints.batch,
-        )  # fmt: skip
+            dataset,
+            frames,
+            self.detector,
+            self.plan.mapping,
+            run,
+            batch=self.config.keypoints.batch,
+        )
 
     def _options(self) -> ReconstructionOptions:
         assert self.plan is not None
@@ -172,12 +209,16 @@ class LandmarkEstimator(Estimator):
         self.scene = LandmarkMap.from_tensors(scene.tensors())
         run.map.details.update(details)
 
-    def _reads_by_softmax(self, frames: Sequence[Frame]) -> bool:
-        """Whether landmarks are seen so often that a trained softmax tells them apart better."""
+    def _why_matched(self, photographs: bool) -> str:
+        """Why landmarks are matched; "" where a trained softmax, which must see them often, reads them."""
         if self.config.readout != "auto":
-            return self.config.readout == "softmax"
-        # What was chosen by hand is an option of the matching.
-        return not are_photographs(frames) and self.config == LandmarkConfig()
+            return "estimator.readout" if self.config.readout == "matching" else ""
+        if photographs:
+            return "photographs"
+        # What was chosen by hand is an option of the matching, but for how many images go together.
+        given = changed_options(self.config, LandmarkConfig())
+        given = [name for name in given if name != "keypoints.batch"]
+        return f"{', '.join(given)} given" if given else ""
 
     def _begin(self, plan: Plan, runtime: Runtime) -> None:
         self.plan = plan
@@ -347,6 +388,18 @@ class LandmarkEstimator(Estimator):
             "viewpoint": float(cosine.mean()),
             "scale": -float(scale.mean()),
         }
+
+
+def changed_options(config: object, default: object, prefix: str = "") -> list[str]:
+    """Dotted names of the options in which two configs of one kind differ."""
+    found = []
+    for field in fields(config):  # type: ignore[arg-type]
+        ours, theirs = getattr(config, field.name), getattr(default, field.name)
+        if is_dataclass(ours):
+            found += changed_options(ours, theirs, f"{prefix}{field.name}.")
+        elif ours != theirs:
+            found.append(prefix + field.name)
+    return found
 
 
 def best_known(tracks: Tracks, observations: Observations, most: int) -> np.ndarray:

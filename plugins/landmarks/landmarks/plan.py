@@ -13,20 +13,17 @@ from typing import TypeVar
 import numpy as np
 
 from landmarks.config import LandmarkConfig
-from reloc_core.mapping import Tracks
+from reloc_core.mapping import Cover, Tracks
 from reloc_core.types import Frame
 
 Number = TypeVar("Number", int, float)
 _FEW_PHOTOS = 99  # mapping images up to which they are taken for photographs, not a film
-_MOST_PHOTOS = 400  # the same of high resolution and in no sequence
-_FILM_SIDE = 600  # shorter side in pixels up to which many images are taken for a film
 _EVERY_PAIR = 40  # images that are matched each with each
 _ENOUGH = 250  # landmarks in view of an image that make strict thresholds affordable
 # Views and parallax in degrees. Of photographs, many landmarks from two views are worth more than few
 # from three.
 _FILM = ((3, 2.0), (3, 1.0), (2, 1.0), (2, 0.5))
 _PHOTOS = ((2, 2.0), (2, 1.0), (2, 0.5))
-_FEW, _FEW_VIEWS = 100, 2.5
 
 
 @dataclass(frozen=True)
@@ -61,19 +58,19 @@ class Plan:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
 
 
-def are_photographs(frames: Sequence[Frame]) -> bool:
+def are_photographs(frames: Sequence[Frame], filmed: Callable[[], bool] = lambda: False) -> bool:
     """Whether images were taken one by one, far apart, rather than filmed.
 
     What is lost by taking photographs for a film: a softmax needs landmarks that many images see, and its
     few pixels. The other way round, only time.
+
+    Args:
+        frames: the mapping images.
+        filmed: looks at many images that belong to no sequence; see `landmarks.film`.
     """
     if len(frames) <= _FEW_PHOTOS:
         return True
-    return (
-        len(frames) <= _MOST_PHOTOS
-        and all(f.sequence is None for f in frames)
-        and _short_side(frames) > _FILM_SIDE
-    )
+    return all(f.sequence is None for f in frames) and not filmed()
 
 
 def _short_side(frames: Sequence[Frame]) -> int:
@@ -81,14 +78,15 @@ def _short_side(frames: Sequence[Frame]) -> int:
     return int(np.median([min(f.camera.width, f.camera.height) for f in frames]))
 
 
-def make_plan(config: LandmarkConfig, frames: Sequence[Frame]) -> Plan:
+def make_plan(config: LandmarkConfig, frames: Sequence[Frame], photographs: bool) -> Plan:
     """Choose by the number of images, their size, and whether they are a film.
 
     Args:
         config: whose options take precedence.
         frames: the mapping images.
+        photographs: rather than a film.
     """
-    few = are_photographs(frames)
+    few = photographs
     kind = config.keypoints.kind
     if kind == "auto":
         kind = "sift" if few else "xfeat"
@@ -114,47 +112,6 @@ def make_plan(config: LandmarkConfig, frames: Sequence[Frame]) -> Plan:
 
 def _or(given: Number | None, chosen: Number) -> Number:
     return chosen if given is None else given
-
-
-@dataclass(frozen=True)
-class Cover:
-    """How well landmarks cover the mapping images.
-
-    Attributes:
-        views: median number of images that observe a landmark.
-        median: median number of landmarks in an image.
-        bare: share of images with fewer than 100.
-    """
-
-    views: float
-    median: float
-    bare: float
-
-    @classmethod
-    def of(cls, tracks: Tracks, images: np.ndarray, count: int) -> Cover:
-        """Cover of `count` images; `images` (M,) is the image of every key point."""
-        seen = np.bincount(images[tracks.rows], minlength=count)
-        views = float(tracks.views.mean()) if len(tracks) else 0.0
-        return cls(round(views, 2), float(np.median(seen)), round(float((seen < _FEW).mean()), 3))
-
-    def warnings(self) -> list[str]:
-        """What a user should know before relying on the map."""
-        found = []
-        if self.median < _FEW:
-            found.append(
-                f"half of the images see fewer than {self.median:.0f} landmarks: expect queries to fail. "
-                "More images, or images nearer to each other, help."
-            )
-        elif self.bare > 0.1:
-            found.append(
-                f"{self.bare:.0%} of the images see fewer than {_FEW} landmarks: queries there may fail."
-            )
-        if 0 < self.views < _FEW_VIEWS:
-            found.append(
-                f"a landmark is seen by {self.views:.1f} images on average: positions are uncertain and "
-                "wrong ones go unnoticed. Images between the present ones help."
-            )
-        return found
 
 
 def choose_thresholds(

@@ -8,6 +8,7 @@ landmarks' keys to be told apart. RGB and poses suffice; depth is not used.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.features.vlad import image_looks
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.mapping import (
+    Cover,
     Features,
     Observations,
     ReconstructionOptions,
@@ -35,6 +37,7 @@ from reloc_core.mapping import (
     mean_colors,
     require_points,
     spread_frames,
+    tell_used,
 )
 from reloc_core.maps import Map
 from reloc_core.training.streams import numpy_rng
@@ -91,7 +94,13 @@ class SoftmaxLandmarks(Estimator):
         matches = match_images(features, run, options, looks.numpy())
         tracks, count = matches.tracks(options, run), len(features.frames)
         triangulated = len(tracks)
+        cover = Cover.of(tracks, features.images, count)
+        run.note(
+            f"{triangulated} landmarks; on average {cover.views:.1f} views each, {cover.median:.0f} in an "
+            "image (median)."
+        )
         require_points(triangulated, _MIN_LANDMARKS, dataset, count)
+        cover.warn(run)
         tracks = self._kept(tracks, features)
         self.places = Places.of(features, looks, words, tracks.rows, tracks.labels)
         keys = mean_keys(tracks, features)
@@ -99,7 +108,16 @@ class SoftmaxLandmarks(Estimator):
         keys = self._trained(keys, seen, torch.from_numpy(tracks.labels), run)
         self._use(keys, *self._places_of(tracks, matches.observations), run.runtime)
         self.colors = mean_colors(tracks, features)
-        self._save(run, images=count, pairs=len(matches.pairs), triangulated=triangulated)
+        plan = {
+            "readout": "softmax",
+            "kind": "xfeat",
+            **vars(self.config.keypoints),
+            **vars(wanted),
+        }
+        self._save(
+            run, images=count, pairs=len(matches.pairs), triangulated=triangulated, cover=vars(cover),
+            plan=plan,
+        )  # fmt: skip
 
     def extend(self, dataset: Dataset, run: Run) -> None:
         """See `Estimator.extend`: landmarks stay where they are, and new ones come with the images."""
@@ -142,7 +160,9 @@ class SoftmaxLandmarks(Estimator):
     def _described(self, dataset: Dataset, run: Run) -> Features:
         assert self.detector is not None
         options = self.config
-        frames = spread_frames(dataset, options.triangulation.max_images)
+        most = options.triangulation.max_images
+        frames = spread_frames(dataset, most)
+        tell_used(dataset, frames, run, f"a softmax takes at most {most}")
         return describe(
             dataset, frames, self.detector, options.keypoints.mapping, run,
             batch=options.keypoints.batch,
@@ -181,7 +201,7 @@ class SoftmaxLandmarks(Estimator):
 
     # ---------------------------------------------------------------------------------- maps
 
-    def _save(self, run: Run, **details: int) -> None:
+    def _save(self, run: Run, **details: Any) -> None:
         assert self.decoder is not None
         assert self.places is not None
         run.map.save("places", self.places.tensors(), {})

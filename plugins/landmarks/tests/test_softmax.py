@@ -99,6 +99,17 @@ def fitted(room, tmp_path_factory):
     return estimator, path
 
 
+def test_what_was_chosen_is_stored_and_thin_cover_is_told(fitted, room, tmp_path):
+    details = Map.open(fitted[1]).info.details
+    assert details["plan"]["resolution"] == 240
+    assert details["cover"]["median"] > 100
+    few = config()
+    few.keypoints.mapping, few.decoder.iterations = 100, 1
+    run = start_run(tmp_path / "thin", "landmarks.softmax")
+    SoftmaxLandmarks(few).fit(room, run)
+    assert any("expect queries to fail" in str(values) for _, values in run.events)
+
+
 def test_scene_points_are_where_the_surfaces_are(fitted, point_errors):
     estimator, _ = fitted
     assert len(estimator.decoder.keys) > 800  # or a query would be compared with all

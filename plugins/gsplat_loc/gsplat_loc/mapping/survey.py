@@ -74,6 +74,10 @@ def survey(dataset: Dataset, frames: np.ndarray, options: AnchorConfig, run: Run
         DataError: the images do not overlap at all.
     """
     chosen = frames[evenly(len(frames), options.images)]
+    if len(chosen) < len(frames):
+        run.note(
+            f"{len(chosen)} of {len(frames)} mapping images give anchors (estimator.anchors.images)."
+        )
     how = plan(dataset, chosen, options)
     detector = KeypointDetector(how.resolution).to(run.runtime.device)
     found = reconstruct(
