@@ -106,7 +106,7 @@ def test_dsac_inliers_do_not_depend_on_the_stored_size(scene, width, height):
     )
 
     def inliers(camera, pixels, **options):
-        evidence = Correspondences(pixels + [camera.cx, camera.cy], s.points3d)
+        evidence = Correspondences(np.add(pixels, (camera.cx, camera.cy)), s.points3d)
         return DsacSolver(DsacConfig(**options)).solve(evidence, camera, Runtime()).num_inliers
 
     expected = inliers(camera, rays)
