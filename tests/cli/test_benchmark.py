@@ -87,7 +87,10 @@ WITHOUT = {"paper/gsplat_cambridge": {"GreatCourt"}, "paper/nefes_cambridge": {"
 
 def dataset_of(name):
     key = next(b for b in BENCHMARKS if f"_{b}" in name)
-    return BENCHMARKS[key], FetchOptions(poses="sfm" if name.endswith("_sfm") else "dslam")
+    poses = "sfm" if name.endswith("_sfm") else "dslam"
+    if name in ("paper/nefes_7scenes_dslam", "paper/gnn_7scenes_dslam"):
+        poses = "original"  # of the depth camera, as their networks learned them
+    return BENCHMARKS[key], FetchOptions(poses=poses)
 
 
 def scenes_of(name):
