@@ -116,12 +116,17 @@ def test_overlap_counts_shared_points():
     expected = np.array(
         [[(a & b).sum() / max(min(a.sum(), b.sum()), 1) for b in seen] for a in seen]
     )
-    np.testing.assert_allclose(targets.overlap(300), expected, atol=1e-6)
+    blocks = list(targets.overlaps(300))
+    assert [len(block) for block in blocks] == [256, 44]
+    np.testing.assert_allclose(np.concatenate(blocks), expected, atol=1e-6)
+    # Drawn block by block, the table is that of all at once.
+    whole = neighbour_table([np.concatenate(blocks)], 3)
+    assert torch.equal(neighbour_table(targets.overlaps(300), 3), whole)
 
 
 def test_neighbours_are_drawn_by_overlap():
     overlap = np.array([[1, 0.6, 0.3, 0.05], [0.6, 1, 0, 0], [0.3, 0, 1, 0], [0.05, 0, 0, 1]])
-    table = neighbour_table(overlap, 0)
+    table = neighbour_table([overlap], 0)
     assert set(table[0].tolist()) == {1, 2}
     assert set(table[1].tolist()) == {0}
     assert set(table[3].tolist()) == {3}  # alone

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from gnn_relpose.compact.config import CompactConfig
 from gnn_relpose.compact.views import Views
+from gnn_relpose.shared.ranking import Ranking
 from gnn_relpose.shared.vectors import Convention, scene_convention
-from reloc_core.features.retrieval import NetVlad, RetrievalIndex
+from reloc_core.features.retrieval import NetVlad
 from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Float64Array
 
@@ -85,14 +86,14 @@ class TrainingScene:
     Attributes:
         maps: (F, V, 64, rows, columns) float16.
         vectors: (F, V, 6) pose vectors.
-        ranking: (F, F - 1) the other images, those most alike first.
+        ranking: of an image the other images (F - 1,), those most alike first.
         blocks: (F,) number of the stretch of the sequence that an image belongs to.
         held: (F,) whether an image is kept from training.
     """
 
     maps: Tensor
     vectors: Tensor
-    ranking: np.ndarray
+    ranking: Ranking
     blocks: np.ndarray
     held: np.ndarray
 
@@ -111,11 +112,8 @@ def prepare(
 ) -> tuple[Scene, TrainingScene]:
     """The scene of described images; its nodes and scales are those of a network yet to come."""
     count = len(views.maps)
-    index = RetrievalIndex(descriptors, "exact")
-    found, similarity = index.search(descriptors.float(), count)
-    others = found != np.arange(count)[:, None]
-    ranking = found[others].reshape(count, count - 1)
-    usual = float(np.median(similarity[others].reshape(count, count - 1)[:, 0]))
+    ranking = Ranking(descriptors)
+    usual = float(np.median(ranking.best()))
     poses = views.poses[:, 0].copy()
     convention = scene_convention(poses)
     blocks = np.arange(count) * _BLOCKS // count

@@ -18,6 +18,7 @@ from gnn_relpose.matched.cells import grid_cells, rays, soft_matches
 from gnn_relpose.matched.config import MatchedConfig
 from gnn_relpose.matched.depth import triangulate
 from gnn_relpose.shared.frames import DenseFrame, Describer
+from gnn_relpose.shared.ranking import Ranking
 from gnn_relpose.shared.selection import spread
 from reloc_core.errors import DataError
 from reloc_core.features.retrieval import NetVlad, RetrievalIndex
@@ -168,7 +169,7 @@ def prepare(
     vlad = NetVlad.from_descriptors(sample, numpy_rng(seed, "words"), config.retrieval.clusters)
     with torch.inference_mode():
         descriptors = torch.cat([vlad(f.maps.float().flatten(1).T[None]) for f in frames])
-    ranking, similarity = _rank(descriptors, config)
+    ranking = Ranking(descriptors)
     inverse_depth = _depths(frames, cameras, poses, cells, ranking, config, run)
     known = inverse_depth[inverse_depth > 0]
     if len(known) < _MIN_DEPTHS:
@@ -184,17 +185,14 @@ def prepare(
         pooled=np.stack([pool(f) for f in frames]),
         descriptors=descriptors.half(),
         depth=float(1 / np.median(known)),
-        usual_similarity=float(np.median(similarity[:, 0])),
+        usual_similarity=float(np.median(ranking.best())),
         names=tuple(f.name for f in dataset.frames),
     )
     if not training:
         return scene, vlad, None
     half = halves(len(dataset))
-    other_half = half[:, None] != half[None]
-    inverse_depth = _depths(frames, cameras, poses, cells, ranking, config, run, ~other_half)
-    pairs = _pairs(
-        scene, inverse_depth, other_half, frames, foreign, cameras, ranking, config, seed, run
-    )
+    inverse_depth = _depths(frames, cameras, poses, cells, ranking, config, run, half)
+    pairs = _pairs(scene, inverse_depth, half, frames, foreign, cameras, ranking, config, seed, run)
     return scene, vlad, pairs
 
 
@@ -232,32 +230,25 @@ def _sample(frame: DenseFrame, rng: np.random.Generator) -> Tensor:
     return flat[torch.from_numpy(rng.permutation(len(flat))[:_WORD_SAMPLES])].float()
 
 
-def _rank(descriptors: Tensor, config: MatchedConfig) -> tuple[np.ndarray, np.ndarray]:
-    """For every image the others, best first, (F, R) and their similarities."""
-    index = RetrievalIndex(descriptors, "exact")
-    found, similarity = index.search(descriptors, len(descriptors))
-    own = found == np.arange(len(found))[:, None]
-    shape = (len(found), found.shape[1] - 1)
-    return found[~own].reshape(shape), similarity[~own].reshape(shape)
-
-
 def _depths(
     frames: Sequence[DenseFrame],
     cameras: Sequence[Camera],
     poses: Float64Array,
     cells: tuple[np.ndarray, Tensor],
-    ranking: np.ndarray,
+    ranking: Ranking,
     config: MatchedConfig,
     run: Run,
-    allowed: np.ndarray | None = None,
+    half: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(F, K) inverse depths; each image with views that `allowed` (F, F) lets it use."""
+    """(F, K) inverse depths; with `half` (F,) each image only with views of its own half."""
     options = config.depth
     result = np.zeros(cells[0].shape[:2], np.float32)
-    title = "Triangulating references" if allowed is None else "Triangulating halves"
+    title = "Triangulating references" if half is None else "Triangulating halves"
     with run.progress(title, len(frames)) as progress:
         for i in range(len(frames)):
-            candidates = ranking[i] if allowed is None else ranking[i][allowed[i, ranking[i]]]
+            candidates = ranking[i]
+            if half is not None:
+                candidates = candidates[half[candidates] == half[i]]
             candidates = candidates[: options.pool]
             forward = poses[candidates][:, :3, 2] @ poses[i, :3, 2]
             candidates = candidates[forward > np.cos(np.radians(options.max_angle_deg))]
@@ -291,11 +282,11 @@ def halves(count: int) -> np.ndarray:
 def _pairs(
     scene: Scene,
     inverse_depth: np.ndarray,
-    other_half: np.ndarray,
+    half: np.ndarray,
     frames: Sequence[DenseFrame],
     foreign: Mapping[int, DenseFrame],
     cameras: Sequence[Camera],
-    ranking: np.ndarray,
+    ranking: Ranking,
     config: MatchedConfig,
     seed: int,
     run: Run,
@@ -311,7 +302,8 @@ def _pairs(
     with run.progress("Matching training pairs", count) as progress:
         for row, (i, frame) in enumerate(zip(queries, shown, strict=True)):
             rng = numpy_rng(seed, "candidates", row)
-            others = ranking[i][other_half[i, ranking[i]]][: config.retrieval.pool]
+            others = ranking[int(i)]
+            others = others[half[others] != half[i]][: config.retrieval.pool]
             chosen = _candidates(others, wanted, rng)
             candidates[row, : len(chosen)] = chosen
             found = match_rays(

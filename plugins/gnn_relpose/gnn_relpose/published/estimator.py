@@ -18,6 +18,7 @@ from gnn_relpose.published.network import (
 )
 from gnn_relpose.published.retrieval import Retrieval, read_netvlad
 from gnn_relpose.published.training import PublishedTrainer, TrainingScene, thinning
+from gnn_relpose.shared.ranking import Ranking
 from gnn_relpose.shared.selection import thin
 from gnn_relpose.shared.topology import fully_connected
 from reloc_core.errors import DataError, MapError
@@ -107,14 +108,11 @@ class PublishedEstimator(Estimator):
     ) -> tuple[TrainingScene, Tensor]:
         """Rank the images of a dataset against each other; their global descriptors, too."""
         descriptors = retrieval.fit(dataset, run)
-        found, _ = RetrievalIndex(descriptors).search(descriptors, len(dataset))
-        own = np.arange(len(dataset))[:, None]
-        ranking = found[found != own].reshape(len(dataset), -1)
         poses = np.stack([np.asarray(f.world_from_cam, np.float64) for f in dataset.frames])
         known = self.constants
         colors = known.colors if mapped or known.everywhere else None
         vectors = known.convention.vectors(poses)
-        scene = TrainingScene(dataset, colors or Colors.of(dataset), vectors, ranking)
+        scene = TrainingScene(dataset, colors or Colors.of(dataset), vectors, Ranking(descriptors))
         return scene, descriptors
 
     @torch.inference_mode()

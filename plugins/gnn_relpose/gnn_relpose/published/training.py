@@ -15,6 +15,7 @@ from gnn_relpose.published.config import PublishedConfig
 from gnn_relpose.published.images import Colors, jitter, resize
 from gnn_relpose.published.network import PublishedNetwork
 from gnn_relpose.shared.loss import WeightedPoseLoss
+from gnn_relpose.shared.ranking import Ranking
 from gnn_relpose.shared.selection import Thinning, thin
 from gnn_relpose.shared.topology import batch_edges
 from reloc_core.errors import RelocError
@@ -33,13 +34,13 @@ class TrainingScene:
         dataset: its images.
         colors: their statistics.
         vectors: (F, 6) pose vectors.
-        ranking: (F, R) references of each image, best first.
+        ranking: of an image its references (R,), best first.
     """
 
     dataset: Dataset
     colors: Colors
     vectors: Tensor
-    ranking: np.ndarray
+    ranking: Ranking
 
 
 def thinning(config: PublishedConfig) -> Thinning:

@@ -162,8 +162,8 @@ class Mapper:
     def _neighbours(self) -> Tensor | None:
         if self.targets is None or not self.config.global_descriptor.neighbours:
             return None
-        overlap = self.targets.overlap(len(self.frames))
-        return neighbour_table(overlap, self.seed).to(self.processes.device)
+        overlaps = self.targets.overlaps(len(self.frames))
+        return neighbour_table(overlaps, self.seed).to(self.processes.device)
 
     # ------------------------------------------------------------------------------- samples
 

@@ -9,6 +9,7 @@ The images that share points are also neighbours whose global encodings stand in
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,7 @@ _FEW, _MANY = 1024, 2048  # key points of an image, where there are many and few
 _ALL = 60_000  # key points of all images from which on an image gets fewer
 _MIN_POINTS = 50
 _NEIGHBOUR_OVERLAP = 0.1  # shared points, as a share of the image that has fewer
+_BLOCK = 256  # images whose overlap with all others is known at once
 _NEIGHBOURS = 16  # draws per image
 
 
@@ -61,24 +63,25 @@ class Targets:
         first, last = np.searchsorted(self.images, [number, number + 1])
         return self.pixels[first:last], self.points[self.labels[first:last]]
 
-    def overlap(self, count: int) -> Float64Array:
-        """(count, count) share of points that two images have in common, of the fewer of both."""
+    def overlaps(self, count: int) -> Iterator[Float64Array]:
+        """Share of points that images have in common, of the fewer of both, in blocks of images.
+
+        Yields:
+            (256, count): the next images with all of them; fewer at the end.
+        """
         seen = torch.sparse_coo_tensor(
             torch.from_numpy(np.stack([self.images, self.labels])),
             torch.ones(len(self.labels)),
             (count, max(len(self.points), 1)),
             check_invariants=True,
         ).coalesce()
-        # In blocks: dense, the incidence of a large place would not fit.
-        shared = np.concatenate(
-            [
-                torch.sparse.mm(seen, seen.index_select(0, rows).to_dense().T).T.numpy()
-                for rows in torch.arange(count).split(256)
-            ]
-        )
-        have = np.maximum(np.diag(shared), 1)
-        result: Float64Array = shared / np.minimum(have[:, None], have[None]).astype(np.float64)
-        return result
+        have = np.bincount(seen.indices()[0].numpy(), seen.values().numpy() ** 2, count)
+        have = np.maximum(have, 1).astype(np.float32)
+        # Neither the incidence of a large place nor the table of all images would fit.
+        for rows in torch.arange(count).split(_BLOCK):
+            shared = torch.sparse.mm(seen, seen.index_select(0, rows).to_dense().T).T.numpy()
+            fewer = np.minimum(have[rows.numpy()][:, None], have[None])
+            yield shared / fewer.astype(np.float64)
 
     def tensors(self) -> dict[str, Tensor]:
         """As what `from_tensors` takes."""
@@ -97,19 +100,22 @@ class Targets:
         return cls(*(tensors[name].numpy() for name in names), float(tensors["distance"]))
 
 
-def neighbour_table(overlap: Float64Array, seed: int) -> Tensor:
+def neighbour_table(overlaps: Iterable[Float64Array], seed: int) -> Tensor:
     """Images whose encodings may stand in for each image's own, (N, 16) int64 drawn by overlap.
 
-    An image without any stands in for itself.
+    An image without any stands in for itself. The overlaps are those of `Targets.overlaps`.
     """
-    table = np.tile(np.arange(len(overlap))[:, None], (1, _NEIGHBOURS))
-    for image, row in enumerate(overlap):
+    table: list[np.ndarray] = []
+    for row in (row for block in overlaps for row in block):
+        image = len(table)
         chances = np.where(row >= _NEIGHBOUR_OVERLAP, row, 0.0)
         chances[image] = 0.0
+        drawn = np.full(_NEIGHBOURS, image)
         if chances.any():
             rng = numpy_rng(seed, "neighbours", image)
-            table[image] = rng.choice(len(row), _NEIGHBOURS, p=chances / chances.sum())
-    return torch.from_numpy(table)
+            drawn = rng.choice(len(row), _NEIGHBOURS, p=chances / chances.sum())
+        table.append(drawn)
+    return torch.from_numpy(np.stack(table))
 
 
 def find_targets(
