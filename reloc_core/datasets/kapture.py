@@ -37,10 +37,12 @@ class KaptureDataset(FileDataset):
         if config.holdout < 0:
             raise ConfigError(f"dataset.holdout must not be negative, got {config.holdout}.")
         root = Path(config.root).expanduser()
-        folder, whole = _folder(root, config.split)
-        content = read_kapture(folder, config.time_unit)
+        folders, whole = _folders(root, config.split)
+        folder = folders[0] if len(folders) == 1 else root
+        parts = [read_kapture(each, config.time_unit) for each in folders]
+        every = [(frame, part.images / frame.name) for part in parts for frame in part.frames]
         notes: list[str] = []
-        keep = list(range(len(content.frames)))
+        keep = list(range(len(every)))
         if whole and config.split != "all":
             if config.split not in SPLIT_FOLDERS:
                 raise ConfigError(
@@ -51,8 +53,8 @@ class KaptureDataset(FileDataset):
                 raise DataError(f"{root} leaves no images for split '{config.split}'.")
         chosen = select_frames(len(keep), config.frames, config.frame_step, config.max_frames)
         keep = [keep[i] for i in chosen]
-        frames = [content.frames[i] for i in keep]
-        files = [content.images / frame.name for frame in frames]
+        frames = [every[i][0] for i in keep]
+        files = [every[i][1] for i in keep]
         missing = [file for file in files if not is_file(file)]
         if missing:
             raise DataError(
@@ -77,8 +79,8 @@ class KaptureDataset(FileDataset):
         super().__init__(title, frames, files, None, notes, config.unit, config.undistort)
 
 
-def _folder(root: Path, split: str) -> tuple[Path, bool]:
-    """The kapture folder to read, and whether it holds all splits."""
+def _folders(root: Path, split: str) -> tuple[list[Path], bool]:
+    """The kapture folders to read, and whether one holds all splits."""
     names = SPLIT_FOLDERS.get(split, (split,))
     if (root / "sensors").is_dir():
         own = root.resolve().name
@@ -88,10 +90,18 @@ def _folder(root: Path, split: str) -> tuple[Path, bool]:
                 f"{root} is the folder of another split than dataset.split={split}. Give the folder "
                 "that holds both as dataset.root, or dataset.split=all."
             )
-        return root, own not in names
+        return [root], own not in names
     for name in names:
         if (root / name / "sensors").is_dir():
-            return root / name, False
+            return [root / name], False
+    if split == "all":
+        found = [
+            [n for n in names if (root / n / "sensors").is_dir()]
+            for names in SPLIT_FOLDERS.values()
+        ]
+        both = [root / names[0] for names in found if names]
+        if both:
+            return both, False
     raise DataError(
         f"{root} is no kapture folder: it holds neither sensors/ nor {' nor '.join(names)}/sensors/."
     )

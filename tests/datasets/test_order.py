@@ -216,6 +216,11 @@ def test_kapture_does_not_measure_on_what_it_mapped(tmp_path):
     assert splits["test"] == {"0.png", "8.png"}
     assert not splits["train"] & splits["test"]
     assert splits["train"] | splits["test"] == splits["all"] == set(names)
+    kapture(tmp_path / "parted/mapping", names)
+    kapture(tmp_path / "parted/query", [f"q{i}.png" for i in range(3)])
+    parted = KaptureDataset(KaptureConfig(root=str(tmp_path / "parted"), split="all"))
+    assert [f.name for f in parted.frames] == [*names, "q0.png", "q1.png", "q2.png"]
+    assert parted[17].image.shape == parted[0].image.shape
     kapture(tmp_path / "mapping", names)
     assert len(KaptureDataset(KaptureConfig(root=str(tmp_path / "mapping"))).frames) == 16
     with pytest.raises(DataError, match="another split"):
