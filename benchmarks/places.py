@@ -5,7 +5,8 @@
 Places are split as their data packs say; the classical rows map from the same images: key points (SIFT with
 Lowe's ratio, XFeat), all pairs or the 20 most similar, points triangulated with the poses fixed, PoseLib's
 PnP on the matches with the ten images that match best. Errors are in percent of the median distance of the
-scene, and in degrees. Results are saved as JSON and as the table of docs/places.md.
+scene, one for all rows of a place, and in degrees. Results are saved as JSON; `--write` puts their table
+into docs/places.md.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from reloc_core.cli.main import main as reloc
 from reloc_core.config import build
 from reloc_core.interfaces import Dataset, Runtime
 from reloc_core.mapping import (
+    Detector,
+    Reconstruction,
     ReconstructionOptions,
     evenly,
     mutual_matches,
@@ -35,6 +38,7 @@ from reloc_core.pipeline import Pipeline
 from reloc_core.testing import start_run
 
 RESULTS = Path(__file__).parent / "results" / "places.json"
+PAGE = Path(__file__).parents[1] / "docs" / "places.md"
 LARGE = 100  # mapping images from which the classical rows map from a subset
 
 
@@ -88,34 +92,46 @@ def opened(place: Place, data: Path, which: str, most: int | None) -> Dataset:
     return build(options, "dataset")
 
 
-def errors(estimates: list[np.ndarray | None], queries: Dataset, points: np.ndarray) -> dict:
-    """Median errors and recall; a query without a pose counts as infinitely wrong."""
-    percent, degrees = [], []
+def depth_of(points: np.ndarray, images: Dataset) -> float:
+    """Median distance of the points (N, 3) that the images have in view, in the unit of the poses."""
+    found = []
+    for frame in images.frames:
+        local = geometry.transform(geometry.inverse(frame.world_from_cam), points)
+        local = local[local[:, 2] > 0]
+        pixels, _ = geometry.project(frame.camera, local)
+        size = [frame.camera.width, frame.camera.height]
+        seen = ((pixels >= 0) & (pixels < size)).all(1)
+        found.append(np.linalg.norm(local[seen], axis=1))
+    return float(np.median(np.concatenate(found)))
+
+
+def errors(estimates: list[np.ndarray | None], queries: Dataset, depth: float) -> dict:
+    """Median errors over the depth, and recall; a query without a pose counts as infinitely wrong."""
+    lengths, degrees = [], []
     for estimate, frame in zip(estimates, queries.frames, strict=True):
         truth = frame.world_from_cam
         if estimate is None:
-            percent.append(np.inf)
+            lengths.append(np.inf)
             degrees.append(180.0)
             continue
-        local = geometry.transform(geometry.inverse(truth), points)
-        front = local[local[:, 2] > 0]
-        scale = np.median(np.linalg.norm(front, axis=1)) if len(front) else np.nan
-        percent.append(100 * np.linalg.norm(estimate[:3, 3] - truth[:3, 3]) / scale)
+        lengths.append(float(np.linalg.norm(estimate[:3, 3] - truth[:3, 3])))
         degrees.append(float(geometry.rotation_angle_deg(estimate[:3, :3], truth[:3, :3])))
-    good = (np.array(percent) < 1) & (np.array(degrees) < 1)
+    percent = 100 * np.array(lengths) / depth
+    good = (percent < 1) & (np.array(degrees) < 1)
+    near = (np.array(lengths) < 0.05) & (np.array(degrees) < 5)
+    metric = {"within 5 cm, 5 deg": int(near.sum())} if queries.unit == "metre" else {}
     return {
         "percent": float(np.median(percent)),
         "degrees": float(np.median(degrees)),
         "localized": int(np.isfinite(percent).sum()),
         "within 1 %, 1 deg": int(good.sum()),
+        **metric,
         "queries": len(percent),
     }
 
 
-def classical(kind: str, mapping: Dataset, queries: Dataset) -> tuple[dict, np.ndarray]:
-    """Match, triangulate, PnP: what any library does."""
-    import poselib
-
+def surveyed(kind: str, mapping: Dataset) -> tuple[Detector, int, Reconstruction]:
+    """The detector of a kind, its key points per image, and the points of a place."""
     from reloc_core.features.keypoints import KeypointDetector
     from reloc_core.features.sift import SiftDetector
 
@@ -127,12 +143,23 @@ def classical(kind: str, mapping: Dataset, queries: Dataset) -> tuple[dict, np.n
         keypoints=most, near=10, spread=10, ratio=0.85 if sift else 1.0,
         min_similarity=-1 if sift else 0.8, min_parallax_deg=1.0,
     )  # fmt: skip
-    begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         frames = evenly(len(mapping), LARGE)
-        made = reconstruct(
-            mapping, frames, detector, start_run(Path(folder) / "map", "landmarks"), options
-        )
+        run = start_run(Path(folder) / "map", "landmarks")
+        return detector, most, reconstruct(mapping, frames, detector, run, options)
+
+
+Estimates = tuple[list[np.ndarray | None], dict[str, float]]
+"""Poses of the queries, and what else stands in the row."""
+
+
+def classical(kind: str, mapping: Dataset, queries: Dataset) -> tuple[Estimates, np.ndarray]:
+    """Match, triangulate, PnP: what any library does; and the points."""
+    import poselib
+
+    sift = kind == "SIFT"
+    begin = time.perf_counter()
+    detector, most, made = surveyed(kind, mapping)
     tracks, features = made.tracks, made.features
     seconds = time.perf_counter() - begin
     images = features.images[tracks.rows]
@@ -141,7 +168,7 @@ def classical(kind: str, mapping: Dataset, queries: Dataset) -> tuple[dict, np.n
         begin = time.perf_counter()
         found = detector.detect([query.image], most)[0]
         per_image = []
-        for image in range(len(frames)):
+        for image in range(len(features.frames)):
             seen = np.flatnonzero(images == image)
             ours, theirs, _ = mutual_matches(
                 found.descriptors.numpy(), features.descriptors[tracks.rows[seen]],
@@ -166,12 +193,11 @@ def classical(kind: str, mapping: Dataset, queries: Dataset) -> tuple[dict, np.n
                 pose = geometry.inverse(cam_from_world)
         estimates.append(pose)
         spent.append(time.perf_counter() - begin)
-    row = errors(estimates, queries, tracks.points)
-    row |= {"mapping s": seconds, "query ms": 1000 * float(np.median(spent))}
-    return row, tracks.points
+    row = {"mapping s": seconds, "query ms": 1000 * float(np.median(spent))}
+    return (estimates, row), tracks.points
 
 
-def preset(experiment: str, place: Place, data: Path, queries: Dataset, points: np.ndarray) -> dict:
+def preset(experiment: str, place: Place, data: Path, queries: Dataset, depth: float) -> dict:
     """One of our presets by the verbs that a user runs."""
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
@@ -196,7 +222,7 @@ def preset(experiment: str, place: Place, data: Path, queries: Dataset, points: 
             spent.append(time.perf_counter() - begin)
             estimates.append(result.world_from_cam if result.localized else None)
         size = sum(f.stat().st_size for f in (folder / "map").iterdir() if f.is_file())
-    row = errors(estimates, queries, points)
+    row = errors(estimates, queries, depth)
     row |= {"mapping s": seconds, "query ms": 1000 * float(np.median(spent)), "map MB": size / 1e6}
     return row
 
@@ -204,19 +230,30 @@ def preset(experiment: str, place: Place, data: Path, queries: Dataset, points: 
 def table(rows: list[dict]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| place | method | error, % of distance | degrees | localized | within 1 %, 1 deg | mapping s | "
-        "query ms | map MB |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| place | method | error, % of distance | degrees | localized | within 1 %, 1 deg | within 5 cm, "
+        "5 deg | mapping s | query ms | map MB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in rows:
         cells = [
             r["place"], r["method"], f"{r.get('percent', np.inf):.3f}", f"{r.get('degrees', 180):.3f}",
             f"{r['localized']} of {r['queries']}", str(r["within 1 %, 1 deg"]),
+            str(r.get("within 5 cm, 5 deg", "")),
             f"{r.get('mapping s', 0):.0f}", f"{r.get('query ms', 0):.0f}",
             f"{r['map MB']:.1f}" if "map MB" in r else "",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def with_table(page: str, text: str) -> str:
+    """A page with its table of places replaced."""
+    lines = page.split("\n")
+    begin = next(i for i, line in enumerate(lines) if line.startswith("| place |"))
+    end = next(
+        i for i in range(begin, len(lines) + 1) if not "".join(lines[i : i + 1]).startswith("|")
+    )
+    return "\n".join([*lines[:begin], text, *lines[end:]])
 
 
 def main() -> None:
@@ -228,6 +265,7 @@ def main() -> None:
         "--classical", nargs="*", choices=("SIFT", "XFeat"), default=["SIFT", "XFeat"]
     )
     parser.add_argument("--queries", type=int, help="at most so many per place, evenly spread")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/places.md")
     parser.add_argument("--json", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     rows = json.loads(arguments.json.read_text()) if arguments.json.is_file() else []
@@ -240,17 +278,24 @@ def main() -> None:
         mapping = opened(place, data, "mapping", None)
         queries = opened(place, data, "queries", arguments.queries)
         made: list[dict] = []
-        points = np.zeros((0, 3))
-        for kind in arguments.classical:
-            row, points = classical(kind, mapping, queries)
+        found = {kind: classical(kind, mapping, queries) for kind in arguments.classical}
+        # One scale for all rows, also where there is no classical one.
+        clouds = [points for _, points in found.values()]
+        points = clouds[0] if clouds else surveyed("XFeat", mapping)[2].tracks.points
+        depth = depth_of(points, queries)
+        for kind, ((estimates, more), _) in found.items():
+            row = errors(estimates, queries, depth) | more
             made.append({"place": name, "method": f"{kind}, SfM, PnP", **row})
         for experiment in arguments.experiment:
-            row = preset(experiment, place, data, queries, points)
+            row = preset(experiment, place, data, queries, depth)
             made.append({"place": name, "method": experiment, **row})
         fresh = {(r["place"], r["method"]) for r in made}
         rows = [r for r in rows if (r["place"], r["method"]) not in fresh] + made
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
         print(table(made), flush=True)
+    if arguments.write:
+        page = PAGE.read_text()
+        PAGE.write_text(with_table(page, table(rows)))
 
 
 if __name__ == "__main__":
