@@ -48,6 +48,11 @@ INTERFACE = "collection"
 _PART = "collection"
 _DESCRIBED = 100  # images of a member
 _RESOLUTION, _KEYPOINTS = 240, 512
+_AGREE, _AGREE_DEG = (
+    0.05,
+    2.0,
+)  # of the distance that cameras span, and degrees, within which votes agree
+_BASE = 0.1  # of that distance: least one that tells a scale
 _ASKED = 2  # members
 _ALIKE = 0.9  # of the best member's similarity, from which on the second one is asked, too
 _FAR = 25.0  # squared distance of two poses over their covariances, from which on they contradict
@@ -68,7 +73,7 @@ class Member:
     Attributes:
         map: open.
         dataset: its mapping images, or others of the same place, with their poses in the map.
-        world_from_map: (4, 4).
+        world_from_map: (4, 4); times a scale where the unit of the maps is arbitrary.
     """
 
     map: Map
@@ -123,7 +128,7 @@ def merge(
             advance()
         mapped = mapped_frames(member.map)
         frames += [
-            Frame(f"{name}/{i}", camera, member.world_from_map @ pose)
+            Frame(f"{name}/{i}", camera, moved(member.world_from_map, pose))
             for i, (pose, camera) in enumerate(
                 zip(mapped.world_from_cam, mapped.cameras, strict=False)
             )
@@ -172,7 +177,8 @@ def align(reference: Pipeline, dataset: Dataset, least: int = 3) -> Float64Array
 
     Returns:
         (4, 4) reference_from_map: the pose that most images agree about, within 5 % of the distance
-        that their cameras span and 2 degrees, averaged over those.
+        that their cameras span and 2 degrees, averaged over those; with a scale if both units are
+        arbitrary.
 
     Raises:
         DataError: too few images agree.
@@ -185,24 +191,93 @@ def align(reference: Pipeline, dataset: Dataset, least: int = 3) -> Float64Array
         if found.localized and found.world_from_cam is not None:
             votes.append((found.world_from_cam @ inverse(pose), pose))
     span = float(np.linalg.norm(np.ptp(poses[:, :3, 3], axis=0))) or 1.0
+    if dataset.unit != "metre" and reference.map is not None and reference.map.info.unit != "metre":
+        found_in = np.array([vote @ pose for vote, pose in votes]).reshape(-1, 4, 4)
+        source = np.array([pose for _, pose in votes]).reshape(-1, 4, 4)
+        aligned, agree = _similarity(source, found_in, span)
+        _require_agreement(agree, len(chosen), dataset, least)
+        return aligned
 
     def agreeing(candidate: Float64Array) -> list[Float64Array]:
         kept = []
         for vote, pose in votes:
             apart = pose_minus(vote @ pose, candidate @ pose)
-            turned, moved = np.linalg.norm(apart[:3]), np.linalg.norm(apart[3:])
-            if moved < 0.05 * span and turned < np.radians(2.0):
+            turned, away = np.linalg.norm(apart[:3]), np.linalg.norm(apart[3:])
+            if away < _AGREE * span and turned < np.radians(_AGREE_DEG):
                 kept.append(vote)
         return kept
 
     best = max((agreeing(vote) for vote, _ in votes), key=len, default=[])
-    if len(best) < least:
-        raise DataError(
-            f"Only {len(best)} of {len(chosen)} images of {dataset.name} agree about where they lie in the "
-            f"reference map; {least} are needed. Do the two overlap?"
-        )
+    _require_agreement(len(best), len(chosen), dataset, least)
     mean = np.mean(best, axis=0)
     return np.asarray(orthonormalized(mean), np.float64)
+
+
+def _require_agreement(agree: int, asked: int, dataset: Dataset, least: int) -> None:
+    if agree < least:
+        raise DataError(
+            f"Only {agree} of {asked} images of {dataset.name} agree about where they lie in the "
+            f"reference map; {least} are needed. Do the two overlap?"
+        )
+
+
+def _similarity(
+    source: Float64Array, target: Float64Array, span: float
+) -> tuple[Float64Array, int]:
+    """The similarity (4, 4) that most pairs of poses agree about, and how many do.
+
+    Two poses give one: the turn of the first, the scale of their distance. Over those that agree the turn
+    is averaged, and scale and shift are of least squares; the poses' own turns, unlike their places alone
+    (Umeyama), also tell it where all cameras lie on a line.
+
+    Args:
+        source: (N, 4, 4) poses in the one world.
+        target: (N, 4, 4) the same in the other one.
+        span: of the source's cameras.
+    """
+    turns = target[:, :3, :3] @ source[:, :3, :3].transpose(0, 2, 1)
+    trace = np.einsum("nij,mij->nm", turns, turns)
+    alike = np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))) < _AGREE_DEG
+    a, b = source[:, :3, 3], target[:, :3, 3]
+    best = np.zeros(len(a), bool)
+    for i, j in zip(*np.nonzero(np.triu(alike, 1)), strict=True):
+        apart = float(np.linalg.norm(a[i] - a[j]))
+        scale = float(np.linalg.norm(b[i] - b[j])) / max(apart, 1e-12)
+        if apart < _BASE * span or scale == 0:
+            continue
+        off = scale * (a - a[i]) @ turns[i].T + b[i] - b
+        agrees = (np.linalg.norm(off, axis=1) < _AGREE * span * scale) & alike[i]
+        if agrees.sum() > best.sum():
+            best = agrees
+    result = np.eye(4)
+    if best.any():
+        turn = np.eye(4)
+        turn[:3, :3] = turns[best].mean(0)
+        turned = (a[best] - a[best].mean(0)) @ orthonormalized(turn)[:3, :3].T
+        scale = float((turned * (b[best] - b[best].mean(0))).sum() / (turned**2).sum())
+        result[:3, :3] = scale * orthonormalized(turn)[:3, :3]
+        result[:3, 3] = b[best].mean(0) - result[:3, :3] @ a[best].mean(0)
+    return result, int(best.sum())
+
+
+def scale_of(similarity: Float64Array) -> float:
+    """The scale of a (4, 4) matrix that scales, turns and shifts."""
+    return float(np.cbrt(np.linalg.det(similarity[:3, :3])))
+
+
+def moved(similarity: Float64Array, pose: Float64Array) -> Float64Array:
+    """A camera's pose (4, 4) in the world that a similarity (4, 4) leads to."""
+    result = similarity @ pose
+    result[:3, :3] /= scale_of(similarity)
+    return np.asarray(result, np.float64)
+
+
+def _scaled(covariance: Float64Array | None, scale: float) -> Float64Array | None:
+    """The covariance (6, 6) of a pose where lengths are so many times as large."""
+    if covariance is None:
+        return None
+    factors = np.array([1.0, 1.0, 1.0, scale, scale, scale])
+    return np.asarray(covariance * np.outer(factors, factors), np.float64)
 
 
 def some_frames(dataset: Dataset) -> list[int]:
@@ -221,13 +296,18 @@ class Collection(Pipeline):
         scene_map: of a collection.
         options: of every member's pipeline, as `Pipeline.from_map` takes them.
         registry: the installed components.
+        workers: collections of the same map that share its memory.
 
     Raises:
         MapError: the collection or one of its maps is damaged or missing.
     """
 
     def __init__(
-        self, scene_map: Map, options: Mapping[str, Any], registry: Registry | None = None
+        self,
+        scene_map: Map,
+        options: Mapping[str, Any],
+        registry: Registry | None = None,
+        workers: int = 1,
     ) -> None:
         registry = registry or default_registry()
         runtime = options.get("runtime") or Runtime()
@@ -250,7 +330,7 @@ class Collection(Pipeline):
         self._owner = np.asarray(owner)
         self._words = np.asarray(tensors["words"], np.float32)
         self._options, self._registry = dict(options), registry
-        self._budget = float(budget) * 1e6 or np.inf
+        self._budget = float(budget) * 1e6 / workers or np.inf
         self._loaded: OrderedDict[str, Pipeline] = OrderedDict()
         self._describer = _Describer(runtime)
         used = [registry.get("estimator", m.info.component) for m in self._maps.values()]
@@ -318,15 +398,32 @@ class Collection(Pipeline):
     def _ask(self, name: str, query: Query) -> tuple[Evidence, Localization]:
         """Localize in one member; what comes back lies in the common world."""
         pose = self._world_from_map[name]
+        scale = scale_of(pose)
         if isinstance(query.prior, PosePrior):
-            prior = replace(query.prior, world_from_cam=inverse(pose) @ query.prior.world_from_cam)
+            back = np.linalg.inv(pose)
+            prior = replace(
+                query.prior, world_from_cam=moved(back, query.prior.world_from_cam),
+                covariance=_scaled(query.prior.covariance, 1 / scale),
+            )  # fmt: skip
             query = replace(query, prior=prior)
         evidence, found = self.member(name)._localize_upright([query])[0]
         if isinstance(evidence, Correspondences):
-            evidence = replace(evidence, points3d=transform(pose, evidence.points3d))
+            variances, depths = evidence.variances, evidence.points_cam
+            evidence = replace(
+                evidence, points3d=transform(pose, evidence.points3d),
+                variances=None if variances is None else variances * scale**2,
+                points_cam=None if depths is None else depths * scale,
+            )  # fmt: skip
         if found.world_from_cam is not None:
-            found = replace(found, world_from_cam=pose @ found.world_from_cam)
-        stages = tuple((stage, pose @ at) for stage, at in found.stages)
+            found = replace(
+                found, world_from_cam=moved(pose, found.world_from_cam),
+                covariance=_scaled(found.covariance, scale),
+            )  # fmt: skip
+        if "depth" in found.support:
+            found = replace(
+                found, support={**found.support, "depth": found.support["depth"] * scale}
+            )
+        stages = tuple((stage, moved(pose, at)) for stage, at in found.stages)
         return evidence, replace(found, stages=stages)
 
 
@@ -395,15 +492,19 @@ def open_pipeline(
     registry: Registry | None = None,
     calibrated: bool = True,
     orientation: str = "exif",
+    workers: int = 1,
 ) -> Pipeline:
-    """The pipeline of a map or of a collection; arguments and errors as of `Pipeline.from_map`."""
+    """The pipeline of a map or of a collection; arguments and errors as of `Pipeline.from_map`.
+
+    `workers` are the pipelines of the same map, which share the memory that a collection may take.
+    """
     scene_map = map_dir if isinstance(map_dir, Map) else Map.open(map_dir)
     options: dict[str, Any] = {
         "solver": solver, "refiners": refiners, "estimator": estimator, "runtime": runtime,
         "calibrated": calibrated, "orientation": orientation,
     }  # fmt: skip
     if scene_map.info.interface == INTERFACE:
-        return Collection(scene_map, options, registry)
+        return Collection(scene_map, options, registry, workers)
     return Pipeline.from_map(scene_map, registry=registry, **options)
 
 

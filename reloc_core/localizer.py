@@ -81,7 +81,7 @@ class Localizer:
             threads: CPU threads of each image; 0 for all cores.
             seed: of everything random.
             workers: images that are localized at a time when several threads ask; each has the map in
-                memory once more.
+                memory once more; those of a collection share its memory.
             orientation: as in `Pipeline`: "any" also tries the other turns of an image that fails.
 
         Raises:
@@ -89,10 +89,14 @@ class Localizer:
             ConfigError: components do not fit or options are wrong.
         """
         runtime = resolve_runtime(device, threads, seed)
+        workers = max(workers, 1)
         first, *copies = (
-            open_pipeline(map_dir, solver, refiners, estimator, runtime, orientation=orientation)
-            for _ in range(max(workers, 1))
-        )
+            open_pipeline(
+                map_dir, solver, refiners, estimator, runtime, orientation=orientation,
+                workers=workers,
+            )
+            for _ in range(workers)
+        )  # fmt: skip
         return cls(first, copies)
 
     @property

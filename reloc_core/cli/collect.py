@@ -8,10 +8,19 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from reloc_core.collection import INTERFACE, Member, align, merge, open_pipeline, some_frames
+from reloc_core.collection import (
+    INTERFACE,
+    Member,
+    align,
+    merge,
+    open_pipeline,
+    scale_of,
+    some_frames,
+)
 from reloc_core.config import TARGET, build, plain
 from reloc_core.datasets.upright import Upright
 from reloc_core.errors import ConfigError, MapError, did_you_mean
+from reloc_core.evaluation.units import METRE
 from reloc_core.interfaces import Dataset
 from reloc_core.maps import Map
 from reloc_core.runs import console, resolve_runtime, show_progress
@@ -43,7 +52,11 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
             if reference is None:
                 reference = open_pipeline(opened[str(cfg.reference)][0], runtime=runtime)
             pose = align(reference, dataset)
-            console.print(f"{name}: lies at {np.round(pose[:3, 3], 3).tolist()}.", markup=False)
+            scale = scale_of(pose)
+            times = "" if abs(scale - 1) < 1e-6 else f", {scale:.4g} times as large"
+            console.print(
+                f"{name}: lies at {np.round(pose[:3, 3], 3).tolist()}{times}.", markup=False
+            )
         members[name] = Member(scene_map, dataset, np.eye(4) if pose is None else pose)
     total = sum(len(some_frames(member.dataset)) for member in members.values())
     with show_progress("Describing images", total) as bar:
@@ -75,9 +88,14 @@ def _entry(name: str, entry: Any) -> tuple[Map, Dataset, Float64Array | None]:
         except (TypeError, ValueError):
             pose = np.zeros(0)
         turn = pose[:3, :3] if pose.shape == (4, 4) else np.zeros((3, 3))
+        if dataset.unit != METRE and np.linalg.det(turn) > 0:
+            turn = turn / scale_of(pose)
         rigid = np.allclose(turn @ turn.T, np.eye(3), atol=1e-4) and np.linalg.det(turn) > 0
         if not rigid or not np.isfinite(pose).all() or not np.allclose(pose[3], [0, 0, 0, 1]):
-            raise ConfigError(f"maps.{name}.world_from_map must be a rigid 4x4 matrix.")
+            raise ConfigError(
+                f"maps.{name}.world_from_map must be a rigid 4x4 matrix"
+                f"{'' if dataset.unit == METRE else ', but for a scale'}."
+            )
     return Map.open(str(entry["map_dir"])), Upright.of(dataset), pose
 
 

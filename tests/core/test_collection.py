@@ -8,7 +8,16 @@ import pytest
 
 from reloc_core import Localizer
 from reloc_core.cli.main import main
-from reloc_core.collection import Member, align, judged, merge, open_pipeline
+from reloc_core.collection import (
+    Collection,
+    Member,
+    align,
+    judged,
+    merge,
+    moved,
+    open_pipeline,
+    scale_of,
+)
 from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.datasets.subset import Subset
 from reloc_core.datasets.synthetic import SyntheticDataset
@@ -178,3 +187,72 @@ def test_what_does_not_fit_together_is_refused(house, maps, tmp_path):
         (moved / file.name).write_bytes(file.read_bytes())
     with pytest.raises(MapError, match="no map in"):
         open_pipeline(moved)
+
+
+def test_workers_share_the_memory(house):
+    # One of the two fits; of half the memory still the one that is asked, and no other.
+    alone = Collection(Map.open(house), {})
+    shared = Collection(Map.open(house), {}, workers=4)
+    assert shared._budget == alone._budget / 4
+    localizer = Localizer.from_map(house, threads=1, workers=2)
+    assert localizer.pipeline._budget == alone._budget / 2
+
+
+class Larger(Subset):
+    """Poses moved and twice as large, in an arbitrary unit."""
+
+    unit = "scene unit"
+
+    @property
+    def frames(self):
+        return [
+            dataclasses.replace(f, world_from_cam=moved(np.linalg.inv(TWICE), f.world_from_cam))
+            for f in super().frames
+        ]
+
+    def __getitem__(self, index):
+        query = super().__getitem__(index)
+        return dataclasses.replace(query, world_from_cam=self.frames[index].world_from_cam)
+
+
+class Loose(Subset):
+    unit = "scene unit"
+
+
+TWICE = np.array([[0.0, -0.5, 0, 3], [0.5, 0, 0, 1], [0, 0, 0.5, 2], [0, 0, 0, 1]])
+"""World from a map of twice the size."""
+
+
+def test_maps_of_different_scale_lie_in_one_world(tmp_path):
+    whole = list(range(24))
+    small, large = Loose(room("left"), whole), Larger(room("left"), whole)
+    for name, data in (("small", small), ("large", large)):
+        train(data, tmp_path / name, "landmarks", threads=1)
+    pose = align(Pipeline.from_map(tmp_path / "small"), large)
+    assert scale_of(pose) == pytest.approx(0.5, rel=0.02)
+    members = {
+        name: Member(Map.open(tmp_path / name), data, at)
+        for name, data, at in (("small", small, np.eye(4)), ("large", large, TWICE))
+    }
+    collection = open_pipeline(merge(members, tmp_path / "both").path)
+    here, there = (Pipeline.from_map(tmp_path / name) for name in ("small", "large"))
+    compared = 0
+    for query in room("left", "test"):
+        _, found = collection._ask("large", query)
+        expected, truth = there.localize(query), query.world_from_cam
+        if not found.localized:
+            continue
+        compared += 1
+        np.testing.assert_allclose(
+            found.world_from_cam, moved(TWICE, expected.world_from_cam), atol=1e-9
+        )
+        np.testing.assert_allclose(
+            found.covariance[3:, 3:], expected.covariance[3:, 3:] / 4, rtol=1e-6
+        )
+        np.testing.assert_allclose(found.covariance[:3, :3], expected.covariance[:3, :3], rtol=1e-6)
+        np.testing.assert_allclose(found.world_from_cam[:3, :3] @ found.world_from_cam[:3, :3].T,
+                                   np.eye(3), atol=1e-9)  # fmt: skip
+        assert np.linalg.norm(found.world_from_cam[:3, 3] - truth[:3, 3]) < 0.3
+        assert found.stages[-1][1] == pytest.approx(found.world_from_cam)
+    assert compared >= 3
+    assert here.localize(room("left", "test")[1]).localized
