@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -362,7 +363,11 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     while node and not below:
         below = [k for k in known if k.startswith(f"{node}.") and not k.endswith(TARGET)]
         node = node.rpartition(".")[0] if not below else node
-    hint = did_you_mean(name, below or known)
-    if not below or "Did you mean" in hint:
-        return hint
-    return did_you_mean("", [k for k in below if k.count(".") == node.count(".") + 1])
+    if not below:
+        return did_you_mean(name, known)
+    # The node is right: what stands below it is compared, or any option of it would be near.
+    start = len(node) + 1
+    close = difflib.get_close_matches(name[start:], [k[start:] for k in below], n=1)
+    if close:
+        return f" Did you mean '{node}.{close[0]}'?"
+    return did_you_mean("", [k for k in below if "." not in k[start:]])
