@@ -231,7 +231,7 @@ class Pipeline:
         """What a stage misses in queries with or without depth and a sequence; "" for nothing."""
         name = name or "the image"
         for stage in self.stages:
-            if "depth" in stage.requires and not depth:
+            if "depth" in stage.requires and stage.reads_depth and not depth:
                 return f"'{stage.name}' needs depth images; {name} has none."
             if "sequence" in stage.requires and not sequence:
                 return (

@@ -176,18 +176,18 @@ def fit_odds(
     """
     names = list(centre)
     prior = np.array([_PRIOR_BIAS, *(_PRIOR_WEIGHTS.get(n, _PRIOR_SIGNAL) for n in names)])
-    theta, units, bounds = prior.copy(), np.ones(len(names)), {}
+    theta, units = prior.copy(), np.ones(len(names))
+    ranges: dict[str, tuple[float, float]] = {}
+    apart = set()
     if len(supports):
         x = np.array([[1.0, *(s.get(n, centre[n]) for n in names)] for s in supports])
         for column, name in enumerate(names):
             values, usual = x[:, column + 1], centre[name]
             if name.startswith("signal."):
-                units[column], most = _measure(
-                    values[: len(x) - strange], values[len(x) - strange :], enough
-                )
-                if most is not None:
-                    bounds[name] = most
-                    values, usual = np.minimum(values, most), min(usual, most)
+                known, foreign = values[: len(x) - strange], values[len(x) - strange :]
+                units[column], ranges[name], separates = _measure(known, foreign, enough)
+                apart |= {name} if separates else set()
+                values, usual = np.clip(values, *ranges[name]), np.clip(usual, *ranges[name])
             x[:, column + 1] = (values - usual) / units[column]
         y = true.astype(float)
         sample = np.ones(len(y))
@@ -198,7 +198,7 @@ def fit_odds(
             [
                 _FREE,
                 *(
-                    _FREE if name in bounds else _PRIOR_STRENGTH / max(weight, 0.1) ** 0.5
+                    _FREE if name in apart else _PRIOR_STRENGTH / max(weight, 0.1) ** 0.5
                     for name, weight in zip(names, prior[1:], strict=True)
                 ),
             ]
@@ -213,27 +213,34 @@ def fit_odds(
             if float(np.abs(step).max()) < 1e-6:
                 break
     weights = theta[1:] / units
-    return Odds(float(theta[0]), {n: float(w) for n, w in zip(names, weights, strict=True)}, bounds)
+    return Odds(float(theta[0]), {n: float(w) for n, w in zip(names, weights, strict=True)}, ranges)
 
 
 def _measure(
     known: Float64Array, foreign: Float64Array, enough: float
-) -> tuple[float, float | None]:
-    """One step of a support whose range is the affair of an estimator, and how much of it is enough.
+) -> tuple[float, tuple[float, float], bool]:
+    """One step of a support whose range is the affair of an estimator, and where it speaks.
 
-    The step is its spread over the mapping images, or a fifth of the way from foreign pictures to them
-    where that is longer. Then the support tells the place apart, and a part of the way is enough: images
-    that are farther from the mapped ones have less of it than those held out, and are of the place too.
+    Where foreign pictures have clearly less of it, it tells the place apart. A step is then its spread over
+    the mapping images, or a fifth of the way from foreign pictures to them where that is longer; and a part
+    of the way is enough: images that are farther from the mapped ones have less of it than those held out,
+    and are of the place too. Elsewhere a step is its spread over all pictures. Less than foreign
+    pictures have, or than any had, says no more than they do: images that are part of the map may be
+    all alike, and a query is never like them.
+
+    Returns:
+        the step, the range in which it speaks, and whether it tells the place apart.
     """
-    if not len(known):
-        return 1.0, None
-    step = float(np.std(known))
-    if len(foreign):
+    step = float(np.std(known)) if len(known) else 0.0
+    if len(foreign) and len(known):
         strange = float(np.median(foreign))
         way = float(np.median(known)) - strange
-        if way > 2 * step:
-            return max(step, way / _STEPS), strange + enough * way
-    return (step if step > _LEAST_STEP else 1.0), None
+        if way > max(2 * step, _LEAST_STEP):
+            return max(step, way / _STEPS), (strange, strange + enough * way), True
+    seen = np.concatenate([known, foreign])
+    step = float(np.std(seen)) if len(seen) else 0.0
+    low = float(seen.min()) if len(seen) else -math.inf
+    return (step if step > _LEAST_STEP else 1.0), (low, math.inf), False
 
 
 def fit_spread(

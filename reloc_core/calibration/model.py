@@ -67,12 +67,13 @@ class Odds:
     Attributes:
         bias: at the typical support of the map.
         weights: of the difference to it, by name; never negative.
-        enough: support beyond which more says nothing, by name; without bound for other names.
+        ranges: least and largest value beyond which a support says nothing more, by name; without bounds
+            for other names.
     """
 
     bias: float
     weights: Mapping[str, float]
-    enough: Mapping[str, float] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def lacks(self, found: Mapping[str, float], centre: Mapping[str, float]) -> dict[str, float]:
         """What each support adds to the log odds of a typical pose, by name: negative where it lacks."""
@@ -88,7 +89,8 @@ class Odds:
         return 1 / (1 + math.exp(-min(max(total, -30.0), 30.0)))
 
     def _of(self, name: str, value: float) -> float:
-        return min(value, self.enough.get(name, math.inf))
+        low, high = self.ranges.get(name, (-math.inf, math.inf))
+        return min(max(value, low), high)
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,8 @@ def _within_sphere(radius: float) -> float:
 
 
 def _odds(stored: Mapping[str, Any]) -> Odds:
-    def numbers(name: str) -> dict[str, float]:
-        return {str(k): float(v) for k, v in stored.get(name, {}).items()}
-
-    return Odds(float(stored["bias"]), numbers("weights"), numbers("enough"))
+    return Odds(
+        float(stored["bias"]),
+        {str(k): float(v) for k, v in stored["weights"].items()},
+        {str(k): (float(low), float(high)) for k, (low, high) in stored.get("ranges", {}).items()},
+    )

@@ -14,13 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from reloc_core.datasets.ace import AceDataset
 from reloc_core.datasets.config import AceConfig
 from reloc_core.errors import DataError
+from reloc_core.evaluation.metrics import NEES_95, overconfidence
 from reloc_core.evaluation.results import (
     LOCALIZATIONS_FILE,
+    nees_array,
     read_localizations,
-    summarize_results,
 )
 from reloc_core.interfaces import Dataset
 from reloc_core.io.ace import stem
@@ -106,9 +109,13 @@ def read_estimates(path: Path | str, label: str = "") -> Estimates:
         name = label or _jsonl(source).resolve().parent.name
         poses = {r.name: r.world_from_cam for r in results if r.world_from_cam is not None}
         failed = frozenset(r.name for r in results) - set(poses)
-        return Estimates(
-            name, poses, failed, str(source), summarize_results(results).overconfidence
-        )
+        values = nees_array(results)
+        values = values[np.isfinite(values)]
+        warning = ""
+        if len(values):
+            inside = float((values <= NEES_95).mean())
+            warning = overconfidence(float(values.mean()), inside, len(values))
+        return Estimates(name, poses, failed, str(source), warning)
     label = label or source.stem
     if source.is_dir():
         raise DataError(f"{source} is a folder without {LOCALIZATIONS_FILE}.")

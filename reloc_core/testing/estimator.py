@@ -264,7 +264,7 @@ class EstimatorConformance(ComponentConformance):
             depth = None
             if "depth" in self.described().requires:
                 depth = np.zeros(query.image.shape[:2], np.float32)
-            bad = Query(name, query.camera, image=query.image, depth=depth)
+            bad = Query(name, query.camera, image=query.image, depth=depth, sequence=good.sequence)
             pipeline.start_sequence()
             check_localization(pipeline.localize(bad))
         pipeline.start_sequence()

@@ -162,7 +162,7 @@ def test_the_verb_makes_and_shows_one(maps, tmp_path, capsys):
         ("{a: {map_dir: x, dataset: {name: synthetic}, pose: 3}}", "pose"),
         ("{a: {map_dir: x, dataset: {name: synthetic}, world_from_map: [[1, 2]]}}", "rigid"),
         ("{a: {map_dir: x, dataset: {name: synthetic}}}", "no map"),
-        ("[1]", "maps takes"),
+        ("[1]", "maps must be"),
     ],
 )
 def test_mistakes_are_told(tmp_path, capsys, maps_option, says):

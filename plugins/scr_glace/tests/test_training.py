@@ -173,6 +173,7 @@ def test_resuming_gives_the_map_of_an_undisturbed_run(
         "global.safetensors",
         "head.safetensors",
         "map.yaml",
+        "points.safetensors",
     ]
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nefes_refine.published.mlp_field import PaperField
 from reloc_core.errors import MapError
+from reloc_core.features.weights import load_strictly
 
 _PARTS = {"network_fn_state_dict": "coarse", "network_fine_state_dict": "fine"}
 
@@ -37,3 +39,15 @@ def read_field(path: Path | str) -> dict[str, dict[str, Tensor]]:
         part: {name.removeprefix("module."): value for name, value in content[key].items()}
         for key, part in _PARTS.items()
     }
+
+
+def import_field(field: PaperField, path: Path | str) -> None:
+    """Load the weights of a published field; both networks must fit key by key.
+
+    Raises:
+        MapError: see `read_field`, or a tensor does not fit.
+    """
+    for part, state in read_field(path).items():
+        module = field.get_submodule(part)
+        counters = {k: v for k, v in module.state_dict().items() if k.endswith("batches_tracked")}
+        load_strictly(module, {**counters, **state}, f"{part} network of NeFeS")
