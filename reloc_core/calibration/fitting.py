@@ -40,6 +40,10 @@ _FOREIGN_SHARE = 0.2  # of the queries that a map is asked, for what cannot be t
 _OWN = {"inliers": 0.7, "ratio": 0.7, "chance": 0.5, "claimed": 0.5, "cover": 0.2}
 """By how much mapping images support their own poses better than unseen ones."""
 _OWN_WIDER = 2.0
+_NARROWEST = 0.25  # factor on the solver's standard deviations
+_ACCURATE = (
+    0.9  # share of the localized held-out images whose poses are right, or the method is coarse
+)
 
 
 def hold_out(dataset: Dataset, config: CalibrationConfig, seed: int) -> npt.NDArray[np.int64]:
@@ -115,7 +119,9 @@ def fit_calibration(
     ]
     if used:
         spread = fit_spread(used)
-        if usual != (RIGHT_DEPTHS, RIGHT_DEG):
+        # No evidence of few images says that a solver's errors are many times smaller than it claims.
+        spread = replace(spread, scale=max(spread.scale, _NARROWEST))
+        if usual != (RIGHT_DEPTHS, RIGHT_DEG) or float(right.mean()) < _ACCURATE:
             # A coarse method regresses poses. Held-out images flatter it, as they lie between mapped
             # neighbours that it learned by heart; they are no reason to trust it more than it does itself.
             spread = replace(spread, scale=max(spread.scale, 1.0))
