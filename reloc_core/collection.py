@@ -48,10 +48,8 @@ INTERFACE = "collection"
 _PART = "collection"
 _DESCRIBED = 100  # images of a member
 _RESOLUTION, _KEYPOINTS = 240, 512
-_AGREE, _AGREE_DEG = (
-    0.05,
-    2.0,
-)  # of the distance that cameras span, and degrees, within which votes agree
+# Of the distance that cameras span, and degrees, within which votes agree.
+_AGREE, _AGREE_DEG = 0.05, 2.0
 _BASE = 0.1  # of that distance: least one that tells a scale
 _ASKED = 2  # members
 _ALIKE = 0.9  # of the best member's similarity, from which on the second one is asked, too

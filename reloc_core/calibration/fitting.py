@@ -41,9 +41,7 @@ _OWN = {"inliers": 0.7, "ratio": 0.7, "chance": 0.5, "claimed": 0.5, "cover": 0.
 """By how much mapping images support their own poses better than unseen ones."""
 _OWN_WIDER = 2.0
 _NARROWEST = 0.25  # factor on the solver's standard deviations
-_ACCURATE = (
-    0.9  # share of the localized held-out images whose poses are right, or the method is coarse
-)
+_ACCURATE = 0.9  # share of the held-out poses that are right, or the method is coarse
 
 
 def hold_out(dataset: Dataset, config: CalibrationConfig, seed: int) -> npt.NDArray[np.int64]:
