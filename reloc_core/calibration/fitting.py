@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -41,6 +42,7 @@ _OWN = {"inliers": 0.7, "ratio": 0.7, "chance": 0.5, "claimed": 0.5, "cover": 0.
 """By how much mapping images support their own poses better than unseen ones."""
 _OWN_WIDER = 2.0
 _NARROWEST = 0.25  # factor on the solver's standard deviations
+_FARTHEST_DEPTHS, _FARTHEST_DEG = 0.5, 30.0  # of what a coarse method's poses may usually be off
 _ACCURATE = 0.9  # share of the held-out poses that are right, or the method is coarse
 
 
@@ -48,7 +50,8 @@ def hold_out(dataset: Dataset, config: CalibrationConfig, seed: int) -> npt.NDAr
     """Indices of the mapping images that are kept out of the map to learn its calibration from.
 
     Blocks of consecutive frames of a video, of different lengths: their middles are seen from farther
-    away than their ends. Single photographs one by one. None of a small dataset.
+    away than their ends. Of no sequence more than its share: a block that is a quarter of a room would
+    ask for what the map has never seen. Single photographs one by one. None of a small dataset.
     """
     count = len(dataset)
     wanted = min(round(config.fraction * count), config.most)
@@ -56,6 +59,8 @@ def hold_out(dataset: Dataset, config: CalibrationConfig, seed: int) -> npt.NDAr
         return np.zeros(0, np.int64)
     rng = np.random.default_rng((seed, 76))
     sequences = [frame.sequence for frame in dataset.frames]
+    left = {s: math.ceil(config.fraction * n) for s, n in Counter(sequences).items()}
+    left[None] = count
     free = np.ones(count, bool)
     chosen: list[int] = []
     length = max(wanted // 2, 1) if any(s is not None for s in sequences) else 1
@@ -64,7 +69,8 @@ def hold_out(dataset: Dataset, config: CalibrationConfig, seed: int) -> npt.NDAr
         starts = [
             start
             for start in range(1, count - length)
-            if free[max(start - 2, 0) : start + length + 2].all()
+            if length <= left[sequences[start]]
+            and free[max(start - 2, 0) : start + length + 2].all()
             and len(set(sequences[start - 1 : start + length + 1])) == 1
             and (length == 1 or sequences[start] is not None)
         ]
@@ -76,7 +82,8 @@ def hold_out(dataset: Dataset, config: CalibrationConfig, seed: int) -> npt.NDAr
         start = int(rng.choice(starts))
         chosen += range(start, start + length)
         free[start : start + length] = False
-        length = max(length // 2, 1)
+        left[sequences[start]] -= length
+        length = length // 2 or max((wanted - len(chosen)) // 2, 1)
     return np.sort(np.asarray(chosen, np.int64))
 
 
@@ -337,14 +344,17 @@ def _within(error: Float64Array, depth: float, depths: float, degrees: float) ->
 def _usual(
     errors: Sequence[Float64Array], judged: Sequence[tuple[Frame, Localization, float]]
 ) -> tuple[float, float]:
-    """Share of the depth and degrees within which this method's poses usually are; at least "right"."""
+    """Share of the depth and degrees within which this method's poses usually are.
+
+    At least "right", and at most what still names a place: poses that are usually farther off say nothing.
+    """
     if not errors:
         return RIGHT_DEPTHS, RIGHT_DEG
     depths = [float(np.linalg.norm(e[3:])) / d for e, (_, _, d) in zip(errors, judged, strict=True)]
     turns = [math.degrees(float(np.linalg.norm(e[:3]))) for e in errors]
     return (
-        max(RIGHT_DEPTHS, 3 * float(np.median(depths))),
-        max(RIGHT_DEG, 3 * float(np.median(turns))),
+        float(np.clip(3 * np.median(depths), RIGHT_DEPTHS, _FARTHEST_DEPTHS)),
+        float(np.clip(3 * np.median(turns), RIGHT_DEG, _FARTHEST_DEG)),
     )
 
 

@@ -287,6 +287,11 @@ def test_blocks_of_a_video_are_held_out_and_few_photographs_are_not():
     assert held[-1] < 399
     np.testing.assert_array_equal(held, hold_out(video, CalibrationConfig(), 1))
     assert len(hold_out(Room(20), CalibrationConfig(), 1)) == 0
+    # A block of wanted // 2 images would be a fifth of one of many short sequences.
+    many = Room(1600, sequences=[f"room {k // 100}" for k in range(1600)])
+    held = hold_out(many, CalibrationConfig(), 1)
+    assert len(held) == 42
+    assert np.bincount(held // 100).max() <= 6
     photographs = Room(200, sequences=[None] * 200)
     held = hold_out(photographs, CalibrationConfig(), 1)
     assert len(held) == 12
