@@ -141,6 +141,8 @@ class Estimator(ABC):
     """Whether the prior of a query, which may be wrong, narrows the search; others never look at it."""
     extends: ClassVar[bool] = False
     """Whether images can be added to a map by `extend`."""
+    shares: ClassVar[bool] = False
+    """Whether `fit` works in pieces (`reloc_core.mapping.pieces`) that several processes can share."""
 
     @abstractmethod
     def fit(self, dataset: Dataset, run: Run) -> None:

@@ -33,7 +33,7 @@ class Held(Exception):
 
 
 class FileLock:
-    """An exclusive advisory lock (`flock`), held until `release`, garbage collection or the process's end.
+    """An advisory lock (`flock`), held until `release`, garbage collection or the process's end.
 
     The kernel gives the lock back when the process ends, however it ends, so a kill leaves nothing to
     clean up but the file. Forked children do not keep it. A thread that asks again for what it holds gets
@@ -42,13 +42,14 @@ class FileLock:
 
     Args:
         path: the lock file; created, and removed on release.
+        shared: others that share it may have it too; nobody alone.
 
     Raises:
         Held: somebody else has it.
         RelocError: the file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shared: bool = False) -> None:
         self.path = Path(os.path.abspath(path))
         self._thread = threading.get_ident()
         for former in [f for f in _held if f.path == self.path and f._thread == self._thread]:
@@ -58,7 +59,7 @@ class FileLock:
             while True:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
                 try:
-                    _take(descriptor)
+                    _take(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
                     if _is_at(descriptor, path):
                         break
                 except BaseException:
@@ -69,7 +70,7 @@ class FileLock:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(me).encode(), 0)
         self._descriptor = descriptor
-        self._closed = weakref.finalize(self, _release, descriptor, path, os.getpid())
+        self._closed = weakref.finalize(self, _release, descriptor, path, os.getpid(), shared)
         _held.add(self)
 
     def release(self) -> None:
@@ -77,9 +78,9 @@ class FileLock:
         self._closed()
 
 
-def _take(descriptor: int) -> None:
+def _take(descriptor: int, kind: int) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise Held(_describe(_content(descriptor))) from None
     except OSError as error:
@@ -131,10 +132,13 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _release(descriptor: int, path: Path, owner: int) -> None:
+def _release(descriptor: int, path: Path, owner: int, shared: bool) -> None:
     if os.getpid() != owner:
         return
     with contextlib.suppress(OSError):
+        # The last of those that share it removes the file.
+        if shared:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_at(descriptor, path):
             path.unlink()
     with contextlib.suppress(OSError):

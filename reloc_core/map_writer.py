@@ -36,7 +36,8 @@ _STATE = "state.json"
 class MapWriter:
     """A map being built, with the checkpoint to resume from.
 
-    Nobody else can write the same map until `finish`, `discard_without_checkpoint` or `close`, or until
+    Nobody else can write the same map, but for others that do a share of it, until `finish`,
+    `discard_without_checkpoint` or `close`, or until
     the process ends.
 
     Args:
@@ -46,6 +47,8 @@ class MapWriter:
         overwrite: replace a finished map.
         primary: False in the helper processes of a distributed run, which read the checkpoint but
             write nothing.
+        share: this process makes the K-th of N shares of what can be shared, as (K, N) from (1, 1) on,
+            beside others that do theirs; None for one that writes the whole map.
 
     Attributes:
         details: what the component wants people to see in `map.yaml`; filled in by `fit`.
@@ -63,10 +66,12 @@ class MapWriter:
         resume: bool = True,
         overwrite: bool = False,
         primary: bool = True,
+        share: tuple[int, int] | None = None,
     ) -> None:
         self.path = Path(path)
         self.info = info
         self.primary = primary
+        self.share = share
         self.details: dict[str, Any] = dict(info.details)
         self.used: Sequence[int] | None = None
         self.partial = partial_directory(self.path)
@@ -83,7 +88,9 @@ class MapWriter:
 
     def _take_lock(self) -> FileLock:
         try:
-            return FileLock(self.path.with_name(f".{self.path.name}.lock"))
+            return FileLock(
+                self.path.with_name(f".{self.path.name}.lock"), shared=self.share is not None
+            )
         except Held as held:
             raise MapError(
                 f"{self.path} is being written by {held.holder}. Wait until that has finished, or choose "
@@ -100,7 +107,9 @@ class MapWriter:
         if no_map and (not self.path.is_dir() or any(self.path.iterdir())):
             raise MapError(f"{self.path} is no map; not replacing it. Choose another map_dir.")
         with explain_os_errors(self.partial):
-            if self.partial.exists() and self._resumes(resume):
+            # Another share may just have begun and not said yet what it is of.
+            known = (self.partial if self.share is None else self.partial / _STATE).exists()
+            if known and self._resumes(resume):
                 return
             self.partial.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.partial / _STATE) as file:
@@ -123,9 +132,9 @@ class MapWriter:
             before = json.loads(state.read_text("utf-8"))
         except (OSError, ValueError):
             before = None
-        if resume and before == self._identity():
+        if (resume or self.share is not None) and before == self._identity():
             return True
-        if resume and any(self.partial.glob(f"*{_CHECKPOINT}")):
+        if (resume and any(self.partial.glob(f"*{_CHECKPOINT}"))) or self.share is not None:
             raise MapError(
                 f"{self.partial} holds an interrupted run {self._difference(before)}. "
                 "Set resume=false to discard it, or choose another map_dir."

@@ -118,6 +118,7 @@ _OPTIONS: dict[str, Kind] = {
     "seed": COUNT,
     "session": NAME.or_null(),
     "side": WHOLE,
+    "share": TEXT.or_null(),
     "similar": COUNT,
     "solver": NODE.or_null(),
     "splits": NAMES,

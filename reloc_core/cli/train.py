@@ -73,6 +73,20 @@ def map_cache(cfg: DictConfig) -> MapCache | None:
     return MapCache(wanted if isinstance(wanted, str) else None) if wanted else None
 
 
+def share_of(text: str | None) -> tuple[int, int] | None:
+    """K and N of `share=K/N`.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    if text is None:
+        return None
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal()):
+        raise ConfigError(f"share must be K/N, such as 1/4 for the first of four, got {text!r}.")
+    return int(number), int(of)
+
+
 def train_map(
     cfg: DictConfig,
     dataset: Dataset,
@@ -83,7 +97,7 @@ def train_map(
     """Train what a config describes, or make the map of the file `source`.
 
     Returns:
-        None in the helper processes of a distributed run.
+        None in the helper processes of a distributed run, and for a share.
     """
     registry = default_registry()
     return train(
@@ -100,6 +114,7 @@ def train_map(
         resume=cfg.get("resume", True),
         overwrite=cfg.get("overwrite", False),
         source=source,
+        share=share_of(cfg.get("share")),
         cache=map_cache(cfg),
         reporter=record,
     )
@@ -125,11 +140,10 @@ def _check_alone(cfg: DictConfig) -> None:
     Raises:
         ConfigError: names them.
     """
-    given = [
-        name
-        for name in ("estimator", "refiner", "solver", "refiners", "extra_datasets", "overwrite")
-        if cfg.get(name)
-    ]
+    alone = (
+        "estimator", "refiner", "solver", "refiners", "extra_datasets", "overwrite", "share",
+    )  # fmt: skip
+    given = [name for name in alone if cfg.get(name)]
     if given:
         raise ConfigError(
             f"extend=true adds images to {cfg.map_dir} by the method and the options that it was made "
@@ -151,6 +165,8 @@ def run(cfg: DictConfig, overrides: Sequence[str], source: Path | None = None) -
             else train_map(cfg, dataset, cfg.map_dir, record, source)
         )
         if finished is None:
+            if cfg.get("share"):
+                record.result("ok", share=cfg.share)
             return 0
         result = record.result(
             "ok",

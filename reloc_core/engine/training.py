@@ -29,6 +29,7 @@ from reloc_core.errors import ConfigError, DataError, RelocError
 from reloc_core.interfaces import Dataset, Progress, Run, Runtime
 from reloc_core.map_cache import MapCache
 from reloc_core.mapped import FRAMES, mapped_frames, save_mapped_frames
+from reloc_core.mapping.pieces import ShareDone
 from reloc_core.maps import Map, MapInfo, MapWriter, dataset_identity
 from reloc_core.pipeline import PARTS, Pipeline, part_name
 from reloc_core.registry import Component, Registry, default_registry
@@ -85,6 +86,7 @@ def train(
     resume: bool = True,
     overwrite: bool = False,
     source: Path | None = None,
+    share: tuple[int, int] | None = None,
     cache: MapCache | None = None,
     reporter: Reporter | None = None,
     registry: Registry | None = None,
@@ -108,12 +110,14 @@ def train(
         resume: continue an interrupted training of the same configuration.
         overwrite: replace a finished map.
         source: a file that another program trained, which the component's importer makes the map of.
+        share: (K, N) to make the K-th of N shares of what can be shared, in this process, and no map:
+            that is for a call without, when all shares are made.
         cache: where what was fitted before is taken from, and kept for the next time.
         reporter: who hears of the progress; by default the terminal.
         registry: the installed components by default.
 
     Returns:
-        the finished map; None in the helper processes of a distributed training.
+        the finished map; None in the helper processes of a distributed training, and for a share.
 
     Raises:
         ConfigError: components or options are wrong.
@@ -131,6 +135,8 @@ def train(
         raise ConfigError(f"{interface} '{component.name}' has nothing to train.")
     runtime = resolve_runtime(device, threads, seed)
     check_dataset(component, dataset, runtime)
+    if share is not None:
+        _check_share(component, share, source)
     parts = trained_parts(component, refiners, registry) if interface == "estimator" else []
     for part in parts:
         check_dataset(part.component, dataset, runtime)
@@ -161,10 +167,10 @@ def train(
     fit = component.load()(config).fit
     if source is not None:
         fit = partial(component.load_importer(), source, config)
-    if source is not None or world() > 1:
+    if source is not None or share is not None or world() > 1:
         cache = None
     primary = rank() == 0
-    writer = MapWriter(map_dir, info, resume, overwrite, primary=primary)
+    writer = MapWriter(map_dir, info, resume, overwrite, primary=primary, share=share)
     reporter.create()
     for note in dataset.notes:
         reporter.note(f"{dataset.name}: {note}")
@@ -194,12 +200,25 @@ def train(
             )
             calibrate(ready, dataset, held, run, options).save(writer)
         return writer.finish() if primary else None
+    except ShareDone as done:
+        reporter.note(str(done))
+        return None
     except RelocError:
         # Nothing half-made stays behind; an interrupted run that can resume does.
         writer.discard_without_checkpoint()
         raise
     finally:
         writer.close()
+
+
+def _check_share(component: Component, share: tuple[int, int], source: Path | None) -> None:
+    number, of = share
+    if not 1 <= number <= of:
+        raise ConfigError(f"A share is K/N with K from 1 to N, got {number}/{of}.")
+    if source is not None or not getattr(component.load(), "shares", False):
+        raise ConfigError(
+            f"The mapping of '{component.name}' cannot be shared among processes: leave share out."
+        )
 
 
 def _fit(

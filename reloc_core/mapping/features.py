@@ -1,17 +1,16 @@
 """Local features of a dataset's images: read ahead, described in batches, resumable.
 
-What is described goes to shards on disk, each written once, so that neither time nor memory grows with
+What is described goes to disk in pieces, each written once, so that neither time nor memory grows with
 more than the number of images. Descriptors, by far the largest part, are mapped from a file.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,12 +18,11 @@ from reloc_core.errors import DataError
 from reloc_core.interfaces import Dataset, Run
 from reloc_core.mapping.observations import Observations
 from reloc_core.mapping.pairs import farthest_points, pose_features
+from reloc_core.mapping.pieces import Part, Pieces
 from reloc_core.mapping.views import depth_at
-from reloc_core.storage import load_tensors, save_tensors
 from reloc_core.types import Camera, Float64Array, FloatArray, ImageArray, Query
 
-Part: TypeAlias = Mapping[str, np.ndarray]
-CHECKPOINT_SECONDS = 10.0
+_PIECE = 32  # images
 
 
 class FoundKeypoints(Protocol):
@@ -150,8 +148,8 @@ def describe(
 ) -> Features:
     """Key points of some images of a dataset.
 
-    Images are read while others are described. Every ten seconds a shard is written into the map's
-    scratch directory, and an interrupted run goes on after the last one.
+    Images are read while others are described. What is described goes to files in the map's scratch
+    directory (`reloc_core.mapping.pieces`), with which an interrupted run goes on.
 
     Args:
         dataset: posed.
@@ -164,40 +162,38 @@ def describe(
 
     Raises:
         DataError: a frame without pose, or an image that cannot be read.
+        ShareDone: this process does a share of it, and the other shares are not done.
     """
     poses = poses_of(dataset, frames)
-    shards = _Shards(run.map.scratch) if resumable else None
+    of = (type(detector).__name__, detector.resolution, count, batch, frames.tolist())
+    pieces = Pieces(run, "described", len(frames), _PIECE - _PIECE % batch or batch, of, resumable)
+    steps = [(p, s, min(s + batch, p.stop)) for p in pieces.todo for s in p[::batch]]
     parts: list[Part] = []
-    saved = run.map.load_checkpoint() if resumable else None
-    done = shards.resume(int(saved[1]["described"])) if shards and saved else 0
-    saved_at = time.monotonic()
+
+    def read(step: int) -> list[Query]:
+        _, start, stop = steps[step]
+        return [dataset[int(i)] for i in frames[start:stop]]
+
     with (
-        run.progress("Describing images", len(frames)) as progress,
+        run.progress("Describing images", pieces.expected) as progress,
         ThreadPoolExecutor(1, thread_name_prefix="read-images") as pool,
     ):
-        progress.advance(done)
-        starts = list(range(done, len(frames), batch))
-
-        def read(start: int) -> list[Query]:
-            return [dataset[int(i)] for i in frames[start : start + batch]]
-
-        ahead = pool.submit(read, starts[0]) if starts else None
-        for position, start in enumerate(starts):
+        progress.advance(pieces.done)
+        ahead = pool.submit(read, 0) if steps else None
+        for step, (piece, start, stop) in enumerate(steps):
             assert ahead is not None
             queries = ahead.result()
-            if position + 1 < len(starts):
-                ahead = pool.submit(read, starts[position + 1])
+            if step + 1 < len(steps):
+                ahead = pool.submit(read, step + 1)
             found = detector.detect([q.image for q in queries], count)
             for offset, (query, keypoints) in enumerate(zip(queries, found, strict=True)):
                 parts.append(_part(start + offset, query, keypoints))
             progress.advance(len(queries))
-            done = start + len(queries)
-            late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-            if shards and (late or done == len(frames)):
-                shards.add(parts, done)
-                run.map.save_checkpoint({}, {"described": done})
-                parts, saved_at = [], time.monotonic()
-    joined = shards.joined() if shards else _joined(parts)
+            if stop == piece.stop:
+                pieces.write(piece, _joined(parts))
+                parts = []
+    pieces.finish()
+    joined = _all(pieces, run.map.scratch / "descriptors" if resumable else None)
     return Features(
         frames=frames,
         cameras=[dataset.frames[int(i)].camera for i in frames],
@@ -211,52 +207,26 @@ def describe(
     )
 
 
-class _Shards:
-    """Described images on disk, each file of consecutive ones and named by the number of its last.
-
-    Args:
-        folder: theirs alone.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("described-*.safetensors"))
-
-    def resume(self, done: int) -> int:
-        """Images that an interrupted run described; what it wrote beyond its checkpoint is removed."""
-        for file in self._files():
-            if int(file.stem.rpartition("-")[2]) > done:
-                file.unlink()
-        return done if self._files() else 0
-
-    def add(self, parts: list[Part], done: int) -> None:
-        """Write what was described since the last shard."""
-        save_tensors(self._folder / f"described-{done:09d}.safetensors", _joined(parts), {})
-
-    def joined(self) -> Part:
-        """All of them; descriptors (M, C) lie in a file that is mapped into memory."""
-        files = self._files()
-        if not files:
-            return _joined([])
-        small: list[Part] = []
-        for file in files:
-            tensors, _ = load_tensors(file, "np")
-            small.append({k: v for k, v in tensors.items() if k != "descriptors"})
-        result = dict(_joined(small))
-        width = tensors["descriptors"].shape[1]
-        if not len(result["images"]):
-            return {**result, "descriptors": np.zeros((0, width), np.float32)}
-        every = np.memmap(
-            self._folder / "descriptors", np.float32, "w+", shape=(len(result["images"]), width)
-        )
-        begin = 0
-        for file in files:
-            part = load_tensors(file, "np")[0]["descriptors"]
-            every[begin : begin + len(part)] = part
-            begin += len(part)
-        return {**result, "descriptors": every}
+def _all(pieces: Pieces, file: Path | None) -> Part:
+    """All that was described; descriptors (M, C) lie in `file`, mapped into memory, if it is given."""
+    if file is None:
+        return _joined([pieces[i] for i in range(len(pieces))])
+    width = 1
+    small: list[Part] = []
+    for number in range(len(pieces)):
+        part = pieces[number]
+        width = part["descriptors"].shape[1]
+        small.append({k: v for k, v in part.items() if k != "descriptors"})
+    result = dict(_joined(small))
+    if not len(result.get("images", ())):
+        return {**_joined([]), "descriptors": np.zeros((0, width), np.float32)}
+    every = np.memmap(file, np.float32, "w+", shape=(len(result["images"]), width))
+    begin = 0
+    for number in range(len(pieces)):
+        part = pieces[number]
+        every[begin : begin + len(part["images"])] = part["descriptors"]
+        begin += len(part["images"])
+    return {**result, "descriptors": every}
 
 
 def _part(number: int, query: Query, found: FoundKeypoints) -> Part:

@@ -14,8 +14,11 @@ from reloc_core.mapping.features import Detector, Features, describe
 from reloc_core.mapping.matching import match_pairs, typical_depth
 from reloc_core.mapping.observations import Observations
 from reloc_core.mapping.pairs import choose_pairs
+from reloc_core.mapping.pieces import Pieces
 from reloc_core.mapping.tracks import Tracks, build_tracks
 from reloc_core.types import FloatArray, ImageArray
+
+_PIECE = 256  # pairs of images
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def match_images(
     options: ReconstructionOptions,
     looks: FloatArray | None = None,
     threads: int = 1,
+    resumable: bool = True,
 ) -> Matches:
     """Match images that are worth it.
 
@@ -124,6 +128,10 @@ def match_images(
         options: thresholds.
         looks: see `choose_pairs`.
         threads: see `match_pairs`.
+        resumable: see `describe`.
+
+    Raises:
+        ShareDone: this process does a share of it, and the other shares are not done.
     """
     observations = features.observations(options.depth_noise)
     depth = None
@@ -137,12 +145,21 @@ def match_images(
         max_angle_deg=options.max_angle_deg, min_baseline=options.min_baseline,
         reach=math.inf if depth is None else options.reach * depth,
     )  # fmt: skip
-    with run.progress("Matching images", len(pairs)) as progress:
-        first, second = match_pairs(
-            features.descriptors, observations, pairs, min_similarity=options.min_similarity,
-            ratio=options.ratio, max_epipolar_px=options.max_epipolar_px, progress=progress,
-            threads=threads,
-        )  # fmt: skip
+    of = (len(features), options, pairs.tolist())
+    pieces = Pieces(run, "matched", len(pairs), _PIECE, of, resumable)
+    with run.progress("Matching images", pieces.expected) as progress:
+        progress.advance(pieces.done)
+        for piece in pieces.todo:
+            first, second = match_pairs(
+                features.descriptors, observations, pairs[piece.start : piece.stop],
+                min_similarity=options.min_similarity, ratio=options.ratio,
+                max_epipolar_px=options.max_epipolar_px, progress=progress, threads=threads,
+            )  # fmt: skip
+            pieces.write(piece, {"first": first, "second": second})
+    pieces.finish(last=True)
+    parts = [pieces[i] for i in range(len(pieces))]
+    none = np.zeros(0, np.int64)
+    first, second = (np.concatenate([none, *(p[k] for p in parts)]) for k in ("first", "second"))
     return Matches(features, observations, pairs, first, second)
 
 
@@ -192,5 +209,5 @@ def reconstruct(
             f"least {max(options.min_views, 2)}, from different places."
         )
     features = describe(dataset, frames, detector, options.keypoints, run, resumable=resumable)
-    matches = match_images(features, run, options)
+    matches = match_images(features, run, options, resumable=resumable)
     return Reconstruction(features, matches.observations, matches.tracks(options, run))

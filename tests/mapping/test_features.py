@@ -1,4 +1,4 @@
-"""Describing images: shards on disk, interruptions, and pieces that change nothing."""
+"""Describing images: pieces on disk, interruptions and shares that change nothing."""
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from reloc_core.mapping import (
     typical_depth,
 )
 from reloc_core.mapping import features as module
+from reloc_core.mapping.pieces import ShareDone
 from reloc_core.testing import start_run
 
 
@@ -52,22 +53,43 @@ def same(one, other):
     return True
 
 
-def test_shards_and_an_interruption_change_nothing(dataset, tmp_path, monkeypatch):
+def test_pieces_and_an_interruption_change_nothing(dataset, tmp_path, monkeypatch):
     frames = np.arange(11)
     whole = describe(
         dataset, frames, Detector(), 20, start_run(tmp_path / "a", "toy"), resumable=False
     )
     assert len(whole) > 20
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1.0)  # a shard for every batch
+    monkeypatch.setattr(module, "_PIECE", 3)
     run = start_run(tmp_path / "b", "toy")
     with pytest.raises(KeyboardInterrupt):
         describe(dataset, frames, Detector(stop_at=7), 20, run, batch=3)
-    # Written after the last checkpoint, as by a process that was killed between the two.
-    (run.map.scratch / "described-000000009.safetensors").write_bytes(b"half a shard")
     detector = Detector()
     resumed = describe(dataset, frames, detector, 20, run, batch=3)
     assert detector.seen == 11 - 6
     assert same(resumed, whole)
+    # Those of another detector are not taken for its own.
+    detector = Detector()
+    detector.resolution = 24
+    describe(dataset, frames, detector, 20, run, batch=3)
+    assert detector.seen == 11
+
+
+def test_shares_change_nothing(dataset, tmp_path, monkeypatch):
+    frames = np.arange(11)
+    whole = describe(dataset, frames, Detector(), 20, start_run(tmp_path / "a", "toy"), batch=3)
+    monkeypatch.setattr(module, "_PIECE", 3)
+    seen = []
+    for number in (2, 1):
+        detector, run = Detector(), start_run(tmp_path / "b", "toy")
+        run.map.share = (number, 2)
+        if number == 2:
+            with pytest.raises(ShareDone, match="6 of 11 wait for the other shares"):
+                describe(dataset, frames, detector, 20, run, batch=3)
+        else:
+            assert same(describe(dataset, frames, detector, 20, run, batch=3), whole)
+        seen.append(detector.seen)
+        run.map.close()
+    assert seen == [5, 6]
 
 
 def test_tracks_do_not_depend_on_the_pieces_they_are_made_in(monkeypatch):

@@ -42,7 +42,7 @@ def test_too_few_images_are_refused(images, detector, tmp_path):
 
 
 def test_describing_resumes(images, detector, tmp_path, monkeypatch):
-    monkeypatch.setattr("reloc_core.mapping.features.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("reloc_core.mapping.features._PIECE", 2)
     few = Subset(images, range(6))
     whole = describe(
         few, np.arange(6), detector, 100, start_run(tmp_path / "a", "landmarks"), batch=2

@@ -49,6 +49,7 @@ class MatchingEstimator(Estimator):
     """
 
     produces = Correspondences
+    shares = True
 
     def __init__(self, config: MatchingConfig) -> None:
         check(config)

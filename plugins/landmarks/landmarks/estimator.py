@@ -61,6 +61,7 @@ class LandmarkEstimator(Estimator):
     produces = Correspondences
     uses_prior = True
     extends = True
+    shares = True
 
     def __init__(self, config: LandmarkConfig) -> None:
         check(config)
@@ -145,8 +146,6 @@ class LandmarkEstimator(Estimator):
             run.note(
                 f"{error} They are mapped as photographs instead (estimator.readout=matching)."
             )
-            # What was described is of no use to other key points.
-            run.map.save_checkpoint({}, {"described": 0})
             failed.touch()
             return False
         self.softmax = softmax
