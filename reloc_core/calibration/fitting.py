@@ -43,6 +43,7 @@ _OWN = {"inliers": 0.7, "ratio": 0.7, "chance": 0.5, "claimed": 0.5, "cover": 0.
 _OWN_WIDER = 2.0
 _NARROWEST = 0.25  # factor on the solver's standard deviations
 _FARTHEST_DEPTHS, _FARTHEST_DEG = 0.5, 30.0  # of what a coarse method's poses may usually be off
+_CLEAR = 0.9  # probability that no other pose explains an image
 _ACCURATE = 0.9  # share of the held-out poses that are right, or the method is coarse
 
 
@@ -107,7 +108,9 @@ def fit_calibration(
         own: nothing was held out, the images are part of the map: their errors are too small, so that the
             covariances get twice as wide as they ask for, and never narrower than the solver's own.
     """
-    judged = [(f, loc, _depth(loc, depth)) for f, loc in held if loc.localized]
+    localized = [(f, loc, _depth(loc, depth)) for f, loc in held if loc.localized]
+    # Of two poses that explain an image one is wrong, whatever supports them: no matter of the odds.
+    judged = [j for j in localized if j[1].support.get(ALONE, 1.0) > _CLEAR] or localized
     errors = [_error(frame, found) for frame, found, _ in judged]
     usual = _usual(errors, judged)
     right, as_usual = (
@@ -157,7 +160,8 @@ def fit_calibration(
         min_score=config.min_score,
         held_out=0 if own else len(held),
         details={
-            "localized": len(judged),
+            "localized": len(localized),
+            "ambiguous": len(localized) - len(judged),
             "right": int(right.sum()),
             "usual_error": {"depths": round(usual[0], 5), "deg": round(usual[1], 3)},
             "foreign": len(foreign),

@@ -188,8 +188,11 @@ def test_what_cannot_be_told_apart_gets_the_share_of_the_right_ones():
     assert 0.75 < odds.probability({"inliers": 5.0}, {"inliers": 5.0}) < 0.95
 
 
-def made(own=False, errors=(0.004,) * 40, foreign=20, claimed=None):
-    """A calibration of poses on a line with errors of some size and foreign pictures of small support."""
+def made(own=False, errors=(0.004,) * 40, foreign=20, claimed=None, elsewhere=0):
+    """A calibration of poses on a line with errors of some size and foreign pictures of small support.
+
+    `elsewhere` of them look the same from two places, and were localized in the wrong one.
+    """
     rng = np.random.default_rng(6)
     held = []
     for i, size in enumerate(errors):
@@ -199,9 +202,31 @@ def made(own=False, errors=(0.004,) * 40, foreign=20, claimed=None):
         found = localization(pose_plus(truth, wrong), inliers=6 + rng.normal() / 5, depth=2.0)
         found = found if claimed is None else replace(found, covariance=claimed)
         held.append((Frame(str(i), CAMERA, truth), found))
+        if i < elsewhere:
+            pose = pose_plus(truth, np.array([0, 0, 0, 8.0, 0, 0]))
+            support = {**found.support, "solver.alone": 0.5}
+            held.append(
+                (
+                    Frame(f"{i} twice", CAMERA, truth),
+                    replace(found, world_from_cam=pose, support=support),
+                )
+            )
     strange = [localization(np.eye(4), inliers=3 + rng.normal() / 5) for _ in range(foreign)]
     mapped = np.stack([f.world_from_cam[:3] for f, _ in held])
     return fit_calibration(held, strange, mapped, 2.0, CalibrationConfig(), own)
+
+
+def test_images_that_two_places_explain_say_nothing_of_the_others():
+    plain, ambiguous = made(), made(elsewhere=30)
+    assert ambiguous.details["ambiguous"] == 30
+    assert ambiguous.details["usual_error"] == plain.details["usual_error"]
+    for inliers in (6.0, 4.5, 3.0):
+        one, other = (c.judge(localization(np.eye(4), inliers=inliers, depth=2.0))
+                      for c in (plain, ambiguous))  # fmt: skip
+        assert other.score == pytest.approx(one.score, abs=1e-6)
+    # They are refused themselves, for what they are.
+    twice = localization(np.eye(4), inliers=6.0, depth=2.0, **{"solver.alone": 0.4})
+    assert "another place explains it" in ambiguous.judge(twice).reason
 
 
 def test_foreign_support_is_refused_with_what_is_missing():
