@@ -83,7 +83,7 @@ class GlaceEstimator(Estimator):
         points, colors = [], []
         for query in (dataset[int(i)] for i in chosen):
             assert query.world_from_cam is not None
-            found = self._estimate(query)
+            found = self.estimate(query)
             pixels, front = project(
                 query.camera, transform(inverse(query.world_from_cam), found.points3d)
             )
