@@ -258,7 +258,8 @@ class Correspondences(Evidence):
             sits in the pixels (keypoint matches). Solvers choose their residual by it.
         grid_shape: (rows, columns) when the N points are a row-major grid over the image.
         redundancy: how many correspondences are worth one independent one, because their errors are
-            shared; solvers multiply their covariance by it. At least 1.
+            shared; solvers multiply their covariance by it. At least 1; of this query, as a place may
+            be known better from one side than from another.
     """
 
     kind_name: ClassVar[str] = "Correspondences"

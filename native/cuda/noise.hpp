@@ -2,6 +2,7 @@
 // residuals with two components.
 #pragma once
 
+#include "../src/ring.hpp"
 #include "batch_arrays.hpp"
 #include "block.hpp"
 
@@ -46,23 +47,7 @@ constexpr int kDof = 2;
 RELOC_HD inline double larger(double a, double b) { return a < b ? b : a; }
 RELOC_HD inline double smaller(double a, double b) { return b < a ? b : a; }
 
-/// Share of inliers in the ring from kRingStart to the cut, and its volume over the inliers' peak
-/// density.
-RELOC_HD inline double ring_share(const NoiseField& f) {
-    const double start = 0.5 * static_cast<double>(kRingStart), end = 0.5 * f.cut;
-    if (!f.tails) return exp(-start) - exp(-end);
-    return (1 / (1 + start) - 1 / (1 + end)) / (1 - 1 / (1 + end));
-}
-RELOC_HD inline double ring_volume(const NoiseField& f) {
-    const double start = 0.5 * static_cast<double>(kRingStart), end = 0.5 * f.cut;
-    return (end - start) / (f.tails ? 1 - 1 / (1 + end) : 1);
-}
-/// Outlier density over the inliers' peak density.
-RELOC_HD inline double kappa_of(const NoiseField& f, double in_ring, double inliers) {
-    const double outliers = larger(0.0, in_ring - ring_share(f) * inliers);
-    return smaller(larger(outliers / (ring_volume(f) * larger(inliers, 1e-9)), kMinKappa),
-                   kMaxKappa);
-}
+RELOC_HD inline Ring ring_of(const NoiseField& f) { return Ring::planar(f.cut, f.tails); }
 
 /// Squared scale of the residuals relative to 1 / info, into s->level: the lower quartile of a
 /// sample, then a robust estimate over all slots.
@@ -132,7 +117,7 @@ RELOC_HD inline void start_field(const Block& block, int cells, double level, do
     });
     block.each(cells, [&](int c) {
         f->variance[c] = f->level;
-        f->kappa[c] = kFirstOutliers / ring_volume(*f);
+        f->kappa[c] = kFirstOutliers / ring_of(*f).volume;
     });
 }
 
@@ -187,7 +172,7 @@ RELOC_HD inline void update(const Block& block, const FitSet& set, int parameter
     if (!f->local) {
         block.each(set.cells, [&](int cell) {
             f->variance[cell] = f->level;
-            f->kappa[cell] = kappa_of(*f, total[CellSums::kRing], total[CellSums::kWeight]);
+            f->kappa[cell] = ring_of(*f).kappa(total[CellSums::kRing], total[CellSums::kWeight]);
         });
         return;
     }
@@ -209,7 +194,7 @@ RELOC_HD inline void update(const Block& block, const FitSet& set, int parameter
         }
         f->variance[cell] =
             larger(f->floor, (s + kLevelPrior * kDof * f->level) / (kDof * (m + kLevelPrior)));
-        f->kappa[cell] = kappa_of(*f, out + kSharePrior * in_ring, m + kSharePrior * share);
+        f->kappa[cell] = ring_of(*f).kappa(out + kSharePrior * in_ring, m + kSharePrior * share);
     });
 }
 
@@ -235,7 +220,7 @@ RELOC_HD inline void consider_tails(const Block& block, const FitSet& set, int p
     });
     block.each(set.cells, [&](int c) {
         f->variance[c] = f->level;
-        f->kappa[c] = kFirstOutliers / ring_volume(*f);
+        f->kappa[c] = kFirstOutliers / ring_of(*f).volume;
     });
     for (int i = 0; i < kTailUpdates; ++i) {
         weigh(block, set, f);

@@ -6,6 +6,7 @@
 // serial search, whatever the number of chunks in a round or of threads in a block.
 #pragma once
 
+#include "../src/search_rules.hpp"
 #include "batch_arrays.hpp"
 #include "block.hpp"
 #include "p3p.hpp"
@@ -220,22 +221,12 @@ RELOC_HD inline void optimise_locally(const Block& block, const Points& p, doubl
     block.once([&] { normalize(&s->pose); });
 }
 
-RELOC_HD inline double samples_needed(const State& state, const Query& q,
-                                      const Settings& settings) {
-    const double wide = state.best_wide / q.total, share = wide < 1 ? wide : 1;
-    const double good = share * share * share;
-    if (good >= 1.0 - 1e-9) return 1;
-    if (good < 1e-12) return 1e12;
-    const double needed = log(1 - settings.confidence) / log1p(-good);
-    const bool poor = share < kPoorShare && state.best_narrow < 0.8 * state.best_wide &&
-                      q.residual != kReprojection;
-    return poor ? kPoorFactor * needed : needed;
-}
-
 RELOC_HD inline bool is_done(const State& state, const Query& q, const Settings& settings) {
     return state.samples >= settings.max_iterations ||
            (state.samples >= settings.min_iterations &&
-            state.samples >= samples_needed(state, q, settings));
+            state.samples >=
+                patience(state.best_narrow, state.best_wide, q.total, q.residual != kReprojection) *
+                    samples_needed(state.best_wide / q.total, 3, settings.confidence));
 }
 
 struct AdvanceShared {
@@ -246,20 +237,14 @@ struct AdvanceShared {
     Rigid start;
 };
 
-/// The preview count below which poses are not worth a full score, from the best so far.
-RELOC_HD inline void set_bar(const Query& q, State* state) {
-    const double scale = q.preview_total,
-                 share = state->minimal_preview > 0 ? state->minimal_preview / scale : 0;
-    state->bar = scale * share - 2.5 * sqrt(scale * share * (1 - share));
-}
-
 /// Moves on to the next candidate that beats all earlier minimal poses; null at the end of the
 /// round or of the search.
 RELOC_HD inline const Candidate* next_candidate(const Candidate* candidates, const Round& round,
                                                 const Query& q, const Settings& settings,
                                                 State* state) {
     while (!state->done && state->chunk < round.first_chunk + round.chunks) {
-        if (state->chunk < kSerialChunks || state->chunk % kRound == 0) set_bar(q, state);
+        if (state->chunk < kSerialChunks || state->chunk % kRound == 0)
+            state->bar = preview_bar(state->minimal_preview, q.preview_total);
         const Candidate* leaders = candidates + (state->chunk - round.first_chunk) * kLeaders;
         const Candidate* best = nullptr;
         for (int j = 0; j < kLeaders; ++j) {
@@ -333,7 +318,7 @@ RELOC_HD inline void advance(const Block& block, const Arrays& a, const Round& r
         });
     }
     block.once([&] {
-        set_bar(q, &s->state);
+        s->state.bar = preview_bar(s->state.minimal_preview, q.preview_total);
         a.states[query] = s->state;
         a.done[query] = s->state.done;
     });

@@ -56,13 +56,9 @@ class Model {
         return optimise_locally(kernels_, all ? problem_.view() : problem_.sample(),
                                 options_.search_radius, kLocalSteps, pose) > 0;
     }
-    /// Where the points are noisy and inliers are few, most outlier-free samples give poses too
-    /// poor to be told from chance.
     double patience(const PoseScore& best) const {
-        const bool poor = best.wide / problem_.total < kPoorShare &&
-                          best.narrow < 0.8 * best.wide &&
-                          options_.residual != Residual::kReprojection;
-        return poor ? kPoorFactor : 1;
+        return reloc::patience(best.narrow, best.wide, problem_.total,
+                               options_.residual != Residual::kReprojection);
     }
 
   private:

@@ -221,13 +221,7 @@ PoseResult estimate_focal_pose(const Kernels& kernels, const Correspondences& in
         if (focal.max_samples > 0)
             limited.max_iterations = std::min(limited.max_iterations, focal.max_samples);
         Search<Model> search(model, limited);
-        const bool found = search.run();
-        result.iterations = search.samples;
-        result.local_optimisations = search.optimised;
-        if (!found) {
-            result.status = Status::kNoHypothesis;
-            return result;
-        }
+        if (!search.run(&result)) return result;
         start = search.best.state;
     }
     const FitResult fitted = fit(kernels, problem, camera, options, focal, model, start);

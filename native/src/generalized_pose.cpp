@@ -193,13 +193,7 @@ PoseResult estimate_generalized_pose(const std::vector<RigImage>& images,
     resolved = resolve_options(resolved, {});
     const Model model(rig, resolved, kernels);
     Search<Model> search(model, resolved);
-    const bool found = search.run();
-    result.iterations = search.samples;
-    result.local_optimisations = search.optimised;
-    if (!found) {
-        result.status = Status::kNoHypothesis;
-        return result;
-    }
+    if (!search.run(&result)) return result;
     bool ray = false;
     const FitResult fitted = fit(kernels, rig, resolved, search.best.state, &ray);
     double share = 0;

@@ -5,41 +5,21 @@
 #include <limits>
 
 #include "reloc/constants.hpp"
+#include "ring.hpp"
 
 namespace reloc {
 namespace {
 
-double clamp_kappa(double kappa) { return std::min(std::max(kappa, kMinKappa), kMaxKappa); }
-
-/// Share of inliers in the ring from kRingStart to `cut`, and the inliers' peak density times the
-/// ring's volume.
-struct Ring {
-    double share, volume;
-    Ring(int dof, double cut, bool tails) {
-        const double a = kRingStart;
-        if (tails) {
-            const double at_start = 1 / (1 + a / 2), at_cut = 1 / (1 + cut / 2);
-            share = (at_start - at_cut) / (1 - at_cut);
-            volume = (cut - a) / 2 / (1 - at_cut);
-        } else if (dof == 2) {
-            share = std::exp(-a / 2) - std::exp(-cut / 2);
-            volume = (cut - a) / 2;
-        } else {
-            // Three components: chi-square tail by its closed form; 4/3 pi r^3 over (2 pi)^(3/2).
-            const auto tail = [](double q) {
-                return std::erfc(std::sqrt(q / 2)) + std::sqrt(2 * q / M_PI) * std::exp(-q / 2);
-            };
-            share = tail(a) - tail(cut);
-            volume = (std::pow(cut, 1.5) - std::pow(a, 1.5)) * (4.0 / 3.0) * M_PI /
-                     std::pow(2 * M_PI, 1.5);
-        }
-    }
-    /// Outlier density over the inliers' peak density.
-    double kappa(double in_ring, double inliers) const {
-        return clamp_kappa(std::max(0.0, in_ring - share * inliers) /
-                           (volume * std::max(inliers, 1e-9)));
-    }
-};
+Ring ring_of(int dof, double cut, bool tails) {
+    if (tails || dof == 2) return Ring::planar(cut, tails);
+    // Three components: chi-square tail by its closed form; 4/3 pi r^3 over (2 pi)^(3/2).
+    const double a = kRingStart;
+    const auto tail = [](double q) {
+        return std::erfc(std::sqrt(q / 2)) + std::sqrt(2 * q / M_PI) * std::exp(-q / 2);
+    };
+    return {tail(a) - tail(cut),
+            (std::pow(cut, 1.5) - std::pow(a, 1.5)) * (4.0 / 3.0) * M_PI / std::pow(2 * M_PI, 1.5)};
+}
 
 }  // namespace
 
@@ -154,7 +134,7 @@ NoiseField::NoiseField(const CellLayout& cells, const float* prior, double level
       ceiling_(level_ * kMaxGrowth) {
     sums_.resize(cells.cells());
     variance_.assign(cells.cells(), level_);
-    kappa_.assign(cells.cells(), kFirstOutliers / Ring(dof, cut_, tails).volume);
+    kappa_.assign(cells.cells(), kFirstOutliers / ring_of(dof, cut_, tails).volume);
 }
 
 void NoiseField::weigh(const Kernels& kernels, const float* e2, const float* base, float* info) {
@@ -206,7 +186,7 @@ void NoiseField::consider_tails(const Kernels& kernels, const float* e2, const f
 void NoiseField::update(int parameters) {
     const double freedom = std::max(1.0, dof_ * total_.weight - parameters);
     level_ = std::min(ceiling_, std::max(floor_, total_.spread / freedom));
-    const Ring ring(dof_, cut_, tails_);
+    const Ring ring = ring_of(dof_, cut_, tails_);
     if (!local_) {
         std::fill(variance_.begin(), variance_.end(), level_);
         std::fill(kappa_.begin(), kappa_.end(), ring.kappa(total_.ring, total_.weight));

@@ -209,13 +209,7 @@ PoseResult estimate_relative_pose(const ArrayRef& points_a, const ArrayRef& poin
     const double limit2 = options.threshold * options.threshold / (focal * focal);
     const Model model(matches, limit2, options.seed);
     Search<Model> search(model, options);
-    const bool found = search.run();
-    result.iterations = search.samples;
-    result.local_optimisations = search.optimised;
-    if (!found) {
-        result.status = Status::kNoHypothesis;
-        return result;
-    }
+    if (!search.run(&result)) return result;
     Pose T = refine(matches, search.best.state, 4 * limit2, 10);
     T = refine(matches, model.lift(skew(T.t) * T.R), 4 * limit2, 10);
     if (!T.finite()) {

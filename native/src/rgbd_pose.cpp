@@ -319,13 +319,7 @@ PoseResult estimate_rgbd_pose(const Correspondences& in, const RgbdPoseOptions& 
     if (pairs.n < 4) return result;
     const Model model(pairs, options, kernels);
     Search<Model> search(model, options);
-    const bool found = search.run();
-    result.iterations = search.samples;
-    result.local_optimisations = search.optimised;
-    if (!found) {
-        result.status = Status::kNoHypothesis;
-        return result;
-    }
+    if (!search.run(&result)) return result;
     const bool local = options.local_noise && pairs.n >= kDensePoints;
     PairSet set;
     const Pose& start = search.best.state;

@@ -10,8 +10,10 @@
 #include "reloc/constants.hpp"
 #include "reloc/kernels.hpp"
 #include "reloc/parallel.hpp"
+#include "reloc/pose_result.hpp"
 #include "reloc/rng.hpp"
 #include "reloc/search_options.hpp"
+#include "search_rules.hpp"
 
 namespace reloc {
 
@@ -125,10 +127,7 @@ class Search {
         using Chunk = Candidate<Minimal>;
         std::vector<Chunk> round;
         for (std::uint64_t chunk = 0; samples < options_.max_iterations;) {
-            const double scale = model_.preview_total(),
-                         share = std::min(1.0, std::max(0.0, minimal_preview_ / scale));
-            // A pose must not look worse than the best, beyond what the preview's size explains.
-            const double bar = scale * share - 2.5 * std::sqrt(scale * share * (1 - share));
+            const double bar = preview_bar(minimal_preview_, model_.preview_total());
             // Long searches go in rounds whose chunks know nothing of each other: these may run on
             // any number of threads, and rounds are the same for all. One thread looks no further
             // ahead than it must.
@@ -154,6 +153,15 @@ class Search {
             chunk += chunks;
         }
         return best.value.score > 0;
+    }
+
+    /// The same; notes how long it took, and that no pose was found.
+    bool run(PoseResult* result) {
+        const bool found = run();
+        result->iterations = samples;
+        result->local_optimisations = optimised;
+        if (!found) result->status = Status::kNoHypothesis;
+        return found;
     }
 
     /// Optimises the best pose over all points, and keeps it where that adds to its support.
@@ -188,13 +196,8 @@ class Search {
     }
 
     double needed() const {
-        const double share = std::min(1.0, best.value.wide / model_.total());
-        double good = 1;
-        for (int k = 0; k < Model::kSample; ++k) good *= share;
-        if (good >= 1.0 - 1e-9) return 1;
-        if (good < 1e-12) return 1e12;
-        return model_.patience(best.value) *
-               (std::log(1 - options_.confidence) / std::log1p(-good));
+        return model_.patience(best.value) * samples_needed(best.value.wide / model_.total(),
+                                                            Model::kSample, options_.confidence);
     }
 
     const Model& model_;

@@ -20,6 +20,7 @@ PART = "calibration"
 ALONE = "solver.alone"
 """Support that is a probability by itself, which no odds have to be learned for."""
 _NEARLY = 0.1
+_UNBOUNDED = (-math.inf, math.inf)
 VERSION = 1
 _LOG = logging.getLogger(__name__)
 _WORDS = {
@@ -89,7 +90,7 @@ class Odds:
         return 1 / (1 + math.exp(-min(max(total, -30.0), 30.0)))
 
     def _of(self, name: str, value: float) -> float:
-        low, high = self.ranges.get(name, (-math.inf, math.inf))
+        low, high = self.ranges.get(name, _UNBOUNDED)
         return min(max(value, low), high)
 
 
@@ -153,6 +154,12 @@ class Calibration:
     def save(self, writer: MapWriter) -> None:
         """Write it into a map."""
         stored = {k: v for k, v in asdict(self).items() if k != "mapped"}
+        for odds in (stored["right"], stored["here"]):
+            # JSON has no infinities.
+            odds["ranges"] = {
+                name: [bound if math.isfinite(bound) else None for bound in bounds]
+                for name, bounds in odds["ranges"].items()
+            }
         writer.save(PART, {"mapped": self.mapped}, {"version": VERSION, **stored})
 
     def judge(self, result: Localization) -> Localization:
@@ -227,5 +234,11 @@ def _odds(stored: Mapping[str, Any]) -> Odds:
     return Odds(
         float(stored["bias"]),
         {str(k): float(v) for k, v in stored["weights"].items()},
-        {str(k): (float(low), float(high)) for k, (low, high) in stored.get("ranges", {}).items()},
+        {str(k): _range(*bounds) for k, bounds in stored.get("ranges", {}).items()},
     )
+
+
+def _range(low: float | None, high: float | None) -> tuple[float, float]:
+    """A stored range: None, and in older maps an infinity, where it has no bound."""
+    least, largest = _UNBOUNDED
+    return least if low is None else float(low), largest if high is None else float(high)

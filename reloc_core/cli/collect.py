@@ -8,15 +8,8 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from reloc_core.collection import (
-    INTERFACE,
-    Member,
-    align,
-    merge,
-    open_pipeline,
-    scale_of,
-    some_frames,
-)
+from reloc_core.alignment import align, scale_of, some_frames
+from reloc_core.collection import INTERFACE, Member, merge, open_pipeline
 from reloc_core.config import TARGET, build, plain
 from reloc_core.datasets.upright import Upright
 from reloc_core.errors import ConfigError, MapError, did_you_mean

@@ -23,6 +23,7 @@ from reloc_core.datasets.epipolar import (
 )
 from reloc_core.datasets.report import DataReport, Finding
 from reloc_core.datasets.scene_depth import scene_depth
+from reloc_core.datasets.sharpness import sharpness_of, small_grey
 from reloc_core.geometry import check_pose, lift, project, rotation_angle_deg, transform
 from reloc_core.interfaces import Dataset
 from reloc_core.io.images import exif_focal
@@ -360,7 +361,7 @@ def _check_images(report: DataReport, dataset: Dataset) -> None:
     sharpness, brightness, thumbnails = [], [], []
     for index in chosen:
         grey, thumbnail = _thumbnail(dataset[int(index)].image)
-        sharpness.append(float(cv2.Laplacian(grey, cv2.CV_32F).var()))
+        sharpness.append(sharpness_of(grey))
         brightness.append(float(grey.mean()))
         thumbnails.append(thumbnail)
     sharp = np.array(sharpness)
@@ -383,11 +384,8 @@ def _check_images(report: DataReport, dataset: Dataset) -> None:
 
 def _thumbnail(image: ImageArray) -> tuple[ImageArray, ImageArray]:
     """Grey versions of an image: 320 pixels wide, and 40 x 30."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    scale = min(320 / grey.shape[1], 1.0)
-    small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    tiny = cv2.resize(small, (40, 30), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.uint8), np.asarray(tiny, np.uint8)
+    small = small_grey(image)
+    return small, np.asarray(cv2.resize(small, (40, 30), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _poses(dataset: Dataset) -> Float64Array:

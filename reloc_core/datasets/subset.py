@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from reloc_core.datasets.derived import Derived
 from reloc_core.interfaces import Dataset
-from reloc_core.types import Frame, Query
+from reloc_core.types import Query
 
 
-class Subset(Dataset):
+class Subset(Derived):
     """Some frames of another dataset, in the given order.
 
     Args:
@@ -20,7 +21,8 @@ class Subset(Dataset):
     """
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
-        self._dataset, self._indices = dataset, [int(i) for i in indices]
+        self._indices = [int(i) for i in indices]
+        super().__init__(dataset, [dataset.frames[i] for i in self._indices])
 
     @classmethod
     def without(cls, dataset: Dataset, left_out: npt.NDArray[np.int64]) -> Dataset:
@@ -34,26 +36,6 @@ class Subset(Dataset):
     def name(self) -> str:
         """Name of the whole dataset and the size of the subset."""
         return f"{self._dataset.name}[{len(self._indices)}]"
-
-    @property
-    def frames(self) -> Sequence[Frame]:
-        """Metadata of the chosen frames."""
-        return [self._dataset.frames[i] for i in self._indices]
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """As the whole dataset."""
-        return self._dataset.notes
-
-    @property
-    def has_depth(self) -> bool:
-        """As the whole dataset."""
-        return self._dataset.has_depth
-
-    @property
-    def unit(self) -> str:
-        """As the whole dataset."""
-        return self._dataset.unit
 
     def __getitem__(self, index: int) -> Query:
         """Read one of the chosen images."""

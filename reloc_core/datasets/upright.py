@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
+from reloc_core.datasets.derived import Derived
 from reloc_core.interfaces import Dataset
 from reloc_core.orientation import QUARTERS, Turn, upright
 from reloc_core.types import Frame, Query
 
 
-class Upright(Dataset):
+class Upright(Derived):
     """A dataset whose images, cameras and poses are turned as EXIF says.
 
     Args:
@@ -18,39 +18,13 @@ class Upright(Dataset):
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        self._frames = tuple(_turned(frame) for frame in dataset.frames)
+        super().__init__(dataset, map(_turned, dataset.frames))
 
     @classmethod
     def of(cls, dataset: Dataset) -> Dataset:
         """The dataset upright; itself where nothing is to be turned."""
         turned = any(frame.orientation in QUARTERS for frame in dataset.frames)
         return cls(dataset) if turned else dataset
-
-    @property
-    def name(self) -> str:
-        """As the dataset."""
-        return self._dataset.name
-
-    @property
-    def frames(self) -> Sequence[Frame]:
-        """Metadata of the upright images."""
-        return self._frames
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """As the dataset."""
-        return self._dataset.notes
-
-    @property
-    def has_depth(self) -> bool:
-        """As the dataset."""
-        return self._dataset.has_depth
-
-    @property
-    def unit(self) -> str:
-        """As the dataset."""
-        return self._dataset.unit
 
     def __getitem__(self, index: int) -> Query:
         """Read an image and turn it."""

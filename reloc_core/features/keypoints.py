@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reloc_core.features.xfeat import STRIDE, XFeat, folded_layers, pretrained_network
-from reloc_core.mapping.views import working_scale
+from reloc_core.mapping.views import working_grey
 from reloc_core.types import Float64Array, ImageArray
 
-_SMALLEST = 32  # px, of a prepared image
+SMALLEST = 32
+"""Pixels of a side of a prepared image."""
 _WINDOW = 5  # px, non-maximum suppression
 _BORDER = 4  # px without key points; the detector sees padding there
 _MIN_SCORE = 0.005
@@ -41,18 +42,6 @@ class Keypoints:
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-
-def shrunk_grey(image: ImageArray, short_side: int) -> tuple[np.ndarray, tuple[float, float]]:
-    """Grey image scaled by `working_scale`, and its (x, y) scale to the original."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    height, width = grey.shape
-    factor = working_scale(width, height, short_side)
-    size = (max(round(width * factor), _SMALLEST), max(round(height * factor), _SMALLEST))
-    if size != (width, height):
-        shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-        grey = cv2.resize(grey, size, interpolation=shrink)
-    return grey, (width / size[0], height / size[1])
 
 
 class KeypointDetector(nn.Module):
@@ -83,7 +72,7 @@ class KeypointDetector(nn.Module):
 
     def prepare(self, image: ImageArray) -> tuple[np.ndarray, tuple[float, float]]:
         """Grey image at the detector's resolution, and its (x, y) scale to the original."""
-        return shrunk_grey(image, self.resolution)
+        return working_grey(image, self.resolution, least=SMALLEST)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[ImageArray], count: int) -> list[Keypoints]:

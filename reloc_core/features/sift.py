@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import torch
 
-from reloc_core.features.keypoints import Keypoints, shrunk_grey
+from reloc_core.features.keypoints import SMALLEST, Keypoints
+from reloc_core.mapping.views import working_grey
 from reloc_core.types import ImageArray
 
 CHANNELS = 128
@@ -33,7 +34,7 @@ class SiftDetector:
         return [self._one(image, count) for image in images]
 
     def _one(self, image: ImageArray, count: int) -> Keypoints:
-        grey, scale = shrunk_grey(image, min(self.resolution, *image.shape[:2]))
+        grey, scale = working_grey(image, min(self.resolution, *image.shape[:2]), least=SMALLEST)
         found, descriptors = cv2.SIFT.create(count).detectAndCompute(grey, None)
         if not found:
             return Keypoints(np.zeros((0, 2)), torch.zeros(0), torch.zeros(0, CHANNELS))

@@ -179,29 +179,6 @@ def write_tum(
             file.write(f"{stamp:.9f} " + " ".join(f"{v:.12f}" for v in values) + "\n")
 
 
-def read_tum(path: Path | str) -> tuple[Float64Array, Float64Array]:
-    """Read a TUM trajectory.
-
-    Returns:
-        timestamps (N,) in seconds and world_from_cam (N, 4, 4).
-
-    Raises:
-        DataError: a line has not eight numbers, or no pose.
-    """
-    stamps, poses = [], []
-    for number, columns in _rows(path):
-        where = f"{path}, line {number}"
-        values = parse_numbers(" ".join(columns), where)
-        if len(values) != 8:
-            raise DataError(
-                f"{where}: expected 8 numbers (timestamp tx ty tz qx qy qz qw), found {len(values)}."
-            )
-        x, y, z, w = values[4:]
-        stamps.append(values[0])
-        poses.append(_pose([w, x, y, z], values[1:4], where))
-    return np.array(stamps), np.array(poses).reshape(-1, 4, 4)
-
-
 def _rows(path: Path | str) -> Iterable[tuple[int, list[str]]]:
     """Line number and columns of every line that is no comment."""
     for number, line in enumerate(read_text(path).splitlines(), 1):

@@ -84,6 +84,29 @@ def working_scale(width: int, height: int, short_side: int) -> float:
     return min(short_side / min(width, height), MAX_ASPECT * short_side / max(width, height))
 
 
+def working_grey(
+    image: ImageArray, short_side: int, *, least: int = 1, enlarge: bool = True
+) -> tuple[ImageArray, tuple[float, float]]:
+    """An image (H, W, 3) in grey, scaled by `working_scale`, and its (x, y) scale to the original.
+
+    Args:
+        image: RGB.
+        short_side: see `working_scale`.
+        least: pixels of either side.
+        enlarge: whether smaller images grow.
+    """
+    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+    height, width = grey.shape
+    factor = working_scale(width, height, short_side)
+    if factor >= 1 and not enlarge:
+        return grey, (1.0, 1.0)
+    size = max(round(width * factor), least), max(round(height * factor), least)
+    if size != (width, height):
+        how = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+        grey = np.asarray(cv2.resize(grey, size, interpolation=how), np.uint8)
+    return grey, (width / size[0], height / size[1])
+
+
 def pixel_rays(camera: Camera) -> Float64Array:
     """Viewing directions (H, W, 3) with z = 1 of a pinhole camera's pixels."""
     x = (np.arange(camera.width) - camera.cx) / camera.fx

@@ -21,7 +21,7 @@ from reloc_core.errors import DataError
 from reloc_core.io.cameras import corner_params, fit_camera
 from reloc_core.io.images import exif_focal, read_image
 from reloc_core.reconstruction.pairs import Pair
-from reloc_core.reconstruction.source import Photo
+from reloc_core.reconstruction.photos import Photo
 from reloc_core.reconstruction.worker import Remote
 from reloc_core.types import Camera, ImageArray
 

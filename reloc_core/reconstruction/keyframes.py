@@ -14,10 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from reloc_core.datasets.sharpness import sharpness_of, small_grey
 from reloc_core.types import BoolArray, Float64Array, ImageArray
 
-WIDTH = 320
-"""Of the small grey picture that motion and sharpness are measured in."""
 _CORNERS = 200
 _LEAST_TRACKED = 0.3  # of the corners; fewer is another picture
 _PARALLAX_WEIGHT = 4.0
@@ -43,20 +42,6 @@ class Motion:
 
     def __len__(self) -> int:
         return len(self.times)
-
-
-def small_grey(image: ImageArray) -> ImageArray:
-    """Grey picture of `WIDTH` pixels, or smaller."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    scale = WIDTH / grey.shape[1]
-    if scale < 1:
-        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return np.asarray(grey, np.uint8)
-
-
-def sharpness_of(grey: ImageArray) -> float:
-    """Variance of the Laplacian of a small grey picture."""
-    return float(cv2.Laplacian(grey, cv2.CV_32F).var())
 
 
 def moved_by(before: ImageArray, after: ImageArray) -> float | None:

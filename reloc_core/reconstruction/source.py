@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import itertools
 import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,23 +14,19 @@ import numpy as np
 
 from reloc_core.datasets.convert import place_image
 from reloc_core.datasets.images import find_images, image_names
-from reloc_core.datasets.stream import VIDEO_SUFFIXES, frame_time, video_orientation
+from reloc_core.datasets.sharpness import sharpness_of, small_grey
+from reloc_core.datasets.stream import VIDEO_SUFFIXES
 from reloc_core.errors import DataError
-from reloc_core.io.bags import ImageBag, is_bag
+from reloc_core.io.bags import is_bag
 from reloc_core.io.files import list_files
 from reloc_core.io.headers import read_header
-from reloc_core.io.images import exif_tags, read_image, with_orientation
-from reloc_core.reconstruction.keyframes import (
-    Motion,
-    choose,
-    measure,
-    moved_by,
-    sharpness_of,
-    small_grey,
-)
+from reloc_core.io.images import exif_tags, read_image
+from reloc_core.reconstruction.keyframes import choose, measure, moved_by
 from reloc_core.reconstruction.options import ReconstructOptions
+from reloc_core.reconstruction.photos import Photo, Source
+from reloc_core.reconstruction.streams import counted, of_bag, of_video
 from reloc_core.reconstruction.worker import Remote
-from reloc_core.types import Camera, ImageArray
+from reloc_core.types import ImageArray
 
 FEWEST = 3
 """Images that a reconstruction needs."""
@@ -44,56 +38,6 @@ _DARK = 25.0  # mean grey
 _SAME_GREY = 0.02  # mean difference of small grey pictures that show the same, over their contrast
 _TINY = (64, 48)
 _LAST_NUMBER = re.compile(r"^(.*?)([0-9]+)([^0-9]*)$", re.DOTALL)
-_UNEVEN = 0.25  # of the median time between frames
-Frames = Callable[[], Iterator[tuple[float, ImageArray]]]
-
-
-@dataclass(frozen=True)
-class Photo:
-    """One image of the reconstruction.
-
-    Attributes:
-        name: below `images/`.
-        width: of the stored pixels; 0 where it could not be read.
-        height: of the stored pixels.
-        lens: what images of one camera share.
-        sharpness: variance of the Laplacian of the small grey picture.
-        orientation: tag of EXIF.
-        timestamp: seconds, of a frame.
-        problem: why it takes no part; "" if it does.
-        brightness: mean grey.
-    """
-
-    name: str
-    width: int = 0
-    height: int = 0
-    lens: str = ""
-    sharpness: float = 0.0
-    orientation: int = 1
-    timestamp: float | None = None
-    problem: str = ""
-    brightness: float = 255.0
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Source:
-    """What was found under `images=`.
-
-    Attributes:
-        photos: in their order.
-        video: whether they are frames of one video.
-        notes: what a user should know.
-        camera: calibration that a bag holds.
-    """
-
-    photos: tuple[Photo, ...]
-    video: bool
-    notes: tuple[str, ...] = ()
-    camera: Camera | None = None
 
 
 def input_files(images: str) -> list[Path]:
@@ -174,9 +118,9 @@ def prepare(
     """
     path = Path(options.images).expanduser()
     if is_bag(path):
-        source = _bag(options, path, folder, present, run)
+        source = of_bag(options, path, folder, present, run)
     elif _is_video(path):
-        source = _video(options, path, folder, present, run)
+        source = of_video(options, _the_video(path), folder, present, run)
     else:
         source = _folder(options, folder, present, run)
     if not present:
@@ -196,27 +140,6 @@ def prepare(
     return source
 
 
-@dataclass(frozen=True)
-class _Stream:
-    """Frames that can be read again and again.
-
-    Attributes:
-        stem: of the names of their images.
-        frames: (seconds, RGB) from the first one on.
-        announced: how many there may be.
-        notes: what a user should know; complete when they have been read.
-        camera: their calibration, if it is known.
-        orientation: of the stored pixels, as EXIF tells it.
-    """
-
-    stem: str
-    frames: Frames
-    announced: int
-    notes: list[str]
-    camera: Camera | None = None
-    orientation: int = 1
-
-
 def _check_detail(images: str, photos: Sequence[Photo]) -> None:
     """Refuse images that are all blurred or dark; those count, too, that look the same because of it.
 
@@ -233,165 +156,6 @@ def _check_detail(images: str, photos: Sequence[Photo]) -> None:
     )
 
 
-def _video(
-    options: ReconstructOptions, path: Path, folder: Path, present: Sequence[str], run: Remote
-) -> Source:
-    _the_video(path)
-    notes: list[str] = []
-
-    def frames() -> Iterator[tuple[float, ImageArray]]:
-        notes.clear()
-        capture = cv2.VideoCapture(str(path))
-        # Poses belong to the stored pixels.
-        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
-        if not capture.isOpened():
-            raise DataError(f"The video {path} cannot be opened: damaged, or of an unknown kind.")
-        announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        number, last = 0, -1.0
-        try:
-            while True:
-                ok, frame = capture.read()
-                if not ok:
-                    break
-                last = frame_time(capture, number, last)
-                yield last, np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
-                number += 1
-        finally:
-            capture.release()
-        if not number:
-            raise DataError(f"{path} gave no frame; it is empty or damaged.")
-        if number < announced - 1:
-            notes.append(
-                f"{path.name} ended after {number} of the {announced} frames it announces: it may be "
-                "truncated"
-            )
-
-    announced, orientation = _header(path)
-    stream = _Stream(path.stem, frames, announced, notes, orientation=orientation)
-    return _key_frames(options, stream, folder, present, run)
-
-
-def _header(path: Path) -> tuple[int, int]:
-    """Number of frames that a video announces, and its orientation."""
-    capture = cv2.VideoCapture(str(path))
-    opened = capture.isOpened()
-    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if opened else 0
-    orientation = video_orientation(capture) if opened else 1
-    capture.release()
-    return max(count, 0), orientation
-
-
-def _bag(
-    options: ReconstructOptions, path: Path, folder: Path, present: Sequence[str], run: Remote
-) -> Source:
-    bag = ImageBag(path, options.topic)
-
-    def frames() -> Iterator[tuple[float, ImageArray]]:
-        bag.notes.clear()
-        for message in bag:
-            yield message.timestamp, message.image
-
-    stream = _Stream(path.stem, frames, len(bag), bag.notes, bag.camera)
-    return _key_frames(options, stream, folder, present, run)
-
-
-def _key_frames(
-    options: ReconstructOptions,
-    stream: _Stream,
-    folder: Path,
-    present: Sequence[str],
-    run: Remote,
-) -> Source:
-    """Write the key frames of a stream that is read twice."""
-    with run.progress("Looking for key frames", stream.announced) as bar:
-        motion = measure(_counted(stream.frames(), bar.advance))
-    said = [*stream.notes, *_timing(motion)]
-    chosen = choose(motion, options.motion, options.most)
-    wanted = set(chosen)
-    # What they are called depends on what they show.
-    staging = folder.with_name(".frames")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    taken: list[tuple[int, float, tuple[int, int], float]] = []
-    with run.progress("Writing key frames", len(chosen)) as bar:
-        for number, (time, image) in enumerate(stream.frames()):
-            if number not in wanted:
-                continue
-            quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
-            data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
-            content = with_orientation(data.tobytes(), stream.orientation)
-            (staging / _numbered(number)).write_bytes(content)
-            size = (image.shape[1], image.shape[0])
-            taken.append((number, time, size, float(image.mean())))
-            bar.advance()
-            if len(taken) == len(chosen):
-                break
-    stem, there = _free_stem(re.sub(r"[^\w.-]", "_", stream.stem), staging, folder, set(present))
-    photos = []
-    for number, time, (width, height), bright in taken:
-        if number in there:
-            continue
-        name = f"{stem}_{_numbered(number)}"
-        (staging / _numbered(number)).replace(folder / name)
-        sharp = float(motion.sharpness[number])
-        lens = f"{stem} {width}x{height}"
-        photos.append(Photo(name, width, height, lens, sharp, stream.orientation, time, "", bright))
-    shutil.rmtree(staging, ignore_errors=True)
-    said.append(f"{len(taken)} key frames of {len(motion)} frames")
-    if there:
-        said.append(f"{len(there)} key frames are there already")
-    return Source(tuple(photos), True, tuple(said), stream.camera)
-
-
-def _numbered(frame: int) -> str:
-    return f"{frame:06d}.jpg"
-
-
-def _free_stem(stem: str, staging: Path, folder: Path, present: set[str]) -> tuple[str, set[int]]:
-    """What the frames in `staging` are called in `folder`, and which of them are there already.
-
-    Images that are there have poses, so no other picture may take their names.
-    """
-    frames = sorted(staging.iterdir())
-    for count in itertools.count(1):
-        tried = stem if count == 1 else f"{stem}-{count}"
-        same = [file for file in frames if f"{tried}_{file.name}" in present]
-        if same and all(_equal(file, folder / f"{tried}_{file.name}") for file in same):
-            return tried, {int(file.stem) for file in same}
-        pattern = re.compile(re.escape(tried) + r"_[0-9]{6,}\.jpg")
-        if not any(map(pattern.fullmatch, present)):
-            return tried, set()
-    raise AssertionError("there is always a free number")
-
-
-def _equal(one: Path, other: Path) -> bool:
-    return other.is_file() and one.read_bytes() == other.read_bytes()
-
-
-def _counted(
-    frames: Iterator[tuple[float, ImageArray]], advance: Callable[[], None]
-) -> Iterator[tuple[float, ImageArray]]:
-    for frame in frames:
-        yield frame
-        advance()
-
-
-def _timing(motion: Motion) -> list[str]:
-    """A remark where the frames are not evenly spaced in time."""
-    steps = np.diff(motion.times)
-    steps = steps[steps > 0]
-    if len(steps) < 4:
-        return []
-    usual = float(np.median(steps))
-    odd = int((np.abs(steps / usual - 1) > _UNEVEN).sum())
-    if odd <= 0.02 * len(steps):
-        return []
-    return [
-        f"the frame rate varies ({1 / steps.max():.3g} to {1 / steps.min():.3g} a second): times come "
-        "from the frames, not from their numbers"
-    ]
-
-
 def _folder(
     options: ReconstructOptions, folder: Path, present: Sequence[str], run: Remote
 ) -> Source:
@@ -406,7 +170,7 @@ def _folder(
     video = options.video if options.video is not None else _looks_like_video(files)
     if video:
         with run.progress("Looking for key frames", len(files)) as bar:
-            motion = measure(_counted(_read_all(files), bar.advance))
+            motion = measure(counted(_read_all(files), bar.advance))
         chosen = choose(motion, options.motion, options.most)
         notes.append(
             f"{len(chosen)} key frames of {len(files)} images, taken for a video (video=false takes all)"

@@ -14,7 +14,7 @@ import numpy as np
 
 from reloc_core.geometry import inverse, transform, unproject
 from reloc_core.interfaces import Runtime
-from reloc_core.mapping.views import working_scale
+from reloc_core.mapping.views import working_grey
 from reloc_core.refiners.motion_fit import Fit, fit_motion
 from reloc_core.solvers.pnp import PnpConfig, PnpSolver
 from reloc_core.types import Camera, Correspondences, Float64Array, FloatArray, ImageArray
@@ -87,15 +87,7 @@ class PointTracks:
 
     def scaled(self, image: ImageArray) -> ImageArray:
         """Grey picture (h, w) uint8 of an RGB image at the tracks' resolution."""
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        factor = working_scale(grey.shape[1], grey.shape[0], self.resolution)
-        if factor < 1:
-            size = (
-                max(round(grey.shape[1] * factor), 1),
-                max(round(grey.shape[0] * factor), 1),
-            )
-            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-        return np.asarray(grey, np.uint8)
+        return working_grey(image, self.resolution, enlarge=False)[0]
 
     def shows_something(self, grey: ImageArray) -> bool:
         """Whether a picture has corners about as sharp as those of the anchor."""

@@ -76,20 +76,17 @@ def native_camera(camera: Camera) -> _native.Camera:
 
 
 @functools.lru_cache(maxsize=64)
-def native_options(options: AbsolutePoseOptions) -> _native.AbsolutePoseOptions:
-    """The native twin of options."""
+def native_options(options: Any) -> Any:
+    """The native twin of a solver's options, which has the name of their class.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
     values = dataclasses.asdict(options)
-    values["search_radius"] = options.search_radius or 0.0
+    if values.get("search_radius", 0.0) is None:
+        values["search_radius"] = 0.0
     try:
-        return _native.AbsolutePoseOptions(values)
-    except ValueError as error:
-        raise ConfigError(f"{error}.") from None
-
-
-@functools.lru_cache(maxsize=64)
-def _native_dsac_options(options: DsacOptions) -> _native.DsacOptions:
-    try:
-        return _native.DsacOptions(dataclasses.asdict(options))
+        return getattr(_native, type(options).__name__)(values)
     except ValueError as error:
         raise ConfigError(f"{error}.") from None
 
@@ -282,7 +279,7 @@ def estimate_pose_dsac(
         InputError: an array has the wrong shape or type.
         ConfigError: an option is unknown or out of range.
     """
-    native = _native_dsac_options(make_options(DsacOptions, options))
+    native = native_options(make_options(DsacOptions, options))
     cam = check_camera(camera)
     p2, p3, _, _ = arrays(points2d, points3d, None, None)
     return _to_estimate(_native.dsac_pose(p2, p3, cam, native), camera)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from reloc_core import _native
-from reloc_core.errors import ConfigError
-from reloc_core.solvers.absolute import check_camera
+from reloc_core.solvers.absolute import check_camera, native_options
 from reloc_core.solvers.arrays import floats
 from reloc_core.solvers.checks import make_options
 from reloc_core.solvers.options import RelativePoseOptions
@@ -38,14 +35,6 @@ class RelativePoseEstimate:
     iterations: int
 
 
-@functools.lru_cache(maxsize=64)
-def _native_options(options: RelativePoseOptions) -> _native.RelativePoseOptions:
-    try:
-        return _native.RelativePoseOptions(dataclasses.asdict(options))
-    except ValueError as error:
-        raise ConfigError(f"{error}.") from None
-
-
 def estimate_relative_pose(
     points_a: Any,
     points_b: Any,
@@ -67,7 +56,7 @@ def estimate_relative_pose(
         InputError: an array has the wrong shape or type.
         ConfigError: an option is unknown or out of range.
     """
-    native = _native_options(make_options(RelativePoseOptions, options))
+    native = native_options(make_options(RelativePoseOptions, options))
     a = floats("points_a", points_a, (None, 2))
     b = floats("points_b", points_b, (len(a), 2))
     return RelativePoseEstimate(

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 from reloc_core import _native
-from reloc_core.errors import ConfigError
-from reloc_core.solvers.absolute import PoseEstimate
+from reloc_core.solvers.absolute import PoseEstimate, native_options
 from reloc_core.solvers.arrays import floats
 from reloc_core.solvers.checks import make_options
 from reloc_core.solvers.options import RgbdPoseOptions
-
-
-@functools.lru_cache(maxsize=64)
-def _native_options(options: RgbdPoseOptions) -> _native.RgbdPoseOptions:
-    values = dataclasses.asdict(options)
-    values["search_radius"] = options.search_radius or 0.0
-    try:
-        return _native.RgbdPoseOptions(values)
-    except ValueError as error:
-        raise ConfigError(f"{error}.") from None
 
 
 def estimate_rgbd_pose(
@@ -51,7 +38,7 @@ def estimate_rgbd_pose(
         InputError: an array has the wrong shape or type.
         ConfigError: an option is unknown or out of range.
     """
-    native = _native_options(make_options(RgbdPoseOptions, options))
+    native = native_options(make_options(RgbdPoseOptions, options))
     p3 = floats("points3d", points3d, (None, 3))
     pc = floats("points_cam", points_cam, (len(p3), 3))
     w = None if weights is None else floats("weights", weights, (len(p3),))

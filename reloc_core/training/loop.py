@@ -17,7 +17,7 @@ from reloc_core.training.packing import pack, unpack
 def train_steps(
     run: Run, title: str, checkpoint: Checkpoint, stage: str, count: int,
     modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer,
-    step_loss: Callable[[int], Tensor], rate: Callable[[int], float],
+    step_loss: Callable[[int], Tensor | tuple[Tensor, Mapping[str, float]]], rate: Callable[[int], float],
     max_norm: float | None = None, log_every: int = 100,
 ) -> dict[str, float]:  # fmt: skip
     """Run the steps of a stage that are left, or restore its result where it is finished.
@@ -30,14 +30,16 @@ def train_steps(
         count: steps in all.
         modules: what is trained and saved, by names without a dot.
         optimizer: of their parameters. Its groups may have a `scale`, a factor of the learning rate.
-        step_loss: loss of a step. It must depend on the step number alone (`training.streams`), so
-            that a resumed training does the same.
+        step_loss: loss of a step, or the loss and what to log of it beside or in place of `loss`. It
+            must depend on the step number alone (`training.streams`), so that a resumed training does
+            the same.
         rate: learning rate of a step.
         max_norm: of the gradient; None for no limit.
         log_every: steps between log entries.
 
     Returns:
-        {"loss": mean of the last logged steps}, empty where the stage was finished before.
+        means over the last logged steps of `loss` and of what else a step says of itself, empty where
+        the stage was finished before.
 
     Raises:
         RelocError: the loss is not a number; the last checkpoint is kept.
@@ -49,14 +51,15 @@ def train_steps(
     if tensors:
         unpack(tensors, modules, optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    recent: list[float] = []
+    recent: list[dict[str, float]] = []
     metrics: dict[str, float] = {}
     with run.progress(title, count) as progress:
         progress.advance(first)
         for step in range(first, count):
             for group in optimizer.param_groups:
                 group["lr"] = rate(step) * group.get("scale", 1.0)
-            loss = step_loss(step)
+            found = step_loss(step)
+            loss, more = found if isinstance(found, tuple) else (found, {})
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise RelocError(
@@ -69,9 +72,9 @@ def train_steps(
             if max_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, max_norm)
             optimizer.step()
-            recent.append(value)
+            recent.append({"loss": value, **more})
             if (step + 1) % log_every == 0 or step + 1 == count:
-                metrics = {"loss": sum(recent) / len(recent)}
+                metrics = {k: sum(r[k] for r in recent) / len(recent) for k in recent[0]}
                 run.log(stage, step=step + 1, **metrics)
                 recent.clear()
             progress.advance(1, loss=value)

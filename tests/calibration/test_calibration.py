@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -17,15 +18,17 @@ from reloc_core.calibration import (
     support,
 )
 from reloc_core.calibration.fitting import fit_odds, fit_spread
-from reloc_core.calibration.model import within_right
+from reloc_core.calibration.model import Calibration, within_right
 from reloc_core.calibration.support import novelty
 from reloc_core.errors import ConfigError
 from reloc_core.geometry import pose_plus
 from reloc_core.interfaces import Runtime
+from reloc_core.maps import MapInfo, MapWriter
 from reloc_core.solvers.config import AveragingConfig, SingleReferenceConfig
 from reloc_core.solvers.relative_poses import AveragingSolver, SingleReferenceSolver
 from reloc_core.types import Camera, Correspondences, Frame, Localization, RelativePoses, Status
 
+INFO = MapInfo("estimator", "scripted", "", "", {}, {"name": "room"})
 CAMERA = Camera.pinhole(500.0, 640, 480)
 
 
@@ -295,6 +298,27 @@ def test_without_held_out_images_the_covariance_is_conservative():
 def test_a_pose_that_nothing_supports_is_left_alone():
     predicted = localization(np.eye(4))
     assert made().judge(predicted) is predicted
+
+
+def test_it_is_stored_as_strict_json_and_maps_with_infinities_are_still_read(tmp_path):
+    ranges = {
+        "signal.a": (0.25, math.inf),
+        "signal.b": (-math.inf, math.inf),
+        "signal.c": (0.1, 0.2),
+    }
+    kept = made()
+    kept = replace(kept, here=replace(kept.here, ranges=ranges))
+    writer = MapWriter(tmp_path / "new", INFO)
+    kept.save(writer)
+    scene_map = writer.finish()
+    tensors, stored = scene_map.tensors("calibration", "np")
+    json.dumps(stored, allow_nan=False)
+    assert Calibration.of_map(scene_map).here.ranges == ranges
+
+    writer = MapWriter(tmp_path / "old", INFO)
+    stored["here"]["ranges"] = ranges
+    writer.save("calibration", tensors, stored)
+    assert Calibration.of_map(writer.finish()).here.ranges == ranges
 
 
 # ------------------------------------------------------------------------- what is learned from

@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from tum import read_tum
 
 from reloc_core.cli import track as verb
 from reloc_core.cli.main import main
@@ -12,7 +13,6 @@ from reloc_core.datasets.config import CameraConfig
 from reloc_core.datasets.images import ImageFolder
 from reloc_core.datasets.timed import read_times, time_in_name, timed
 from reloc_core.errors import ConfigError, DataError
-from reloc_core.io.poses import read_tum
 
 FRAMES = 6
 

@@ -7,17 +7,9 @@ import numpy as np
 import pytest
 
 from reloc_core import Localizer
+from reloc_core.alignment import align, moved, scale_of
 from reloc_core.cli.main import main
-from reloc_core.collection import (
-    Collection,
-    Member,
-    align,
-    judged,
-    merge,
-    moved,
-    open_pipeline,
-    scale_of,
-)
+from reloc_core.collection import Collection, Member, judged, merge, open_pipeline
 from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.datasets.subset import Subset
 from reloc_core.datasets.synthetic import SyntheticDataset

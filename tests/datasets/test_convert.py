@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "io"))
 from formats import assert_same_frames
+from tum import read_tum
 
 from reloc_core.datasets.ace import AceDataset
 from reloc_core.datasets.base import FileDataset
@@ -28,7 +29,6 @@ from reloc_core.datasets.undistort import Undistorter, pinhole_of
 from reloc_core.errors import ConfigError, DataError, InputError, RelocError
 from reloc_core.geometry import project
 from reloc_core.io.poselists import read_pose_list
-from reloc_core.io.poses import read_tum
 from reloc_core.types import Camera, Frame
 
 

@@ -22,7 +22,7 @@ from reloc_core.io.headers import read_header
 from reloc_core.io.images import decode_image, exif_focal
 from reloc_core.io.kapture import write_kapture
 from reloc_core.io.poselists import read_pose_list
-from reloc_core.io.poses import read_pose, read_pose_log, read_tum
+from reloc_core.io.poses import read_pose, read_pose_log
 from reloc_core.io.transforms import write_transforms
 from reloc_core.types import Camera, Frame
 
@@ -147,7 +147,6 @@ def test_pose_files(tmp_path, count):
     kinds = [
         (read_pose, "1 0 0 0\n0 1 0 0\n0 0 1 2.5\n0 0 0 1\n"),
         (read_pose_log, f"# c\na.png {identity} 0.5 0.01 30\nb.png {identity} 0.5 0.01 9\n"),
-        (read_tum, "# c\n0.1 1 2 3 0 0 0 1\n0.2 1 2 3 0 0 0 1\n"),
         (read_pose_list, f"a.png {identity} 500\nb.png {identity} 500\n"),
     ]
     path, chosen = tmp_path / "poses.txt", [kinds[0]]

@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from reloc_core.reconstruction.keyframes import Motion, choose, measure, moved_by, small_grey
-from reloc_core.reconstruction.source import _timing
+from reloc_core.datasets.sharpness import small_grey
+from reloc_core.reconstruction.keyframes import Motion, choose, measure, moved_by
+from reloc_core.reconstruction.streams import _timing
 
 RNG = np.random.default_rng(0)
 TEXTURE = cv2.GaussianBlur(RNG.integers(0, 255, (300, 900)).astype(np.uint8), None, 1.5)

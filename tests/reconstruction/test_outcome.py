@@ -1,7 +1,7 @@
 """What is said of images that did not register."""
 
 from reloc_core.reconstruction.outcome import elsewhere, reasons
-from reloc_core.reconstruction.source import Photo
+from reloc_core.reconstruction.photos import Photo
 
 NUMBERS = {name: number for number, name in enumerate("abcdefghij", 1)}
 # a to d are the model, e hangs on it; f, g and h know each other alone, and so do i and j.

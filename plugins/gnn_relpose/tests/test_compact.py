@@ -129,20 +129,20 @@ def test_interrupted_training_resumes_to_the_same_network(
     config.train.iterations, config.train.checkpoint_seconds = 12, 0
     whole = CompactEstimator(config)
     whole.fit(walls, start_run(tmp_path / "whole", config, walls, component="gnn_regressor"))
-    iterate, steps = Trainer.iterate, []
+    step_loss, steps = Trainer.step_loss, []
 
-    def stop(self):
-        if self.step == 6:
+    def stop(self, step):
+        if step == 6:
             raise KeyboardInterrupt
-        return iterate(self)
+        return step_loss(self, step)
 
-    monkeypatch.setattr(Trainer, "iterate", stop)
+    monkeypatch.setattr(Trainer, "step_loss", stop)
     with pytest.raises(KeyboardInterrupt):
         CompactEstimator(config).fit(
             walls, start_run(tmp_path / "map", config, walls, component="gnn_regressor")
         )
     monkeypatch.setattr(
-        Trainer, "iterate", lambda self: (steps.append(self.step), iterate(self))[1]
+        Trainer, "step_loss", lambda self, step: (steps.append(step), step_loss(self, step))[1]
     )
     resumed = CompactEstimator(config)
     resumed.fit(walls, start_run(tmp_path / "map", config, walls, component="gnn_regressor"))

@@ -166,20 +166,18 @@ def test_interrupted_training_resumes_to_the_same_network(
     walls = make_walls(8)
     whole = MatchedEstimator(config)
     whole.fit(walls, start_run(tmp_path / "whole", config, walls))
-    iterate = Trainer.iterate
+    step_loss, steps = Trainer.step_loss, []
 
-    def stop(self):
-        if self.step == 6:
+    def stop(self, step):
+        if step == 6:
             raise KeyboardInterrupt
-        return iterate(self)
+        return step_loss(self, step)
 
-    monkeypatch.setattr(Trainer, "iterate", stop)
+    monkeypatch.setattr(Trainer, "step_loss", stop)
     with pytest.raises(KeyboardInterrupt):
         MatchedEstimator(config).fit(walls, start_run(tmp_path / "map", config, walls))
-    monkeypatch.setattr(Trainer, "iterate", iterate)
-    steps = []
     monkeypatch.setattr(
-        Trainer, "iterate", lambda self: (steps.append(self.step), iterate(self))[1]
+        Trainer, "step_loss", lambda self, step: (steps.append(step), step_loss(self, step))[1]
     )
     resumed = MatchedEstimator(config)
     resumed.fit(walls, start_run(tmp_path / "map", config, walls))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kfnet_temporal.common.grid import FeatureGrid
-from kfnet_temporal.common.inner import InnerRun, Subset, SubsetLabels
+from kfnet_temporal.common.inner import InnerRun, SubsetLabels
 from kfnet_temporal.common.labels import make_labels
 from kfnet_temporal.common.sequences import beginnings, choose_stretches
 from kfnet_temporal.compact.measurement import NarrowEstimator
@@ -21,6 +21,7 @@ from kfnet_temporal.memory.training import train_flow, train_joint
 from kfnet_temporal.published.measurement import ScoordnetEstimator
 from kfnet_temporal.published.process import OflowProcess
 from kfnet_temporal.published.training import Scene, train_both, train_oflow
+from reloc_core.datasets.subset import Subset
 from reloc_core.errors import DataError
 from reloc_core.interfaces import Dataset, Run
 from reloc_core.training.checkpoint import Checkpoint

@@ -94,6 +94,8 @@ def train_keys(
 ) -> Tensor:
     """Train the keys to tell landmarks apart.
 
+    A few hundred steps: an interrupted training resumes the images' description and does these anew.
+
     Cross entropy of the softmax over the batch's own landmarks and a sample of others, on the
     descriptors that observe them.
 

@@ -7,7 +7,6 @@ landmarks' keys to be told apart. RGB and poses suffice; depth is not used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -263,29 +262,19 @@ class SoftmaxLandmarks(Estimator):
 
     def estimate(self, query: Query) -> Correspondences:
         """See `Estimator.estimate`: one correspondence per key point."""
-        return self.estimate_batch([query])[0]
-
-    def estimate_batch(self, queries: Sequence[Query]) -> list[Correspondences]:
-        """See `Estimator.estimate_batch`."""
         if self.detector is None or self.decoder is None:
             raise MapError("landmarks has no map yet: call load or fit first.")
-        evidence = []
-        for query in queries:
-            # One at a time: results must not depend on what else is in the batch.
-            found = self.detector.detect([query.image], self.config.keypoints.query)[0]
-            among = self._among(query, found.descriptors)
-            points, confidence = self.decoder(found.descriptors.to(self.decoder.keys.device), among)
-            evidence.append(
-                Correspondences(
-                    points2d=found.pixels,
-                    points3d=points.cpu().double().numpy() + self.origin,
-                    weights=confidence.square().cpu().double().numpy(),
-                    kind="sparse",
-                    redundancy=self.config.decoder.redundancy,
-                    signals={"confidence": float(confidence.mean()) if len(confidence) else 0.0},
-                )
-            )
-        return evidence
+        found = self.detector.detect([query.image], self.config.keypoints.query)[0]
+        among = self._among(query, found.descriptors)
+        points, confidence = self.decoder(found.descriptors.to(self.decoder.keys.device), among)
+        return Correspondences(
+            points2d=found.pixels,
+            points3d=points.cpu().double().numpy() + self.origin,
+            weights=confidence.square().cpu().double().numpy(),
+            kind="sparse",
+            redundancy=self.config.decoder.redundancy,
+            signals={"confidence": float(confidence.mean()) if len(confidence) else 0.0},
+        )
 
     def _among(self, query: Query, descriptors: Tensor) -> Tensor | None:
         """The landmarks that a query may see, by its looks and its prior; None for all."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from reloc_core.geometry import inverse, project, transform
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
 from reloc_core.training.processes import join
-from reloc_core.types import Correspondences, Evidence, Float64Array, Query, ScenePoints
+from reloc_core.types import Correspondences, Float64Array, Query, ScenePoints
 from scr_glace.config import GlaceConfig, check
 from scr_glace.networks.encoder import Encoder, LocalFeatures, build_encoder
 from scr_glace.networks.global_descriptor import GlobalDescriptor, build_descriptor
@@ -84,7 +83,7 @@ class GlaceEstimator(Estimator):
         points, colors = [], []
         for query in (dataset[int(i)] for i in chosen):
             assert query.world_from_cam is not None
-            found = self._estimate(query)
+            found = self.estimate(query)
             pixels, front = project(
                 query.camera, transform(inverse(query.world_from_cam), found.points3d)
             )
@@ -205,16 +204,9 @@ class GlaceEstimator(Estimator):
         assert self.encoder is not None
         return self.encoder.describe(view.grey.to(self.device))
 
+    @torch.inference_mode()
     def estimate(self, query: Query) -> Correspondences:
         """See `Estimator.estimate`: one correspondence per cell of the map or key point."""
-        return self._estimate(query)
-
-    def estimate_batch(self, queries: Sequence[Query]) -> list[Evidence]:
-        """See `Estimator.estimate_batch`."""
-        return [self._estimate(query) for query in queries]
-
-    @torch.inference_mode()
-    def _estimate(self, query: Query) -> Correspondences:
         if self.encoder is None or self.scene is None or self.descriptor is None:
             raise MapError("scr_glace has no map yet: call load or fit first.")
         view = make_view(self.encoder, query.image, query.camera, self.scene.image)

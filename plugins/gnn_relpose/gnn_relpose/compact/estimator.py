@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import torch
@@ -121,16 +120,9 @@ class CompactEstimator(Estimator):
 
     # --------------------------------------------------------------------------- localization
 
+    @torch.inference_mode()
     def estimate(self, query: Query) -> RelativePoses:
         """See `Estimator.estimate`: one relative pose per reference, best-ranked first."""
-        return self._estimate(query)
-
-    def estimate_batch(self, queries: Sequence[Query]) -> list[RelativePoses]:  # type: ignore[override]
-        """See `Estimator.estimate_batch`."""
-        return [self._estimate(query) for query in queries]
-
-    @torch.inference_mode()
-    def _estimate(self, query: Query) -> RelativePoses:
         scene, network, index = self.scene, self.network, self.index
         if scene is None or network is None or self.vlad is None or index is None:
             raise MapError("gnn_regressor has no map yet: call load or fit first.")

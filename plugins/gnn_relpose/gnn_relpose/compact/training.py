@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -46,9 +46,9 @@ class Trainer(GraphTrainer):
         sizes = [len(members) for members in self.members]
         super().__init__(config.train, network, sizes, seed, torch.optim.AdamW)
 
-    def iterate(self) -> dict[str, float]:
-        """One optimizer step."""
-        rng = numpy_rng(self.seed, "batch", self.step)
+    def step_loss(self, step: int) -> tuple[Tensor, Mapping[str, float]]:
+        """See `GraphTrainer.step_loss`."""
+        rng = numpy_rng(self.seed, "batch", step)
         torch.manual_seed(int(rng.integers(1 << 62)))  # of dropout
         maps, vectors, sizes = [], [], []
         for _ in range(self.options.batch_size):
@@ -60,16 +60,15 @@ class Trainer(GraphTrainer):
             sizes.append(len(images))
         index, _ = batch_edges(sizes)
         target = torch.cat(vectors)
-        inputs = self._augmented(torch.cat(maps).float())
+        inputs = self._augmented(torch.cat(maps).float(), step)
         found, scales = self.network.relative(self.network.nodes(inputs), index)
         error = (found - (target[index[0]] - target[index[1]])).abs()
         both = torch.stack([error[:, :3].mean(1), error[:, 3:].mean(1)], 1)
         loss = self.weighting(both[:, 0].mean(), both[:, 1].mean())
         # Laplace likelihood of the errors: scales that fit them.
         likelihood = (both.detach() * (-scales).exp() + scales).mean()
-        self.descend(loss + _SCALE_WEIGHT * likelihood)
         mean = both.detach().mean(0)
-        return {
+        return loss + _SCALE_WEIGHT * likelihood, {
             "loss": float(loss.detach()),
             "translation": float(mean[0]),
             "half_angle": float(mean[1]),
@@ -90,10 +89,10 @@ class Trainer(GraphTrainer):
         chosen = thin(ranking[: self.config.retrieval.pool], rule, rng)
         return np.concatenate([[query], rng.permutation(chosen)])
 
-    def _augmented(self, maps: Tensor) -> Tensor:
+    def _augmented(self, maps: Tensor, step: int) -> Tensor:
         """Noise on all features, a blank rectangle in some images."""
         options = self.config.augment
-        generator = torch_rng(self.seed, "augment", self.step)
+        generator = torch_rng(self.seed, "augment", step)
         noisy = maps + options.noise * torch.randn(maps.shape, generator=generator)
         rows, columns = maps.shape[-2:]
         for one in noisy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -168,16 +168,9 @@ class MatchedEstimator(Estimator):
         best = float(similarity[0, 0]) if len(ranking) else 0.0
         return Neighbours(chosen, best)
 
+    @torch.inference_mode()
     def estimate(self, query: Query) -> RelativePoses:
         """See `Estimator.estimate`: the query relative to its neighbours in the graph."""
-        return self._estimate(query)
-
-    def estimate_batch(self, queries: Sequence[Query]) -> list[RelativePoses]:  # type: ignore[override]
-        """See `Estimator.estimate_batch`."""
-        return [self._estimate(query) for query in queries]
-
-    @torch.inference_mode()
-    def _estimate(self, query: Query) -> RelativePoses:
         scene, vlad, network, describer = self.scene, self.vlad, self.network, self.describer
         if scene is None or vlad is None or network is None or describer is None:
             raise MapError("gnn_matched has no map yet: call load or fit first.")

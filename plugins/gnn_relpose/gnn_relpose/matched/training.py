@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gnn_relpose.matched.config import MatchedConfig
 from gnn_relpose.matched.graphs import augment, make_batch, training_graph
@@ -38,9 +39,9 @@ class Trainer(GraphTrainer):
         sizes = [len(pairs.queries) for _, pairs in scenes]
         super().__init__(config.train, network, sizes, seed, torch.optim.Adam)
 
-    def iterate(self) -> dict[str, float]:
-        """One optimizer step."""
-        rng = numpy_rng(self.seed, "batch", self.step)
+    def step_loss(self, step: int) -> tuple[Tensor, Mapping[str, float]]:
+        """See `GraphTrainer.step_loss`."""
+        rng = numpy_rng(self.seed, "batch", step)
         torch.manual_seed(int(rng.integers(1 << 62)))  # of dropout
         graphs = []
         for _ in range(self.options.batch_size):
@@ -51,13 +52,12 @@ class Trainer(GraphTrainer):
             graphs.append(training_graph(scene, pairs, row, columns))
         batch, target = make_batch(graphs)
         assert target is not None
-        stream = torch_rng(self.seed, "augment", self.step)
+        stream = torch_rng(self.seed, "augment", step)
         batch, target, genuine = augment(batch, target, self.config.augment, stream)
         shown = [g.genuine for g in graphs for _ in g.rays]
         genuine = genuine * torch.tensor(shown, dtype=genuine.dtype)
         terms = graph_loss(self.weighting, self.network(batch), target, genuine)
-        self.descend(terms.total)
-        return _metrics(terms)
+        return terms.total, _metrics(terms)
 
 
 def _metrics(terms: LossTerms) -> dict[str, float]:

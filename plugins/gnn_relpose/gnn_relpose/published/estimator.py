@@ -160,16 +160,9 @@ class PublishedEstimator(Estimator):
 
     # --------------------------------------------------------------------------- localization
 
+    @torch.inference_mode()
     def estimate(self, query: Query) -> RelativePoses:
         """See `Estimator.estimate`: one relative pose per edge into the query, in edge order."""
-        return self._estimate(query)
-
-    def estimate_batch(self, queries: Sequence[Query]) -> list[RelativePoses]:  # type: ignore[override]
-        """See `Estimator.estimate_batch`."""
-        return [self._estimate(query) for query in queries]
-
-    @torch.inference_mode()
-    def _estimate(self, query: Query) -> RelativePoses:
         if self.network is None or self.retrieval is None:
             raise MapError("gnn_published has no map yet: call load or fit first.")
         descriptor = self.retrieval.describe(query.image)

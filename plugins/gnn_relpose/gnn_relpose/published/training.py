@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +16,9 @@ from gnn_relpose.shared.loss import WeightedPoseLoss
 from gnn_relpose.shared.ranking import Ranking
 from gnn_relpose.shared.selection import Thinning, thin
 from gnn_relpose.shared.topology import batch_edges
-from reloc_core.errors import RelocError
 from reloc_core.interfaces import Dataset, Run
-from reloc_core.training.packing import pack, unpack
+from reloc_core.training.checkpoint import Checkpoint
+from reloc_core.training.loop import train_steps
 from reloc_core.training.streams import numpy_rng
 
 _BLOCK = 10  # images that cross_connect counts as one sequence
@@ -64,45 +62,36 @@ class PublishedTrainer:
         self.device = next(network.parameters()).device
         self.weighting = WeightedPoseLoss(options.translation_weight, options.rotation_weight)
         self.weighting.to(self.device)
-        self.parameters = [*network.parameters(), *self.weighting.parameters()]
         self.optimizer = torch.optim.Adam(
-            self.parameters, lr=options.learning_rate, weight_decay=options.weight_decay
+            [*network.parameters(), *self.weighting.parameters()],
+            lr=options.learning_rate,
+            weight_decay=options.weight_decay,
         )
         self.images = [(s, i) for s, scene in enumerate(scenes) for i in range(len(scene.dataset))]
         self.steps_per_epoch = max(len(self.images) // options.batch_size, 1)
-        self.step = 0
 
     def run(self, run: Run) -> dict[str, float]:
         """Train to the last epoch, from the checkpoint when there is one; returns last errors."""
-        if run.map.has_checkpoint:
-            self._restore(*run.map.load_checkpoint())
         options = self.config.train
-        total = options.epochs * self.steps_per_epoch
-        saved, metrics = time.monotonic(), {}
+
+        def rate(step: int) -> float:
+            epoch = step // self.steps_per_epoch
+            return float(options.learning_rate * options.decay ** (epoch // options.decay_step))
+
         self.network.train()
-        with run.progress("Training the network", total) as progress:
-            progress.advance(self.step)
-            while self.step < total:
-                metrics = self.iterate()
-                if self.step % options.log_every == 0 or self.step == total:
-                    run.log("iteration", step=self.step, **metrics)
-                progress.advance(1, **metrics)
-                if self.step < total and time.monotonic() - saved >= options.checkpoint_seconds:
-                    run.map.save_checkpoint(*self._state())
-                    saved = time.monotonic()
-        return metrics
+        return train_steps(
+            run, "Training the network", Checkpoint(run.map, options.checkpoint_seconds), "network",
+            options.epochs * self.steps_per_epoch, {"network": self.network, "loss": self.weighting},
+            self.optimizer, self.step_loss, rate, log_every=options.log_every,
+        )  # fmt: skip
 
-    def iterate(self) -> dict[str, float]:
-        """One optimizer step.
-
-        Raises:
-            RelocError: the loss is not a number.
-        """
+    def step_loss(self, step: int) -> tuple[Tensor, Mapping[str, float]]:
+        """The loss of a step, and what is logged of it."""
         options = self.config.train
-        epoch, position = divmod(self.step, self.steps_per_epoch)
+        epoch, position = divmod(step, self.steps_per_epoch)
         order = numpy_rng(self.seed, "batch", epoch).permutation(len(self.images))
         rows = order[position * options.batch_size :][: options.batch_size]
-        rng = numpy_rng(self.seed, "augment", self.step)
+        rng = numpy_rng(self.seed, "augment", step)
         images, vectors, sizes = [], [], []
         for row in rows:
             shown, poses = self._graph(*self.images[row], rng)
@@ -117,19 +106,7 @@ class PublishedTrainer:
         found, index = self.network.relative(nodes, index, graph.to(self.device), True)
         error = (found - (target[index[0]] - target[index[1]])).abs()
         loss = self.weighting(error[:, :3].mean(), error[:, 3:].mean())
-        if not bool(loss.isfinite()):
-            raise RelocError(
-                f"Training diverged at step {self.step}: the loss is not a number. Train again with "
-                "resume=false and a lower estimator.train.learning_rate."
-            )
-        self.optimizer.zero_grad()
-        loss.backward()
-        rate = options.learning_rate * options.decay ** (epoch // options.decay_step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.step += 1
-        return {
+        return loss, {
             "loss": float(loss.detach()),
             "translation": float(error[:, :3].mean().detach()),
             "half_angle": float(error[:, 3:].mean().detach()),
@@ -179,13 +156,3 @@ class PublishedTrainer:
         local = index.numpy() - starts
         chosen = torch.from_numpy((kept | kept.T)[local[0], local[1]])
         return index[:, chosen] if bool(chosen.any()) else index
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that continuing needs, as tensors and JSON."""
-        modules = {"network": self.network, "loss": self.weighting}
-        return pack(modules, self.optimizer), {"step": self.step}
-
-    def _restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-        """Continue from `_state`."""
-        unpack(tensors, {"network": self.network, "loss": self.weighting}, self.optimizer)
-        self.step = int(metadata["step"])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from reloc_core.features.xfeat import STRIDE, XFeat
-from reloc_core.mapping.views import working_scale
+from reloc_core.mapping.views import working_grey
 from reloc_core.types import Float64Array, ImageArray
 
 _SMALLEST = 64  # px, shorter side of a described image
@@ -60,13 +59,7 @@ class Describer:
     @torch.inference_mode()
     def describe(self, image: ImageArray) -> DenseFrame:
         """Dense unit descriptors of an RGB image (H, W, 3) uint8."""
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        height, width = grey.shape
-        factor = working_scale(width, height, self.resolution)
-        size = (max(round(width * factor), _SMALLEST), max(round(height * factor), _SMALLEST))
-        if size != (width, height):
-            shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-            grey = cv2.resize(grey, size, interpolation=shrink)
+        grey, scale = working_grey(image, self.resolution, least=_SMALLEST)
         tensor = torch.from_numpy(grey).to(self.device)[None, None].float() / 255
         maps = F.normalize(self.backbone(tensor)[0], dim=0).cpu().contiguous()
-        return DenseFrame(maps, np.array([width / size[0], height / size[1]]))
+        return DenseFrame(maps, np.array(scale))

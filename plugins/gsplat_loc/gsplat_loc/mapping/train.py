@@ -71,6 +71,8 @@ def placement(config: GsplatConfig, origin: Float64Array, near: float, run: Run)
 def train_field(views: Views, start: Start, config: GsplatConfig, run: Run) -> Trained:
     """Optimize a field; resumes from the run's checkpoint.
 
+    The loop is its own: parameters come and go between steps, and with them the optimizer's state.
+
     Raises:
         DataError: the loss is not finite, as with wrong poses or a learning rate too large.
     """

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from reloc_core.features.xfeat import STRIDE, XFeat
-from reloc_core.mapping.views import working_scale
+from reloc_core.mapping.views import working_grey
 from reloc_core.types import Float64Array, ImageArray, Query
 
 
@@ -79,14 +78,8 @@ class FeatureExtractor:
 
 def prepare(image: ImageArray, resolution: int) -> tuple[ImageArray, Float64Array]:
     """Grey image at the resolution, and the centres of its cells in original pixels."""
-    height, width = image.shape[:2]
-    scale = working_scale(width, height, resolution)
-    size = (max(STRIDE, round(width * scale)), max(STRIDE, round(height * scale)))
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    if size != (width, height):
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        grey = cv2.resize(grey, size, interpolation=how)
-    return np.asarray(grey, np.uint8), cell_pixels((height, width), (size[1], size[0]))
+    grey, _ = working_grey(image, resolution, least=STRIDE)
+    return grey, cell_pixels(image.shape[:2], grey.shape[:2])
 
 
 def cell_pixels(original: tuple[int, int], scaled: tuple[int, int]) -> Float64Array:

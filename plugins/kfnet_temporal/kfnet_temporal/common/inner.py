@@ -13,7 +13,7 @@ from reloc_core.errors import ConfigError
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import MapWriter
 from reloc_core.registry import default_registry
-from reloc_core.types import Float64Array, Frame, Query
+from reloc_core.types import Float64Array, Query
 
 
 @dataclass
@@ -43,40 +43,8 @@ class InnerRun:
         self.outer.note(text)
 
 
-class Subset(Dataset):
-    """Some frames of a dataset."""
-
-    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
-        self.dataset, self.indices = dataset, list(indices)
-        self._frames = [dataset.frames[i] for i in self.indices]
-
-    @property
-    def name(self) -> str:
-        """Name of the whole."""
-        return self.dataset.name
-
-    @property
-    def frames(self) -> Sequence[Frame]:
-        """Metadata of the chosen frames."""
-        return self._frames
-
-    @property
-    def has_depth(self) -> bool:
-        """As the whole."""
-        return self.dataset.has_depth
-
-    @property
-    def unit(self) -> str:
-        """As the whole."""
-        return self.dataset.unit
-
-    def __getitem__(self, index: int) -> Query:
-        """See `Dataset`."""
-        return self.dataset[self.indices[index]]
-
-
 class SubsetLabels:
-    """The labels of a `Subset`, which are numbered as it is."""
+    """The labels of a `reloc_core.datasets.subset.Subset`, which are numbered as it is."""
 
     def __init__(self, labels: Labels, indices: Sequence[int]) -> None:
         self.labels, self.indices = labels, list(indices)

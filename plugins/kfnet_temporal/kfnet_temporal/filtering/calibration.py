@@ -32,8 +32,8 @@ class Calibration:
         noise: factor on all variances within the filter, so that innovations are as large as it says.
         output: factor on the posterior variance, so that its errors are as large as it says; above
             `noise` when neighbouring frames share errors.
-        redundancy: factor on the covariance of the pose that the posterior gives, for the same, in a
-            frame whose measured coordinates have the median standard deviation `typical_std`.
+        redundancy: cells that are worth one independent one, as the errors of held-out poses say, in
+            a frame whose measured coordinates have the median standard deviation `typical_std`.
         typical_std: metres.
         min_similarity: cosine from which a cell counts as found again.
     """
@@ -44,11 +44,11 @@ class Calibration:
     typical_std: float | None = None
     min_similarity: float = 0.7
 
-    def pose_factor(self, median_std: float) -> float:
+    def redundancy_at(self, median_std: float) -> float:
         """`redundancy` in a frame whose measured coordinates have another standard deviation.
 
-        The standard deviation of the pose is taken to grow with theirs: far from the mapped views the
-        errors of all cells have more in common than the solver sees in their residuals.
+        Cells are taken to share more of their errors the less sure they are: far from the mapped views
+        all of them err together, which the solver does not see in their residuals.
         """
         if self.typical_std is None or not np.isfinite(median_std):
             return self.redundancy
@@ -134,7 +134,7 @@ def _pose_errors(
             continue
         error = pose_minus(frame.world_from_cam, pose)
         square = float(error @ np.linalg.solve(covariance, error))
-        errors.append(square / unit.pose_factor(step.measured.median_std))
+        errors.append(square / unit.redundancy_at(step.measured.median_std))
     return errors
 
 

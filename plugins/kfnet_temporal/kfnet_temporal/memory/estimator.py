@@ -273,6 +273,8 @@ def train_head(
 ) -> StdHead:
     """Fit the standard deviation to the errors of held-out coordinates.
 
+    Few steps, done anew when interrupted.
+
     Args:
         cues: (B, CUES, h, w).
         points: (B, 3, h, w) metres.

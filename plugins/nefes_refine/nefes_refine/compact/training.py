@@ -75,7 +75,7 @@ def prepare(options: RegressorConfig, field: Field, images: Images, run: Run, se
 def train_posenet(
     options: RegressorConfig, lesson: Lesson, run: Run, seed: int, kept: np.ndarray | None = None
 ) -> PoseNet:
-    """Train a regressor.
+    """Train a regressor: few passes over small maps, done anew when interrupted.
 
     Args:
         options: epochs, batch, learning rate.

@@ -34,6 +34,8 @@ class Batch:
 class FieldTrainer:
     """Trains a field on cells of images.
 
+    The loop is its own: one optimizer goes through all stages, between which DFNet may be trained.
+
     Args:
         config: steps, losses, schedule.
         field: to train.

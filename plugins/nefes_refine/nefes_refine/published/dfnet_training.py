@@ -41,6 +41,7 @@ class DFNetTrainer:
 
     The learning rate falls when images that are not trained on get no better, and training ends when
     they do not for long; the best network by these is kept. (The published code takes test images.)
+    For that the loop is its own.
 
     Args:
         network: to train; knows the scene whose centred frame it predicts in.

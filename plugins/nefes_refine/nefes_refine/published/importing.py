@@ -7,18 +7,15 @@ from pathlib import Path
 
 import torch
 
-from nefes_refine.bundle import build_field
 from nefes_refine.config import NefesConfig, check
-from nefes_refine.field.data import held_out, mapped_frames, read_images, scene_points
-from nefes_refine.field.scene import measure_scene
 from nefes_refine.published.checkpoints import import_field
 from nefes_refine.published.dfnet import DFNetFeatures, load_dfnet
 from nefes_refine.published.mlp_field import PaperField
 from nefes_refine.published.recipe import (
-    bad_images,
     feature_dfnet,
+    field_of,
     finished,
-    image_steps,
+    mapping_images,
     with_focal,
 )
 from reloc_core.errors import ConfigError
@@ -65,15 +62,8 @@ def import_weights(file: Path, config: NefesConfig, dataset: Dataset, run: Run) 
     other = config.feature_weights
     seeing = feature_dfnet(other).to(device) if other else network
     features = DFNetFeatures(seeing, view.stride, view.grid)
-    step, left_out = image_steps(config)[0], bad_images(config, dataset)
-    frames = mapped_frames(dataset, config.training.max_images, step, left_out)
-    held = held_out(len(frames), config.training.validation_every)
-    images = read_images(dataset, frames[~held], config, run, features)
-    unseen = read_images(dataset, frames[held], config, run, features)
-    points = scene_points(dataset, images, config, run)
-    scene = measure_scene(images.poses[:, :3, 3].numpy(), points, config.scene)
-    network.scene = scene
-    field = build_field(config.field, scene, features.channels).to(device)
+    _, _, images, unseen = mapping_images(config, dataset, features, run)
+    field = field_of(config, dataset, images, network, features.channels, run)
     assert isinstance(field, PaperField)
     import_field(field, file)
     finished(config, dataset, field, network, features, images, unseen, run)

@@ -47,16 +47,8 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
         load_vgg16(network, options.vgg_weights)
     seeing = feature_dfnet(config.feature_weights).to(device) if config.feature_weights else network
     features = DFNetFeatures(seeing, config.view.stride, config.view.grid)
-    steps = image_steps(config)
-    left_out = bad_images(config, dataset)
-    frames = mapped_frames(dataset, config.training.max_images, steps[0], left_out)
-    held = held_out(len(frames), config.training.validation_every)
-    images = read_images(dataset, frames[~held], config, run, features)
-    unseen = read_images(dataset, frames[held], config, run, features)
-    points = scene_points(dataset, images, config, run)
-    scene = measure_scene(images.poses[:, :3, 3].numpy(), points, config.scene)
-    network.scene = scene
-    field = build_field(config.field, scene, features.channels).to(device)
+    frames, held, images, unseen = mapping_images(config, dataset, features, run)
+    field = field_of(config, dataset, images, network, features.channels, run)
     trainer = FieldTrainer(
         config.training, field, images, run.runtime.seed, l1_features=True, counted=len(frames)
     )
@@ -71,7 +63,8 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
     if trainer.done < trainer.steps[0]:
         trainer.run(run, trainer.steps[0])
     if not trained:
-        shown = mapped_frames(dataset, config.training.max_images, steps[1], left_out)
+        step, left_out = image_steps(config)[1], bad_images(config, dataset)
+        shown = mapped_frames(dataset, config.training.max_images, step, left_out)
         shown = shown[~np.isin(shown, frames[held])]
         photos = photographs(dataset, shown, config, run)
         DFNetTrainer(network, config, field, dataset, photos, unseen, run).train()
@@ -86,6 +79,26 @@ def fit_published(config: NefesConfig, dataset: Dataset, run: Run) -> Bundle:
     bundle = finished(config, dataset, field, network, features, images, unseen, run)
     run.map.details.update(images=len(images), steps=list(trainer.steps))
     return bundle
+
+
+def mapping_images(
+    config: NefesConfig, dataset: Dataset, features: DFNetFeatures, run: Run
+) -> tuple[np.ndarray, np.ndarray, Images, Images]:
+    """Indices (N,) of the field's images, which of them are held out (N,), the others and these."""
+    step, left_out = image_steps(config)[0], bad_images(config, dataset)
+    frames = mapped_frames(dataset, config.training.max_images, step, left_out)
+    held = held_out(len(frames), config.training.validation_every)
+    images = read_images(dataset, frames[~held], config, run, features)
+    return frames, held, images, read_images(dataset, frames[held], config, run, features)
+
+
+def field_of(
+    config: NefesConfig, dataset: Dataset, images: Images, network: DFNet, channels: int, run: Run
+) -> Field:
+    """The untrained field of the scene that the images measure; the network gets to know it, too."""
+    points = scene_points(dataset, images, config, run)
+    network.scene = measure_scene(images.poses[:, :3, 3].numpy(), points, config.scene)
+    return build_field(config.field, network.scene, channels).to(run.runtime.device)
 
 
 def finished(

@@ -53,12 +53,14 @@ class Encoder(nn.Module, ABC):
     stride: int = 8
     offset: float = 3.5
 
-    @abstractmethod
     def prepare(self, image: ImageArray) -> Tensor:
         """The network's input (1, 1, H, W) float32 of an RGB image (H, W, 3), without normalisation.
 
-        Values lie in 0..1, so that the augmentation can change brightness and contrast.
+        Values lie in 0..1, so that the augmentation can change brightness and contrast. Unless a network
+        wants something else, it is the luminance, rounded to 8 bits.
         """
+        grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+        return torch.from_numpy(grey)[None, None].float() / 255
 
     @abstractmethod
     def forward(self, grey: Tensor) -> Tensor:
@@ -136,11 +138,6 @@ class AceEncoder(Encoder):
         self.res2_conv3 = nn.Conv2d(512, self.channels, 3, 1, 1)
         self.res2_skip = nn.Conv2d(256, self.channels, 1)
 
-    def prepare(self, image: ImageArray) -> Tensor:
-        """See `Encoder.prepare`: luminance rounded to 8 bits."""
-        grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-        return torch.from_numpy(grey)[None, None].float() / 255
-
     def forward(self, grey: Tensor) -> Tensor:
         """See `Encoder.forward`."""
         x = (grey - 0.4) / 0.25
@@ -197,11 +194,6 @@ class KeypointEncoder(Encoder):
         super().__init__()
         self.count = count
         self.detector = KeypointDetector(0)
-
-    def prepare(self, image: ImageArray) -> Tensor:
-        """See `Encoder.prepare`: luminance rounded to 8 bits, as the detector takes it."""
-        grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-        return torch.from_numpy(grey)[None, None].float() / 255
 
     def forward(self, grey: Tensor) -> Tensor:
         """See `Encoder.forward`."""

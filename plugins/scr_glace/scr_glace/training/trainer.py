@@ -31,6 +31,8 @@ STAGE = "head"
 class Trainer:
     """Trains a head on a buffer.
 
+    The loop is its own: several processes sum their gradients, and fp16 steps may be skipped.
+
     Args:
         config: of the estimator.
         head: to train, on the process's device.
