@@ -10,7 +10,7 @@ that of the sequence: estimators and refiners forget it in `start_sequence`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -66,6 +66,9 @@ class Run(Protocol):
 
     def note(self, text: str) -> None:
         """Tell the user something, such as what was chosen or what to expect little of."""
+
+    def show(self, title: str, points: Callable[[], ScenePoints]) -> None:
+        """Show the points of the map as it is so far; `points` is called where somebody watches only."""
 
 
 class Dataset(ABC):

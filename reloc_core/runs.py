@@ -16,7 +16,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -44,6 +44,7 @@ from reloc_core.interfaces import Runtime
 from reloc_core.isolation import observed
 from reloc_core.maps import explain_os_errors
 from reloc_core.registry import default_registry
+from reloc_core.types import ScenePoints
 
 PACKAGES = ("reloc", "numpy", "torch", "opencv-python-headless", "hydra-core", "safetensors")
 
@@ -180,10 +181,14 @@ class Reporter:
 
     Args:
         quiet: nobody.
+
+    Attributes:
+        on_shown: gets the pictures of a map while it is made, title and points.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
+        self.on_shown: Callable[[str, ScenePoints], None] | None = None
         self._curves: Curves | None = None
 
     def create(self) -> None:
@@ -207,6 +212,11 @@ class Reporter:
         """Tell the user something."""
         if not self.quiet:
             console.print(text, markup=False, soft_wrap=True)
+
+    def show(self, title: str, points: Callable[[], ScenePoints]) -> None:
+        """Show the points of a map that is being made to who asked for them."""
+        if self.on_shown is not None:
+            self.on_shown(title, points())
 
 
 class RunDirectory(Reporter):

@@ -22,6 +22,7 @@ from reloc_core import (
 )
 from reloc_core.errors import MapError
 from reloc_core.maps import Map
+from reloc_core.types import ScenePoints
 
 
 @dataclass
@@ -54,6 +55,7 @@ class ToyEstimator(Estimator):
                 kept.append(self._describe(dataset[index]))
                 run.map.save_checkpoint({"kept": np.stack(kept)}, {})
                 progress.advance()
+                run.show(f"image {index}", lambda: ScenePoints(_positions(dataset)))
         poses = np.stack([frame.world_from_cam for frame in dataset.frames])
         run.map.save(
             "images", {"vectors": np.stack(kept), "poses": poses}, {"size": self.config.size}
@@ -69,6 +71,10 @@ class ToyEstimator(Estimator):
     def estimate(self, query: Query) -> PosePrior:
         best = int(np.argmax(self.vectors @ self._describe(query)))
         return PosePrior(self.poses[best], np.eye(6) * 0.01)
+
+
+def _positions(dataset: Dataset) -> np.ndarray:
+    return np.stack([frame.world_from_cam[:3, 3] for frame in dataset.frames])
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -18,6 +18,9 @@ from reloc_core.maps import Map
 from reloc_core.registry import Registry, default_registry
 from reloc_core.runs import RunDirectory, resolve_runtime
 from reloc_core.training.ranks import rank
+
+if TYPE_CHECKING:
+    from reloc_core.evaluation.video import MappingVideo
 
 
 def chosen(cfg: DictConfig, registry: Registry) -> dict[str, Any]:
@@ -151,6 +154,15 @@ def _check_alone(cfg: DictConfig) -> None:
         )
 
 
+def _watched(record: RunDirectory, dataset: Dataset) -> MappingVideo:
+    """A video of what the method shows of its map."""
+    from reloc_core.evaluation.video import VIDEO_FILE, MappingVideo
+
+    video = MappingVideo(record.path / VIDEO_FILE, dataset.frames)
+    record.on_shown = video.add
+    return video
+
+
 def run(cfg: DictConfig, overrides: Sequence[str], source: Path | None = None) -> int:
     """Run the verb; with `source`, the map of that file is imported instead of trained."""
     if cfg.get("extend"):
@@ -159,6 +171,7 @@ def run(cfg: DictConfig, overrides: Sequence[str], source: Path | None = None) -
         chosen(cfg, default_registry())
     dataset: Dataset = build(cfg.dataset, "dataset")
     with new_record(cfg, "train", overrides) as record:
+        video = _watched(record, dataset) if cfg.get("video") else None
         finished = (
             extend_map(cfg, dataset, cfg.map_dir, record)
             if cfg.get("extend")
@@ -168,6 +181,10 @@ def run(cfg: DictConfig, overrides: Sequence[str], source: Path | None = None) -
             if cfg.get("share"):
                 record.result("ok", share=cfg.share)
             return 0
+        if video is not None and not video.write():
+            record.note(
+                f"No {video.path.name}: this method shows nothing of its map while it trains."
+            )
         result = record.result(
             "ok",
             map={"path": str(cfg.map_dir), "bytes": finished.bytes, **finished.info.details},

@@ -35,7 +35,7 @@ from reloc_core.pipeline import PARTS, Pipeline, part_name
 from reloc_core.registry import Component, Registry, default_registry
 from reloc_core.runs import Reporter, resolve_runtime
 from reloc_core.training.ranks import rank, world
-from reloc_core.types import Frame
+from reloc_core.types import Frame, ScenePoints
 
 Choice = str | Mapping[str, Any]
 """A component: its name, or `{"name": NAME, **options}` (`_target_` does as well as `name`)."""
@@ -68,6 +68,10 @@ class TrainingRun:
     def note(self, text: str) -> None:
         """Tell the user something."""
         self.reporter.note(text)
+
+    def show(self, title: str, points: Callable[[], ScenePoints]) -> None:
+        """Show the points of the map so far to who watches."""
+        self.reporter.show(title, points)
 
 
 def train(

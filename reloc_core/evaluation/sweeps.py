@@ -183,7 +183,7 @@ def _is_harmless(override: str) -> bool:
 def _refuse_foreign(path: Path, override: str) -> None:
     """Options that exist may come from a folder; what is called, and files of configs, may not."""
     key, _, value = override.partition("=")
-    bare = key.removeprefix("~")
+    bare = key.removeprefix("~").removesuffix("@_global_")  # a second preset
     if key.startswith("++estimator."):  # how options of a map's own estimator are passed on
         bare = key.removeprefix("++")
         if bare == "estimator._target_":

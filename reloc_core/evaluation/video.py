@@ -1,4 +1,4 @@
-"""A video of a run: every image, what the estimator saw, and the way so far from above."""
+"""Videos: of queries with what the estimator saw and the way so far; of a map that is being made."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import cv2
 import numpy as np
 
 from reloc_core.errors import DataError
-from reloc_core.types import Float64Array, Frame, ImageArray, Localization, Query
+from reloc_core.types import Float64Array, Frame, ImageArray, Localization, Query, ScenePoints
 
 VIDEO_FILE = "video.mp4"
 _WIDTH, _HEIGHT = 480, 360
 _MARGIN = 30
 _TRUTH, _ESTIMATE, _LOST = (60, 160, 60), (40, 90, 220), (190, 190, 190)
 _DEFAULT_RATE = 10.0
+_MOST_POINTS = 5_000  # of a picture of a mapping
+_BEHIND, _PALE = (24, 24, 28), (200, 200, 200)
 
 
 class RunVideo:
@@ -36,15 +38,11 @@ class RunVideo:
 
     def __init__(self, path: Path, frames: Sequence[Frame]) -> None:
         self.path = path
-        truths = [f.world_from_cam[:3, 3] for f in frames if f.world_from_cam is not None]
-        self._project = _from_above(np.array(truths).reshape(-1, 3))
+        truths = _positions(frames)
+        self._project = _projection(truths, _directions(truths)[:2])
         self._truth: list[Float64Array | None] = []
         self._found: list[Float64Array | None] = []
-        self._writer = cv2.VideoWriter(
-            str(path), cv2.VideoWriter.fourcc(*"mp4v"), _rate(frames), (3 * _WIDTH, _HEIGHT)
-        )
-        if not self._writer.isOpened():
-            raise DataError(f"{path} cannot be written: this OpenCV has no encoder for mp4 files.")
+        self._writer = _writer(path, 3 * _WIDTH, _rate(frames))
 
     def __enter__(self) -> RunVideo:
         return self
@@ -85,20 +83,112 @@ class RunVideo:
         return canvas
 
 
-def _from_above(points: Float64Array) -> Callable[[Float64Array], Float64Array]:
-    """A projection of world positions onto the canvas along the direction of least spread."""
-    if not len(points):
-        points = np.zeros((1, 3))
-    mean = points.mean(0)
-    axes = np.linalg.svd(points - mean, full_matrices=True)[2][:2]
-    flat = (points - mean) @ axes.T
+class MappingVideo:
+    """An mp4 of the points of a map while it is made: from above on the left, from the side on the right.
+
+    The scale is that of the last points, so pictures are kept and written at the end.
+
+    Args:
+        path: file to write.
+        frames: that are mapped; their positions are drawn, and say what is above.
+    """
+
+    def __init__(self, path: Path, frames: Sequence[Frame]) -> None:
+        self.path = path
+        self._cameras = _positions(frames)
+        self._pictures: list[tuple[str, ScenePoints]] = []
+
+    def add(self, title: str, shown: ScenePoints) -> None:
+        """Add a picture; some of the points are enough."""
+        points = np.asarray(shown.points, np.float64)
+        kept = np.flatnonzero(np.isfinite(points).all(-1))
+        kept = kept[:: -(-len(kept) // _MOST_POINTS) or 1]
+        colors = None if shown.colors is None else shown.colors[kept]
+        self._pictures.append((title, ScenePoints(points[kept], colors)))
+
+    def write(self) -> bool:
+        """Write the file; False where there is no picture to show.
+
+        Raises:
+            DataError: no encoder for mp4 files.
+        """
+        if not self._pictures:
+            return False
+        last: Float64Array = np.asarray(self._pictures[-1][1].points, np.float64)
+        near = last
+        if len(last):  # a few wrong points must not make all others small
+            low, high = np.percentile(last, [2, 98], axis=0)
+            near = last[np.all((low <= last) & (last <= high), axis=1)]
+        extent = np.concatenate([self._cameras, near])
+        along, across, up = _directions(self._cameras)
+        views = {
+            "from above": _projection(extent, np.stack([along, across])),
+            "from the side": _projection(extent, np.stack([along, up])),
+        }
+        writer = _writer(self.path, 2 * _WIDTH, _DEFAULT_RATE)
+        try:
+            for title, shown in self._pictures:
+                panels = [
+                    self._panel(project, f"{title}, {name}", shown)
+                    for name, project in views.items()
+                ]
+                writer.write(np.ascontiguousarray(np.concatenate(panels, 1)[..., ::-1]))
+        finally:
+            writer.release()
+        return True
+
+    def _panel(
+        self, project: Callable[[Float64Array], Float64Array], title: str, shown: ScenePoints
+    ) -> ImageArray:
+        canvas = np.full((_HEIGHT, _WIDTH, 3), _BEHIND, np.uint8)
+        colors = np.full((1, 3), _PALE, np.uint8) if shown.colors is None else shown.colors
+        _dots(canvas, project(np.asarray(shown.points)), colors, 2)
+        _dots(canvas, project(self._cameras), np.array([_ESTIMATE], np.uint8), 3)
+        _write(canvas, title, (8, 16), _PALE)
+        return canvas
+
+
+def _dots(canvas: ImageArray, places: Float64Array, colors: ImageArray, side: int) -> None:
+    """Squares of `side` pixels at places (N, 2), as far as they are on the canvas."""
+    corners = np.clip(np.nan_to_num(places), -10_000, 10_000).round().astype(int)
+    inside = np.all((corners >= 0) & (corners <= np.array([_WIDTH, _HEIGHT]) - side), axis=1)
+    x, y = corners[inside].T
+    drawn = np.broadcast_to(colors, (len(places), 3))[inside]
+    for row in range(side):
+        for column in range(side):
+            canvas[y + row, x + column] = drawn
+
+
+def _writer(path: Path, width: int, rate: float) -> cv2.VideoWriter:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, _HEIGHT))
+    if not writer.isOpened():
+        raise DataError(f"{path} cannot be written: this OpenCV has no encoder for mp4 files.")
+    return writer
+
+
+def _positions(frames: Sequence[Frame]) -> Float64Array:
+    """Where the cameras of posed frames are, (N, 3); the origin where there are none."""
+    found = [f.world_from_cam[:3, 3] for f in frames if f.world_from_cam is not None]
+    return np.array(found or [np.zeros(3)])
+
+
+def _directions(positions: Float64Array) -> Float64Array:
+    """Unit vectors as rows (3, 3), by falling spread of the positions; seen from above the last is up."""
+    directions: Float64Array = np.linalg.svd(np.cov(positions.T, bias=True))[2]
+    return directions
+
+
+def _projection(extent: Float64Array, axes: Float64Array) -> Callable[[Float64Array], Float64Array]:
+    """World positions (..., 3) to pixels (..., 2) along two axes; the extent fills the canvas."""
+    mean = extent.mean(0)
+    flat = (extent - mean) @ axes.T
     low, high = flat.min(0), flat.max(0)
     room = np.array([_WIDTH, _HEIGHT]) - 2 * _MARGIN
     scale = float((room / np.maximum(high - low, 1e-6)).min())
     middle = (low + high) / 2
 
     def project(position: Float64Array) -> Float64Array:
-        flat = axes @ (position - mean) - middle
+        flat = (position - mean) @ axes.T - middle
         return np.asarray(flat * scale + np.array([_WIDTH, _HEIGHT]) / 2)
 
     return project

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from reloc_core.geometry import inverse, pose_plus, rotation_angle_deg, so3_exp
 from reloc_core.interfaces import Dataset, Estimator, Refiner, Runtime
 from reloc_core.maps import MapInfo, MapWriter, dataset_identity
 from reloc_core.registry import Component
-from reloc_core.types import Camera, Float64Array, Localization, Query
+from reloc_core.types import Camera, Float64Array, Localization, Query, ScenePoints
 
 
 def room(
@@ -112,6 +112,9 @@ class RecordedRun:
     def note(self, text: str) -> None:
         """Remember the text as an event."""
         self.log("note", text=text)
+
+    def show(self, title: str, points: Callable[[], ScenePoints]) -> None:
+        """Nobody watches."""
 
 
 def start_run(

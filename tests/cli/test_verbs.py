@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -123,6 +124,16 @@ def test_interrupted_training_resumes(toy_plugin, ace_scene, tmp_path, monkeypat
     assert "resume=false" in err
     code, _, _ = cli(capsys, *base, "map_dir=map", "resume=false")
     assert code == 0
+
+
+def test_a_mapping_is_shown_in_a_video(toy_plugin, ace_scene, tmp_path, capsys):
+    place = ("dataset=ace", f"dataset.root={ace_scene}", f"map_dir={tmp_path / 'map'}")
+    out = tmp_path / "out"
+    code, _, err = cli(capsys, "train", "estimator=toy", *place, "video=true", f"output_dir={out}")
+    assert code == 0, err
+    video = cv2.VideoCapture(str(out / "video.mp4"))
+    mapped = json.loads((out / "result.json").read_text())["dataset"]["frames"]
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == mapped
 
 
 def test_multirun_sweeps_and_records_failures(toy_plugin, ace_scene, tmp_path, monkeypatch, capsys):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from reloc_core.errors import DataError
-from reloc_core.evaluation.video import RunVideo
-from reloc_core.types import Camera, Localization, Query, Status
+from reloc_core.evaluation.video import MappingVideo, RunVideo
+from reloc_core.types import Camera, Localization, Query, ScenePoints, Status
 
 CAMERA = Camera.pinhole(50.0, 64, 48)
 
@@ -58,3 +58,37 @@ def test_unposed_queries_and_a_place_that_cannot_be_written(tmp_path):
     assert len(pictures(tmp_path / "v.mp4")[0]) == 1
     with pytest.raises(DataError, match="mp4"):
         RunVideo(tmp_path / "no" / "v.mp4", [blind])
+
+
+def test_points_of_a_map_come_to_their_places(tmp_path):
+    """A red square in the plane of the way, green beside it at last, and one point that is lost in space."""
+    side = np.linspace(-1, 1, 60)
+    square = np.stack([*np.meshgrid(side, side), np.zeros((60, 60))], -1).reshape(-1, 3)
+    video = MappingVideo(tmp_path / "v.mp4", [query(i) for i in range(6)])
+    for title, height, colour in (("first", 0.4, (200, 20, 20)), ("last", 0.0, (20, 200, 20))):
+        points = np.concatenate([square + np.array([0, 0, height]), [[1e6, 0, 0], [np.nan, 0, 0]]])
+        video.add(title, ScenePoints(points, np.full((len(points), 3), colour, np.uint8)))
+    assert video.write()
+    shown, _ = pictures(tmp_path / "v.mp4")
+    assert [s.shape for s in shown] == [(360, 960, 3)] * 2
+    above, beside = shown[1][24:, :480], shown[1][24:, 480:]
+    tall, wide = extent(above, channel=1)
+    assert 250 < tall < 330  # the square fills the height from above,
+    assert abs(tall - wide) < 12
+    assert extent(beside, channel=1)[0] < 20  # and is a line from the side
+    assert extent(shown[0][24:, :480], channel=0) == pytest.approx((tall, wide), abs=12)
+
+
+def extent(image, channel):
+    """Rows and columns that pixels of one colour span."""
+    others = np.delete(image, channel, axis=2).max(-1).astype(int)
+    return tuple(int(np.ptp(places)) for places in np.nonzero(image[..., channel] - others > 60))
+
+
+def test_a_mapping_without_points_has_no_video(tmp_path):
+    assert not MappingVideo(tmp_path / "v.mp4", [query(0)]).write()
+    assert not (tmp_path / "v.mp4").exists()
+    blank = MappingVideo(tmp_path / "v.mp4", [])
+    blank.add("nothing yet", ScenePoints(np.zeros((0, 3))))
+    assert blank.write()
+    assert len(pictures(tmp_path / "v.mp4")[0]) == 1

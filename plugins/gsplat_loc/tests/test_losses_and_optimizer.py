@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from gsplat_loc.config import DensifyConfig, GsplatConfig, TrainConfig
+from gsplat_loc.field.gaussians import from_points
 from gsplat_loc.mapping.losses import psnr, ssim
 from gsplat_loc.mapping.optimizer import DensityControl, FieldOptimizer, rotated
-from gsplat_loc.mapping.train import schedule
+from gsplat_loc.mapping.train import _shown, schedule
 from scipy.ndimage import correlate1d
 
 from reloc_core.geometry import rotation_from_quaternion
@@ -128,3 +129,12 @@ def test_few_images_shrink_the_whole_schedule():
     assert config.train.iterations == 2000
     config.train.per_image = 0
     assert schedule(config, 20) is config
+
+
+def test_gaussians_are_shown_where_they_are_in_their_colours():
+    rng = np.random.default_rng(0)
+    points, rgb = rng.normal(size=(20, 3)), rng.integers(0, 256, (20, 3), np.uint8)
+    origin = np.array([1e6, -5.0, 2.0])
+    shown = _shown(from_points(points, rgb, np.full(20, 0.1), 0.5, sh_degree=2), origin)
+    np.testing.assert_allclose(shown.points, points + origin, atol=1e-6)
+    np.testing.assert_allclose(shown.colors.astype(int), rgb, atol=1)

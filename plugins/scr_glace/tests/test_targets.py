@@ -50,9 +50,25 @@ def compact():
 def mapped(wall, start_run, tmp_path_factory):
     config = compact()
     run = start_run(tmp_path_factory.mktemp("points") / "map", config, wall)
+    run.show = lambda title, points: run.log("shown", title=title, points=points())
     estimator = GlaceEstimator(config)
     estimator.fit(wall, run)
     return run.map.finish(), estimator, run
+
+
+def test_points_are_shown_on_their_way_to_the_wall(mapped):
+    shown = [values for event, values in mapped[2].events if event == "shown"]
+    assert shown[0]["title"] == "iteration 0"
+    assert shown[-1]["title"] == "iteration 350"
+    assert 60 < len(shown) <= 72
+    first, last = shown[0]["points"], shown[-1]["points"]
+    assert first.points.shape == last.points.shape == (3000, 3)
+    far, near = (np.median(np.abs(s.points[:, 2] - 2.0)) for s in (first, last))
+    assert far > 1.0
+    assert near < 0.1
+    red, green = ((s.colors[:, 0] > s.colors[:, 1]).mean() for s in (first, last))
+    assert red > 0.9  # of samples far from where their pixels say; half of the way at five pixels
+    assert green < 0.5
 
 
 def test_maps_the_scene_in_few_steps(mapped, wall, make_wall):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gsplat_loc.config import GsplatConfig
-from gsplat_loc.field.gaussians import Gaussians
+from gsplat_loc.field.gaussians import SH_0, Gaussians
 from gsplat_loc.field.render import Placement, draw, view_of
 from gsplat_loc.mapping.initialise import Start, extent
 from gsplat_loc.mapping.losses import psnr, ssim
@@ -21,9 +22,10 @@ from reloc_core.interfaces import Run
 from reloc_core.mapping import View
 from reloc_core.rendering import RenderOutput
 from reloc_core.training.streams import numpy_rng
-from reloc_core.types import Float64Array
+from reloc_core.types import Float64Array, ScenePoints
 
 _DEPTH_ALPHA = 0.5  # pixels fainter than this have no depth to compare
+_PICTURES = 60  # of the training, for who wants to see it
 _DEPTH_CLIP = 0.1  # relative depth errors beyond this pull no harder
 
 
@@ -115,6 +117,8 @@ def train_field(views: Views, start: Start, config: GsplatConfig, run: Run) -> T
             recent.append(psnr(out.image.detach(), truth))
             shown = float(np.mean(recent[-options.log_every :]))
             progress.advance(1, psnr=shown, gaussians=str(len(optimizer["means"])))
+            if iteration % max(options.iterations // _PICTURES, 1) == 0:
+                run.show(f"iteration {iteration}", partial(_shown, optimizer.gaussians, origin))
             if iteration % options.log_every == 0:
                 run.log("training", iteration=iteration, psnr=round(shown, 3), loss=float(loss.detach()),
                         gaussians=len(optimizer["means"]))  # fmt: skip
@@ -126,6 +130,13 @@ def train_field(views: Views, start: Start, config: GsplatConfig, run: Run) -> T
     if done < options.iterations:
         _checkpoint(run, optimizer, density, origin, options.iterations, spent)
     return Trained(optimizer.gaussians.detached(), origin, spent)
+
+
+def _shown(gaussians: Gaussians, origin: Float64Array) -> ScenePoints:
+    """Centres of the Gaussians in their own colours."""
+    at = gaussians.detached()
+    colors = (at.colors[:, 0] * SH_0 + 0.5).clamp(0, 1) * 255
+    return ScenePoints(at.means.double().cpu().numpy() + origin, colors.byte().cpu().numpy())
 
 
 def _view(views: Views, iteration: int, config: GsplatConfig, seed: int) -> View:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from reloc_core.errors import ConfigError
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import MapWriter
 from reloc_core.registry import default_registry
-from reloc_core.types import Float64Array, Query
+from reloc_core.types import Float64Array, Query, ScenePoints
 
 
 @dataclass
@@ -41,6 +41,10 @@ class InnerRun:
     def note(self, text: str) -> None:
         """See `Run.note`."""
         self.outer.note(text)
+
+    def show(self, title: str, points: Callable[[], ScenePoints]) -> None:
+        """See `Run.show`."""
+        self.outer.show(title, points)
 
 
 class SubsetLabels:

@@ -302,7 +302,10 @@ class Buffer:
         epoch, index = divmod(step, self.plan.size // size)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self.plan.order(epoch)
-        chosen = self._order[index * size : (index + 1) * size]
+        return self.samples(self._order[index * size : (index + 1) * size])
+
+    def samples(self, chosen: Tensor) -> Batch:
+        """What this process holds of some samples, by their numbers among those of all processes."""
         slots, rows = self.plan.locate(chosen, self.processes)
         device = self.processes.device
         rows = rows.to(self.features.device)
@@ -314,7 +317,7 @@ class Buffer:
             focal=self.focal[visit],
             frame=self.frame[visit],
             slot=slots.to(device),
-            size=size,
+            size=len(chosen),
             targets=None if self.targets is None else self.targets[rows].to(device),
         )
 

@@ -16,7 +16,7 @@ from reloc_core.interfaces import Dataset, Run
 from reloc_core.maps import load_tensors, save_tensors
 from reloc_core.training.processes import Processes
 from reloc_core.training.streams import numpy_rng
-from reloc_core.types import Float64Array
+from reloc_core.types import Float64Array, ScenePoints
 from scr_glace.config import EnsembleConfig, GlaceConfig, ImageConfig
 from scr_glace.networks.encoder import Encoder, KeypointEncoder
 from scr_glace.networks.global_descriptor import GlobalDescriptor
@@ -29,6 +29,8 @@ from scr_glace.views import View, augmented_view
 
 MIN_FRAMES = 8
 _IMAGES_PER_CENTRE = 8  # at least, where the number of centres may be lowered
+# Colours of points that are shown while the head learns, and the error of the wrong ones.
+_RIGHT, _WRONG, _WRONG_PX = (80, 220, 100), (230, 70, 60), 10.0
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,24 @@ class Mapper:
             self.config, head, buffer, table.to(device), self.processes, self.seed,
             self._neighbours(),
         )  # fmt: skip
-        details: dict[str, float] = dict(trainer.run(self.run))
+        details: dict[str, float] = dict(trainer.run(self.run, lambda: self._show(trainer)))
         details["frames"] = len(self.frames)
         if self.targets is not None:
             details["points"] = len(self.targets.points)
         head.eval().requires_grad_(False)
         return Scene(head, self.origin, self.unit, self.image, table, details)
+
+    def _show(self, trainer: Trainer) -> None:
+        """Show some points as they are regressed now, green to red by their reprojection error."""
+
+        def points() -> ScenePoints:
+            found, errors = trainer.sampled()
+            wrong = (errors.cpu().numpy() / _WRONG_PX).clip(0, 1)[:, None]
+            colors = (1 - wrong) * np.array(_RIGHT) + wrong * np.array(_WRONG)
+            world = found.double().cpu().numpy() * self.unit + self.origin
+            return ScenePoints(world, colors.astype(np.uint8))
+
+        self.run.show(f"iteration {trainer.step}", points)
 
     def _image_options(self) -> ImageConfig:
         if self.config.image.enlarge:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ from scr_glace.training.schedule import one_cycle
 
 STAGE = "head"
 """Name of the training in the checkpoint."""
+
+_PICTURES, _PICTURED = 60, 3000  # of the training, and the samples of each
 
 
 class Trainer:
@@ -90,8 +92,12 @@ class Trainer:
                 "estimator.train.batch_size."
             )
 
-    def run(self, run: Run) -> dict[str, float]:
+    def run(self, run: Run, show: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train to the last iteration, from the checkpoint when there is one.
+
+        Args:
+            run: progress, checkpoints.
+            show: called now and then, at the beginning and the end too, for who wants to see `sampled`.
 
         Returns:
             metrics of the last logged iterations: loss, share of valid predictions, error in pixels.
@@ -111,6 +117,7 @@ class Trainer:
             self.restore(*saved)
         total = self.config.train.iterations
         metrics: dict[str, float] = {}
+        show()
         with run.progress("train", total) as progress:
             progress.advance(self.step)
             while self.step < total:
@@ -123,6 +130,8 @@ class Trainer:
                 if shown:
                     run.log("iteration", step=self.step, **metrics)
                 progress.advance(1, **metrics)
+                if self.step % max(total // _PICTURES, 1) == 0 or self.step == total:
+                    show()
                 if checkpoint is not None and self.step < total:
                     checkpoint.save(STAGE, self.step, self.state, self.notes())
         return metrics
@@ -154,6 +163,21 @@ class Trainer:
         sums = torch.stack([terms.total.detach(), terms.valid.float(), terms.error])
         total, valid, error = self.processes.sum_(sums)
         return LossTerms(total, valid, error)
+
+    @torch.no_grad()
+    def sampled(self) -> tuple[Tensor, Tensor]:
+        """What the head answers now for some samples of this process, the same every time.
+
+        Returns:
+            (n, 3) points in the head's world, and (n,) their reprojection errors in pixels.
+        """
+        size = self.buffer.plan.size
+        batch = self.buffer.samples(torch.linspace(0, size - 1, min(size, _PICTURED)).long())
+        points = self.head(torch.cat([self.descriptors[batch.frame], batch.features.float()], -1))
+        pose = batch.cam_from_world
+        cam = torch.einsum("nij,nj->ni", pose[:, :, :3], points) + pose[:, :, 3]
+        seen = cam[:, :2] / cam[:, 2:].clamp(min=self.config.loss.depth_min)
+        return points, ((seen - batch.rays) * batch.focal).norm(dim=-1)
 
     def inputs(self, batch: Batch) -> Tensor:
         """Head inputs (n, D + C): noisy global descriptor first, then the local feature.
