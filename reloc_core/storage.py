@@ -77,7 +77,9 @@ def beside(path: Path, suffix: str) -> Path:
         RelocError: `.` and `/` have no name, so nothing can replace them in one step.
     """
     if not path.name:
-        raise RelocError(f"'{path}' cannot be written as a whole. Name a folder to create, such as ./map.")
+        raise RelocError(
+            f"'{path}' cannot be written as a whole. Name a folder to create, such as ./map."
+        )
     return path.with_name(f".{path.name}{suffix}")
 
 
