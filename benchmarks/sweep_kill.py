@@ -1,6 +1,6 @@
 """Sweeps that are killed at a random moment and resumed, against one that nobody disturbed.
 
-    python benchmarks/sweep_kill.py --out DIR [--launcher basic joblib] [--seed 0] [--json FILE]
+    python benchmarks/sweep_kill.py --out DIR [--launcher basic joblib ray] [--seed 0] [--json FILE]
 
 Three estimators, three solvers, two refiners and three seeds are 54 jobs on a small room. One sweep runs
 through; for each launcher another is killed (SIGKILL, at a moment drawn between 10 and 90 % of the time of
@@ -28,13 +28,15 @@ SWEPT = {
     "refiners": "[],[pose_filter]",
     "seed": "1,2,3",
 }
-ROOM = ("dataset=synthetic", "dataset.train_frames=8", "dataset.test_frames=2",
-        "dataset.width=160", "dataset.height=120")  # fmt: skip
+ROOM = ("dataset=synthetic", "dataset.train_frames=8", "dataset.test_frames=1",
+        "dataset.width=120", "dataset.height=90")  # fmt: skip
 FIXED = ("calibration.enabled=false", "threads=1", "report=false")
 LAUNCHERS = {
     "basic": (),
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
-}
+    "ray": ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2",
+            "+hydra.launcher.ray.init.include_dashboard=false"),
+}  # fmt: skip
 JOBS = 54
 
 
@@ -82,7 +84,7 @@ def orphans(folder: Path) -> list[int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--launcher", nargs="+", choices=LAUNCHERS, default=list(LAUNCHERS))
+    parser.add_argument("--launcher", nargs="+", choices=LAUNCHERS, default=["basic", "joblib"])
     parser.add_argument("--seed", type=int, default=0, help="of the moment of the kill")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -251,6 +251,20 @@ def _explain(
         )
     if isinstance(error, InterpolationKeyError):
         return ConfigError(_reference_message(error, DictConfig({})))
+    several = re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", text)
+    if several:
+        return ConfigError(
+            f"{several.group(1)}={several.group(2)} is several values: run all of them by "
+            f"'reloc {verb} -m ...', or write a list as {several.group(1)}=[{several.group(2)}]."
+        )
+    kind = re.search(
+        r"Error merging override \+*([\w./]+)=[\s\S]*Value '([\s\S]*)' of type '\w+' "
+        r"could not be converted to (Integer|Float)",
+        f"{text}\n{error.__cause__}",
+    )
+    if kind:
+        words = {"Integer": "a whole number", "Float": "a number"}[kind.group(3)]
+        return ConfigError(f"{kind.group(1)} must be {words}, got {kind.group(2)[:60]!r}.")
     # "Error merging override X" alone says nothing; its cause follows it or is chained.
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     chained = str(error.__cause__).splitlines()[:1] if error.__cause__ else []
@@ -259,14 +273,11 @@ def _explain(
 
 def _unknown_choice(choice: str, registry: Registry) -> ConfigError:
     group, _, name = choice.rpartition("/")
-    if choice == "hydra/launcher/ray":
-        return ConfigError(
-            "There is no launcher for Ray: hydra-ray-launcher needs cloudpickle < 3, joblib >= 3. "
-            "Use hydra/launcher=joblib on this machine, or submitit_slurm on a cluster."
-        )
     if group in ("hydra/launcher", "hydra/sweeper"):
         kind = group.rpartition("/")[2]
         installed = _of_hydra(kind)
+        if choice == "hydra/launcher/ray":
+            return ConfigError(f"{group}={name} comes with: pip install 'reloc[ray]'")
         return ConfigError(
             f"There is no {group} '{name}'.{did_you_mean(name, installed)}{_extra(installed)}"
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from reloc_core.errors import MapError, did_you_mean
 from reloc_core.map_checks import check_tensors
-from reloc_core.storage import is_plain, load_tensors, read_yaml
+from reloc_core.storage import beside, is_plain, load_tensors, read_yaml
 
 FORMAT_VERSION = 1
 MAP_FILE = "map.yaml"
@@ -178,7 +178,7 @@ def _read_description(file: Path) -> tuple[MapInfo, dict[str, dict[str, Any]]]:
 
 def partial_directory(path: Path) -> Path:
     """Where a map is built before it is complete."""
-    return path.with_name(f".{path.name}.partial")
+    return beside(path, ".partial")
 
 
 def sha256_of(path: Path) -> str:

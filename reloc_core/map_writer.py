@@ -25,7 +25,13 @@ from reloc_core.map_reader import (
     partial_directory,
     sha256_of,
 )
-from reloc_core.storage import atomic_write, explain_os_errors, load_tensors, save_tensors
+from reloc_core.storage import (
+    atomic_write,
+    beside,
+    explain_os_errors,
+    load_tensors,
+    save_tensors,
+)
 
 REFINER_PART = "refiner_"
 """How the names of the files begin that were trained for a refiner, beside the estimator's."""
@@ -88,9 +94,7 @@ class MapWriter:
 
     def _take_lock(self) -> FileLock:
         try:
-            return FileLock(
-                self.path.with_name(f".{self.path.name}.lock"), shared=self.share is not None
-            )
+            return FileLock(beside(self.path, ".lock"), shared=self.share is not None)
         except Held as held:
             raise MapError(
                 f"{self.path} is being written by {held.holder}. Wait until that has finished, or choose "
@@ -247,7 +251,7 @@ class MapWriter:
                 file.flush()
                 os.fsync(file.fileno())
             if self.path.exists():
-                old = self.path.with_name(f".{self.path.name}.old")
+                old = beside(self.path, ".old")
                 shutil.rmtree(old, ignore_errors=True)
                 os.replace(self.path, old)
                 os.replace(self.partial, self.path)

@@ -70,6 +70,19 @@ def _os_message(path: Path | str, number: int) -> str:
     return template.format(path=path)
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """The hidden neighbour `.NAME{suffix}` of what is written: its lock, what is unfinished.
+
+    Raises:
+        RelocError: `.` and `/` have no name, so nothing can replace them in one step.
+    """
+    if not path.name:
+        raise RelocError(
+            f"'{path}' cannot be written as a whole. Name a folder to create, such as ./map."
+        )
+    return path.with_name(f".{path.name}{suffix}")
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file that replaces `path` only when the block ends without an error.
@@ -122,7 +135,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, 
         metadata: JSON-able values, stored in the file's header.
     """
     header = {"reloc": json.dumps(metadata)}
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = beside(path, ".tmp")
     with explain_os_errors(path):
         try:
             if any(type(t).__module__.startswith("torch") for t in tensors.values()):

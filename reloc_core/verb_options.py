@@ -50,9 +50,10 @@ NUMBER = Kind("a number", _is_number)
 TEXT = Kind("a text", _is_text)
 # Scenes, topics and the like may be called "7", which is read as a number.
 NAME = Kind("a name", lambda v: _is_text(v) or _is_number(v))
-PATH = Kind("a path", _is_text)
+PATH = Kind("a path", lambda v: _is_text(v) and bool(v.strip()))
 PATHS = Kind(
-    "a path, or several as [A, B]", lambda v: _is_text(v) or (bool(v) and _list_of(str)(v))
+    "a path, or several as [A, B]",
+    lambda v: PATH.fits(v) or (isinstance(v, list) and bool(v) and all(map(PATH.fits, v))),
 )
 NAMES = Kind("a list of names, such as [A, B]", _list_of(str, int))
 NODE = Kind("options of its own, such as {NAME: VALUE}", lambda v: isinstance(v, Mapping))

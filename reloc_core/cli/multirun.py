@@ -80,6 +80,8 @@ def multirun(verb: str, overrides: Sequence[str], resume: bool = False) -> int:
         master = hydra.compose_config(verb, prepared, RunMode.MULTIRUN, from_shell=True)
         _check_folder(master, prepared)
         folder = Path(str(master.hydra.sweep.dir)).absolute()
+        if "${" in str(folder):  # Hydra would look for an option of that name in every job
+            raise ConfigError(f"{folder}: the folder of a sweep must have no '${{' in its name.")
     sampled = "optuna" in str(master.hydra.sweeper.get("_target_")).lower()
     if not sampled:
         _check_jobs(verb, master, prepared)

@@ -41,7 +41,8 @@ def run(arguments: Sequence[str]) -> int:
     allowed = {"table": ("over", "format", "columns"), "resume": (), "plot": ("over", "value")}[
         action
     ]
-    more = [a for a in rest if a.startswith(("hydra.", "hydra/"))] if action == "resume" else []
+    of_hydra = ("hydra.", "hydra/")
+    more = [a for a in rest if key_of(a).startswith(of_hydra)] if action == "resume" else []
     rest = [a for a in rest if a not in more]
     known = ("over", "format", "value", "columns")
     folders = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -432,9 +431,7 @@ def _check_same_world(
         )  # fmt: skip
         return
     error = float(np.median(errors))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        within = np.median([np.median(sampson(p, relative(p))) for p in pairs]) if pairs else 1.0
+    within = np.median([np.median(sampson(p, relative(p))) for p in pairs]) if pairs else 1.0
     if error > 5 and error > 3 * within:
         report.add(
             "error", "world frame",

@@ -179,7 +179,6 @@ def _line(pair: Pair, line: Float64Array) -> Float64Array:
     t = np.linspace(-field, field, 300)
     points = foot + t[:, None] * np.array([-normal[1], normal[0]])
     points[np.linalg.norm(points, axis=1) > field] = np.nan
-    with np.errstate(invalid="ignore"):
-        pixels, _ = project(camera, np.column_stack([points, np.ones(len(t))]))
+    pixels, _ = project(camera, np.column_stack([points, np.ones(len(t))]))
     inside = (pixels >= -1).all(1) & (pixels <= [camera.width, camera.height]).all(1)
     return np.where(np.asarray(inside)[:, None], pixels, np.nan)

@@ -13,7 +13,7 @@ from reloc_core.locks import FileLock, Held
 from reloc_core.reconstruction.options import ReconstructOptions
 from reloc_core.reconstruction.worker import in_child
 from reloc_core.runs import Reporter
-from reloc_core.storage import explain_os_errors
+from reloc_core.storage import beside, explain_os_errors
 
 _MARK = "options.txt"
 
@@ -40,7 +40,7 @@ def reconstruct(options: ReconstructOptions, reporter: Reporter | None = None) -
     reporter = reporter or Reporter()
     output = Path(options.output).expanduser()
     try:
-        lock = FileLock(output.with_name(f".{output.name}.lock"))
+        lock = FileLock(beside(output, ".lock"))
     except Held as held:
         raise RelocError(
             f"{output} is being written by {held.holder}. Wait until that has finished, or choose "
@@ -49,7 +49,7 @@ def reconstruct(options: ReconstructOptions, reporter: Reporter | None = None) -
     try:
         _restore(output)
         before = _check(output, options)
-        work = output.with_name(f".{output.name}.work")
+        work = beside(output, ".work")
         _prepare(work, output, fingerprint(options), bool(before))
         log = work / "colmap.log"
         try:
@@ -123,7 +123,7 @@ def _link_or_copy(output: Path, source: str, target: str) -> str:
 
 
 def _aside(output: Path) -> Path:
-    return output.with_name(f".{output.name}.old")
+    return beside(output, ".old")
 
 
 def _swap(work: Path, output: Path) -> None:

@@ -10,7 +10,7 @@ from reloc_core.datasets.check import check_dataset, nearest_views
 from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.datasets.epipolar import CONVENTIONS, Pair, reinterpret, sampson
 from reloc_core.datasets.synthetic import SyntheticDataset
-from reloc_core.geometry import OPENCV_FROM_OPENGL, inverse, project, transform
+from reloc_core.geometry import OPENCV_FROM_OPENGL, inverse, project, transform, unproject
 from reloc_core.interfaces import Dataset
 from reloc_core.io.images import read_image
 from reloc_core.types import Camera, Query
@@ -252,6 +252,36 @@ def test_focal_lengths_of_their_own(room):
     factor = float(found.message.partition(" times")[0])
     assert factor == pytest.approx(1 / 0.75, rel=0.05)
     assert f"({0.75 * fx:.0f} to {0.75 * 1.1 * fx:.0f} px) fits better" in found.message
+
+
+class ThroughFisheye(Changed):
+    """Views as a fisheye shows them, to whose corners no ray comes."""
+
+    camera = Camera("OPENCV_FISHEYE", 420, 320, (113.0, 113.0, 209.5, 159.5, 0.02, -0.01, 0.0, 0.0))
+    has_depth = False
+
+    def __init__(self, dataset):
+        super().__init__(dataset)
+        pixels = np.moveaxis(np.indices((320, 420))[::-1], 0, -1)
+        self.rays = np.nan_to_num(unproject(self.camera, pixels), nan=-9.0)
+        assert (self.rays[0, 0, :2] == -9).all()
+
+    def _apply(self, frame):
+        if not isinstance(frame, Query):
+            return replace(frame, camera=self.camera)
+        k, x, y = frame.camera, self.rays[..., 0], self.rays[..., 1]
+        x, y = (k.fx * x + k.cx).astype(np.float32), (k.fy * y + k.cy).astype(np.float32)
+        image = cv2.remap(frame.image, x, y, cv2.INTER_LINEAR)
+        return replace(frame, camera=self.camera, image=image, depth=None)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_pictures_of_a_fisheye(room, tmp_path):
+    report = check_dataset(*map(ThroughFisheye, room), tmp_path)
+    assert "OPENCV_FISHEYE" in finding(report, "frames").message
+    for check in ("axes", "world frame"):
+        assert finding(report, check).level == "ok"
+    assert read_image(report.picture).std() > 10
 
 
 def test_nearest_views_of_many_are_those_of_few():

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from reconstruction_tools import Rendered
 
 from reloc_core.cli.main import main
 from reloc_core.evaluation.units import format_angle, format_length, threshold_label
@@ -47,6 +48,18 @@ def evaluated(tmp_path_factory, ace_scene, toy_plugin_of_module):
         )
         == 0
     )
+    return path
+
+
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory, toy_plugin_of_module):
+    """Photos to a map: the page of the map and, below it, the page of the reconstruction."""
+    path = tmp_path_factory.mktemp("mapped")
+    room = Rendered(path / "photos", 40, range(6))
+    (room.folder / "broken.jpg").write_bytes(b"no image")
+    assert main(["map", f"images={room.folder}", "~experiment", "estimator=toy", "threads=1",
+                 "calibration.enabled=false", "reconstruct.features=1200", f"map_dir={path}/map",
+                 f"output_dir={path}/made"]) == 0  # fmt: skip
     return path
 
 
@@ -98,11 +111,56 @@ def test_queries_are_sorted_and_filtered(browser, evaluated):
     assert complaints == []
 
 
-@pytest.mark.parametrize("page_file", ["one/report.html", "compared/compare.html"])
-def test_pages_fit_on_a_phone(browser, evaluated, page_file):
-    page, complaints = opened(browser, evaluated / page_file, width=390)
+@pytest.mark.parametrize(
+    ("made", "page_file"),
+    [
+        ("evaluated", "one/report.html"),
+        ("evaluated", "compared/compare.html"),
+        ("mapped", "made/report.html"),
+        ("mapped", "made/place/report.html"),
+    ],
+)
+def test_pages_fit_on_a_phone(browser, request, made, page_file):
+    page, complaints = opened(browser, request.getfixturevalue(made) / page_file, width=390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert len(page.inner_text("main")) > 200
+    # Names of images are readable: not broken into pieces of a few characters.
+    widths = page.locator("td.text").evaluate_all("cells => cells.map(c => c.offsetWidth)")
+    assert min((w for w in widths if w), default=100) >= 100
+    assert complaints == []
+
+
+@pytest.mark.parametrize("page_file", ["made/report.html", "made/place/report.html"])
+def test_the_figures_of_a_reconstruction_are_those_of_its_record(browser, mapped, page_file):
+    page, complaints = opened(browser, mapped / page_file)
+    record = json.loads((mapped / "made/place/reconstruction.json").read_text())
+    tiles = [" ".join(t.split()) for t in page.locator(".tile").all_inner_texts()]
+    assert tiles[:4] == [
+        f"{record['registered']} of 7 images registered",
+        f"{record['points']} points",
+        f"{record['reprojection_error_px']:.2f} px mean reprojection error",
+        f"{record['track_length']:.1f} images see a point",
+    ]
+    text = page.inner_text("main")
+    assert f"Registered: {record['registered']}" in text
+    assert "Not registered: 1" in text
+    assert "broken.jpg" in text
+    page.locator("summary", has_text="All of them").last.click()
+    rows = page.locator("details").last.locator("tr:has(td)").all_inner_texts()
+    placed = [image["name"] for image in record["images"] if not image["reason"]]
+    assert sorted(row.split()[0] for row in rows) == sorted(placed)
+    assert page.locator("svg circle").count() == record["registered"]
+    assert complaints == []
+
+
+def test_the_page_of_a_map_tells_of_the_map_and_of_what_was_checked(browser, mapped):
+    page, complaints = opened(browser, mapped / "made/report.html")
+    result = json.loads((mapped / "made/result.json").read_text())
+    assert f"toy, {result['map']['bytes'] / 1e6:.1f} MB" in page.inner_text("main")
+    table = page.locator("h2:text-is('Check') + div tr").all_inner_texts()
+    assert len(table) >= 5
+    sane = "ok poses place/train: 6 rigid camera-to-world transforms"
+    assert sane in [" ".join(row.split()) for row in table]
     assert complaints == []
 
 
