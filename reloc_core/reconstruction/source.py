@@ -16,7 +16,7 @@ import numpy as np
 
 from reloc_core.datasets.convert import place_image
 from reloc_core.datasets.images import find_images, image_names
-from reloc_core.datasets.stream import VIDEO_SUFFIXES, frame_time, video_orientation
+from reloc_core.datasets.stream import UNOPENED, VIDEO_SUFFIXES, frame_time, video_orientation
 from reloc_core.errors import DataError
 from reloc_core.io.bags import ImageBag, is_bag
 from reloc_core.io.files import list_files
@@ -245,7 +245,7 @@ def _video(
         # Poses belong to the stored pixels.
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
         if not capture.isOpened():
-            raise DataError(f"The video {path} cannot be opened: damaged, or of an unknown kind.")
+            raise DataError(UNOPENED.format(path))
         announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         number, last = 0, -1.0
         try:
