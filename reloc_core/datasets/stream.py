@@ -25,6 +25,11 @@ _ORIENTATIONS = {90: 6, 180: 3, 270: 8}
 """EXIF's tag for the clockwise degrees that a video's metadata ask for."""
 _CAMERA = re.compile(r"camera:(\d+|/dev/video\d+)")
 
+UNOPENED = (
+    "The video {} cannot be opened: it is of an unknown kind, or damaged; the index of an MP4 file comes "
+    "last and is missing where its recording or copy was cut off."
+)
+
 
 def is_stream(images: object) -> bool:
     """Whether `images=` names a video file or a camera such as `camera:0`."""
@@ -85,8 +90,9 @@ class VideoStream:
             self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
         if not self._capture.isOpened():
             self._capture.release()
-            what = "camera" if live else "video"
-            raise DataError(f"The {what} {source} cannot be opened. Is it one, and is it free?")
+            if live:
+                raise DataError(f"The camera {source} cannot be opened. Is it one, and is it free?")
+            raise DataError(UNOPENED.format(source))
         self._orientation = video_orientation(self._capture)
         self._announced = 0 if live else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
 

@@ -24,6 +24,7 @@ from reloc_core.types import BoolArray, Camera, Float64Array
 _LEAST = 3  # positions that fix a similarity
 _FLAT = 0.02  # second extent of positions over the first that still tells the turn about the first
 _OUTLIER = 4.0  # robust standard deviations
+_UNLIKE = 0.1  # median relative deviation of the sides of markers that are meant to be alike
 
 
 @dataclass(frozen=True)
@@ -390,7 +391,8 @@ def _from_markers(images: Sequence[Posed], folder: Path, side: float, dictionary
             f"OpenCV knows no markers '{dictionary}'.{did_you_mean(dictionary, known)}"
         )
     parameters = cv2.aruco.DetectorParameters()
-    parameters.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
+    # Lines along the sides: corners sought one by one come out a sixth of a pixel inside small markers.
+    parameters.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_APRILTAG
     detector = cv2.aruco.ArucoDetector(cv2.aruco.getPredefinedDictionary(code), parameters)
     rays: dict[int, list[tuple[Float64Array, Float64Array]]] = {}
     for image in images:
@@ -412,7 +414,14 @@ def _from_markers(images: Sequence[Posed], folder: Path, side: float, dictionary
             f"({sum(map(len, rays.values()))} sightings of {len(rays)} markers)."
         )
     sides = np.array([np.linalg.norm(np.roll(c, -1, 0) - c, axis=1) for c in placed.values()])
-    scale = side / float(np.median(sides))
+    middle = float(np.median(sides))
+    spread = float(np.median(np.abs(sides / middle - 1)))
+    if spread > _UNLIKE:
+        raise DataError(
+            f"scale.marker: the sides of the {len(placed)} markers seen differ by {100 * spread:.0f} % in "
+            "the median. Are they printed in several sizes, or one number twice?"
+        )
+    scale = side / middle
     first, square = next(iter(placed.items()))
     # OpenCV's order: upper left, upper right, lower right, lower left.
     x = square[1] + square[2] - square[0] - square[3]
@@ -421,10 +430,10 @@ def _from_markers(images: Sequence[Posed], folder: Path, side: float, dictionary
     y = y - (y @ x) * x
     y = y / np.linalg.norm(y)
     rotation = np.stack([x, y, np.cross(x, y)])
-    spread = float(np.std(sides) / np.median(sides))
     return World(
         scale, rotation, -scale * rotation @ square.mean(0), "metre",
-        f"{len(placed)} markers of {side:g} m; axes of marker {first}",
+        f"{len(placed)} markers of {side:g} m, whose sides differ by {100 * spread:.2g} % in the median; "
+        f"axes of marker {first}",
         {"markers": sorted(placed), "side_deviation": spread},
     )  # fmt: skip
 

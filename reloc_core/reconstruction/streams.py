@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from reloc_core.datasets.stream import frame_time, video_orientation
+from reloc_core.datasets.stream import UNOPENED, frame_time, video_orientation
 from reloc_core.errors import DataError
 from reloc_core.io.bags import ImageBag
 from reloc_core.io.images import with_orientation
@@ -59,7 +59,7 @@ def of_video(
         # Poses belong to the stored pixels.
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
         if not capture.isOpened():
-            raise DataError(f"The video {path} cannot be opened: damaged, or of an unknown kind.")
+            raise DataError(UNOPENED.format(path))
         announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         number, last = 0, -1.0
         try:

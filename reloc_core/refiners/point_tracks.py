@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from reloc_core.geometry import inverse, transform, unproject
+from reloc_core.geometry import inverse, pose_minus, transform, unproject
 from reloc_core.interfaces import Runtime
 from reloc_core.mapping.views import working_grey
 from reloc_core.refiners.motion_fit import Fit, fit_motion
@@ -29,6 +29,7 @@ _MOST_SAMPLES = 500
 _FEWEST_FOLLOWED, _FEWEST_STARTED = 20, 40
 _AROUND, _RADIUS = 9, 12.0  # neighbours, pixels
 _CLEARLY_BETTER = 0.99  # of the costs of two fits
+_SAME_PIXELS = 2.0
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,26 @@ def _best_fit(
     # A strong distortion cannot be inverted everywhere.
     good = np.isfinite(rays).all(1)
     points, rays = points[good], rays[good]
-    fits = [f for f in (fit_motion(s, points, rays, camera.fx) for s in starts) if f is not None]
+    fits: list[Fit] = []
+    for start in starts:
+        # From where one has come out one comes there again.
+        if any(_about_same(start, fit.anchor_from_cam, points, camera.fx) for fit in fits):
+            continue
+        fit = fit_motion(start, points, rays, camera.fx)
+        if fit is not None:
+            fits.append(fit)
     best = min((f.cost for f in fits), default=0.0)
     return next((f for f in fits if _CLEARLY_BETTER * f.cost <= best), None)
+
+
+def _about_same(
+    pose: Float64Array, other: Float64Array, points: Float64Array, focal: float
+) -> bool:
+    """Whether two poses show the points (N, 3) within two pixels, roughly."""
+    moved = pose_minus(pose, other)
+    depth = max(float(np.median(points[:, 2])), 1e-9)
+    pixels = focal * (np.linalg.norm(moved[:3]) + np.linalg.norm(moved[3:]) / depth)
+    return bool(pixels < _SAME_PIXELS)
 
 
 def _sharpness(grey: ImageArray, pixels: np.ndarray) -> np.ndarray:
@@ -215,10 +233,11 @@ def nearby(places: Float64Array, values: Float64Array, wanted: Float64Array) -> 
     result = np.full(len(wanted), np.nan)
     if not len(places):
         return result
-    square = np.square(wanted[:, None] - places).sum(2)
-    count = min(_AROUND, len(places))
-    nearest = np.argpartition(square, count - 1, axis=1)[:, :count]
-    near = np.take_along_axis(square, nearest, 1) <= _RADIUS**2
+    square, nearest = cv2.batchDistance(
+        wanted.astype(np.float32), places.astype(np.float32), cv2.CV_32F, normType=cv2.NORM_L2SQR,
+        K=min(_AROUND, len(places)),
+    )  # fmt: skip
+    near = square <= _RADIUS**2
     ordered = np.sort(np.where(near, values[nearest], np.inf), 1)
     known = near.sum(1)
     middle = np.maximum(known - 1, 0) // 2

@@ -6,40 +6,75 @@ Images come as the plain body of a POST. Clients name maps and numbers, never fi
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import Depends, FastAPI, Query, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.requests import HTTPConnection
 
 from reloc_core import __version__
 from reloc_core.errors import InputError, did_you_mean
-from reloc_core.geometry import check_pose
+from reloc_core.serving.bodies import FORM, content_type, form_parts, read_body
 from reloc_core.serving.limits import RateLimiter
-from reloc_core.serving.models import Answer, Batch, Health, MapEntry, Refusal
+from reloc_core.serving.models import (
+    Answer,
+    Batch,
+    CameraMessage,
+    Health,
+    MapEntry,
+    Prior,
+    Refusal,
+    prior_covariance,
+    problem_of,
+    schemas_by_hand,
+)
 from reloc_core.serving.page import api_page
 from reloc_core.serving.service import CameraOption, Frame, LocalizationService
 from reloc_core.serving.sessions import RequestError
 from reloc_core.types import CAMERA_MODELS, Camera, PosePrior
 
 _log = logging.getLogger("reloc.serve")
-_TYPES = ("image/jpeg", "image/png", "application/octet-stream")
+_TYPES = {
+    **dict.fromkeys(
+        ("image/jpeg", "image/png", "application/octet-stream"),
+        "the image itself as image/jpeg or image/png",
+    ),
+    FORM: f"a form as {FORM}",
+}
+_JSON = {"application/json": "JSON as application/json"}
+_FILE = {"type": "string", "format": "binary"}
+_FORM_PARTS = {
+    "image": {**_FILE, "description": "a JPEG or PNG file"},
+    "depth": {**_FILE, "description": "a PNG of 16 bits in millimetres, registered to the image"},
+    "prior": {"$ref": "#/components/schemas/Prior"},
+}
 _IMAGE_BODY = {
     "requestBody": {
         "required": True,
-        "content": {t: {"schema": {"type": "string", "format": "binary"}} for t in _TYPES[:2]},
+        "content": {
+            "image/jpeg": {"schema": _FILE},
+            "image/png": {"schema": _FILE},
+            FORM: {
+                "schema": {"type": "object", "required": ["image"], "properties": _FORM_PARTS},
+                "encoding": {"prior": {"contentType": "application/json"}},
+            },
+        },
     },
+}
+_BATCH_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Batch"}}},
+    }
 }
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "model": Refusal}
@@ -48,13 +83,14 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         (408, "The image came too slowly."),
         (409, "The frame before of this sequence is still worked on."),
         (413, "The image is too large, in bytes or in pixels."),
-        (415, "The body is no JPEG or PNG image."),
+        (415, "The body is no JPEG or PNG image, and no form with one."),
         (422, "The image is damaged, or a parameter is unknown or makes no sense."),
         (429, "This client asks too often; see Retry-After."),
         (503, "The server is busy or shutting down; see Retry-After."),
     )
 }
 Next = Callable[[Request], Awaitable[Response]]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def create_app(service: LocalizationService) -> FastAPI:
@@ -171,42 +207,43 @@ def create_app(service: LocalizationService) -> FastAPI:
         service.localizer(map)  # a wrong name is told before the image is sent
         chosen = _camera(focal, model, params, width, height, camera)
         known = _prior(prior, prior_std)
-        data = await _body(request, service.limits.megabytes, service.limits.body_seconds)
-        frame = Frame(data, chosen, name, sequence, timestamp, known)
+        parts = {"image": await read_body(request, service.limits, _TYPES)}
+        if content_type(request).lower().startswith(FORM):
+            parts = form_parts(content_type(request), parts["image"], list(_FORM_PARTS))
+        if "image" not in parts:
+            raise RequestError(422, "The form has no part 'image'.")
+        if "prior" in parts:
+            if known is not None:
+                raise RequestError(422, "prior is given twice.")
+            known = _read(Prior, parts["prior"], "prior").evidence()
+        frame = Frame(parts["image"], chosen, name, sequence, timestamp, known, parts.get("depth"))
         return await asyncio.wrap_future(service.submit(map, frame))
 
     @app.post(
         "/localize/batch",
         summary="Localize several images, with depth where there is some",
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": Batch.model_json_schema()}},
-            }
-        },
+        openapi_extra=_BATCH_BODY,
         response_model=list[Answer | Refusal],
         responses=_REFUSALS,
     )
     async def localize_batch(request: Request) -> list[dict[str, Any]]:
         _limit_rate(request, limiter)
-        limits = service.limits
-        data = await _body(request, limits.megabytes, limits.body_seconds, ("application/json",))
-        try:
-            batch = Batch.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise RequestError(422, f"{place}: {first['msg']}") from None
-        frames = [
-            Frame(i.image, i.camera or i.focal, i.name, None, i.timestamp, None, i.depth)
-            for i in batch.images
-        ]
+        batch = _read(Batch, await read_body(request, service.limits, _JSON))
+        frames = [image.frame(image.image) for image in batch.images]
         return await asyncio.wrap_future(service.submit_batch(batch.map, frames))
 
     @app.websocket("/track")
     async def track(socket: WebSocket, map: str | None = None) -> None:
         await camera_stream(socket, service, map, limiter)
 
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        description = describe()
+        description["components"]["schemas"].update(schemas_by_hand())
+        return description
+
+    app.openapi = openapi  # type: ignore[method-assign]
     return app
 
 
@@ -243,16 +280,32 @@ def _prior(prior: str | None, std: str) -> PosePrior | None:
     if prior is None:
         return None
     try:
-        pose = np.array([float(number) for number in prior.split(",")]).reshape(4, 4)
+        pose = np.array([float(n) for n in prior.split(",")]).reshape(4, 4).tolist()
         degrees, length = (float(number) for number in std.split(","))
     except ValueError:
         raise RequestError(
             422, "prior takes 16 numbers with commas, prior_std two: degrees and a length."
         ) from None
-    problem = check_pose(pose)
-    if problem or not (0 < degrees <= 180 and 0 < length < 1e9):
-        raise RequestError(422, f"prior is no pose: {problem or 'prior_std must be positive'}.")
-    return PosePrior(pose, np.diag([np.radians(degrees)] * 3 + [length] * 3) ** 2)
+    if not (0 < degrees <= 180 and 0 < length < 1e9):
+        raise RequestError(422, "prior_std must be positive: degrees and a length.")
+    covariance = prior_covariance(degrees, length).tolist()
+    try:
+        return Prior(world_from_cam=pose, covariance=covariance).evidence()
+    except ValidationError as error:
+        raise RequestError(422, f"prior is no pose: {problem_of(error)}.") from None
+
+
+def _read(model: type[Model], text: str | bytes, place: str = "") -> Model:
+    """JSON of a client.
+
+    Raises:
+        RequestError: no such JSON; begins with the place.
+    """
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        problem = f"{place}: {problem_of(error)}" if place else problem_of(error)
+        raise RequestError(422, problem) from None
 
 
 async def camera_stream(
@@ -260,13 +313,11 @@ async def camera_stream(
 ) -> None:
     """A camera's frames over a websocket, tracked: an answer or a refusal for each.
 
-    Binary messages are JPEG or PNG images. A text message is a JSON object with what holds from the next
-    image on: `focal`, `timestamp` (of the next image alone) and `name`.
+    Binary messages are JPEG or PNG images. A text message is a `CameraMessage` in JSON.
     """
     await socket.accept()
     sequence, camera = f"websocket {uuid.uuid4().hex}", None
-    timestamp: float | None = None
-    name, chosen = "", ""
+    said, chosen = CameraMessage(), ""
     try:
         try:
             _refuse_unknown(socket, ["map"])
@@ -281,17 +332,14 @@ async def camera_stream(
                 return
             try:
                 if message.get("text") is not None:
-                    said = _said(message["text"])
-                    camera = said.get("focal", camera)
-                    timestamp, name = said.get("timestamp"), str(said.get("name", ""))[:200]
-                    # JSON may hold halves of characters, which an answer cannot.
-                    name = name.encode("utf-8", "replace").decode()
+                    said = _read(CameraMessage, message["text"])
+                    camera = said.camera or said.focal or camera
                     continue
                 wait = limiter.wait_seconds(client)
                 if wait:
                     raise RequestError(429, "Too many frames from this address.", wait)
-                frame = Frame(message.get("bytes") or b"", camera, name, sequence, timestamp)
-                timestamp = None
+                frame = said.frame(message.get("bytes") or b"", camera, sequence)
+                said = CameraMessage()
                 await socket.send_json(await asyncio.wrap_future(service.submit(chosen, frame)))
             except RequestError as error:
                 service.metrics.answered(error.status)
@@ -300,29 +348,6 @@ async def camera_stream(
         _log.debug("a camera went away", exc_info=True)
     finally:
         service.sessions.end(chosen, sequence)
-
-
-def _said(text: str) -> dict[str, Any]:
-    """What a client says of its next images.
-
-    Raises:
-        RequestError: no JSON object, or with members that do not exist or are no numbers.
-    """
-    try:
-        said = json.loads(text)
-    except (ValueError, RecursionError):
-        said = None
-    known = ("focal", "timestamp", "name")
-    if not isinstance(said, dict) or any(key not in known for key in said):
-        raise RequestError(422, f"A text message is a JSON object of {', '.join(known)}.")
-    for key in ("focal", "timestamp"):
-        value = said.get(key, 1.0)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not abs(value) < 1e300:  # whole numbers may be beyond any float
-            raise RequestError(422, f"{key} must be a number.")
-    if not 0 < said.get("focal", 1.0) < 1e6:
-        raise RequestError(422, "focal must be positive.")
-    return said
 
 
 def _error(status: int, message: str, retry_after: float | None = None) -> JSONResponse:
@@ -370,67 +395,3 @@ def _camera(
         return Camera(model, width, height, numbers)
     except (InputError, ValueError) as error:
         raise RequestError(422, f"params: {error}") from error
-
-
-async def _body(
-    request: Request, megabytes: float, seconds: float, types: Sequence[str] = _TYPES
-) -> bytes:
-    """The request's body, of limited size and within limited time.
-
-    Raises:
-        RequestError: of another type, too large, too slow, or empty.
-    """
-    stream = request.stream()
-    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0]
-    if kind.strip().lower() not in types:
-        await _discard(stream)
-        what = (
-            "JSON as application/json"
-            if types != _TYPES
-            else ("the image itself as image/jpeg or image/png")
-        )
-        raise RequestError(415, f"Content-Type {kind[:60]} is not taken: send {what}.")  # fmt: skip
-    limit = int(megabytes * 1e6)
-    too_large = RequestError(413, f"The body is larger than {megabytes:g} MB.")
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
-        await _discard(stream)
-        raise too_large
-    data = bytearray()
-
-    async def read() -> None:
-        async for chunk in stream:
-            data.extend(chunk)
-            if len(data) > limit:
-                return
-
-    try:
-        await asyncio.wait_for(read(), seconds)
-    except asyncio.TimeoutError as error:
-        raise RequestError(408, f"The body did not arrive within {seconds:g} s.") from error
-    except ClientDisconnect as error:
-        raise RequestError(400, "The client went away.") from error
-    if len(data) > limit:
-        await _discard(stream)
-        raise too_large
-    if not data:
-        raise RequestError(422, "The body is empty: POST the image itself.")
-    return bytes(data)
-
-
-async def _discard(stream: AsyncIterator[bytes]) -> None:
-    """Reads on without keeping anything, up to 16 MB and for 2 s, before a body is refused.
-
-    A connection closed over unread bytes is reset, and most clients would then report a broken
-    pipe instead of the answer that says what was wrong.
-    """
-
-    async def read() -> None:
-        remaining = 16_000_000
-        async for chunk in stream:
-            remaining -= len(chunk)
-            if remaining < 0:
-                return
-
-    with contextlib.suppress(asyncio.TimeoutError, ClientDisconnect):
-        await asyncio.wait_for(read(), 2.0)

@@ -98,7 +98,7 @@ class LocalizationService:
             )
         return name, self.localizers[name]
 
-    def check_image(self, data: bytes) -> tuple[int, int]:
+    def check_image(self, data: bytes, what: str = "image") -> tuple[int, int]:
         """Width and height from the header, before anything is decoded.
 
         Raises:
@@ -108,10 +108,10 @@ class LocalizationService:
         if header is None or header.kind not in ("JPEG", "PNG"):
             raise RequestError(
                 415 if not data.startswith((b"\xff\xd8", b"\x89PNG")) else 422,
-                "The body is no JPEG or PNG image, or it is damaged.",
+                f"The {what} is no JPEG or PNG file, or it is damaged.",
             )
         try:
-            check_cost(header, data, "The image", self.limits.megapixels)
+            check_cost(header, data, f"The {what}", self.limits.megapixels)
         except DataError as error:
             raise RequestError(413, str(error)) from error
         return header.width, header.height
@@ -177,7 +177,9 @@ class LocalizationService:
             RequestError: it is refused.
         """
         width, height = self.check_image(frame.data)
-        if frame.depth is not None and self.check_image(frame.depth) != (width, height):
+        if frame.depth is not None and self.check_image(frame.depth, "depth map") != (
+            width, height,
+        ):  # fmt: skip
             raise RequestError(422, "The depth map is of another size than the image.")
         return replace(frame, camera=self._camera(frame.camera, localizer, width, height))
 

@@ -157,8 +157,13 @@ def test_images_parameters_and_headers(app, count):
         body, kind = damaged_picture(rng, originals), "image/png"
         if rng.random() < 0.1:
             kind = "multipart/form-data; boundary=x"
-            head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
-            body = mutated_bytes(head + body + b"\r\n--x--\r\n", rng)
+            prior = {"world_from_cam": np.eye(4).tolist()}
+            head = b"--x\r\nContent-Disposition: form-data; name="
+            body = (head + b'"image"; filename="a.png"\r\n\r\n' + body + b"\r\n"
+                    + head + b"prior\r\n\r\n" + json.dumps(mutated_json(prior, rng)).encode() + b"\r\n"
+                    + head + b"depth\r\n\r\n" + damaged_picture(rng, originals[2:]) + b"\r\n--x--\r\n")  # fmt: skip
+            if rng.random() < 0.5:
+                body = mutated_bytes(body, rng)
         elif rng.random() < 0.03:
             body = body * 100  # beyond the limit
         method = "POST" if rng.random() < 0.97 else str(rng.choice(["GET", "PUT", "BREW"]))
@@ -195,7 +200,8 @@ def test_batches(app, count):
 @pytest.mark.parametrize("count", COUNTS)
 def test_cameras_over_a_websocket(app, count):
     originals = pictures()
-    said = {"focal": 50, "timestamp": 0.5, "name": "a"}
+    said = {"focal": 50, "timestamp": 0.5, "name": "a", "depth": b64encode(originals[2]).decode(),
+            "prior": {"world_from_cam": np.eye(4).tolist(), "covariance": np.eye(6).tolist()}}  # fmt: skip
 
     def make(rng):
         messages = [{"type": "websocket.connect"}]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -55,6 +56,87 @@ def test_what_it_names_exists(steps):
     assert all((ROOT / source).exists() for source in copied)
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert not {"plugins", "reloc_core", "conf", "native", "pyproject.toml"} & set(ignored)
+
+
+def test_lint(steps):
+    """What hadolint asks for: pinned bases, small layers, absolute folders, no ADD."""
+    for name, rest in steps:
+        if name == "FROM":
+            tag = rest.split()[0].partition(":")[2]
+            assert re.match(r"\d+\.\d+", tag), f"{rest} is not pinned"
+        if name == "WORKDIR":
+            assert rest.startswith("/")
+        if name == "RUN":
+            if "apt-get install" in rest:
+                assert rest.startswith("apt-get update &&")
+                assert {"-y", "--no-install-recommends"} <= set(rest.split())
+                assert rest.endswith("rm -rf /var/lib/apt/lists/*")
+            assert ("pip " in rest) == ("--no-cache-dir" in rest)
+            assert "sudo" not in rest.split()
+
+
+def copy_context(target):
+    """The files that Docker would send: of the repository, without those of .dockerignore."""
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("no repository")
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if Path(name).parts[0] not in ignored and (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+
+
+def test_its_steps_in_folders(steps, tmp_path):
+    """Every stage is a folder. Of the wheels one is built, and its installation resolved without the network."""
+    pytest.importorskip("hatchling")
+    roots, root, here = {}, tmp_path, "/"
+    done = []
+
+    def run(command, python=sys.executable):
+        command = re.sub(r"(?<![\w.])/(?=wheels|constraints|src)", f"{root}/", command)
+        command = re.sub(r"^python ", f"{python} ", command)
+        environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        subprocess.run(
+            ["sh", "-ec", command], cwd=root / here.strip("/"), env=environment, check=True
+        )
+
+    for name, rest in steps:
+        if name == "FROM":
+            stage = rest.partition(" AS ")[2] or "last"
+            root, here = tmp_path / stage, "/"
+            roots[stage] = root
+            root.mkdir()
+        elif name == "WORKDIR":
+            here = rest
+            (root / here.strip("/")).mkdir(parents=True)
+        elif name == "COPY" and rest == ". .":
+            copy_context(root / here.strip("/"))
+        elif name == "COPY":
+            *flags, source, target = rest.split()
+            if flags:
+                source = roots[flags[0].removeprefix("--from=")] / source.strip("/")
+                shutil.copytree(source, root / target.strip("/"))
+            else:
+                shutil.copy(ROOT / source, root / target.strip("/"))
+        elif name == "RUN" and "pip wheel" in rest:
+            folders = sorted(p.parent.name for p in (root / "src/plugins").glob("*/pyproject.toml"))
+            assert folders == sorted(p.name for p in (ROOT / "plugins").iterdir() if p.is_dir())
+            assert {"CMakeLists.txt", "README.md", "conf", "native"} <= set(
+                os.listdir(root / "src")
+            )
+            assert rest.endswith(" . ./plugins/*")
+            run(rest.replace(" . ./plugins/*", " -q --no-build-isolation ./plugins/landmarks"))
+            done.append("wheel")
+        elif name == "RUN" and "pip install" in rest:
+            assert list((root / "wheels").glob("reloc_landmarks-*.whl"))
+            tried = re.sub(r"'reloc\[[\w,]+\]' ", "-q --dry-run --no-deps ", rest)
+            run(tried)
+            assert not (root / "wheels").exists()
+            done.append("install")
+        elif name == "RUN":  # of the system, which is not this test's
+            assert re.match(r"apt-get |useradd ", rest), f"say here how to try: {rest}"
+    assert done == ["wheel", "install"]
 
 
 def test_its_command_serves_a_map(steps, toy_plugin, ace_scene, tmp_path):

@@ -93,7 +93,9 @@ def test_all_dark(refused, photos, light):
 
 def test_a_video_that_cannot_be_opened(refused, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video" * 1000)
-    assert "cannot be opened" in refused(tmp_path / "broken.mp4")
+    message = refused(tmp_path / "broken.mp4")
+    assert "broken.mp4 cannot be opened" in message
+    assert "was cut off" in message
 
 
 def test_a_video_of_one_picture(refused, photos, tmp_path):

@@ -1,5 +1,7 @@
 """Worlds of models whose true scale and axes are known: a model is the truth under another similarity."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -185,27 +187,73 @@ def test_gps(tmp_path, line):
     assert origin["altitude"] == pytest.approx(altitude, abs=1e-2)
 
 
+FOUR = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_4X4_50)
+AROUND = [looking((1.2 * np.sin(a), -1.2 * np.cos(a), 1.5), (0, 0, 0)) for a in (0, 0.5, 1.0, 1.6)]
+
+
+def photographed(folder, prints):
+    """Images of prints that lie on the ground around the origin, drawn by their homographies.
+
+    Args:
+        folder: for the images.
+        prints: (grey picture, centre of its ground (2,), width and height in metres) of each.
+    """
+    for number, pose in enumerate(AROUND):
+        grey = np.full((480, 640), 128, np.uint8)
+        for picture, (x, y), (width, height) in prints:
+            h, w = picture.shape
+            ground = np.array([[-1, 1, 0], [1, 1, 0], [1, -1, 0], [-1, -1, 0]]) / 2
+            ground = ground * [width, height, 0] + [x, y, 0]
+            seen, _ = project(CAMERA, transform(np.linalg.inv(pose), ground))
+            # Edges of pixels, drawn four times as large and averaged.
+            ends = np.array([[0, 0], [w, 0], [w, h], [0, h]], np.float32) - 0.5
+            warp = cv2.getPerspectiveTransform(ends, (4 * (seen + 0.5) - 0.5).astype(np.float32))
+            large = cv2.warpPerspective(
+                picture, warp, (2560, 1920), borderValue=128, borderMode=cv2.BORDER_CONSTANT
+            )
+            drawn = cv2.resize(large, (640, 480), interpolation=cv2.INTER_AREA)
+            grey = np.where(drawn != 128, drawn, grey)
+        cv2.imwrite(str(folder / f"i{number}.jpg"), grey, [cv2.IMWRITE_JPEG_QUALITY, 98])
+    return model(AROUND)
+
+
+def marker(number, width):
+    """A print of a marker whose side is two thirds of its width with the white margin."""
+    code = cv2.aruco.generateImageMarker(FOUR, number, 240)
+    return np.pad(code, 60, constant_values=255), (width, width)
+
+
 def test_markers(tmp_path):
-    """A marker of 0.4 m on the ground, drawn into every image by its homography."""
-    side, pixels = 0.4, 300
-    dictionary = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_4X4_50)
-    print_ = np.pad(cv2.aruco.generateImageMarker(dictionary, 7, pixels), 60, constant_values=255)
-    half = side / 2
-    corners = np.array([[-half, half, 0], [half, half, 0], [half, -half, 0], [-half, -half, 0]])
-    inside = np.array([[60, 60], [359, 60], [359, 359], [60, 359]], np.float32)
-    poses = [
-        looking((1.2 * np.sin(a), -1.2 * np.cos(a), 1.5), (0, 0, 0)) for a in (0, 0.5, 1.0, 1.6)
-    ]
-    for number, pose in enumerate(poses):
-        seen, _ = project(CAMERA, transform(np.linalg.inv(pose), corners))
-        warp = cv2.getPerspectiveTransform(inside, seen.astype(np.float32))
-        grey = cv2.warpPerspective(print_, warp, (640, 480), borderValue=128, flags=cv2.INTER_AREA)
-        cv2.imwrite(str(tmp_path / f"i{number}.jpg"), grey, [cv2.IMWRITE_JPEG_QUALITY, 98])
-    images = model(poses)
-    world = find_world(ScaleOptions(marker=side), images, tmp_path)
-    np.testing.assert_allclose(placed(world, images), [p[:3, 3] for p in poses], atol=0.02)
+    """A marker of 0.4 m on the ground."""
+    picture, size = marker(7, 0.6)
+    images = photographed(tmp_path, [(picture, (0, 0), size)])
+    world = find_world(ScaleOptions(marker=0.4), images, tmp_path)
+    assert world.scale == pytest.approx(1 / SCALE, rel=5e-3)
+    np.testing.assert_allclose(placed(world, images), [p[:3, 3] for p in AROUND], atol=0.01)
     assert world.details["markers"] == [7]
+    assert world.details["side_deviation"] < 5e-3
     with pytest.raises(DataError, match="no marker 5X5_50 is seen"):
-        find_world(ScaleOptions(marker=side, dictionary="5X5_50"), images, tmp_path)
+        find_world(ScaleOptions(marker=0.4, dictionary="5X5_50"), images, tmp_path)
+    with pytest.raises(DataError, match=r"no marker .* by two .*\(2 sightings of 1 markers\)"):
+        find_world(ScaleOptions(marker=0.4), [images[0]] * 2, tmp_path)
     with pytest.raises(ConfigError, match="Did you mean '4X4_50'"):
-        find_world(ScaleOptions(marker=side, dictionary="4x4_50"), images, tmp_path)
+        find_world(ScaleOptions(marker=0.4, dictionary="4x4_50"), images, tmp_path)
+
+
+def test_markers_of_a_charuco_board(tmp_path):
+    board = cv2.aruco.CharucoBoard((4, 3), 0.25, 0.19, FOUR)
+    images = photographed(tmp_path, [(board.generateImage((800, 600)), (0, 0), (1.0, 0.75))])
+    world = find_world(ScaleOptions(marker=0.19), images, tmp_path)
+    assert world.scale == pytest.approx(1 / SCALE, rel=5e-3)
+    assert world.details["markers"] == list(range(6))
+    assert re.search(r"6 markers of 0.19 m, whose sides differ by 0\.\d+ %", world.source)
+
+
+def test_markers_of_two_sizes_are_refused(tmp_path):
+    prints = [marker(1, 0.45), marker(2, 0.3)]
+    places = [(-0.3, 0), (0.3, 0)]
+    images = photographed(tmp_path, [(p, c, s) for (p, s), c in zip(prints, places, strict=True)])
+    with pytest.raises(
+        DataError, match="differ by 20 % in the median. Are they printed in several"
+    ):
+        find_world(ScaleOptions(marker=0.3), images, tmp_path)
