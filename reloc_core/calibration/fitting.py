@@ -42,7 +42,6 @@ _OWN = {"inliers": 0.7, "ratio": 0.7, "chance": 0.5, "claimed": 0.5, "cover": 0.
 """By how much mapping images support their own poses better than unseen ones."""
 _OWN_WIDER = 2.0
 _NARROWEST = 0.25  # factor on the solver's standard deviations
-_FARTHEST_DEPTHS, _FARTHEST_DEG = 0.5, 30.0  # of what a coarse method's poses may usually be off
 _CLEAR = 0.9  # probability that no other pose explains an image
 _ACCURATE = 0.9  # share of the held-out poses that are right, or the method is coarse
 
@@ -348,17 +347,14 @@ def _within(error: Float64Array, depth: float, depths: float, degrees: float) ->
 def _usual(
     errors: Sequence[Float64Array], judged: Sequence[tuple[Frame, Localization, float]]
 ) -> tuple[float, float]:
-    """Share of the depth and degrees within which this method's poses usually are.
-
-    At least "right", and at most what still names a place: poses that are usually farther off say nothing.
-    """
+    """Share of the depth and degrees within which this method's poses usually are; at least "right"."""
     if not errors:
         return RIGHT_DEPTHS, RIGHT_DEG
     depths = [float(np.linalg.norm(e[3:])) / d for e, (_, _, d) in zip(errors, judged, strict=True)]
     turns = [math.degrees(float(np.linalg.norm(e[:3]))) for e in errors]
     return (
-        float(np.clip(3 * np.median(depths), RIGHT_DEPTHS, _FARTHEST_DEPTHS)),
-        float(np.clip(3 * np.median(turns), RIGHT_DEG, _FARTHEST_DEG)),
+        max(RIGHT_DEPTHS, 3 * float(np.median(depths))),
+        max(RIGHT_DEG, 3 * float(np.median(turns))),
     )
 
 

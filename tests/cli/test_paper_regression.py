@@ -156,7 +156,7 @@ def test_presets_start_their_training(name, folders, tmp_path, monkeypatch, caps
     assert result["metrics"]["queries"] == 2
     assert (tmp_path / "out" / "map" / "map.yaml").is_file()
     if name.startswith("gnn"):  # and not only the scene indexed by the released network
-        assert '"iteration"' in (tmp_path / "out" / "log.jsonl").read_text()
+        assert '"step"' in (tmp_path / "out" / "log.jsonl").read_text()
 
 
 def test_the_second_dfnet_of_sfm_poses_is_asked_for(folders, tmp_path, monkeypatch, capsys):
