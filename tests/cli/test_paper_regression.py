@@ -142,7 +142,11 @@ def weights(folder, name):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize(
+    "name",
+    # The same code as of the SfM poses, less the second DFNet.
+    [pytest.param(n, marks=[pytest.mark.long] * (n == "nefes_7scenes_dslam")) for n in TABLE],
+)
 def test_presets_start_their_training(name, folders, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     smaller = weights(tmp_path, name)

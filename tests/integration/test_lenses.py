@@ -35,6 +35,7 @@ MORE = {
     # What a head of so few steps regresses is wrong, and a calibration refuses it.
     "scr_glace": ("calibration.enabled=false",),
 }  # fmt: skip
+MINUTES = ("scr_glace", "nefes_regressor")  # even of tiny size
 # What a method of tiny size must reach, in cm; regressors of poses only must give poses.
 BOUNDS = {"landmarks": 4.0, "gsplat_loc": 5.0, "kfnet_temporal": 15.0}
 
@@ -95,7 +96,10 @@ def median_cm(folder):
     return 100 * json.loads((folder / "result.json").read_text())["metrics"]["median_translation_m"]
 
 
-@pytest.mark.parametrize(("experiment", "name"), METHODS)
+@pytest.mark.parametrize(
+    ("experiment", "name"),
+    [pytest.param(*m, marks=[pytest.mark.long] * (m[1] in MINUTES)) for m in METHODS],
+)
 def test_distorted_images_with_intrinsics_of_their_own(
     experiment, name, distorted_room, tmp_path, capsys
 ):

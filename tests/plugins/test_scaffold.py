@@ -19,7 +19,11 @@ ON_THE_ROOM = {
 }
 
 
-@pytest.mark.parametrize("kind", sorted(INTERFACES))
+@pytest.mark.parametrize(
+    "kind",
+    # Its suite trains and refines for most of a minute; other tests run it on other refiners.
+    [pytest.param(k, marks=[pytest.mark.long] * (k == "refiner")) for k in sorted(INTERFACES)],
+)
 def test_a_new_plugin_passes_its_own_tests(kind, environment, tmp_path):
     folder = write_plugin("my_plugin", kind, tmp_path)
     environment.install_folder(folder)

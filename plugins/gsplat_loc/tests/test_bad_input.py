@@ -158,6 +158,7 @@ def test_files_of_gaussians_are_whole_for_a_peer(make_field, tmp_path):
     np.testing.assert_array_equal(vertex["rot_3"], field.quaternions[:, 3].numpy())
 
 
+@pytest.mark.long
 def test_a_killed_training_resumes_to_the_same_field(tmp_path):
     """The process gets SIGKILL after a checkpoint; the same command finishes the map."""
     command = [
