@@ -43,8 +43,7 @@ class MapWriter:
     """A map being built, with the checkpoint to resume from.
 
     Nobody else can write the same map, but for others that do a share of it, until `finish`,
-    `discard_without_checkpoint` or `close`, or until
-    the process ends.
+    `discard_without_checkpoint` or `close`, or until the process ends.
 
     Args:
         path: final directory.
@@ -141,7 +140,8 @@ class MapWriter:
         if (resume and any(self.partial.glob(f"*{_CHECKPOINT}"))) or self.share is not None:
             raise MapError(
                 f"{self.partial} holds an interrupted run {self._difference(before)}. "
-                "Set resume=false to discard it, or choose another map_dir."
+                + ("Choose" if self.share else "Set resume=false to discard it, or choose")
+                + " another map_dir."
             )
         shutil.rmtree(self.partial)
         return False

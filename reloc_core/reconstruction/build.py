@@ -31,9 +31,10 @@ from reloc_core.reconstruction.outcome import (
 )
 from reloc_core.reconstruction.page import render
 from reloc_core.reconstruction.photos import Photo, Source
-from reloc_core.reconstruction.scale import Posed, World, find_world
+from reloc_core.reconstruction.scale import find_world
 from reloc_core.reconstruction.source import FEWEST, input_files, prepare
 from reloc_core.reconstruction.worker import Remote
+from reloc_core.reconstruction.world import Posed, World
 from reloc_core.runs import write_json
 from reloc_core.storage import explain_os_errors
 from reloc_core.types import Camera, Float64Array, ImageArray

@@ -13,8 +13,8 @@ import numpy as np
 from reloc_core.reconstruction.mapper import Attempt, connected
 from reloc_core.reconstruction.pairs import Pair
 from reloc_core.reconstruction.photos import Photo
-from reloc_core.reconstruction.scale import Posed, World
 from reloc_core.reconstruction.source import BLUR_FLOOR, FEWEST
+from reloc_core.reconstruction.world import Posed, World
 from reloc_core.types import Float64Array, ImageArray
 
 _BLURRED = 0.15  # of the median sharpness

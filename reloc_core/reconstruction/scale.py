@@ -4,71 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from reloc_core.errors import ConfigError, DataError, did_you_mean
-from reloc_core.geometry import project, unproject
+from reloc_core.geometry import project
 from reloc_core.io.colmap import find_models, read_model
-from reloc_core.io.images import read_depth, read_image
+from reloc_core.io.images import read_depth
 from reloc_core.io.poses import read_pose
 from reloc_core.orientation import QUARTERS, Turn
+from reloc_core.reconstruction.markers import from_markers
 from reloc_core.reconstruction.options import ScaleOptions
 from reloc_core.reconstruction.source import plain_name
-from reloc_core.types import BoolArray, Camera, Float64Array
+from reloc_core.reconstruction.world import Posed, World
+from reloc_core.types import BoolArray, Float64Array
 
 _LEAST = 3  # positions that fix a similarity
 _FLAT = 0.02  # second extent of positions over the first that still tells the turn about the first
 _OUTLIER = 4.0  # robust standard deviations
-_UNLIKE = 0.1  # median relative deviation of the sides of markers that are meant to be alike
-
-
-@dataclass(frozen=True)
-class Posed:
-    """A registered image in the model's world.
-
-    Attributes:
-        name: of the image.
-        camera: intrinsics.
-        world_from_cam: (4, 4).
-        orientation: tag of EXIF.
-        points: (N, 3) scene points that it observes.
-    """
-
-    name: str
-    camera: Camera
-    world_from_cam: Float64Array
-    orientation: int
-    points: Float64Array
-
-
-@dataclass(frozen=True)
-class World:
-    """The similarity that gives a model its scale and axes: world = scale * rotation @ model + shift.
-
-    Attributes:
-        scale: world units per model unit.
-        rotation: (3, 3) world_from_model.
-        shift: (3,).
-        unit: "metre" or "scene unit".
-        source: where it comes from, in words.
-        details: for the record: the origin, residuals.
-    """
-
-    scale: float
-    rotation: Float64Array
-    shift: Float64Array
-    unit: str
-    source: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    def point(self, points: Float64Array) -> Float64Array:
-        """Points (N, 3) of the model in the world."""
-        return np.asarray(self.scale * points @ self.rotation.T + self.shift)
 
 
 def find_world(options: ScaleOptions, images: Sequence[Posed], folder: Path) -> World:
@@ -94,7 +49,7 @@ def find_world(options: ScaleOptions, images: Sequence[Posed], folder: Path) -> 
     if kind == "depth":
         return _with_scale(upright, *_from_depth(images, Path(str(options.depth)).expanduser()))
     if kind == "marker":
-        return _from_markers(images, folder, float(options.marker or 0), options.dictionary)
+        return from_markers(images, folder, float(options.marker or 0), options.dictionary)
     return upright
 
 
@@ -380,76 +335,3 @@ def _depth_file(folder: Path, name: str) -> Path | None:
         if (folder / candidate).is_file():
             return folder / candidate
     return None
-
-
-def _from_markers(images: Sequence[Posed], folder: Path, side: float, dictionary: str) -> World:
-    """Corners of markers, triangulated: their sides give the scale, the lowest number the axes."""
-    code = getattr(cv2.aruco, f"DICT_{dictionary}", None)
-    if code is None:
-        known = [name[5:] for name in dir(cv2.aruco) if name.startswith("DICT_")]
-        raise ConfigError(
-            f"OpenCV knows no markers '{dictionary}'.{did_you_mean(dictionary, known)}"
-        )
-    parameters = cv2.aruco.DetectorParameters()
-    # Lines along the sides: corners sought one by one come out a sixth of a pixel inside small markers.
-    parameters.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_APRILTAG
-    detector = cv2.aruco.ArucoDetector(cv2.aruco.getPredefinedDictionary(code), parameters)
-    rays: dict[int, list[tuple[Float64Array, Float64Array]]] = {}
-    for image in images:
-        grey = cv2.cvtColor(read_image(folder / image.name), cv2.COLOR_RGB2GRAY)
-        corners, numbers, _ = detector.detectMarkers(grey)
-        for four, number in zip(corners, [] if numbers is None else numbers.ravel(), strict=False):
-            seen = unproject(image.camera, four.reshape(4, 2).astype(np.float64))
-            directions = seen @ image.world_from_cam[:3, :3].T
-            directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-            rays.setdefault(int(number), []).append((image.world_from_cam[:3, 3], directions))
-    placed: dict[int, Float64Array] = {}
-    for key, views in sorted(rays.items()):
-        meeting = _intersect(views)
-        if meeting is not None:
-            placed[key] = meeting
-    if not placed:
-        raise DataError(
-            f"scale.marker: no marker {dictionary} is seen by two registered images from different places "
-            f"({sum(map(len, rays.values()))} sightings of {len(rays)} markers)."
-        )
-    sides = np.array([np.linalg.norm(np.roll(c, -1, 0) - c, axis=1) for c in placed.values()])
-    middle = float(np.median(sides))
-    spread = float(np.median(np.abs(sides / middle - 1)))
-    if spread > _UNLIKE:
-        raise DataError(
-            f"scale.marker: the sides of the {len(placed)} markers seen differ by {100 * spread:.0f} % in "
-            "the median. Are they printed in several sizes, or one number twice?"
-        )
-    scale = side / middle
-    first, square = next(iter(placed.items()))
-    # OpenCV's order: upper left, upper right, lower right, lower left.
-    x = square[1] + square[2] - square[0] - square[3]
-    x = x / np.linalg.norm(x)
-    y = square[0] + square[1] - square[2] - square[3]
-    y = y - (y @ x) * x
-    y = y / np.linalg.norm(y)
-    rotation = np.stack([x, y, np.cross(x, y)])
-    return World(
-        scale, rotation, -scale * rotation @ square.mean(0), "metre",
-        f"{len(placed)} markers of {side:g} m, whose sides differ by {100 * spread:.2g} % in the median; "
-        f"axes of marker {first}",
-        {"markers": sorted(placed), "side_deviation": spread},
-    )  # fmt: skip
-
-
-def _intersect(views: Sequence[tuple[Float64Array, Float64Array]]) -> Float64Array | None:
-    """(4, 3) points nearest to the rays of all views; None without parallax."""
-    if len(views) < 2:
-        return None
-    corners = []
-    for k in range(4):
-        left, right = np.zeros((3, 3)), np.zeros(3)
-        for centre, directions in views:
-            across = np.eye(3) - np.outer(directions[k], directions[k])
-            left += across
-            right += across @ centre
-        if np.linalg.eigvalsh(left)[0] < 1e-3:
-            return None
-        corners.append(np.linalg.solve(left, right))
-    return np.stack(corners)

@@ -12,7 +12,8 @@ from reloc_core.errors import ConfigError, DataError
 from reloc_core.geometry import project, transform
 from reloc_core.io.poses import pose_text
 from reloc_core.reconstruction.options import ScaleOptions
-from reloc_core.reconstruction.scale import Posed, find_world, gps_of, similarity, up_of
+from reloc_core.reconstruction.scale import find_world, gps_of, similarity, up_of
+from reloc_core.reconstruction.world import Posed
 from reloc_core.types import Camera
 
 CAMERA = Camera.pinhole(400.0, 640, 480)

@@ -1,6 +1,6 @@
 """Answers a second of `reloc serve` by clients and workers, beside a loop over `Localizer` in the same run.
 
-    python benchmarks/serving.py --map MAP --images DIR --focal 525 [--clients 1 2 4] [--workers 1 2]
+    python benchmarks/serve_rate.py --map MAP --images DIR --focal 525 [--clients 1 2 4] [--workers 1 2]
 
 Every client asks again as soon as it has its answer; one that is refused because the server is busy waits
 10 ms. Workers, and the loop, use one thread each. Loop and servers take turns, `--rounds` times, since
