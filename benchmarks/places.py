@@ -1,10 +1,12 @@
 """Every place at hand: presets beside classical matching, run by one command.
 
     python benchmarks/places.py --data DIR [--places lund brighton ...] [--experiment landmarks/default ...]
+    python benchmarks/places.py --own DIR ... [--holdout 8]
 
-Places are split as their data packs say; the classical rows map from the same images: key points (SIFT with
-Lowe's ratio, XFeat), all pairs or the 20 most similar, points triangulated with the poses fixed, PoseLib's
-PnP on the matches with the ten images that match best. Errors are in percent of the median distance of the
+`--own` takes COLMAP models of your own (`reloc data reconstruct` makes them). Other places are split as
+their data packs say; the classical rows map from the same images: key points (SIFT with Lowe's ratio,
+XFeat), all pairs or the 20 most similar, points triangulated with the poses fixed, PoseLib's PnP on the
+matches with the ten images that match best. Errors are in percent of the median distance of the
 scene, one for all rows of a place, and in degrees. Results are saved as JSON; `--write` puts their table
 into docs/places.md.
 """
@@ -258,8 +260,14 @@ def with_table(page: str, text: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the scenes")
-    parser.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES))
+    parser.add_argument("--data", type=Path, default=Path(), help="folder that holds the scenes")
+    parser.add_argument("--places", nargs="+", choices=PLACES)
+    parser.add_argument(
+        "--own", nargs="+", type=Path, default=[], help="COLMAP models to run instead"
+    )
+    parser.add_argument(
+        "--holdout", type=int, default=8, help="every n-th image of --own is a query"
+    )
     parser.add_argument("--experiment", nargs="+", default=["landmarks/default"])
     parser.add_argument(
         "--classical", nargs="*", choices=("SIFT", "XFeat"), default=["SIFT", "XFeat"]
@@ -269,8 +277,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     rows = json.loads(arguments.json.read_text()) if arguments.json.is_file() else []
-    for name in arguments.places:
-        place, data = PLACES[name], arguments.data.resolve()
+    chosen = arguments.places or ([] if arguments.own else PLACES)
+    places = [(name, PLACES[name], arguments.data.resolve()) for name in chosen]
+    split = f"dataset.holdout={arguments.holdout}"
+    for own in map(Path.resolve, arguments.own):
+        place = Place("colmap", own.name, (split,), ("dataset.split=test", split))
+        places.append((own.name, place, own.parent))
+    for name, place, data in places:
         if place.folder and not (data / place.folder).is_dir():
             sys.exit(
                 f"{data / place.folder} is missing: --data names the folder that holds the scenes."

@@ -144,9 +144,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, 
                 contiguous = {k: t.detach().contiguous().cpu() for k, t in tensors.items()}
                 save_torch(contiguous, temporary, header)
             else:
+                import numpy as np
                 from safetensors.numpy import save_file as save_numpy
 
-                save_numpy(dict(tensors), temporary, header)
+                # It writes the memory of an array as it lies, whatever its strides.
+                plain = {k: np.asarray(t, order="C") for k, t in tensors.items()}
+                save_numpy(plain, temporary, header)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             # safetensors makes files that only their owner can read.

@@ -29,7 +29,7 @@ _PRIOR_WEIGHTS: Mapping[str, float] = {
 }
 """What is common to maps: learned from unmapped training frames and foreign pictures of real rooms."""
 _PRIOR_SIGNAL = 0.15
-_PRIOR_BIAS = 6.0
+_PRIOR_BIAS = 6.5
 _LEAST_STEP = 1e-6
 _STEPS = 5  # from foreign pictures to mapping images
 _ENOUGH, _ENOUGH_OWN = 0.5, 0.25  # of that way; for images that are part of the map

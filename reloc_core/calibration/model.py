@@ -13,6 +13,7 @@ import numpy as np
 from reloc_core.calibration.config import RIGHT_DEG, RIGHT_DEPTHS
 from reloc_core.calibration.support import novelty
 from reloc_core.errors import MapError
+from reloc_core.mapped import mapped_frames
 from reloc_core.maps import Map, MapWriter
 from reloc_core.types import Float64Array, Localization, Status
 
@@ -48,7 +49,7 @@ class Spread:
 
     scale: float = 2.0
     floor: float = 0.002
-    growth: float = 0.006
+    growth: float = 0.011
     turn: float = 0.7
 
     def covariance(
@@ -130,7 +131,7 @@ class Calibration:
         """
         if not scene_map.has(PART):
             return None
-        tensors, stored = scene_map.tensors(PART, "np")
+        _, stored = scene_map.tensors(PART, "np")
         if stored.get("version") != VERSION:
             _LOG.warning("%s: its calibration is of another version; not used.", scene_map.path)
             return None
@@ -141,7 +142,7 @@ class Calibration:
                 here=_odds(stored["here"]),
                 spread=Spread(**{k: float(v) for k, v in stored["spread"].items()}),
                 depth=float(stored["depth"]),
-                mapped=np.asarray(tensors["mapped"], np.float64).reshape(-1, 3, 4),
+                mapped=mapped_frames(scene_map).world_from_cam[:, :3],
                 min_score=float(stored["min_score"]),
                 held_out=int(stored["held_out"]),
                 details=dict(stored["details"]),
@@ -152,7 +153,7 @@ class Calibration:
             ) from error
 
     def save(self, writer: MapWriter) -> None:
-        """Write it into a map."""
+        """Write it into a map, which keeps the poses of its mapping images itself."""
         stored = {k: v for k, v in asdict(self).items() if k != "mapped"}
         for odds in (stored["right"], stored["here"]):
             # JSON has no infinities.
@@ -160,7 +161,7 @@ class Calibration:
                 name: [bound if math.isfinite(bound) else None for bound in bounds]
                 for name, bounds in odds["ranges"].items()
             }
-        writer.save(PART, {"mapped": self.mapped}, {"version": VERSION, **stored})
+        writer.save(PART, {}, {"version": VERSION, **stored})
 
     def judge(self, result: Localization) -> Localization:
         """Give a result its probability and its covariance, or refuse it.

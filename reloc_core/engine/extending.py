@@ -111,8 +111,7 @@ def extend(
             )
             calibrate(ready, fresh, held, run, options).save(writer)
         elif known is not None:
-            poses = mapped_frames(writer.so_far()).world_from_cam[:, :3]
-            replace(known, mapped=poses).save(writer)
+            known.save(writer)
         return writer.finish()
     except RelocError:
         writer.discard_without_checkpoint()

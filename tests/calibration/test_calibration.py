@@ -23,6 +23,7 @@ from reloc_core.calibration.support import novelty
 from reloc_core.errors import ConfigError
 from reloc_core.geometry import pose_plus
 from reloc_core.interfaces import Runtime
+from reloc_core.mapped import save_mapped_frames
 from reloc_core.maps import MapInfo, MapWriter
 from reloc_core.solvers.config import AveragingConfig, SingleReferenceConfig
 from reloc_core.solvers.relative_poses import AveragingSolver, SingleReferenceSolver
@@ -319,6 +320,23 @@ def test_it_is_stored_as_strict_json_and_maps_with_infinities_are_still_read(tmp
     stored["here"]["ranges"] = ranges
     writer.save("calibration", tensors, stored)
     assert Calibration.of_map(writer.finish()).here.ranges == ranges
+
+
+def test_a_stored_calibration_judges_as_the_fresh_one_did(tmp_path):
+    """Also by how far a query is from the mapped views, which the map keeps with its frames."""
+    rng = np.random.default_rng(5)
+    poses = [pose_plus(np.eye(4), rng.normal(size=6)) for _ in range(8)]
+    fresh = replace(made(), mapped=np.stack(poses)[:, :3])
+    writer = MapWriter(tmp_path / "map", INFO)
+    save_mapped_frames(writer, [Frame(str(i), CAMERA, p) for i, p in enumerate(poses)])
+    fresh.save(writer)
+    stored = Calibration.of_map(writer.finish())
+    for moved in (0.0, 0.3, 1.5):
+        pose = pose_plus(poses[3], np.array([0, 0, 0, moved, 0, 0]))
+        query = localization(pose, inliers=6.0, depth=2.0)
+        ours, theirs = stored.judge(query), fresh.judge(query)
+        np.testing.assert_allclose(ours.covariance, theirs.covariance, rtol=1e-12)
+        assert ours.score == pytest.approx(theirs.score)
 
 
 # ------------------------------------------------------------------------- what is learned from

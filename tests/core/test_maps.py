@@ -35,6 +35,17 @@ def test_round_trip(tmp_path):
     assert sorted(os.listdir(tmp_path / "map")) == ["head.safetensors", "map.yaml"]
 
 
+def test_arrays_are_kept_whatever_their_memory_looks_like(tmp_path):
+    """A slice, a transpose and a scalar: the library writes memory as it lies."""
+    whole = np.arange(48.0).reshape(3, 4, 4)
+    arrays = {"slice": whole[:, :3], "turned": whole[0].T, "scalar": np.array(2.0)}
+    writer = MapWriter(tmp_path / "map", INFO)
+    writer.save("part", arrays, {})
+    found, _ = writer.finish().tensors("part", "np")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
 def test_a_part_has_files_and_a_checkpoint_of_its_own(tmp_path):
     writer = MapWriter(tmp_path / "map", INFO)
     part = writer.part("inner")
