@@ -1,4 +1,4 @@
-"""Typed configuration of `landmarks.softmax`. Imports no PyTorch."""
+"""Typed configuration of `SoftmaxLandmarks`. Imports no PyTorch."""
 
 from __future__ import annotations
 
