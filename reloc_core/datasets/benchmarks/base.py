@@ -172,10 +172,10 @@ def read_rgb(path: Path) -> ImageArray:
     return read_image(path)
 
 
-def write_rgb(path: Path, image: ImageArray, quality: int = 95) -> None:
+def write_rgb(path: Path, image: ImageArray) -> None:
     """Write an RGB image in the format that the name says."""
     done, data = cv2.imencode(
-        path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+        path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95]
     )
     if not done:
         raise DataError(f"{path.name} could not be encoded.")

@@ -16,6 +16,7 @@ from reloc_core.features.vlad import vlad
 from reloc_core.mapping import Features, Observations, Tracks, mean_colors
 from reloc_core.types import Camera, Float64Array, FloatArray, ImageArray
 
+_SAME_SIDE = 0.3  # cosine of the directions from which a landmark was mapped and is seen
 _ENTRIES = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
 
@@ -175,14 +176,14 @@ class LandmarkMap:
         return np.unique(np.concatenate([self.seen[i] for i in best]))
 
     def in_view(
-        self, camera: Camera, world_from_cam: Float64Array, min_cosine: float = 0.3
+        self, camera: Camera, world_from_cam: Float64Array
     ) -> tuple[np.ndarray, Float64Array]:
         """Landmarks (K,) that a camera should see, and their pixels (K, 2).
 
         Those that were mapped from quite another side are left out: they look different, or are hidden.
         """
         cosine = np.einsum("ni,ni->n", self.rays_from(world_from_cam), self.directions)
-        return in_image(self.points, camera, world_from_cam, cosine > min_cosine)
+        return in_image(self.points, camera, world_from_cam, cosine > _SAME_SIDE)
 
     def rays_from(
         self, world_from_cam: Float64Array, chosen: np.ndarray | slice = slice(None)
