@@ -8,7 +8,7 @@ import numpy as np
 
 from reloc_core.errors import InputError
 from reloc_core.geometry import so3_exp, so3_log
-from reloc_core.solvers.arrays import floats
+from reloc_core.solvers.checks import floats
 from reloc_core.types import Float64Array
 
 _STEPS = 50
