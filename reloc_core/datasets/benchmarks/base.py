@@ -15,7 +15,6 @@ import numpy as np
 
 from reloc_core.errors import DataError
 from reloc_core.io.ace import write_ace
-from reloc_core.io.images import read_image
 from reloc_core.io.poselists import read_pose_list
 from reloc_core.types import Float64Array, Frame, ImageArray
 
@@ -161,15 +160,6 @@ def reduced(image: ImageArray) -> tuple[ImageArray, float]:
         size = (math.ceil(SHORT_SIDE / aspect), SHORT_SIDE)
     resized = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, np.uint8), size[0] / width
-
-
-def read_rgb(path: Path) -> ImageArray:
-    """An image of the archive.
-
-    Raises:
-        DataError: missing or damaged.
-    """
-    return read_image(path)
 
 
 def write_rgb(path: Path, image: ImageArray) -> None:
