@@ -15,7 +15,7 @@ help:
 	@echo "make test-real  map and localize the real scenes in RELOC_DATA (default ../shared/data)"
 	@echo "make test-lowest  the core's tests with the lowest versions of all dependencies, on Python 3.10 if there is one"
 	@echo "make test-real-short  the quicker of these"
-	@echo "make bench      benchmarks on the real scene and of the solvers"
+	@echo "make bench      maps and localizes every place in RELOC_DATA, beside classical matching"
 	@echo "make lint       ruff, mypy, import-linter, import cycles, clang-format"
 	@echo "make wheels     wheels of reloc and all plugins in dist/"
 	@echo "make docs       HTML documentation in docs/_build/html"
@@ -53,7 +53,7 @@ test-lowest:
 	scripts/test_lowest.sh
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/real_scene.py --data $(RELOC_DATA)
+	$(BIN)/python benchmarks/places.py --data $(RELOC_DATA) --json build/bench.json
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

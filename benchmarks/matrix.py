@@ -1,7 +1,7 @@
 """Every estimator x solver x refiner that fits, on several scenes, under one protocol.
 
     python benchmarks/matrix.py --data DIR --work WORK [--scenes room redkitchen_seq01 fox]
-                                [--size compact|small|tiny] [--train 100] [--test 40] [--out PREFIX]
+                                [--size compact|tiny] [--train 100] [--test 40] [--out PREFIX]
 
 Each estimator with a preset `NAME/compact` (or `/default`, `/matched`) is mapped once per scene;
 then its map is measured with every solver that takes its evidence, alone and followed by every refiner that
@@ -80,18 +80,6 @@ SCENES = {
 
 SIZES: dict[str, dict[str, tuple[str, ...]]] = {
     "compact": {},
-    "small": {
-        "gsplat_loc": ("estimator.train.iterations=600", "estimator.init.count=25000",
-                       "estimator.gaussians.max_gaussians=40000", "estimator.densify.stop=450"),
-        "gnn_regressor": ("estimator.train.iterations=600",),
-        "gnn_matched": ("estimator.train.iterations=200",),
-        "kfnet_temporal": ("estimator.process.iterations=60", "estimator.joint.iterations=30"),
-        "nefes_regressor": ("estimator.training.colour_steps=200", "estimator.training.feature_steps=300",
-                            "estimator.training.fusion_steps=60", "estimator.regressor.epochs=15",
-                            "estimator.view.resolution=320"),
-        "scr_glace": ("estimator.train.iterations=500", "estimator.train.batch_size=1024",
-                      "estimator.head.channels=256", "estimator.buffer.size=200000"),
-    },
     "tiny": {
         "landmarks": ("estimator.keypoints.kind=xfeat", "estimator.keypoints.resolution=240"),
         "sfm_matching": (),

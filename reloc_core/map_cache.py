@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from reloc_core.locks import FileLock, Held
-from reloc_core.map_reader import sha256_of
 from reloc_core.map_writer import MapWriter
 from reloc_core.registry import Component
+from reloc_core.storage import sha256_of
 
 ENTRY_FILE = "entry.json"
 _HASHED_BYTES = 1 << 30

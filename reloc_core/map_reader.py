@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from reloc_core.errors import MapError, did_you_mean
 from reloc_core.map_checks import check_tensors
-from reloc_core.storage import beside, is_plain, load_tensors, read_yaml
+from reloc_core.storage import beside, is_plain, load_tensors, read_yaml, sha256_of
 
 FORMAT_VERSION = 1
 MAP_FILE = "map.yaml"
@@ -179,12 +178,3 @@ def _read_description(file: Path) -> tuple[MapInfo, dict[str, dict[str, Any]]]:
 def partial_directory(path: Path) -> Path:
     """Where a map is built before it is complete."""
     return beside(path, ".partial")
-
-
-def sha256_of(path: Path) -> str:
-    """Checksum of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

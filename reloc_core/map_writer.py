@@ -23,7 +23,6 @@ from reloc_core.map_reader import (
     Map,
     MapInfo,
     partial_directory,
-    sha256_of,
 )
 from reloc_core.storage import (
     atomic_write,
@@ -31,6 +30,7 @@ from reloc_core.storage import (
     explain_os_errors,
     load_tensors,
     save_tensors,
+    sha256_of,
 )
 
 REFINER_PART = "refiner_"

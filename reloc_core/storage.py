@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -249,3 +250,12 @@ def is_plain(value: Any, depth: int = 0) -> bool:
     if isinstance(value, list):
         return all(is_plain(v, depth + 1) for v in value)
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

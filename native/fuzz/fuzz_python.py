@@ -17,7 +17,6 @@ import numpy as np
 
 from reloc_core.errors import RelocError
 from reloc_core.solvers import (
-    average_positions,
     average_rotations,
     estimate_absolute_pose,
     estimate_pose_dsac,
@@ -73,7 +72,6 @@ def entries(rng: np.random.Generator) -> dict[str, object]:
             pixels * 100 + 300, points, CAMERA, options={"hypotheses": 4, "max_tries": 8}
         ),
         "average_rotations": lambda: average_rotations(rotations(rng, n), weights),
-        "average_positions": lambda: average_positions(points, weights),
         "intersect_directions": lambda: intersect_directions(points, camera_points, weights),
     }
 

@@ -19,9 +19,10 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+from reloc_core.checks import Checks
 from reloc_core.datasets.base import FileDataset, checked_poses, select_frames
 from reloc_core.datasets.config import AceConfig
-from reloc_core.errors import ConfigError, DataError, InputError, did_you_mean
+from reloc_core.errors import DataError, InputError, did_you_mean
 from reloc_core.io.ace import FRAME_RATE, stem, video_position
 from reloc_core.io.files import is_junk, list_files, read_text
 from reloc_core.io.headers import Header, read_header
@@ -47,8 +48,7 @@ class AceDataset(FileDataset):
     """
 
     def __init__(self, config: AceConfig) -> None:
-        if config.depth not in ("auto", "none"):
-            raise ConfigError(f"dataset.depth must be auto or none, got '{config.depth}'.")
+        Checks(config, "dataset.").one_of("depth", ("auto", "none"))
         folder, name, notes = _split_folder(config)
         rgb = folder / "rgb"
         images = _files(rgb, IMAGE_SUFFIXES, notes)

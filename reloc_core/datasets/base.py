@@ -15,9 +15,10 @@ from reloc_core.errors import ConfigError, DataError, InputError
 from reloc_core.geometry import check_pose, nearest_rotation
 from reloc_core.interfaces import Dataset
 from reloc_core.io.cameras import fit_camera
-from reloc_core.io.headers import Header
+from reloc_core.io.files import is_file
+from reloc_core.io.headers import read_header
 from reloc_core.io.images import read_depth, read_image
-from reloc_core.types import BoolArray, Camera, Float64Array, Frame, Query
+from reloc_core.types import BoolArray, Float64Array, Frame, Query
 
 ROTATION_TOLERANCE = 1e-2
 """Largest deviation of R^T R from the identity that counts as rounding of a text file."""
@@ -218,17 +219,38 @@ def held_out(count: int, holdout: int, split: str, notes: list[str]) -> list[int
     return keep
 
 
-def fitted_camera(camera: Camera, header: Header, source: Path) -> tuple[Camera, bool]:
-    """The camera of a stored image, and whether its intrinsics had to be scaled to its size.
+def fitted_frames(
+    frames: Sequence[Frame], files: Sequence[Path], notes: list[str], where: str
+) -> list[Frame]:
+    """Frames with cameras of their stored images' sizes, and how these are turned.
+
+    Args:
+        frames: as a file describes them.
+        files: their images.
+        notes: gets the number of cameras that were scaled.
+        where: what names the images, for the message.
 
     Raises:
-        DataError: the image has another shape.
+        DataError: an image is missing, or of another shape than its camera.
     """
-    size = (header.width, header.height)
-    try:
-        return fit_camera(camera, *size), (camera.width, camera.height) != size
-    except InputError as error:
-        raise DataError(f"{source}: {error}") from None
+    missing = [file for file in files if not is_file(file)]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(files)} images of {where} do not exist, first: {missing[0]}."
+        )
+    found, scaled = [], 0
+    for frame, file in zip(frames, files, strict=True):
+        header = read_header(file)
+        size = (header.width, header.height)
+        try:
+            camera = fit_camera(frame.camera, *size)
+        except InputError as error:
+            raise DataError(f"{file}: {error}") from None
+        scaled += (frame.camera.width, frame.camera.height) != size
+        found.append(replace(frame, camera=camera, orientation=header.orientation))
+    if scaled:
+        notes.append(f"{scaled} images are of another size than their cameras: scaled intrinsics")
+    return found
 
 
 def checked_poses(poses: Float64Array, sources: Sequence[str]) -> tuple[Float64Array, BoolArray]:

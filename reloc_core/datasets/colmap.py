@@ -10,19 +10,18 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from reloc_core.datasets.base import FileDataset, fitted_camera, held_out, select_frames
-from reloc_core.datasets.config import ColmapConfig
+from reloc_core.checks import Checks
+from reloc_core.datasets.base import FileDataset, fitted_frames, held_out, select_frames
+from reloc_core.datasets.config import UNITS, ColmapConfig
 from reloc_core.datasets.sequences import find_sequences
-from reloc_core.errors import ConfigError, DataError
+from reloc_core.errors import DataError
 from reloc_core.io.colmap import find_models, read_model, read_points
-from reloc_core.io.files import is_file, read_text
-from reloc_core.io.headers import read_header
+from reloc_core.io.files import read_text
 from reloc_core.types import Float64Array, Frame
 
 TEST_LIST = "list_test.txt"
 RECORD = "reconstruction.json"
 """What `reloc data reconstruct` writes beside the model."""
-UNITS = ("scene unit", "metre")
 
 
 class ColmapDataset(FileDataset):
@@ -37,12 +36,11 @@ class ColmapDataset(FileDataset):
     """
 
     def __init__(self, config: ColmapConfig) -> None:
-        if config.split not in ("train", "test", "all"):
-            raise ConfigError(f"dataset.split must be train, test or all, got '{config.split}'.")
-        if config.unit not in ("", *UNITS):
-            raise ConfigError(f"dataset.unit must be 'scene unit' or 'metre', got '{config.unit}'.")
-        if config.holdout < 0:
-            raise ConfigError(f"dataset.holdout must not be negative, got {config.holdout}.")
+        options = Checks(config, "dataset.")
+        if config.unit:
+            options.one_of("unit", UNITS)
+        options.one_of("split", ("train", "test", "all"))
+        options.not_negative("holdout")
         root = Path(config.root).expanduser()
         if not root.is_dir():
             raise DataError(f"The dataset folder {root} does not exist. Check dataset.root.")
@@ -61,23 +59,8 @@ class ColmapDataset(FileDataset):
         keep = [keep[i] for i in chosen]
         folder = root / config.images
         files = [folder / model.names[i] for i in keep]
-        missing = [file for file in files if not is_file(file)]
-        if missing:
-            raise DataError(
-                f"{len(missing)} of {len(files)} images of the model do not exist, first: "
-                f"{missing[0]}. Check dataset.images."
-            )
-        frames, scaled = [], 0
-        for i, file in zip(keep, files, strict=True):
-            header = read_header(file)
-            camera, other = fitted_camera(model.cameras[i], header, file)
-            scaled += other
-            pose = model.world_from_cam[i]
-            frames.append(Frame(model.names[i], camera, pose, orientation=header.orientation))
-        if scaled:
-            notes.append(
-                f"{scaled} images are of another size than their cameras: scaled intrinsics"
-            )
+        frames = [Frame(model.names[i], model.cameras[i], model.world_from_cam[i]) for i in keep]
+        frames = fitted_frames(frames, files, notes, "the model (dataset.images)")
         name = root.resolve().name
         title = name if config.split == "all" else f"{name}/{config.split}"
         frames, order = find_sequences(frames, files, config.sequence, title)

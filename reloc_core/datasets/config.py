@@ -7,134 +7,112 @@ from typing import Any
 
 MISSING = "???"
 """OmegaConf's mark of a value that the user must give."""
+UNITS = ("scene unit", "metre")
 
 
 @dataclass
-class AceConfig:
-    """Options of `AceDataset`.
+class FileConfig:
+    """Options that all datasets of image files have.
+
+    Attributes:
+        root: where they lie; each dataset says what it looks for there.
+        split: "train", "test", or "all" where the format has no folders for them.
+        frames: Python slice of the split's images in sorted order, such as "0:200"; "" takes all.
+        frame_step: keep every n-th image (after `frames`).
+        max_frames: keep at most so many images, evenly spread (after `frame_step`).
+    """
+
+    root: str = MISSING
+    split: str = "train"
+    frames: str = ""
+    frame_step: int = 1
+    max_frames: int | None = None
+
+
+@dataclass
+class ReconstructedConfig(FileConfig):
+    """Options of formats that need not say which images are for testing, or of a video, or how large.
+
+    Attributes:
+        holdout: every n-th image in sorted order, from the first, is the test split where the format says
+            nothing else; 0 puts all images into both.
+        unit: of the poses: "scene unit" where the scale is arbitrary, "metre" where it is not.
+        undistort: remove lens distortion on reading, for methods that assume pinholes.
+        sequence: images that are a video: "order" takes all in their order for one, "name" those whose
+            names differ in their last number only, "exif" orders them by the time of capture; "" takes
+            what the format says, which may be that each is for itself.
+    """
+
+    holdout: int = 8
+    unit: str = "scene unit"
+    undistort: bool = False
+    sequence: str = ""
+
+
+@dataclass
+class AceConfig(FileConfig):
+    """Options of `AceDataset`; the others are those of `FileConfig`.
 
     Attributes:
         root: folder with `train/` and `test/`, or with `rgb/ poses/ calibration/` itself.
         split: name of the sub-folder; ignored when `root` is a split itself.
         poses: name of the pose folder, for data with several sets of poses.
         depth: "auto" reads `depth/` where it exists, "none" never.
-        frames: Python slice of the images in sorted order, such as "0:200"; "" takes all.
-        frame_step: keep every n-th image (after `frames`).
-        max_frames: keep at most so many images, evenly spread (after `frame_step`).
     """
 
-    root: str = MISSING
-    split: str = "train"
     poses: str = "poses"
     depth: str = "auto"
-    frames: str = ""
-    frame_step: int = 1
-    max_frames: int | None = None
 
 
 @dataclass
-class TransformsConfig:
-    """Options of `TransformsDataset`.
+class TransformsConfig(ReconstructedConfig):
+    """Options of `TransformsDataset`; the others are those of `ReconstructedConfig`.
 
     Attributes:
         root: folder with `transforms.json` (or `transforms_train.json` and so on), or that file.
         split: "train", "test" or "all"; "val" where the file lists its images or has a file for them.
-        holdout: every n-th image in natural order, from the first, is the test split; 0 puts all
-            images into both. Not used with files per split, nor where the file lists the images of
-            each split (`train_filenames`, `val_filenames`, `test_filenames`).
-        unit: of the poses: "scene unit" where the scale is arbitrary, "metre" where it is not.
+        holdout: not used with files per split, nor where the file lists the images of each split
+            (`train_filenames`, `val_filenames`, `test_filenames`).
         depth: "auto" reads the depth maps that the file names, "none" never.
-        undistort: remove lens distortion on reading, for methods that assume pinholes.
-        sequence: images that are a video: "order" takes all in their order for one, "name" those whose
-            names differ in their last number only, "exif" orders them by the time of capture; "" takes
-            what the file says.
-        frames: Python slice of the split's images in sorted order; "" takes all.
-        frame_step: keep every n-th image (after `frames`).
-        max_frames: keep at most so many images, evenly spread (after `frame_step`).
     """
 
-    root: str = MISSING
-    split: str = "train"
-    holdout: int = 8
-    unit: str = "scene unit"
     depth: str = "auto"
-    undistort: bool = False
-    sequence: str = ""
-    frames: str = ""
-    frame_step: int = 1
-    max_frames: int | None = None
 
 
 @dataclass
-class ColmapConfig:
-    """Options of `ColmapDataset`.
+class ColmapConfig(ReconstructedConfig):
+    """Options of `ColmapDataset`; the others are those of `ReconstructedConfig`.
 
     Attributes:
         root: COLMAP workspace: images and a sparse model.
-        split: "train", "test" or "all".
         model: folder of the sparse model below `root`; "" looks in `root`, `sparse/0`, `sparse/1`
             and so on (the largest), and `sparse`.
         images: folder of the images below `root`.
         test_list: text file below `root` that names the images of the test split, one a line; ""
-            takes `list_test.txt` where it exists.
-        holdout: without such a list, every n-th image in sorted order, from the first, is the test
-            split; 0 puts all images into both.
-        unit: of the poses: "scene unit" where the scale is arbitrary, "metre" where it is not; "" takes
-            what `reloc data reconstruct` wrote beside the model, "scene unit" where there is nothing.
-        undistort: remove lens distortion on reading, for methods that assume pinholes.
-        sequence: images that are a video: "order" takes all in their order for one, "name" those whose
-            names differ in their last number only, "exif" orders them by the time of capture; "" takes
-            each for itself.
-        frames: Python slice of the split's images in sorted order; "" takes all.
-        frame_step: keep every n-th image (after `frames`).
-        max_frames: keep at most so many images, evenly spread (after `frame_step`).
+            takes `list_test.txt` where it exists, and else `holdout`.
+        unit: "" takes what `reloc data reconstruct` wrote beside the model, "scene unit" where there is
+            nothing.
     """
 
-    root: str = MISSING
-    split: str = "train"
+    unit: str = ""
     model: str = ""
     images: str = "images"
     test_list: str = ""
-    holdout: int = 8
-    unit: str = ""
-    undistort: bool = False
-    sequence: str = ""
-    frames: str = ""
-    frame_step: int = 1
-    max_frames: int | None = None
 
 
 @dataclass
-class KaptureConfig:
-    """Options of `KaptureDataset`.
+class KaptureConfig(ReconstructedConfig):
+    """Options of `KaptureDataset`; the others are those of `ReconstructedConfig`.
 
     Attributes:
         root: kapture folder (with `sensors/`), or the folder of `mapping/` and `query/`.
         split: "train" reads `mapping/` or `train/`, "test" reads `query/` or `test/`; of a kapture folder
-            without them, "all" reads every image.
-        holdout: every n-th image is the test split where there are no such folders; 0 puts all images
-            into both.
+            without them, "all" reads every image, and `holdout` tells the others apart.
         time_unit: of the timestamps: "ns", "us", "ms", "s", or "index" where they only count.
-        unit: of the poses: "metre", or "scene unit" where the scale is arbitrary.
-        undistort: remove lens distortion on reading, for methods that assume pinholes.
-        sequence: images that are a video: "order" takes all in their order for one, "name" those whose
-            names differ in their last number only, "exif" orders them by the time of capture; "" takes
-            what the sensors say.
-        frames: Python slice of the images in the order of the records; "" takes all.
-        frame_step: keep every n-th image (after `frames`).
-        max_frames: keep at most so many images, evenly spread (after `frame_step`).
     """
 
-    root: str = MISSING
-    split: str = "train"
-    holdout: int = 8
-    time_unit: str = "index"
     unit: str = "metre"
-    undistort: bool = False
-    sequence: str = ""
-    frames: str = ""
-    frame_step: int = 1
-    max_frames: int | None = None
+    time_unit: str = "index"
 
 
 @dataclass

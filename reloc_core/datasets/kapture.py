@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from reloc_core.datasets.base import FileDataset, fitted_camera, held_out, select_frames
-from reloc_core.datasets.config import KaptureConfig
+from reloc_core.checks import Checks
+from reloc_core.datasets.base import FileDataset, fitted_frames, held_out, select_frames
+from reloc_core.datasets.config import UNITS, KaptureConfig
 from reloc_core.datasets.sequences import find_sequences
-from reloc_core.errors import ConfigError, DataError
-from reloc_core.io.files import is_file
-from reloc_core.io.headers import read_header
+from reloc_core.errors import DataError
 from reloc_core.io.kapture import read_kapture
 
 SPLIT_FOLDERS = {"train": ("mapping", "train"), "test": ("query", "test")}
@@ -32,10 +30,9 @@ class KaptureDataset(FileDataset):
     """
 
     def __init__(self, config: KaptureConfig) -> None:
-        if config.unit not in ("scene unit", "metre"):
-            raise ConfigError(f"dataset.unit must be 'scene unit' or 'metre', got '{config.unit}'.")
-        if config.holdout < 0:
-            raise ConfigError(f"dataset.holdout must not be negative, got {config.holdout}.")
+        options = Checks(config, "dataset.")
+        options.one_of("unit", UNITS)
+        options.not_negative("holdout")
         root = Path(config.root).expanduser()
         folders, whole = _folders(root, config.split)
         folder = folders[0] if len(folders) == 1 else root
@@ -45,31 +42,14 @@ class KaptureDataset(FileDataset):
         keep = list(range(len(every)))
         if whole and config.split != "all":
             if config.split not in SPLIT_FOLDERS:
-                raise ConfigError(
-                    f"dataset.split must be train, test or all, got '{config.split}'."
-                )
+                options.one_of("split", (*SPLIT_FOLDERS, "all"))
             keep = held_out(len(keep), config.holdout, config.split, notes)
             if not keep:
                 raise DataError(f"{root} leaves no images for split '{config.split}'.")
         chosen = select_frames(len(keep), config.frames, config.frame_step, config.max_frames)
         keep = [keep[i] for i in chosen]
-        frames = [every[i][0] for i in keep]
         files = [every[i][1] for i in keep]
-        missing = [file for file in files if not is_file(file)]
-        if missing:
-            raise DataError(
-                f"{len(missing)} of {len(files)} images of {folder} do not exist, first: {missing[0]}."
-            )
-        scaled = 0
-        for i, (frame, file) in enumerate(zip(frames, files, strict=True)):
-            header = read_header(file)
-            camera, other = fitted_camera(frame.camera, header, file)
-            scaled += other
-            frames[i] = replace(frame, camera=camera, orientation=header.orientation)
-        if scaled:
-            notes.append(
-                f"{scaled} images are of another size than their cameras: scaled intrinsics"
-            )
+        frames = fitted_frames([every[i][0] for i in keep], files, notes, str(folder))
         name = root.resolve().name
         title = name if folder == root else f"{name}/{folder.name}"
         if whole and config.split != "all":

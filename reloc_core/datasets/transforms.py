@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from reloc_core.checks import Checks
 from reloc_core.datasets.base import FileDataset, checked_poses, held_out, select_frames
-from reloc_core.datasets.config import TransformsConfig
+from reloc_core.datasets.config import UNITS, TransformsConfig
 from reloc_core.datasets.sequences import find_sequences
 from reloc_core.errors import ConfigError, DataError, InputError
 from reloc_core.geometry import OPENCV_FROM_OPENGL
@@ -43,12 +44,10 @@ class TransformsDataset(FileDataset):
     """
 
     def __init__(self, config: TransformsConfig) -> None:
-        if config.unit not in ("scene unit", "metre"):
-            raise ConfigError(f"dataset.unit must be 'scene unit' or 'metre', got '{config.unit}'.")
-        if config.depth not in ("auto", "none"):
-            raise ConfigError(f"dataset.depth must be auto or none, got '{config.depth}'.")
-        if config.holdout < 0:
-            raise ConfigError(f"dataset.holdout must not be negative, got {config.holdout}.")
+        options = Checks(config, "dataset.")
+        options.one_of("unit", UNITS)
+        options.one_of("depth", ("auto", "none"))
+        options.not_negative("holdout")
         path, whole = _find_file(config)
         content = _parse(path)
         entries = sorted(content["frames"], key=lambda e: natural_key(str(e["file_path"])))

@@ -139,12 +139,11 @@ def _localize(pipeline: Localizes, chunk: Sequence[_Read]) -> Iterator[Outcome]:
     seconds = (time.perf_counter() - begin) / max(len(readable), 1)
     outcomes = iter(found)
     for read in chunk:
-        missing = _failure(read.frame, read.problem or "unreadable")
-        result = next(outcomes) if read.query is not None else missing
-        yield Outcome(
-            read.frame, read.query, *result, seconds if read.query is not None else 0.0,
-            read.read_seconds, read.wait_seconds,
-        )  # fmt: skip
+        if read.query is not None:
+            result, spent = next(outcomes), seconds
+        else:
+            result, spent = _failure(read.frame, read.problem or "unreadable"), 0.0
+        yield Outcome(read.frame, read.query, *result, spent, read.read_seconds, read.wait_seconds)
 
 
 def _failure(frame: Frame, reason: str) -> tuple[None, Localization]:

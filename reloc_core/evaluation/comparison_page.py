@@ -28,6 +28,7 @@ from reloc_core.types import Float64Array, ImageArray
 COLOURS = ("#0b7a75", "#d9730d", "#7048b8", "#c1272d", "#2f6fd0", "#8a7a1f", "#b0307f", "#4d8f2b")
 """Readable on the light and the dark page."""
 _WRONG = 50.0
+_SHOWN = 12  # queries in which methods differ
 """cm and degrees beyond which a larger error says nothing more."""
 Picture = Callable[[str, str], ImageArray | None]
 """The RGB image of a query by scene and name, or None."""
@@ -270,7 +271,7 @@ def _curves(scene: SceneComparison) -> str:
     return f'<div class="grid">{panels}</div>'
 
 
-def most_different(scene: SceneComparison, most: int = 12) -> list[int]:
+def most_different(scene: SceneComparison) -> list[int]:
     """Indices of the queries in which the methods differ most, those of the largest difference first.
 
     Errors count up to `_WRONG`: beyond it, and without a pose, a query is as wrong as it can be.
@@ -279,7 +280,7 @@ def most_different(scene: SceneComparison, most: int = 12) -> list[int]:
     if len(errors) < 2:
         return []
     spread = np.ptp(np.minimum(np.stack(errors), _WRONG), axis=0)
-    order = np.argsort(-spread, kind="stable")[:most]
+    order = np.argsort(-spread, kind="stable")[:_SHOWN]
     return [int(i) for i in order if spread[i] > 0]
 
 

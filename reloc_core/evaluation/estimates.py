@@ -2,8 +2,8 @@
 
 Formats are told apart by content: `localizations.jsonl` and result folders of `reloc evaluate`, pose lists
 of eight or nine columns (pseudo ground truth, published estimates, hloc; world-to-camera) and pose logs of
-ten or eleven columns (DSAC*, ACE, GLACE; world-to-camera) and the published files of DFNet and NeFeS
-(twelve columns, camera-to-world; the names stand in `*_gt_filename.txt` beside them). Ground truth may
+ten or eleven columns (DSAC*, ACE, GLACE; world-to-camera) and rows of 3x4 poses (DFNet, NeFeS; twelve
+columns, camera-to-world; the names stand in `*_gt_filename.txt` beside them). Ground truth may
 also be a split in the ACE layout, which brings intrinsics and depth maps.
 """
 
@@ -28,9 +28,8 @@ from reloc_core.evaluation.results import (
 from reloc_core.interfaces import Dataset
 from reloc_core.io.ace import stem
 from reloc_core.io.files import read_text
-from reloc_core.io.nefes import read_result_names, read_results
 from reloc_core.io.poselists import read_pose_list
-from reloc_core.io.poses import read_pose_log
+from reloc_core.io.poses import read_pose_log, read_pose_rows
 from reloc_core.types import Float64Array
 
 _SEPARATORS = re.compile(r"[/\\_]+")
@@ -92,7 +91,7 @@ def read_truth(path: Path | str, name: str = "") -> Truth:
             raise DataError(f"{source} holds no ground truth.")
         return Truth(name or source.resolve().parent.name, poses)
     if _columns(source) == 12:
-        return Truth(name or source.stem, _published_results(source))
+        return Truth(name or source.stem, _pose_rows(source))
     entries = read_pose_list(source)
     return Truth(name or source.stem, {e.name: e.world_from_cam for e in entries})
 
@@ -127,20 +126,20 @@ def read_estimates(path: Path | str, label: str = "") -> Estimates:
         records = read_pose_log(source)
         return Estimates(label, {r.name: r.world_from_cam for r in records}, path=str(source))
     if columns == 12:
-        return Estimates(label, _published_results(source), path=str(source))
+        return Estimates(label, _pose_rows(source), path=str(source))
     raise DataError(
         f"{source} has {columns} columns. Known: {LOCALIZATIONS_FILE}, pose lists (8 or 9 columns: name qw "
         "qx qy qz tx ty tz [focal]), pose logs (10 or 11) and results of NeFeS (12)."
     )
 
 
-def _published_results(source: Path) -> dict[str, Float64Array]:
-    """Poses of a `*_results.txt` or `*_gt.txt` of DFNet and NeFeS by the names in the file beside it."""
-    poses = read_results(source)
+def _pose_rows(source: Path) -> dict[str, Float64Array]:
+    """Poses of a file of 3x4 rows by the names in the file beside it, as DFNet and NeFeS publish them."""
+    poses = read_pose_rows(source)
     own = source.with_name(f"{source.stem}_filename.txt")
     candidates = [own] if own.is_file() else sorted(source.parent.glob("*_gt_filename.txt"))
     for candidate in candidates:
-        names = read_result_names(candidate)
+        names = [line.strip() for line in read_text(candidate).splitlines() if line.strip()]
         if len(names) == len(poses):
             return dict(zip(names, poses, strict=True))
     raise DataError(

@@ -138,8 +138,9 @@ def score_reliability(groups: Sequence[ReliabilityBin]) -> str:
     return plot.render()
 
 
-def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Interval of a proportion (Wilson 1927), 95 % by default."""
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Interval of a proportion (Wilson 1927), 95 %."""
+    z = 1.96
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
     return max(centre - half, 0.0), min(centre + half, 1.0)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reloc_core.errors import InputError
-from reloc_core.geometry import rotation_angle_deg, so3_log
+from reloc_core.geometry import pose_minus, rotation_angle_deg
 from reloc_core.types import Float64Array, FloatArray
 
 THRESHOLDS: Mapping[str, tuple[float, float]] = {
@@ -237,9 +237,7 @@ def nees(estimated: FloatArray, covariance: FloatArray, truth: FloatArray) -> fl
     Source: Bar-Shalom, Li, Kirubarajan, "Estimation with Applications to Tracking and Navigation",
     2001, section 5.4.
     """
-    est, true = np.asarray(estimated, np.float64), np.asarray(truth, np.float64)
-    rotation = est[:3, :3].T
-    xi = np.concatenate([so3_log(rotation @ true[:3, :3]), rotation @ (true[:3, 3] - est[:3, 3])])
+    xi = pose_minus(truth, estimated)
     try:
         whitened = np.linalg.solve(np.linalg.cholesky(np.asarray(covariance, np.float64)), xi)
     except np.linalg.LinAlgError:

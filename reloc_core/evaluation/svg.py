@@ -151,20 +151,19 @@ def log_ticks(low: float, high: float, unit: str) -> list[tuple[float, str]]:
     return ticks
 
 
-def log_range(values: FloatArray, floor: float, minimum_span: float = 30.0) -> tuple[float, float]:
-    """A pleasant logarithmic range that holds nearly all positive finite values.
+def log_range(values: FloatArray, floor: float) -> tuple[float, float]:
+    """A logarithmic range, over a factor of 30 at least, that holds nearly all positive finite values.
 
     Args:
         values: any; those that are not finite and positive are ignored.
         floor: smallest sensible value; smaller ones are drawn at the edge.
-        minimum_span: smallest ratio of the two ends.
     """
     good = np.asarray(values, np.float64)
     good = good[np.isfinite(good) & (good > 0)]
     if not len(good):
         return floor, floor * 1000
     low = max(float(np.quantile(good, 0.005)) / 1.2, floor)
-    high = max(float(good.max()) * 1.2, low * minimum_span)
+    high = max(float(good.max()) * 1.2, low * 30)
     return low, high
 
 

@@ -22,6 +22,7 @@ from reloc_core.features.vlad import visual_words
 INDEX_KINDS = ("exact", "flat", "ivf", "pq", "ivfpq", "hnsw")
 _WINNER = 100.0  # times the weight of the runner-up, on average
 _TRAINING_ROWS = 100_000
+_BREADTH = 64  # candidates that a search in the HNSW graph keeps, at least
 _BLOCK = 65_536  # rows that an exact search converts to float32 at a time
 
 
@@ -94,7 +95,6 @@ class RetrievalIndex:
         probes: lists that are searched.
         code_bytes: of one product-quantised vector; divides D.
         links: per node of the HNSW graph.
-        breadth: candidates that a search in the HNSW graph keeps; at least as many as are wanted.
 
     Raises:
         ConfigError: an unknown kind, or faiss is missing.
@@ -110,7 +110,6 @@ class RetrievalIndex:
         probes: int = 16,
         code_bytes: int = 64,
         links: int = 32,
-        breadth: int = 64,
     ) -> None:
         if kind not in INDEX_KINDS:
             raise ConfigError(f"index kind '{kind}' is unknown: use {', '.join(INDEX_KINDS)}.")
@@ -133,7 +132,7 @@ class RetrievalIndex:
             self._index = faiss.IndexFlatIP(self.dimension)
         elif kind == "hnsw":
             self._index = faiss.IndexHNSWFlat(self.dimension, links, inner)
-            self._index.hnsw.efSearch = breadth
+            self._index.hnsw.efSearch = _BREADTH
         elif kind == "pq":
             # By distance: a quantised vector is no unit vector, and its length would count in a product.
             self._index = faiss.IndexPQ(self.dimension, code_bytes, 8, faiss.METRIC_L2)

@@ -1,4 +1,4 @@
-"""Pose files: 4x4 matrices, the pose log of ACE, TUM trajectories.
+"""Pose files: 4x4 matrices, rows of 3x4 matrices, the pose log of ACE, TUM trajectories.
 
 In memory poses are always `world_from_cam`; the direction of each file format is handled here.
 """
@@ -14,11 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from reloc_core.errors import DataError, InputError
-from reloc_core.geometry import inverse, quaternion_from_rotation, rotation_from_quaternion
+from reloc_core.geometry import (
+    check_pose,
+    inverse,
+    nearest_rotation,
+    quaternion_from_rotation,
+    rotation_from_quaternion,
+)
 from reloc_core.io.files import atomic_write, read_text
 from reloc_core.types import Float64Array
 
 _ENCODED_BLANK = re.compile("%(20|09|A0)")
+_ROW_TOLERANCE = 5e-2  # rotations that networks predict are orthonormal to about 1e-3
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,33 @@ def read_pose(path: Path | str) -> Float64Array:
     if len(numbers) != 16:
         raise DataError(f"{path} is no pose: expected a 4x4 matrix, found {len(numbers)} numbers.")
     return np.array(numbers).reshape(4, 4)
+
+
+def read_pose_rows(path: Path | str) -> Float64Array:
+    """Read a 3x4 camera-to-world pose per line, row-major (KITTI odometry, DFNet, NeFeS).
+
+    Rotations that are only nearly orthonormal, as networks predict them, are projected onto SO(3).
+
+    Returns:
+        (N, 4, 4), in the file's frame and unit.
+
+    Raises:
+        DataError: a row has not 12 numbers, or no rotation.
+    """
+    rows = [line for line in read_text(path).splitlines() if line.strip()]
+    poses = np.tile(np.eye(4), (len(rows), 1, 1))
+    for number, line in enumerate(rows, 1):
+        where = f"{path}, line {number}"
+        values = parse_numbers(line, where)
+        if len(values) != 12:
+            raise DataError(f"{where}: expected 12 numbers (a 3x4 pose), found {len(values)}.")
+        poses[number - 1, :3] = np.array(values).reshape(3, 4)
+        problem = check_pose(poses[number - 1], _ROW_TOLERANCE)
+        if problem:
+            raise DataError(f"{where}: {problem}.")
+    if len(rows):
+        poses[:, :3, :3] = nearest_rotation(poses[:, :3, :3])
+    return poses
 
 
 def pose_text(pose: Float64Array) -> str:

@@ -10,7 +10,6 @@ A folder appears under its name only after every file in it was read by its impo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from reloc_core.io.archives import extract
 from reloc_core.io.download import Advance, Policy, download, require_space
 from reloc_core.io.files import read_text, write_atomically
 from reloc_core.maps import explain_os_errors, partial_directory
+from reloc_core.storage import sha256_of
 from reloc_core.weights import PACKAGE, Weights
 
 RECORD = "source.json"
@@ -154,15 +154,6 @@ def verify_file(weights: Weights, path: Path) -> Verified:
     if not path.is_file() and not weights.members:
         raise DataError(f"There is no file {path}.")
     return _verified(weights, path, weights.name)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _verified(weights: Weights, path: Path, name: str) -> Verified:

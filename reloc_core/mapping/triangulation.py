@@ -10,6 +10,7 @@ from reloc_core.mapping.observations import Observations
 from reloc_core.types import Float64Array
 
 _ENTRIES = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+_STEPS = 5  # of reweighting
 _DEPTH_OUTLIER = 3.0  # standard deviations from which a measured depth hardly counts
 
 
@@ -33,7 +34,6 @@ def triangulate(
     labels: np.ndarray,
     count: int,
     scale_px: float = 3.0,
-    steps: int = 5,
 ) -> Points:
     """Robust points closest to the rays of each label.
 
@@ -46,7 +46,6 @@ def triangulate(
         labels: (M,) in 0..count-1.
         count: number of points.
         scale_px: final robust scale.
-        steps: reweighting steps.
 
     Returns:
         the points; undetermined ones are far off and have large errors and covariances.
@@ -71,7 +70,7 @@ def triangulate(
         weights = finite / (pixel * distance) ** 2
         depth_weights[known] = 1 / (observations.depth_noise * measured[known]) ** 2
     points = np.zeros((count, 3))
-    for step in range(steps):
+    for step in range(_STEPS):
         points = _solve(across, outer, rays, foot, origins, weights, depth_weights, measured,
                         labels, count)[0]  # fmt: skip
         scale = scale_px * max(1, 4 >> step)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         estimate_pose_dsac,
     )
     from reloc_core.solvers.averaging import (
-        average_positions,
         average_rotations,
         intersect_directions,
     )
@@ -54,7 +53,6 @@ __all__ = [
     "RelativePoseEstimate",
     "RelativePoseOptions",
     "RgbdPoseOptions",
-    "average_positions",
     "average_rotations",
     "cuda_devices",
     "estimate_absolute_pose",
@@ -74,7 +72,6 @@ _HOME = {
     "RelativePoseEstimate": "relative",
     "RelativePoseOptions": "options",
     "RgbdPoseOptions": "options",
-    "average_positions": "averaging",
     "average_rotations": "averaging",
     "cuda_devices": "device",
     "estimate_absolute_pose": "absolute",

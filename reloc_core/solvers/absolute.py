@@ -10,8 +10,7 @@ from typing import Any
 
 from reloc_core import _native
 from reloc_core.errors import ConfigError, DeviceError, InputError
-from reloc_core.solvers.arrays import floats
-from reloc_core.solvers.checks import is_integer, make_options
+from reloc_core.solvers.checks import floats, is_integer, make_options
 from reloc_core.solvers.device import check_supported, device_index
 from reloc_core.solvers.options import AbsolutePoseOptions, DsacOptions
 from reloc_core.types import CAMERA_MODELS, BoolArray, Camera, Float64Array

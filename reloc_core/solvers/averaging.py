@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from reloc_core.errors import InputError
 from reloc_core.geometry import so3_exp, so3_log
-from reloc_core.solvers.arrays import floats
+from reloc_core.solvers.checks import floats
 from reloc_core.types import Float64Array
 
 _STEPS = 50
@@ -36,12 +35,14 @@ def _finite(name: str, value: Any, shape: tuple[int | None, ...]) -> Float64Arra
     return array
 
 
-def _medoid(
-    items: Float64Array, w: Float64Array, distances: Callable[[Float64Array], Float64Array]
-) -> int:
-    """The item nearest to all others, weighted; all pairs are never held at once."""
-    step = max(1, _PAIRS // len(items))
-    costs = [distances(items[i : i + step]) @ w for i in range(0, len(items), step)]
+def _medoid(rotations: Float64Array, w: Float64Array) -> int:
+    """The rotation nearest to all others, weighted; all pairs are never held at once."""
+    flat = rotations.reshape(-1, 9)
+    step = max(1, _PAIRS // len(flat))
+    costs = [
+        np.arccos(np.clip((flat[i : i + step] @ flat.T - 1) / 2, -1, 1)) @ w
+        for i in range(0, len(flat), step)
+    ]
     return int(np.argmin(np.concatenate(costs)))
 
 
@@ -70,41 +71,15 @@ def average_rotations(
     if skew.size and (skew.max() > _ORTHONORMAL or np.linalg.det(R).min() < 0):
         raise InputError("rotations must be rotation matrices.")
     w = _weights(weights, len(R))
-    flat = R.reshape(-1, 9)
-    mean = R[_medoid(flat, w, lambda a: np.arccos(np.clip((a @ flat.T - 1) / 2, -1, 1)))]
+    mean = R[_medoid(R, w)]
     for _ in range(_STEPS):
-        residuals = np.stack([so3_log(mean.T @ r) for r in R])
+        residuals = so3_log(mean.T @ R)
         robust = w / (1 + (residuals**2).sum(1) / scale**2) ** 2
         if not robust.sum() > 0:
             break
         step = robust @ residuals / robust.sum()
         mean = mean @ so3_exp(step)
         if np.linalg.norm(step) < _TOLERANCE:
-            break
-    return np.asarray(mean, np.float64)
-
-
-def average_positions(positions: Any, weights: Any = None, scale: float = 0.1) -> Float64Array:
-    """Robust mean of positions: Geman-McClure around the medoid.
-
-    Args:
-        positions: (N, 3), scene units.
-        weights: (N,) not negative, or None for equal.
-        scale: scene units; a residual of this size keeps a quarter of its weight.
-
-    Raises:
-        InputError: no positions, a wrong shape, values that are not finite, or unusable weights.
-    """
-    p = _finite("positions", positions, (None, 3))
-    w = _weights(weights, len(p))
-    mean = p[_medoid(p, w, lambda a: np.linalg.norm(a[:, None] - p[None], axis=2))]
-    for _ in range(_STEPS):
-        robust = w / (1 + ((p - mean) ** 2).sum(1) / scale**2) ** 2
-        if not robust.sum() > 0:
-            break  # far from all: the weights have underflown
-        step = robust @ (p - mean) / robust.sum()
-        mean = mean + step
-        if np.linalg.norm(step) < _TOLERANCE * scale:
             break
     return np.asarray(mean, np.float64)
 

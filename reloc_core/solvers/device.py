@@ -52,11 +52,6 @@ def device_index(device: object) -> int:
     return index
 
 
-def has_lens_distortion(camera: Camera) -> bool:
-    """Whether the CUDA solver, which takes plain pinhole cameras, refuses the camera."""
-    return not camera.is_pinhole
-
-
 def check_supported(options: Any, cameras: Iterable[object]) -> None:
     """Refuse what the CUDA solver does not do.
 
@@ -67,7 +62,7 @@ def check_supported(options: Any, cameras: Iterable[object]) -> None:
     if getattr(options, "estimate_focal", False):
         raise ConfigError("estimate_focal is not there on CUDA: use device='cpu'.")
     for camera in cameras:
-        if isinstance(camera, Camera) and has_lens_distortion(camera):
+        if isinstance(camera, Camera) and not camera.is_pinhole:
             raise InputError(
                 f"The CUDA solver takes cameras without lens distortion, got {camera.model}. "
                 "Undistort the points first, or use device='cpu'."

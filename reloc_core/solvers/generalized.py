@@ -13,8 +13,7 @@ from reloc_core import _native
 from reloc_core.errors import ConfigError, InputError
 from reloc_core.geometry import check_pose
 from reloc_core.solvers.absolute import arrays, check_camera, native_options, per_problem
-from reloc_core.solvers.arrays import floats
-from reloc_core.solvers.checks import make_options
+from reloc_core.solvers.checks import floats, make_options
 from reloc_core.solvers.options import AbsolutePoseOptions
 from reloc_core.types import BoolArray, Camera, Float64Array
 

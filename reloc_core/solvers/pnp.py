@@ -23,7 +23,7 @@ from reloc_core.solvers.ambiguity import (
 )
 from reloc_core.solvers.checks import as_solver_options, options_of
 from reloc_core.solvers.config import PnpConfig
-from reloc_core.solvers.device import check_supported, device_index, has_lens_distortion
+from reloc_core.solvers.device import check_supported, device_index
 from reloc_core.solvers.options import AbsolutePoseOptions, RgbdPoseOptions
 from reloc_core.solvers.rgbd import estimate_rgbd_pose
 from reloc_core.types import Camera, Correspondences, Evidence, Localization, Status
@@ -195,7 +195,7 @@ class PnpSolver(Solver):
         groups: dict[tuple[str, str, float], list[int]] = {}
         for i, (c, camera) in enumerate(zip(problems, cameras, strict=True)):
             if out[i] is None:
-                device = "cpu" if has_lens_distortion(camera) else self.config.device
+                device = self.config.device if camera.is_pinhole else "cpu"
                 groups.setdefault((c.kind, device, c.redundancy), []).append(i)
         for (kind, device, redundancy), chosen in groups.items():
             options = self._options(kind, runtime.seed, redundancy=redundancy)

@@ -7,8 +7,7 @@ from typing import Any
 
 from reloc_core import _native
 from reloc_core.solvers.absolute import PoseEstimate, native_options
-from reloc_core.solvers.arrays import floats
-from reloc_core.solvers.checks import make_options
+from reloc_core.solvers.checks import floats, make_options
 from reloc_core.solvers.options import RgbdPoseOptions
 
 

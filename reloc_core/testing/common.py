@@ -13,9 +13,10 @@ import pytest
 from reloc_core.config import TARGET, build, typed_config
 from reloc_core.errors import ConfigError
 from reloc_core.geometry import so3_log
-from reloc_core.interfaces import INTERFACES
+from reloc_core.interfaces import INTERFACES, Dataset, Runtime
 from reloc_core.registry import Component, default_registry
-from reloc_core.types import Float64Array, Localization
+from reloc_core.testing.tools import as_query, room
+from reloc_core.types import Float64Array, Localization, Query
 
 _HEAVY = ("torch", "cv2", "matplotlib", "hydra", "kornia", "pycolmap")
 
@@ -76,6 +77,49 @@ class ComponentConformance:
     def buildable_options(self) -> Mapping[str, Any]:
         """Options that the component can be constructed with."""
         return self.options
+
+
+class MappedConformance(ComponentConformance):
+    """What the suites of estimators and refiners share: a walk through the embedded room is mapped.
+
+    Attributes:
+        train_frames: images of the mapped walk.
+        query_frames: images of the other walk that are localized or refined.
+        width: of the images.
+        height: of the images.
+        covariance_slack: by which factor typical squared errors may be off from the covariances.
+        block_slack: by which factor rotation and translation may be off from each other in that.
+        tolerance: largest difference between poses that must agree (metres, radians).
+        threads: the component may use.
+    """
+
+    train_frames: ClassVar[int] = 60
+    query_frames: ClassVar[int] = 6
+    width: ClassVar[int] = 320
+    height: ClassVar[int] = 240
+    covariance_slack: ClassVar[float] = 70.0
+    block_slack: ClassVar[float] = 10.0
+    tolerance: ClassVar[float] = 1e-5
+    threads: ClassVar[int] = 1
+
+    @classmethod
+    def train_dataset(cls) -> Dataset:
+        """What is mapped."""
+        return room("train", cls.train_frames, cls.width, cls.height)
+
+    @classmethod
+    def query_dataset(cls) -> Dataset:
+        """What is localized or refined; with ground truth."""
+        return room("test", cls.query_frames, cls.width, cls.height)
+
+    @classmethod
+    def runtime(cls) -> Runtime:
+        """CPU and few threads."""
+        return Runtime(threads=cls.threads)
+
+    def query(self, query: Query) -> Query:
+        """A query as the component may see it."""
+        return as_query(query, "depth" in self.described().requires)
 
 
 def check_localization(localization: Localization) -> None:

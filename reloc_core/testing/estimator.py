@@ -13,19 +13,18 @@ import pytest
 from reloc_core.composition import compose
 from reloc_core.datasets.subset import Subset
 from reloc_core.errors import RelocError
-from reloc_core.interfaces import Dataset, Estimator, Runtime
+from reloc_core.interfaces import Dataset, Estimator
 from reloc_core.maps import partial_directory
 from reloc_core.pipeline import Pipeline, check_fit, default_solver
 from reloc_core.registry import default_registry
 from reloc_core.testing.common import (
-    ComponentConformance,
+    MappedConformance,
     check_covariance,
     check_honest_covariances,
     check_localization,
     check_rigid,
 )
 from reloc_core.testing.tools import (
-    as_query,
     bad_images,
     difference,
     pose_error,
@@ -66,50 +65,29 @@ class TrainedEstimator:
     strays: list[str]
 
 
-class EstimatorConformance(ComponentConformance):
+class EstimatorConformance(MappedConformance):
     """Holds an estimator to its promises; trains it twice on the embedded room.
 
     Attributes:
         solver: name, or config with `_target_`; None for the recommended one.
-        train_frames: images of the mapped walk.
-        query_frames: images of the other walk that are localized.
         consecutive: the queries are neighbouring frames of a video and not spread over the walk.
-        width: of the images.
-        height: of the images.
         max_median_cm: largest median error of the position.
         max_median_deg: largest median error of the rotation.
         min_localized: least share of queries that are localized.
-        covariance_slack: by which factor typical squared errors may be off from the covariances.
-        block_slack: by which factor rotation and translation may be off from each other in that.
         repeats: whether the same seed gives the same map here, tried where `resumes` is not.
         resumes: whether to interrupt `fit` halfway, run it again and ask for the map of an undisturbed run.
-        tolerance: largest difference between poses that must agree (metres, radians).
-        threads: the estimator may use.
     """
 
     interface: ClassVar[str] = "estimator"
     solver: ClassVar[str | Mapping[str, Any] | None] = None
-    train_frames: ClassVar[int] = 60
-    query_frames: ClassVar[int] = 6
     consecutive: ClassVar[bool] = False
-    width: ClassVar[int] = 320
-    height: ClassVar[int] = 240
     max_median_cm: ClassVar[float] = 5.0
     max_median_deg: ClassVar[float] = 2.0
     min_localized: ClassVar[float] = 0.8
-    covariance_slack: ClassVar[float] = 70.0
-    block_slack: ClassVar[float] = 10.0
     repeats: ClassVar[bool] = True
     resumes: ClassVar[bool] = True
-    tolerance: ClassVar[float] = 1e-5
-    threads: ClassVar[int] = 1
 
     # --------------------------------------------------------------------------- what to override
-
-    @classmethod
-    def train_dataset(cls) -> Dataset:
-        """What is mapped."""
-        return room("train", cls.train_frames, cls.width, cls.height)
 
     @classmethod
     def query_dataset(cls) -> Dataset:
@@ -117,14 +95,9 @@ class EstimatorConformance(ComponentConformance):
         if cls.consecutive:
             walk = room("test", 300, cls.width, cls.height)
             return Subset(walk, range(cls.query_frames))
-        return room("test", cls.query_frames, cls.width, cls.height)
+        return super().query_dataset()
 
     # ------------------------------------------------------------------------------------ helpers
-
-    @classmethod
-    def runtime(cls, seed: int = 42) -> Runtime:
-        """CPU and few threads."""
-        return Runtime(threads=cls.threads, seed=seed)
 
     @classmethod
     def open_map(cls, map_dir: Path) -> Pipeline:
@@ -148,10 +121,6 @@ class EstimatorConformance(ComponentConformance):
         """All queries as one sequence."""
         pipeline.start_sequence()
         return [pipeline.localize(self.query(q)) for q in queries]
-
-    def query(self, query: Query) -> Query:
-        """A query as the estimator may see it."""
-        return as_query(query, "depth" in self.described().requires)
 
     def assert_same(self, a: list[Localization], b: list[Localization]) -> None:
         """The same poses and the same failures."""

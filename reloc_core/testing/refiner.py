@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from reloc_core.errors import RelocError
-from reloc_core.interfaces import Dataset, Refiner, Runtime
+from reloc_core.interfaces import Dataset, Refiner
 from reloc_core.maps import Map
 from reloc_core.pipeline import load_refiner
 from reloc_core.registry import default_registry
 from reloc_core.testing.common import (
-    ComponentConformance,
+    MappedConformance,
     check_honest_covariances,
     check_localization,
 )
@@ -26,7 +26,6 @@ from reloc_core.testing.tools import (
     difference,
     perturbed,
     pose_error,
-    room,
     train_map,
     watch_writes,
 )
@@ -50,7 +49,7 @@ class TrainedRefiner:
     strays: list[str]
 
 
-class RefinerContract(ComponentConformance):
+class RefinerContract(MappedConformance):
     """Holds a refiner to what does not depend on how good it is.
 
     For refiners that only improve poses after a training of minutes: the suite then trains for seconds,
@@ -60,46 +59,16 @@ class RefinerContract(ComponentConformance):
         map_from: "refiner" where the refiner trains a map of its own, the name of an estimator
             whose map it reads, or None where it needs no map.
         estimator_options: of that estimator.
-        train_frames: images of the mapped walk.
-        query_frames: images that are refined.
-        width: of the images.
-        height: of the images.
         start_cm: how far the start is from the truth.
         start_deg: the same for the rotation.
-        covariance_slack: by which factor typical squared errors may be off from the covariances.
-        block_slack: by which factor rotation and translation may be off from each other in that.
-        tolerance: largest difference between poses that must agree (metres, radians).
-        threads: the refiner may use.
     """
 
     interface: ClassVar[str] = "refiner"
     map_from: ClassVar[str | None] = "refiner"
     estimator_options: ClassVar[Mapping[str, Any]] = {}
-    train_frames: ClassVar[int] = 60
     query_frames: ClassVar[int] = 5
-    width: ClassVar[int] = 320
-    height: ClassVar[int] = 240
     start_cm: ClassVar[float] = 4.0
     start_deg: ClassVar[float] = 1.5
-    covariance_slack: ClassVar[float] = 70.0
-    block_slack: ClassVar[float] = 10.0
-    tolerance: ClassVar[float] = 1e-5
-    threads: ClassVar[int] = 1
-
-    @classmethod
-    def train_dataset(cls) -> Dataset:
-        """What is mapped."""
-        return room("train", cls.train_frames, cls.width, cls.height)
-
-    @classmethod
-    def query_dataset(cls) -> Dataset:
-        """What is refined; with ground truth."""
-        return room("test", cls.query_frames, cls.width, cls.height)
-
-    @classmethod
-    def runtime(cls) -> Runtime:
-        """CPU and few threads."""
-        return Runtime(threads=cls.threads)
 
     @classmethod
     def open_refiner(cls, map_dir: Path | None) -> Refiner:
@@ -135,10 +104,6 @@ class RefinerContract(ComponentConformance):
         return Localization(
             Status.LOCALIZED, world_from_cam=pose, covariance=covariance, score=0.9, num_inliers=50
         )
-
-    def query(self, query: Query) -> Query:
-        """A query as the refiner may see it."""
-        return as_query(query, "depth" in self.described().requires)
 
     def refine_all(self, trained: TrainedRefiner, moved: bool = True) -> list[Localization]:
         """All queries from their starts."""

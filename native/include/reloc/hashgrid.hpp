@@ -1,4 +1,6 @@
 // Multi-resolution hash encoding (Mueller et al., Instant NGP, SIGGRAPH 2022) on the CPU.
+// Not of one method: any neural field encodes positions so. It is here although one plugin uses it
+// (nefes_refine), which would otherwise need a compiler and a wheel for every Python and platform.
 #pragma once
 
 #include <cstddef>

@@ -6,13 +6,14 @@ import types
 import numpy as np
 import pytest
 import torch
+from gnn_relpose.shared.config import GraphConfig
 from gnn_relpose.shared.layers import ChannelAttention, GnnLayer
 from gnn_relpose.shared.scatter import (
     scatter_mean,
     scatter_sum,
     torch_scatter_module,
 )
-from gnn_relpose.shared.selection import Thinning, pose_distances, spaced, spread, thin
+from gnn_relpose.shared.selection import pose_distances, spaced, spread, thin
 from gnn_relpose.shared.topology import batch_edges, fully_connected, nearest_edges
 
 from reloc_core.geometry import so3_exp
@@ -110,7 +111,7 @@ def test_attention_mixes_channels_of_one_message_only():
 
 
 def test_published_thinning_has_the_published_ranks():
-    options, rng = Thinning(7, 5, 0.5, True), np.random.default_rng(0)
+    options, rng = GraphConfig(7, 5, 0.5, True), np.random.default_rng(0)
     ranking = np.arange(400)
     ranks = np.stack([thin(ranking, options, rng) for _ in range(10_000)]) + 1
     # Survivors have ranks of about 2 k, starts are uniform in 0 .. 4.
@@ -121,9 +122,9 @@ def test_published_thinning_has_the_published_ranks():
 def test_small_databases_give_all_they_have():
     rng = np.random.default_rng(0)
     for size in (1, 3, 7):
-        chosen = thin(np.arange(size), Thinning(7, 5, 0.5, True), rng)
+        chosen = thin(np.arange(size), GraphConfig(7, 5, 0.5, True), rng)
         assert sorted(chosen) == list(range(size))
-    kept = thin(np.arange(9), Thinning(7, 5, 0.5, True), rng)
+    kept = thin(np.arange(9), GraphConfig(7, 5, 0.5, True), rng)
     assert len(kept) == 7
     assert np.all(np.diff(kept) > 0)  # best first
 
@@ -139,7 +140,7 @@ def test_spacing_skips_near_duplicates():
     # Identical references: one, and the others only fill up.
     same = np.repeat(np.eye(4)[None], 6, 0)
     assert spaced(np.arange(6), same, 2.0, 0.1, 7).tolist() == [0]
-    options = Thinning(4, 1, 0, False, 0.1)
+    options = GraphConfig(4, 1, 0, False, 0.1)
     chosen = thin(np.arange(6), options, np.random.default_rng(0), same, 2.0)
     assert chosen.tolist() == [0, 1, 2, 3]
 

@@ -353,7 +353,7 @@ def check(config: GsplatConfig) -> None:
     if 0 < config.image.resolution < 32:
         raise ConfigError("estimator.image.resolution must be 0 (unchanged) or at least 32.")
     options.at_least(2, "features.min_views")
-    options.require(config.anchors.min_views != 1, "anchors.min_views", "must be 0 or at least 2")
+    options.require(config.anchors.min_views != 1, "anchors.min_views", "be 0 or at least 2")
     options.at_least(1, "match.redundancy")
     if config.features.mode == "none" and config.match.target != "anchors":
         raise ConfigError(

@@ -1,6 +1,6 @@
 """Typed configuration of the estimator `landmarks`. Imports no PyTorch.
 
-Options that are None are chosen by what the mapping images are like; see `landmarks.plan`.
+Options that are None are chosen by what the mapping images are like; see `landmarks.matched.plan`.
 """
 
 from __future__ import annotations

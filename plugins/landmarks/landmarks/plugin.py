@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from landmarks.config import LandmarkConfig
-from landmarks.softmax_config import SoftmaxConfig
+from landmarks.softmax.config import SoftmaxConfig
 from reloc_core.hooks import hookimpl
 from reloc_core.registry import Component, Registry
 from reloc_core.weights import XFEAT
@@ -37,7 +37,7 @@ def reloc_register_components(registry: Registry) -> None:
         replace(
             component,
             name="scr_landmarks",
-            target="landmarks.softmax:SoftmaxLandmarks",
+            target="landmarks.softmax.estimator:SoftmaxLandmarks",
             config=SoftmaxConfig,
             summary="the softmax of landmarks alone, with all its options; use landmarks",
         )

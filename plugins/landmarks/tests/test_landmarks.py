@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from landmarks.config import LandmarkConfig
-from landmarks.estimator import LandmarkEstimator, best_known
+from landmarks.estimator import LandmarkEstimator
+from landmarks.matched.estimator import best_known
 
 from reloc_core.cli.main import main
 from reloc_core.datasets.config import SyntheticConfig
@@ -126,7 +127,7 @@ def test_scene_points_have_the_colours_of_the_images(fitted, room, monkeypatch):
     monkeypatch.setattr(Map, "tensors", without)
     loaded.load(Map.open(path), Runtime())
     assert loaded.scene_points().colors is None
-    assert "colors" not in loaded.scene.tensors()
+    assert "colors" not in loaded.readout.scene.tensors()
 
 
 def test_map_round_trip(fitted, room):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from landmarks.matching import Matches, by_looks, by_place
-from landmarks.scene import LandmarkMap
+from landmarks.matched.scene import LandmarkMap
+from landmarks.shared.matches import Matches, by_looks, by_place
 
 from reloc_core.geometry import inverse, project, so3_exp, transform
 from reloc_core.types import Camera

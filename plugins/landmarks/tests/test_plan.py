@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from landmarks.config import LandmarkConfig
 from landmarks.estimator import LandmarkEstimator
-from landmarks.film import is_film
-from landmarks.plan import are_photographs, make_plan
+from landmarks.film import are_photographs, is_film
+from landmarks.matched.estimator import MatchedLandmarks
+from landmarks.matched.plan import make_plan
 
 from reloc_core import Camera, Frame
 from reloc_core.calibration import CalibrationConfig
@@ -101,10 +102,10 @@ def test_consecutive_images_tell_a_film(tmp_path):
 def test_a_film_that_shares_too_little_for_the_softmax_is_matched(tmp_path, monkeypatch):
     room = SyntheticDataset(SyntheticConfig(width=320, height=240, train_frames=24, test_frames=1))
     monkeypatch.setattr("landmarks.estimator.are_photographs", lambda *_: False)
-    monkeypatch.setattr("landmarks.softmax._MIN_LANDMARKS", 10**6)
+    monkeypatch.setattr("landmarks.softmax.estimator._MIN_LANDMARKS", 10**6)
     run = start_run(tmp_path / "map", "landmarks")
     estimator = LandmarkEstimator(LandmarkConfig())
     estimator.fit(room, run)
     run.map.finish()
-    assert estimator.softmax is None
+    assert isinstance(estimator.readout, MatchedLandmarks)
     assert Map.open(tmp_path / "map").info.details["plan"]["kind"] == "sift"

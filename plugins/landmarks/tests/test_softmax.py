@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from landmarks.decoder import PositionDecoder, top_k
-from landmarks.places import Places
-from landmarks.softmax import SoftmaxLandmarks
-from landmarks.softmax_config import DecoderConfig, SoftmaxConfig
+from landmarks.softmax.config import DecoderConfig, SoftmaxConfig
+from landmarks.softmax.decoder import PositionDecoder, top_k
+from landmarks.softmax.estimator import SoftmaxLandmarks
+from landmarks.softmax.places import Places
 
 from reloc_core.datasets.config import SyntheticConfig
 from reloc_core.datasets.synthetic import SyntheticDataset

@@ -6,7 +6,6 @@ that work without separately downloaded weights (XFeat encoder, VLAD global desc
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -394,8 +393,3 @@ def _file(key: str, path: str, advice: str) -> None:
         raise ConfigError(advice)
     if not Path(path).is_file():
         raise ConfigError(f"estimator.{key}: there is no file {path}.")
-
-
-def as_dict(config: object) -> dict[str, object]:
-    """A config dataclass as plain nested dicts."""
-    return dataclasses.asdict(config)  # type: ignore[call-overload, no-any-return]

@@ -19,7 +19,6 @@ from reloc_core.datasets.benchmarks.base import (
     FetchOptions,
     Note,
     Source,
-    read_rgb,
     reduced,
     write_rgb,
 )
@@ -27,6 +26,7 @@ from reloc_core.errors import DataError
 from reloc_core.io.ace import write_ace
 from reloc_core.io.archives import extract
 from reloc_core.io.files import read_text
+from reloc_core.io.images import read_image
 from reloc_core.io.nvm import read_nvm
 from reloc_core.io.poselists import read_query_list
 from reloc_core.types import Camera, Frame, ImageArray
@@ -98,7 +98,7 @@ def _flat(name: str) -> str:
 
 
 def _prepare(source: Path, split: Path, name: str, focal: float, k1: float) -> Camera:
-    image, factor = reduced(undistort(read_rgb(source), focal, k1))
+    image, factor = reduced(undistort(read_image(source), focal, k1))
     write_rgb(split / "rgb" / _flat(name), image)
     height, width = image.shape[:2]
     return Camera.pinhole(focal * factor, width, height)

@@ -15,7 +15,6 @@ import numpy as np
 
 from reloc_core.errors import DataError
 from reloc_core.io.ace import write_ace
-from reloc_core.io.images import read_image
 from reloc_core.io.poselists import read_pose_list
 from reloc_core.types import Float64Array, Frame, ImageArray
 
@@ -163,19 +162,10 @@ def reduced(image: ImageArray) -> tuple[ImageArray, float]:
     return np.asarray(resized, np.uint8), size[0] / width
 
 
-def read_rgb(path: Path) -> ImageArray:
-    """An image of the archive.
-
-    Raises:
-        DataError: missing or damaged.
-    """
-    return read_image(path)
-
-
-def write_rgb(path: Path, image: ImageArray, quality: int = 95) -> None:
+def write_rgb(path: Path, image: ImageArray) -> None:
     """Write an RGB image in the format that the name says."""
     done, data = cv2.imencode(
-        path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+        path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95]
     )
     if not done:
         raise DataError(f"{path.name} could not be encoded.")

@@ -18,7 +18,6 @@ from reloc_core.datasets.benchmarks.base import (
     FetchOptions,
     Note,
     Source,
-    read_rgb,
     reduced,
     write_rgb,
 )
@@ -26,6 +25,7 @@ from reloc_core.errors import DataError
 from reloc_core.io.ace import write_ace
 from reloc_core.io.archives import extract
 from reloc_core.io.files import read_text
+from reloc_core.io.images import read_image
 from reloc_core.io.nvm import pose_from_center, read_nvm
 from reloc_core.types import Camera, Float64Array, Frame
 
@@ -79,7 +79,7 @@ class Cambridge(Benchmark):
                 if np.abs(pose[:3, :3].T @ pose[:3, 3]).max() > FARTHEST:
                     far += 1
                     continue
-                image, factor = reduced(read_rgb(root / name))
+                image, factor = reduced(read_image(root / name))
                 flat = name.replace("/", "_")
                 write_rgb(out / split / "rgb" / flat, image)
                 height, width = image.shape[:2]

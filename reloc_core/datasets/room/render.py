@@ -82,10 +82,9 @@ class Renderer:
 
     Args:
         surfaces: with light baked in; must enclose the camera.
-        threads: for the bands of an image.
     """
 
-    def __init__(self, surfaces: list[Surface], threads: int = 2) -> None:
+    def __init__(self, surfaces: list[Surface]) -> None:
         self._surfaces = surfaces
         self._atlas = build_atlas(surfaces)
         self._flat = np.array([s.kind in ("quad", "disc") for s in surfaces])
@@ -93,7 +92,7 @@ class Renderer:
         self._normals = np.array(
             [s.normal if f else np.zeros(3) for s, f in zip(surfaces, self._flat, strict=True)]
         )
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="render")
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="render")
 
     def color(self, camera: Camera, world_from_cam: Float64Array) -> ImageArray:
         """Noise-free image, (height, width, 3) uint8 RGB.

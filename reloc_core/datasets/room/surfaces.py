@@ -180,19 +180,12 @@ class Model:
                 self.quad(corner, ax * sx, back * sy, drawn, density)
         self.blocks.append(Block(middle, half, float(angle)))
 
-    def sphere(
-        self,
-        center: tuple[float, float, float],
-        radius: float,
-        texture: Texture,
-        emits: bool = False,
-    ) -> None:
+    def sphere(self, center: tuple[float, float, float], radius: float, texture: Texture) -> None:
         """Add a sphere."""
         zero = np.zeros(3)
         at = np.array(center, np.float64)
-        self._add("sphere", at, zero, zero, radius, 0, texture, None, emits)
-        if not emits:
-            self.blocks.append(Block(at, np.full(3, radius), round=True))
+        self._add("sphere", at, zero, zero, radius, 0, texture, None, False)
+        self.blocks.append(Block(at, np.full(3, radius), round=True))
 
     def cylinder(
         self,

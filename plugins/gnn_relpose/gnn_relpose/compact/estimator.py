@@ -14,7 +14,8 @@ from gnn_relpose.compact.scene import Scene, TrainingScene, prepare, retrieval
 from gnn_relpose.compact.training import Trainer
 from gnn_relpose.compact.views import describe
 from gnn_relpose.shared.frames import Describer
-from gnn_relpose.shared.selection import Thinning, thin
+from gnn_relpose.shared.selection import salt_of, thin
+from gnn_relpose.shared.training import load_weights, other_scenes
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.retrieval import NetVlad, RetrievalIndex
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
@@ -48,12 +49,7 @@ class CompactEstimator(Estimator):
             MapError: `train.warm_start` names no map of this method.
         """
         options, seed = self.config.train, run.runtime.seed
-        extra = list(run.extra_datasets) if options.regime != "single" else []
-        if options.regime == "leave_one_out" and not extra:
-            raise DataError(
-                "estimator.train.regime=leave_one_out trains on other scenes only: name some with "
-                "extra_datasets=[{name: DATASET, root: DIR}, ...]."
-            )
+        extra = other_scenes(run, options.regime)
         self.describer = Describer(self.config.resolution)
         torch.manual_seed(int(numpy_rng(seed, "network").integers(1 << 62)))
         network = CompactNetwork(self.config.network)
@@ -130,17 +126,10 @@ class CompactEstimator(Estimator):
         maps = self.describer.describe(query.image).maps
         descriptor: Tensor = self.vlad(maps.flatten(1).T[None])
         found, similarity = index.search(descriptor, self.config.retrieval.pool)
-        options = self.config.graph
-        rule = Thinning(
-            options.neighbours, options.period, options.dropout, options.random_start,
-            options.spacing,
-        )  # fmt: skip
-        # The same image gets the same neighbours, in whatever order images come.
-        salt = int(abs(float(descriptor[0, :8].double().sum())) * 1e9) % (1 << 31)
-        rng = numpy_rng(self.seed, "thinning", salt)
+        rng = numpy_rng(self.seed, "thinning", salt_of(descriptor[0]))
         # Without depths the spread of the cameras stands for the size of the scene.
         size = float(scene.convention.deviation[0]) * 2
-        references = thin(found[0][found[0] >= 0], rule, rng, scene.poses, size)
+        references = thin(found[0][found[0] >= 0], self.config.graph, rng, scene.poses, size)
         own = network.nodes(pooled(maps[None]))
         alike = float(similarity[0, 0]) / max(scene.usual_similarity, 1e-6)
         return evidence(network, scene, own, references, alike)
@@ -152,13 +141,5 @@ def load_network(network: CompactNetwork, scene_map: Map) -> tuple[float, float]
     Raises:
         MapError: the map is of another method, or its network of another shape.
     """
-    state, metadata = scene_map.tensors("network")
-    expected = network.state_dict()
-    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
-        raise MapError(
-            f"The network of {scene_map.path} has another shape than the configuration. Leave the "
-            "options below estimator.network out, or train again."
-        )
-    network.load_state_dict(state)
-    scales = metadata["scales"]
+    scales = load_weights(network, scene_map)["scales"]
     return float(scales[0]), float(scales[1])

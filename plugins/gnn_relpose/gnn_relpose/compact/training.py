@@ -11,7 +11,8 @@ from torch import Tensor
 from gnn_relpose.compact.config import CompactConfig
 from gnn_relpose.compact.network import CompactNetwork
 from gnn_relpose.compact.scene import TrainingScene
-from gnn_relpose.shared.selection import Thinning, thin
+from gnn_relpose.shared.config import GraphConfig
+from gnn_relpose.shared.selection import thin
 from gnn_relpose.shared.topology import batch_edges
 from gnn_relpose.shared.training import GraphTrainer
 from reloc_core.training.streams import numpy_rng, torch_rng
@@ -83,9 +84,8 @@ class Trainer(GraphTrainer):
         if rng.random() < _ELSEWHERE:
             others = ranking[scene.blocks[ranking] != scene.blocks[query]]
             ranking = others if len(others) else ranking
-        rule = Thinning(
-            self.config.graph.neighbours, int(rng.integers(1, _LARGEST_PERIOD + 1)), 0.5, True
-        )
+        period = int(rng.integers(1, _LARGEST_PERIOD + 1))
+        rule = GraphConfig(self.config.graph.neighbours, period, dropout=0.5, random_start=True)
         chosen = thin(ranking[: self.config.retrieval.pool], rule, rng)
         return np.concatenate([[query], rng.permutation(chosen)])
 

@@ -19,7 +19,7 @@ from gnn_relpose.matched.graphs import Graph, make_batch, training_graph
 from gnn_relpose.matched.network import GraphNetwork
 from gnn_relpose.matched.scene import Pairs, Scene
 from gnn_relpose.shared.poses import difference
-from reloc_core.geometry import orthonormalized, so3_log
+from reloc_core.geometry import orthonormalized, pose_minus
 from reloc_core.interfaces import Run, Runtime
 from reloc_core.solvers.config import AveragingConfig
 from reloc_core.solvers.relative_poses import AveragingSolver
@@ -165,8 +165,5 @@ def _nees(
     truth = graph.world_from_cam
     if result.world_from_cam is None or result.covariance is None or truth is None:
         return None
-    back = result.world_from_cam[:3, :3].T
-    off = np.concatenate(
-        [so3_log(back @ truth[:3, :3]), back @ (truth[:3, 3] - result.world_from_cam[:3, 3])]
-    )
+    off = pose_minus(truth, result.world_from_cam)
     return float(off @ np.linalg.solve(result.covariance, off)), result.num_inliers or 1

@@ -11,6 +11,7 @@ from reloc_core.types import Float64Array
 _SCALE = 0.008  # of ray coordinates: the usual error of a match, about half a cell
 _INLIER = 3.0  # times the scale
 _STEPS = 5
+_UNCERTAIN = 0.3  # standard deviation over the value; an image without parallax gives no depth
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,6 @@ def triangulate(
     other_from_cam: Float64Array,
     usable: np.ndarray,
     min_views: int = 2,
-    max_uncertainty: float = 0.3,
 ) -> InverseDepth:
     """Inverse depth of cells from their matches in other images, with outliers among the matches.
 
@@ -45,8 +45,6 @@ def triangulate(
         other_from_cam: (J, 4, 4).
         usable: (J, K) matches that count.
         min_views: views that must agree.
-        max_uncertainty: largest standard deviation relative to the value; an image without parallax
-            gives no depth.
     """
     n_views, n_cells = usable.shape
     if n_views == 0:
@@ -86,5 +84,5 @@ def triangulate(
     square = (r * r).sum(-1) / _SCALE**2
     views = (usable & (square < _INLIER**2)).sum(0)
     uncertainty = _SCALE / np.sqrt(np.maximum(information, 1e-12))
-    known = (best > 0) & (views >= min_views) & (uncertainty < max_uncertainty * best)
+    known = (best > 0) & (views >= min_views) & (uncertainty < _UNCERTAIN * best)
     return InverseDepth(np.where(known, best, 0.0), np.where(known, views, 0))

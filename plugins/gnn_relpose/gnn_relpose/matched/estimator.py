@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from gnn_relpose.matched.graphs import make_batch, scene_graph
 from gnn_relpose.matched.network import GraphNetwork
 from gnn_relpose.matched.scene import Pairs, Scene, match_rays, pool, prepare
 from gnn_relpose.matched.training import Trainer
-from gnn_relpose.shared.config import as_dict
 from gnn_relpose.shared.frames import Describer
-from gnn_relpose.shared.selection import Thinning, thin
-from reloc_core.errors import DataError, MapError
+from gnn_relpose.shared.selection import salt_of, thin
+from gnn_relpose.shared.training import load_weights, other_scenes
+from reloc_core.errors import MapError
 from reloc_core.features.retrieval import NetVlad, RetrievalIndex
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map, MapWriter, load_tensors, save_tensors
@@ -66,12 +66,7 @@ class MatchedEstimator(Estimator):
             MapError: `train.warm_start` names no map of this method.
         """
         options, seed = self.config.train, run.runtime.seed
-        extra = list(run.extra_datasets) if options.regime != "single" else []
-        if options.regime == "leave_one_out" and not extra:
-            raise DataError(
-                "estimator.train.regime=leave_one_out trains on other scenes only: name some with "
-                "extra_datasets=[{name: DATASET, root: DIR}, ...]."
-            )
+        extra = other_scenes(run, options.regime)
         self.describer = Describer(self.config.image.resolution)
         torch.manual_seed(int(numpy_rng(seed, "network").integers(1 << 62)))
         network = GraphNetwork(self.config.network)
@@ -118,7 +113,7 @@ class MatchedEstimator(Estimator):
 
     def _architecture(self) -> dict[str, object]:
         skipped = ("dropout", "scatter")
-        network = as_dict(self.config.network)
+        network = asdict(self.config.network)
         return {key: value for key, value in network.items() if key not in skipped}
 
     def load(self, scene_map: Map, runtime: Runtime) -> None:
@@ -153,18 +148,10 @@ class MatchedEstimator(Estimator):
         """
         if self.index is None or self.scene is None:
             raise MapError("gnn_matched has no map yet: call load or fit first.")
-        options = self.config.graph
         found, similarity = self.index.search(descriptor[None], self.config.retrieval.pool)
         ranking = found[0][found[0] >= 0]
-        thinning = Thinning(
-            options.neighbours,
-            options.period,
-            options.dropout,
-            options.random_start,
-            options.spacing,
-        )
         rng = numpy_rng(self.seed, "thinning", salt)
-        chosen = thin(ranking, thinning, rng, self.scene.poses, self.scene.depth)
+        chosen = thin(ranking, self.config.graph, rng, self.scene.poses, self.scene.depth)
         best = float(similarity[0, 0]) if len(ranking) else 0.0
         return Neighbours(chosen, best)
 
@@ -176,9 +163,7 @@ class MatchedEstimator(Estimator):
             raise MapError("gnn_matched has no map yet: call load or fit first.")
         frame = describer.describe(query.image)
         descriptor = vlad(frame.maps.flatten(1).T[None])[0]
-        # The same image gets the same neighbours, in whatever order images come.
-        salt = int(abs(float(descriptor[:8].double().sum())) * 1e9) % (1 << 31)
-        found = self.neighbours(descriptor, salt)
+        found = self.neighbours(descriptor, salt_of(descriptor))
         if found.similarity < self.config.min_similarity * scene.usual_similarity:
             return _empty("no reference image resembles the query")
         references = found.references
@@ -208,15 +193,7 @@ def load_network(network: GraphNetwork, scene_map: Map) -> Calibration:
     Raises:
         MapError: the map is of another method, or its network of another shape.
     """
-    state, metadata = scene_map.tensors("network")
-    expected = network.state_dict()
-    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
-        raise MapError(
-            f"The network of {scene_map.path} has another shape than the configuration. Leave the "
-            "options below estimator.network out, or train again."
-        )
-    network.load_state_dict(state)
-    calibration = metadata.get("calibration")
+    calibration = load_weights(network, scene_map).get("calibration")
     return Calibration(**calibration) if isinstance(calibration, dict) else Calibration()
 
 

@@ -17,10 +17,11 @@ from gnn_relpose.published.network import (
     load_node_weights,
 )
 from gnn_relpose.published.retrieval import Retrieval, read_netvlad
-from gnn_relpose.published.training import PublishedTrainer, TrainingScene, thinning
+from gnn_relpose.published.training import PublishedTrainer, TrainingScene
 from gnn_relpose.shared.ranking import Ranking
-from gnn_relpose.shared.selection import thin
+from gnn_relpose.shared.selection import salt_of, thin
 from gnn_relpose.shared.topology import fully_connected
+from gnn_relpose.shared.training import other_scenes
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.retrieval import RetrievalIndex
 from reloc_core.geometry import inverse
@@ -54,12 +55,7 @@ class PublishedEstimator(Estimator):
         options, seed = self.config.train, run.runtime.seed
         if len(dataset) < 2:
             raise DataError(f"{dataset.name} has {len(dataset)} image; a graph needs at least two.")
-        extra = list(run.extra_datasets) if options.regime != "single" else []
-        if options.regime == "leave_one_out" and not extra:
-            raise DataError(
-                "estimator.train.regime=leave_one_out trains on other scenes only: name some with "
-                "extra_datasets=[{name: DATASET, root: DIR}, ...]."
-            )
+        extra = other_scenes(run, options.regime)
         torch.manual_seed(int(numpy_rng(seed, "network").integers(1 << 62)))
         network = self._network().to(run.runtime.device)
         if self.config.network.weights:
@@ -167,10 +163,9 @@ class PublishedEstimator(Estimator):
             raise MapError("gnn_published has no map yet: call load or fit first.")
         descriptor = self.retrieval.describe(query.image)
         found, similarity = self.index.search(descriptor, self.config.retrieval.pool)
-        # The same image gets the same neighbours, in whatever order images come.
-        salt = int(abs(float(descriptor[0, :8].double().sum())) * 1e9) % (1 << 31)
+        salt = salt_of(descriptor[0])
         rng = numpy_rng(self.seed, "thinning", salt)
-        references = thin(found[0][found[0] >= 0], thinning(self.config), rng)
+        references = thin(found[0][found[0] >= 0], self.config.graph, rng)
         torch.manual_seed(salt)
         image = self.colors.normalize(resize(query.image, self.config.height) / 255.0)
         own = self.network.nodes(image[None].to(self.device))

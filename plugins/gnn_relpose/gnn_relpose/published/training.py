@@ -14,7 +14,7 @@ from gnn_relpose.published.images import Colors, jitter, resize
 from gnn_relpose.published.network import PublishedNetwork
 from gnn_relpose.shared.loss import WeightedPoseLoss
 from gnn_relpose.shared.ranking import Ranking
-from gnn_relpose.shared.selection import Thinning, thin
+from gnn_relpose.shared.selection import thin
 from gnn_relpose.shared.topology import batch_edges
 from reloc_core.interfaces import Dataset, Run
 from reloc_core.training.checkpoint import Checkpoint
@@ -39,12 +39,6 @@ class TrainingScene:
     colors: Colors
     vectors: Tensor
     ranking: Ranking
-
-
-def thinning(config: PublishedConfig) -> Thinning:
-    """How the published rule thins a ranking."""
-    graph = config.graph
-    return Thinning(graph.neighbours, graph.period, graph.dropout, graph.random_start)
 
 
 class PublishedTrainer:
@@ -121,7 +115,7 @@ class PublishedTrainer:
         if self.config.cross_connect:
             others = ranking[ranking // _BLOCK != query // _BLOCK]
             ranking = others if len(others) else ranking
-        chosen = thin(ranking[: self.config.retrieval.pool], thinning(self.config), rng)
+        chosen = thin(ranking[: self.config.retrieval.pool], self.config.graph, rng)
         members = np.concatenate([[query], rng.permutation(chosen)])
         images = []
         for member in members:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,8 +103,3 @@ def check_iterations(options: Checks, train: TrainConfig) -> None:
         raise ConfigError(
             "estimator.train.iterations=0 trains nothing: give estimator.train.warm_start=MAP too."
         )
-
-
-def as_dict(config: object) -> dict[str, object]:
-    """A config dataclass as plain nested dicts."""
-    return dataclasses.asdict(config)  # type: ignore[call-overload, no-any-return]

@@ -6,31 +6,12 @@ the ranking with a random stride so that the references differ.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from torch import Tensor
 
+from gnn_relpose.shared.config import GraphConfig
 from reloc_core.geometry import so3_log
 from reloc_core.types import Float64Array
-
-
-@dataclass(frozen=True)
-class Thinning:
-    """How a ranking is thinned.
-
-    Attributes:
-        neighbours: references to keep at most.
-        period: keep every period-th of what is left.
-        dropout: leave each out with this chance first (published: 0.5).
-        random_start: start at a random one of the first `period` (published); else at the best.
-        spacing: skip references that are nearer than this to a kept one, see `pose_distances`.
-    """
-
-    neighbours: int = 7
-    period: int = 5
-    dropout: float = 0.5
-    random_start: bool = True
-    spacing: float = 0.0
 
 
 def pose_distances(pose: Float64Array, poses: Float64Array, depth: float) -> Float64Array:
@@ -48,7 +29,7 @@ def pose_distances(pose: Float64Array, poses: Float64Array, depth: float) -> Flo
 
 def thin(
     ranking: np.ndarray,
-    options: Thinning,
+    options: GraphConfig,
     rng: np.random.Generator | np.random.RandomState,
     poses: Float64Array | None = None,
     depth: float = 1.0,
@@ -60,7 +41,7 @@ def thin(
 
     Args:
         ranking: indices of references, best first.
-        options: see `Thinning`.
+        options: how it is thinned.
         rng: drawn from in the order of the published code: one uniform vector, then one integer.
         poses: (M, 4, 4) of all references, for `spacing`.
         depth: see `pose_distances`.
@@ -82,6 +63,15 @@ def thin(
         both = np.concatenate([kept, rest])
         kept = both[np.argsort([order[int(r)] for r in both], kind="stable")]
     return kept
+
+
+def salt_of(descriptor: Tensor) -> int:
+    """A number by which an image gets the same neighbours in whatever order images come.
+
+    Args:
+        descriptor: (D,) unit vector.
+    """
+    return int(abs(float(descriptor[:8].double().sum())) * 1e9) % (1 << 31)
 
 
 def spaced(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +12,45 @@ from torch import Tensor, nn
 
 from gnn_relpose.shared.config import TrainConfig
 from gnn_relpose.shared.loss import WeightedPoseLoss, one_cycle
-from reloc_core.interfaces import Run
+from reloc_core.errors import DataError, MapError
+from reloc_core.interfaces import Dataset, Run
+from reloc_core.maps import Map
 from reloc_core.training.checkpoint import Checkpoint
 from reloc_core.training.loop import train_steps
 
 _MAX_GRADIENT = 5.0
+
+
+def other_scenes(run: Run, regime: str) -> list[Dataset]:
+    """The scenes beside the mapped one that a network learns from; see `TrainConfig.regime`.
+
+    Raises:
+        DataError: there are none, and it may learn from no other.
+    """
+    extra = list(run.extra_datasets) if regime != "single" else []
+    if regime == "leave_one_out" and not extra:
+        raise DataError(
+            "estimator.train.regime=leave_one_out trains on other scenes only: name some with "
+            "extra_datasets=[{name: DATASET, root: DIR}, ...]."
+        )
+    return extra
+
+
+def load_weights(network: nn.Module, scene_map: Map) -> Mapping[str, Any]:
+    """Read the network of a map, in place; returns what else is stored of it.
+
+    Raises:
+        MapError: the map is of another method, or its network of another shape.
+    """
+    state, metadata = scene_map.tensors("network")
+    expected = network.state_dict()
+    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
+        raise MapError(
+            f"The network of {scene_map.path} has another shape than the configuration. Leave the "
+            "options below estimator.network out, or train again."
+        )
+    network.load_state_dict(state)
+    return metadata
 
 
 class GraphTrainer(ABC):

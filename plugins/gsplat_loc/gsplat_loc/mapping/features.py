@@ -119,7 +119,8 @@ def blend(
 ) -> Descriptors:
     """Descriptors trained by rendering them (Feature-3DGS, as in GSplatLoc), the geometry fixed.
 
-    L1 against the descriptor maps, Adam, one image per step; the gradient reaches descriptors only.
+    L1 against the descriptor maps, Adam, one image per step; the gradient reaches descriptors only. Done
+    anew when interrupted: the checkpoint holds the field, which took longer.
     Maps are kept up to `features.cache_mb` and computed again beyond it.
     """
     initial = average(gaussians, views, options, at, run)

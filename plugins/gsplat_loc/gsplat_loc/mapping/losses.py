@@ -9,21 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _C1, _C2 = 0.01**2, 0.03**2
+_WINDOW, _SIGMA = 11, 1.5  # pixels
 
 
 @lru_cache(maxsize=4)
-def _kernel(channels: int, size: int, sigma: float, device: torch.device) -> Tensor:
-    x = torch.arange(size, dtype=torch.float32, device=device) - size // 2
-    weights = torch.exp(-(x**2) / (2 * sigma**2))
-    return (weights / weights.sum()).expand(channels, 1, -1)
-
-
-def _blurred(images: Tensor, size: int = 11, sigma: float = 1.5) -> Tensor:
+def _blurred(images: Tensor) -> Tensor:
     """Separable Gaussian window with zero padding over (B, C, H, W)."""
-    channels = images.shape[1]
-    kernel = _kernel(channels, size, sigma, images.device)
-    images = F.conv2d(images, kernel[:, :, None], padding=(0, size // 2), groups=channels)
-    return F.conv2d(images, kernel[..., None], padding=(size // 2, 0), groups=channels)
+    channels, border = images.shape[1], _WINDOW // 2
+    x = torch.arange(_WINDOW, dtype=torch.float32, device=images.device) - border
+    weights = torch.exp(-(x**2) / (2 * _SIGMA**2))
+    kernel = (weights / weights.sum()).expand(channels, 1, -1)
+    images = F.conv2d(images, kernel[:, :, None], padding=(0, border), groups=channels)
+    return F.conv2d(images, kernel[..., None], padding=(border, 0), groups=channels)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from kfnet_temporal.common.formats import read_label, read_lists
+from kfnet_temporal.common.formats import read_label, read_lists, scene_transform
 from kfnet_temporal.measurement_config import LabelConfig
 from reloc_core.errors import DataError
 from reloc_core.geometry import transform, unproject
 from reloc_core.interfaces import Dataset, Run
 from reloc_core.types import BoolArray, Camera, DepthArray, Float64Array, Query
+
+_TRANSFORM_STEP = 10
 
 
 class Labels(Protocol):
@@ -129,6 +132,29 @@ def make_labels(dataset: Dataset, config: LabelConfig, run: Run) -> Labels:
             f"{dataset.name} has no depth images. Add depth/, or set estimator.labels.source=stereo."
         )
     return DepthLabels()
+
+
+def principal_axes(
+    dataset: Dataset, labels: Labels, cells: Callable[[Query], Float64Array]
+) -> Float64Array:
+    """The normalised scene frame (4, 4) from the world, of the labels of every tenth image.
+
+    Args:
+        dataset: the mapping images.
+        labels: theirs.
+        cells: pixels (N, 2) of an image at which they are taken.
+
+    Raises:
+        DataError: there are none.
+    """
+    points = []
+    for i in range(0, len(dataset), _TRANSFORM_STEP):
+        query = dataset[i]
+        points.append(labels.at(i, query, cells(query)))
+    found = np.concatenate(points)
+    if not np.isfinite(found).all(1).any():
+        raise DataError(f"{dataset.name} has no scene coordinate labels to learn from.")
+    return scene_transform(found)
 
 
 def labels_at(query: Query, pixels: Float64Array) -> Float64Array:

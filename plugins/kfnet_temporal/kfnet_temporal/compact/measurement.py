@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kfnet_temporal.common.formats import scene_transform
 from kfnet_temporal.common.grid import FeatureExtractor, FeatureGrid
-from kfnet_temporal.common.labels import Labels, make_labels
+from kfnet_temporal.common.labels import Labels, make_labels, principal_axes
 from kfnet_temporal.common.losses import likelihood
 from kfnet_temporal.compact.bank import FeatureBank, gather
 from kfnet_temporal.compact.networks import KERNEL, NarrowScoordNet, bordered
@@ -24,7 +23,6 @@ from reloc_core.training.loop import train_steps
 from reloc_core.training.streams import torch_rng, torch_seed
 from reloc_core.types import Correspondences, Float64Array, Query
 
-_TRANSFORM_STEP = 10
 _MIN_IMAGES = 8
 _MAX_NORM = 10.0
 
@@ -62,8 +60,9 @@ class NarrowEstimator(Estimator):
                 f"{dataset.name} has {len(dataset)} images; a map needs at least {_MIN_IMAGES}."
             )
         labels = make_labels(dataset, self.config.labels, run)
-        self.extractor = FeatureExtractor(self.config.resolution, run.runtime.device)
-        self.normalised_from_world = self._principal_axes(dataset, labels)
+        extractor = FeatureExtractor(self.config.resolution, run.runtime.device)
+        self.extractor = extractor
+        self.normalised_from_world = principal_axes(dataset, labels, lambda q: extractor(q).pixels)
         self.gather(dataset, labels, run)
         assert self.bank is not None
         self.network = self._new_network(run.runtime.seed).to(run.runtime.device)
@@ -98,17 +97,6 @@ class NarrowEstimator(Estimator):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(seed, "scoordnet"))
             return NarrowScoordNet(self.config.channels, self.config.blocks)
-
-    def _principal_axes(self, dataset: Dataset, labels: Labels) -> Float64Array:
-        assert self.extractor is not None
-        points = []
-        for i in range(0, len(dataset), _TRANSFORM_STEP):
-            query = dataset[i]
-            points.append(labels.at(i, query, self.extractor(query).pixels))
-        found = np.concatenate(points)
-        if not np.isfinite(found).all(1).any():
-            raise DataError(f"{dataset.name} has no scene coordinate labels to learn from.")
-        return scene_transform(found)
 
     def _step_loss(self, cells: Cells, seed: int, step: int) -> Tensor:
         """The likelihood of the labels of random cells, which all come from different images."""

@@ -57,10 +57,10 @@ def deviation(std: Tensor) -> ImageArray:
     return np.asarray(colours[..., ::-1], np.uint8)
 
 
-def flow_arrows(image: ImageArray, flow: Tensor, every: int = 4) -> ImageArray:
+def flow_arrows(image: ImageArray, flow: Tensor) -> ImageArray:
     """Lines from cells to where they were in the previous frame, over the image."""
     height, width = flow.shape[-2:]
-    scale = 8
+    scale, every = 8, 4
     canvas = cv2.resize(image, (width * scale, height * scale), interpolation=cv2.INTER_AREA)
     canvas = (canvas * 0.6).astype(np.uint8)
     field = flow.cpu().numpy()

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kfnet_temporal.common.formats import read_transform, scene_transform
-from kfnet_temporal.common.labels import Labels, make_labels
+from kfnet_temporal.common.formats import read_transform
+from kfnet_temporal.common.labels import Labels, make_labels, principal_axes
 from kfnet_temporal.common.losses import likelihood, masked_mean
 from kfnet_temporal.measurement_config import ScoordnetConfig, check_scoordnet
 from kfnet_temporal.published.augment import (
@@ -21,7 +21,7 @@ from kfnet_temporal.published.augment import (
 )
 from kfnet_temporal.published.scoordnet import SCoordNet
 from kfnet_temporal.published.tf_import import import_scoordnet
-from reloc_core.errors import DataError, MapError
+from reloc_core.errors import MapError
 from reloc_core.geometry import transform
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map
@@ -29,8 +29,6 @@ from reloc_core.training.checkpoint import Checkpoint
 from reloc_core.training.loop import train_steps
 from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Correspondences, Float64Array, Query
-
-_TRANSFORM_STEP = 10
 
 
 class ScoordnetEstimator(Estimator):
@@ -62,7 +60,9 @@ class ScoordnetEstimator(Estimator):
         if self.config.transform:
             self.normalised_from_world = read_transform(self.config.transform)
         else:
-            self.normalised_from_world = self._principal_axes(dataset, labels)
+            self.normalised_from_world = principal_axes(
+                dataset, labels, lambda query: self.cells(query)[0]
+            )
         self.network = self._new_network(run.runtime.seed).to(self.device)
         optimizer = torch.optim.Adam(
             self.network.parameters(),
@@ -84,16 +84,6 @@ class ScoordnetEstimator(Estimator):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return SCoordNet()
-
-    def _principal_axes(self, dataset: Dataset, labels: Labels) -> Float64Array:
-        points = []
-        for i in range(0, len(dataset), _TRANSFORM_STEP):
-            query = dataset[i]
-            points.append(labels.at(i, query, self.cells(query)[0]))
-        found = np.concatenate(points)
-        if not np.isfinite(found).all(1).any():
-            raise DataError(f"{dataset.name} has no scene coordinate labels to learn from.")
-        return scene_transform(found)
 
     def step_loss(self, dataset: Dataset, labels: Labels, seed: int, step: int) -> Tensor:
         """The loss of one training step: the likelihood of the labels in a batch of images."""

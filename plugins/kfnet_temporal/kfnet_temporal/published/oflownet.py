@@ -26,7 +26,7 @@ class SameDeconv(nn.ConvTranspose2d):
         assert self.bias is not None
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Without the last row and column, which SAME padding does not have."""
         return super().forward(x)[..., :-1, :-1]
 

@@ -85,12 +85,12 @@ class ExposureTransform(nn.Module):
 
     Args:
         bins: of the histogram.
-        hidden: width of the three hidden layers.
     """
 
-    def __init__(self, bins: int, hidden: int = 32) -> None:
+    def __init__(self, bins: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
+        hidden = 32
         for width in (bins, hidden, hidden):
             layers += [nn.Linear(width, hidden), nn.ReLU()]
         last = nn.Linear(hidden, 12)

@@ -19,6 +19,7 @@ from reloc_core.interfaces import Run
 from reloc_core.training.packing import pack, unpack
 
 _SIGHT_MARGIN = 0.08  # scene units before a measured surface that must be empty
+_RAYS = 8192  # rendered at a time
 _STAGES = ("colour", "feature", "fusion")
 
 
@@ -305,7 +306,6 @@ def render_map(
     directions: Tensor,
     shape: tuple[int, int],
     histogram: Tensor,
-    chunk: int = 8192,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A whole image: colours (3, rows, columns), features (C, ...) and depths (rows, columns).
 
@@ -315,7 +315,6 @@ def render_map(
         directions: (rows * columns, 3) in camera axes, z = 1.
         shape: (rows, columns).
         histogram: (bins,) percent.
-        chunk: rays at a time.
 
     Returns:
         depths in scene units.
@@ -324,7 +323,7 @@ def render_map(
     origins, turned = field.scene.rays(world_from_cam, directions)
     parts = [
         field.render(o.to(device), d.to(device), histogram[None])
-        for o, d in zip(origins.split(chunk), turned.split(chunk), strict=True)
+        for o, d in zip(origins.split(_RAYS), turned.split(_RAYS), strict=True)
     ]
     colour = torch.cat([p.colour for p in parts]).T.unflatten(1, shape)
     features = torch.cat([p.features for p in parts]).T.unflatten(1, shape)

@@ -18,6 +18,7 @@ from nefes_refine.config import RefineConfig
 from nefes_refine.field.training import enlarged, render_map
 from nefes_refine.regressor import matrix
 from nefes_refine.target import Target
+from reloc_core.rendering.poses import exp_se3
 from reloc_core.types import Float64Array
 
 _CHUNK = 1024  # rays whose graph is alive at a time
@@ -31,34 +32,6 @@ def channel_cosine_loss(rendered: Tensor, wanted: Tensor) -> Tensor:
     """
     a, b = rendered.flatten(1), wanted.flatten(1)
     return 1 - F.cosine_similarity(a, b, dim=1, eps=1e-6).mean()
-
-
-def so3_exp_torch(vector: Tensor) -> Tensor:
-    """Rotation matrix (3, 3) of a rotation vector (3,), differentiable at zero (Rodrigues)."""
-    zero = torch.zeros_like(vector[0])
-    x, y, z = vector
-    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).view(3, 3)
-    squared = vector.dot(vector)
-    small = squared < 1e-8
-    safe = torch.where(small, torch.ones_like(squared), squared)
-    angle = safe.sqrt()
-    a = torch.where(small, 1 - squared / 6, torch.sin(angle) / angle)
-    b = torch.where(small, 0.5 - squared / 24, (1 - torch.cos(angle)) / safe)
-    return torch.eye(3, dtype=vector.dtype) + a * skew + b * (skew @ skew)
-
-
-def left_jacobian(vector: Tensor) -> Tensor:
-    """V (3, 3) of the SE(3) exponential: its translation is V t."""
-    zero = torch.zeros_like(vector[0])
-    x, y, z = vector
-    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).view(3, 3)
-    squared = vector.dot(vector)
-    small = squared < 1e-6
-    safe = torch.where(small, torch.ones_like(squared), squared)
-    angle = safe.sqrt()
-    a = torch.where(small, 0.5 - squared / 24, (1 - torch.cos(angle)) / safe)
-    b = torch.where(small, 1 / 6 - squared / 120, (angle - torch.sin(angle)) / (safe * angle))
-    return torch.eye(3, dtype=vector.dtype) + a * skew + b * (skew @ skew)
 
 
 def rendered_gradient(
@@ -122,9 +95,9 @@ def refine_pose_mode(
     )  # fmt: skip
 
     def current() -> Tensor:
-        turned = so3_exp_torch(rotation) @ start[:3, :3]
-        position = start[:3, 3] + left_jacobian(rotation) @ shift
-        return torch.cat([turned, position[:, None]], 1)
+        motion = exp_se3(torch.cat([shift, rotation]))
+        position = start[:3, 3] + motion[:3, 3]
+        return torch.cat([motion[:3, :3] @ start[:3, :3], position[:, None]], 1)
 
     return _optimise(target, world_from_cam, config, optimizer, current)
 

@@ -50,7 +50,7 @@ def infer_spec(state: Mapping[str, Tensor]) -> HeadSpec:
     )
 
 
-def head_from_official(state: Mapping[str, Tensor], fp32_output: bool = True) -> Head:
+def head_from_official(state: Mapping[str, Tensor]) -> Head:
     """A head with the weights of an official ACE, ACE0 or GLACE state dict.
 
     Raises:
@@ -59,7 +59,7 @@ def head_from_official(state: Mapping[str, Tensor], fp32_output: bool = True) ->
     state = {k.removeprefix("module."): v for k, v in state.items()}
     spec = infer_spec(state)
     centers = state["centers"][0, :, :, 0, 0] if spec.clusters > 1 else state["mean"][:, :, 0, 0]
-    head = Head(spec, centers.float(), fp32_output)
+    head = Head(spec, centers.float())
     layers = {
         key: value[..., 0, 0] if value.dim() == 4 else value
         for key, value in state.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from reloc_core.interfaces import Dataset, Run, Runtime
 from reloc_core.maps import Map, MapInfo, MapWriter
 from reloc_core.registry import Registry
 from scr_glace import plugin
-from scr_glace.config import GlaceConfig, as_dict
+from scr_glace.config import GlaceConfig
 from scr_glace.estimator import GlaceEstimator, scene_tensors
 from scr_glace.networks.encoder import Encoder, build_encoder
 from scr_glace.networks.global_descriptor import build_descriptor
@@ -52,7 +53,7 @@ def import_head(
     config.head.min_scale, config.head.max_scale = spec.min_scale, spec.max_scale
     info = MapInfo(
         interface="estimator", component="scr_glace", plugin="scr_glace", plugin_version="",
-        config=as_dict(config),
+        config=asdict(config),
         dataset={"name": Path(path).stem, "fingerprint": "imported", "frames": 0},
     )  # fmt: skip
     writer = MapWriter(map_dir, info, resume=False, overwrite=overwrite)

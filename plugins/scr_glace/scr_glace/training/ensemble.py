@@ -7,10 +7,10 @@ import numpy as np
 from reloc_core.features.kmeans import kmeans
 from reloc_core.types import FloatArray
 
+_ATTEMPTS = 10
 
-def hierarchical_split(
-    centers: FloatArray, clusters: int, rng: np.random.Generator, attempts: int = 10
-) -> np.ndarray:
+
+def hierarchical_split(centers: FloatArray, clusters: int, rng: np.random.Generator) -> np.ndarray:
     """Labels (N,) of camera centres (N, 3): the largest cluster is split in two until there are enough.
 
     Label 0 is the largest cluster (ACE, ensembles of maps).
@@ -20,7 +20,7 @@ def hierarchical_split(
     for new in range(1, clusters):
         members = np.flatnonzero(labels == np.bincount(labels).argmax())
         best, best_cost = None, np.inf
-        for _ in range(attempts):
+        for _ in range(_ATTEMPTS):
             means, halves = kmeans(centers[members], 2, rng)
             cost = ((centers[members] - means[halves]) ** 2).sum()
             if cost < best_cost:

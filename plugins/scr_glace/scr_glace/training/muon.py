@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
+_MOMENTUM = 0.95
 _SMALLEST = 64  # rows and columns of a matrix that is worth it
 
 
@@ -46,16 +47,15 @@ class Muon(torch.optim.AdamW):
         parameters: to train.
         factor: learning rate of the matrices relative to that of the others.
         rows: of the blocks of a matrix that are made orthogonal, see `orthogonal`.
-        momentum: of the matrices.
         weight_decay: of all.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], factor: float, momentum: float = 0.95,
-        weight_decay: float = 0.01, rows: int = 0,
+        self, parameters: Iterable[nn.Parameter], factor: float, weight_decay: float = 0.01,
+        rows: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(list(parameters), lr=0.0, weight_decay=weight_decay)
-        self.factor, self.momentum, self.rows = factor, momentum, rows
+        self.factor, self.rows = factor, rows
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -70,8 +70,8 @@ class Muon(torch.optim.AdamW):
                 gradient = parameter.grad
                 state = self.state[parameter]
                 mean = state.setdefault("momentum", torch.zeros_like(parameter))
-                mean.lerp_(gradient, 1 - self.momentum)
-                ahead = gradient.lerp(mean, self.momentum)
+                mean.lerp_(gradient, 1 - _MOMENTUM)
+                ahead = gradient.lerp(mean, _MOMENTUM)
                 rows, columns = parameter.shape
                 parameter.mul_(1 - rate * group["weight_decay"])
                 step = orthogonal(ahead, self.rows)

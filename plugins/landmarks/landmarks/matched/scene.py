@@ -10,32 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from landmarks.extension import Sightings
+from landmarks.shared.extension import Sightings
+from landmarks.shared.views import in_image, joined_colors
 from reloc_core.features.vlad import vlad
-from reloc_core.geometry import inverse, project, transform
 from reloc_core.mapping import Features, Observations, Tracks, mean_colors
 from reloc_core.types import Camera, Float64Array, FloatArray, ImageArray
 
+_SAME_SIDE = 0.3  # cosine of the directions from which a landmark was mapped and is seen
 _ENTRIES = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-
-
-def looks_of(features: Features, words: Tensor) -> Tensor:
-    """(N, D) VLAD vectors of images by visual words (W, C)."""
-    with torch.inference_mode():
-        parts = torch.from_numpy(features.descriptors).split(features.counts.tolist())
-        return torch.stack([vlad(part, words) for part in parts])
-
-
-def in_image(
-    points: Float64Array, camera: Camera, world_from_cam: Float64Array,
-    facing: np.ndarray | bool = True,
-) -> tuple[np.ndarray, Float64Array]:  # fmt: skip
-    """Those (K,) of points (L, 3) that an image shows, and their pixels (K, 2); `facing` (L,) masks."""
-    pixels, front = project(camera, transform(inverse(world_from_cam), points))
-    with np.errstate(invalid="ignore"):
-        inside = ((pixels > 0) & (pixels < [camera.width, camera.height])).all(1)
-    (chosen,) = np.nonzero(front & inside & facing)
-    return chosen, pixels[chosen]
 
 
 @dataclass(frozen=True)
@@ -194,14 +176,14 @@ class LandmarkMap:
         return np.unique(np.concatenate([self.seen[i] for i in best]))
 
     def in_view(
-        self, camera: Camera, world_from_cam: Float64Array, min_cosine: float = 0.3
+        self, camera: Camera, world_from_cam: Float64Array
     ) -> tuple[np.ndarray, Float64Array]:
         """Landmarks (K,) that a camera should see, and their pixels (K, 2).
 
         Those that were mapped from quite another side are left out: they look different, or are hidden.
         """
         cosine = np.einsum("ni,ni->n", self.rays_from(world_from_cam), self.directions)
-        return in_image(self.points, camera, world_from_cam, cosine > min_cosine)
+        return in_image(self.points, camera, world_from_cam, cosine > _SAME_SIDE)
 
     def rays_from(
         self, world_from_cam: Float64Array, chosen: np.ndarray | slice = slice(None)
@@ -222,8 +204,3 @@ class LandmarkMap:
         rays = self.rays_from(world_from_cam, chosen)
         along = np.einsum("ni,nij,nj->n", rays, covariance, rays)
         return (np.trace(covariance, axis1=1, axis2=2) - along) / 2
-
-
-def joined_colors(before: ImageArray | None, added: ImageArray | None) -> ImageArray | None:
-    """Colours of a map with further landmarks; None where those of the others are not known."""
-    return None if before is None or added is None else np.concatenate([before, added])

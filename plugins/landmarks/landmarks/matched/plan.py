@@ -17,7 +17,6 @@ from reloc_core.mapping import Cover, Tracks
 from reloc_core.types import Frame
 
 Number = TypeVar("Number", int, float)
-_FEW_PHOTOS = 99  # mapping images up to which they are taken for photographs, not a film
 _EVERY_PAIR = 40  # images that are matched each with each
 _ENOUGH = 250  # landmarks in view of an image that make strict thresholds affordable
 # Views and parallax in degrees. Of photographs, many landmarks from two views are worth more than few
@@ -56,21 +55,6 @@ class Plan:
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
-
-
-def are_photographs(frames: Sequence[Frame], filmed: Callable[[], bool] = lambda: False) -> bool:
-    """Whether images were taken one by one, far apart, rather than filmed.
-
-    What is lost by taking photographs for a film: a softmax needs landmarks that many images see, and its
-    few pixels. The other way round, only time.
-
-    Args:
-        frames: the mapping images.
-        filmed: looks at many images that belong to no sequence; see `landmarks.film`.
-    """
-    if len(frames) <= _FEW_PHOTOS:
-        return True
-    return all(f.sequence is None for f in frames) and not filmed()
 
 
 def _short_side(frames: Sequence[Frame]) -> int:

@@ -1,10 +1,10 @@
-"""Typed configuration of `landmarks.softmax`. Imports no PyTorch."""
+"""Typed configuration of `SoftmaxLandmarks`. Imports no PyTorch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from reloc_core.errors import ConfigError
+from reloc_core.checks import Checks
 
 
 @dataclass
@@ -106,33 +106,17 @@ def check(config: SoftmaxConfig) -> None:
     Raises:
         ConfigError: names the option.
     """
-    positive = {
-        "keypoints.resolution": config.keypoints.resolution,
-        "keypoints.mapping": config.keypoints.mapping,
-        "keypoints.query": config.keypoints.query,
-        "keypoints.batch": config.keypoints.batch,
-        "triangulation.max_error_px": config.triangulation.max_error_px,
-        "triangulation.max_epipolar_px": config.triangulation.max_epipolar_px,
-        "decoder.sharpness": config.decoder.sharpness,
-        "decoder.top": config.decoder.top,
-        "decoder.batch_size": config.decoder.batch_size,
-    }
-    for name, value in positive.items():
-        if not value > 0:
-            raise ConfigError(f"estimator.{name} must be positive, got {value}.")
-    for name, value, least in (
-        ("triangulation.max_images", config.triangulation.max_images, 3),
-        ("triangulation.min_views", config.triangulation.min_views, 2),
-        ("triangulation.near", config.triangulation.near, 0),
-        ("triangulation.spread", config.triangulation.spread, 0),
-        ("triangulation.reach", config.triangulation.reach, 0),
-        ("decoder.landmarks", config.decoder.landmarks, 0),
-        ("decoder.candidates", config.decoder.candidates, 0),
-        ("decoder.iterations", config.decoder.iterations, 0),
-        ("decoder.negatives", config.decoder.negatives, 0),
-        ("decoder.noise_std", config.decoder.noise_std, 0),
-        ("decoder.redundancy", config.decoder.redundancy, 1),
-        ("decoder.mode_radius", config.decoder.mode_radius, 0),
-    ):
-        if value < least:
-            raise ConfigError(f"estimator.{name} must be at least {least}, got {value}.")
+    options = Checks(config)
+    options.positive(
+        "keypoints.resolution", "keypoints.mapping", "keypoints.query", "keypoints.batch",
+        "triangulation.max_error_px", "triangulation.max_epipolar_px", "decoder.sharpness",
+        "decoder.top", "decoder.batch_size",
+    )  # fmt: skip
+    options.at_least(3, "triangulation.max_images")
+    options.at_least(2, "triangulation.min_views")
+    options.at_least(1, "decoder.redundancy")
+    options.not_negative(
+        "triangulation.near", "triangulation.spread", "triangulation.reach", "decoder.landmarks",
+        "decoder.candidates", "decoder.iterations", "decoder.negatives", "decoder.noise_std",
+        "decoder.mode_radius",
+    )  # fmt: skip

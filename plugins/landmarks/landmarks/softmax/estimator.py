@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from landmarks.decoder import PositionDecoder, train_keys
-from landmarks.extension import Sightings
-from landmarks.places import PLACES, Places
-from landmarks.scene import in_image, joined_colors, looks_of
-from landmarks.selection import keep_best
-from landmarks.softmax_config import SoftmaxConfig, check
+from landmarks.shared.extension import Sightings
+from landmarks.shared.selection import keep_best
+from landmarks.shared.views import in_image, joined_colors, looks_of
+from landmarks.softmax.config import SoftmaxConfig, check
+from landmarks.softmax.decoder import PositionDecoder, train_keys
+from landmarks.softmax.places import PLACES, Places
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.features.vlad import image_looks

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from landmarks.softmax_config import DecoderConfig
+from landmarks.softmax.config import DecoderConfig
 from reloc_core.training.streams import torch_rng
 
 _GROUP = 32

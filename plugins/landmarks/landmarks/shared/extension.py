@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from landmarks.matching import by_place
+from landmarks.shared.matches import by_place
 from reloc_core.mapping import Features
 from reloc_core.mapping.reconstruction import Matches
 from reloc_core.types import Camera, Float64Array, FloatArray

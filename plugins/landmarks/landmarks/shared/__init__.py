@@ -1,0 +1,1 @@
+"""What both readouts do with landmarks."""

@@ -1,0 +1,1 @@
+"""Landmarks that a softmax over trained keys reads: what films are read by."""
