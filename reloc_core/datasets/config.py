@@ -42,7 +42,9 @@ class TransformsConfig:
         holdout: every n-th image in natural order, from the first, is the test split; 0 puts all
             images into both. Not used with files per split, nor where the file lists the images of
             each split (`train_filenames`, `val_filenames`, `test_filenames`).
-        unit: of the poses: "scene unit" where the scale is arbitrary, "metre" where it is not.
+        unit: of the poses: "scene unit" where the scale is arbitrary, "metre" where it is not; "" takes
+            metres for a file with depth maps, whose millimetres are of the poses' metres by the format,
+            and else "scene unit".
         depth: "auto" reads the depth maps that the file names, "none" never.
         undistort: remove lens distortion on reading, for methods that assume pinholes.
         sequence: images that are a video: "order" takes all in their order for one, "name" those whose
@@ -56,7 +58,7 @@ class TransformsConfig:
     root: str = MISSING
     split: str = "train"
     holdout: int = 8
-    unit: str = "scene unit"
+    unit: str = ""
     depth: str = "auto"
     undistort: bool = False
     sequence: str = ""
