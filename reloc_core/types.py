@@ -390,6 +390,7 @@ class Localization:
             `reloc_core.calibration.support`.
         name: of the query.
         timestamp: of the query in seconds, or None.
+        note: what the query brought and no stage of the pipeline looks at, in words; "" for nothing.
     """
 
     status: Status
@@ -405,6 +406,7 @@ class Localization:
     support: Mapping[str, float] = field(default_factory=dict)
     name: str = ""
     timestamp: float | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         if self.status is Status.LOCALIZED:

@@ -14,7 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from reloc_core.errors import DataError, InputError
-from reloc_core.geometry import inverse, quaternion_from_rotation, rotation_from_quaternion
+from reloc_core.geometry import (
+    FARTHEST,
+    inverse,
+    quaternion_from_rotation,
+    rotation_from_quaternion,
+)
 from reloc_core.io.files import atomic_write, read_text
 from reloc_core.types import Float64Array
 
@@ -193,7 +198,7 @@ def _pose(quaternion: Sequence[float], translation: Sequence[float], where: str)
         pose[:3, :3] = rotation_from_quaternion(np.array(quaternion))
     except InputError as error:
         raise DataError(f"{where}: {error}") from None
-    if not all(map(math.isfinite, translation)):
+    if not all(abs(x) <= FARTHEST for x in translation):
         raise DataError(f"{where}: the translation is not finite.")
     pose[:3, 3] = translation
     return pose

@@ -87,7 +87,9 @@ def test_a_sweep_is_compared_as_it_is(swept, tmp_path, capsys):
     ],
 )
 def test_jobs_of_a_sweep_are_labelled_by_what_differs(swept, tmp_path, given, labels):
-    paths = [f"{label}{equals}{swept}/{job}" for label, equals, job in (g.rpartition("=") for g in given)]
+    paths = [
+        f"{label}{equals}{swept}/{job}" for label, equals, job in (g.rpartition("=") for g in given)
+    ]
     output = [f"output_dir={tmp_path}", "bootstrap=0"]
     assert main(["report", "compare", f"truth={swept}/0", *paths, *output]) == 0
     scene = next(iter(json.loads((tmp_path / "compare.json").read_text())["scenes"].values()))
