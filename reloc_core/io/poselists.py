@@ -89,8 +89,8 @@ def poses_from_rows(rows: Float64Array, sources: Sequence[str]) -> Float64Array:
     """`world_from_cam` (N, 4, 4) of rows (N, 7) qw qx qy qz tx ty tz, world-to-camera.
 
     Raises:
-        DataError: a row is not finite (or beyond `FARTHEST`) or has no rotation, or its quaternion is no unit quaternion, as
-            where columns are in another order; names its source.
+        DataError: a row is not finite (or beyond `FARTHEST`) or has no rotation, or its quaternion is
+            no unit quaternion, as where columns are in another order; names its source.
     """
     finite = np.abs(rows).max(1) <= FARTHEST
     length = np.linalg.norm(np.where(finite[:, None], rows[:, :4], 0), axis=1)

@@ -132,6 +132,20 @@ def test_values_of_the_verbs_own_options(verb, options, message, capsys):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    ["seed=1,abc", "seed=abc,1", "seed=1,2 threads=1,abc", "estimator.size=4,8,abc seed=1,2"],
+)
+def test_a_bad_value_among_good_ones_is_seen_before_a_job_starts(wrong, tmp_path, capsys):
+    options = ["dataset=synthetic", "estimator=toy", "map_dir=map", f"output_dir={tmp_path}/s"]
+    assert main(["train", "-m", *options, *wrong.split()]) == 2
+    err = capsys.readouterr().err
+    assert "must be a whole number" in err
+    assert "'abc'" in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "s").exists()
+
+
 def test_several_values_in_a_single_run(capsys):
     assert main(["train", "dataset=synthetic", "estimator=toy", "map_dir=m", "seed=1,2"]) == 2
     assert (
