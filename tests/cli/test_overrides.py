@@ -88,6 +88,7 @@ MISTAKES = [
     (["map_dir="], "map_dir must be a path, got ''"),
     (["output_dir=' '"], "output_dir must be a path, got ' '"),
     (["dataset.width=big"], "dataset.width must be a whole number, got 'big'"),
+    (["dataset.noise=nan"], "dataset.noise must be a number, got nan"),
     (["dataset.noise=1cm"], "dataset.noise must be a number, got '1cm'"),
     (["resume=maybe"], "resume must be true or false, got 'maybe'"),
     (["overwrite=7"], "overwrite must be true or false, got 7"),
