@@ -198,7 +198,7 @@ class Pipeline:
 
     def unused(self, query: Query) -> str:
         """Say what a query brings that no stage looks at; "" for nothing."""
-        prior = any(s.uses_prior for s in (self.estimator, *(r for _, r in self.refiners)))
+        prior = self.estimator.uses_prior or any(r.uses_prior for _, r in self.refiners)
         unseen = [
             *(["depth"] if query.depth is not None and not self.reads_depth else []),
             *(["the prior pose"] if query.prior is not None and not prior else []),

@@ -108,8 +108,8 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
             prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent
         )
         try:
-            text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
-            with open(handle, mode, **text) as file:
+            coding = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+            with open(handle, mode, encoding=coding[0], errors=coding[1]) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

@@ -100,6 +100,14 @@ def multirun(verb: str, overrides: Sequence[str], resume: bool = False) -> int:
                 hydra = GlobalHydra.instance().hydra
                 assert hydra is not None
                 hydra.multirun(verb, _task(verb), prepared)
+        except RelocError:
+            raise
+        except Exception as error:  # of a launcher: what jobs raise is in their results
+            text = " ".join(str(error).split())[:300]
+            raise RelocError(
+                f"The launcher failed ({type(error).__name__}: {text}). What has finished is kept: "
+                f"reloc sweep resume {folder}"
+            ) from error
         finally:
             os.environ.pop(RESUME_VARIABLE)
             if before is not None:
