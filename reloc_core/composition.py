@@ -145,12 +145,22 @@ def check_values(verb: str, cfg: DictConfig, complete: bool = True) -> None:
         raise ConfigError(f"'reloc {verb}' needs a value for:\n{options}")
     for name in map(str, cfg):
         try:
-            check_kind(verb, name, plain(cfg[name]))
+            value = plain(cfg[name])
+            check_kind(verb, name, value)
+            if nowhere := _not_a_number(name, value):
+                raise ConfigError(f"{nowhere} must be a number, got nan.")
         except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
             if complete:
                 raise ConfigError(_reference_message(error, cfg)) from error
         except OmegaConfBaseException as error:
             raise ConfigError(_reference_message(error, cfg)) from error
+
+
+def _not_a_number(name: str, value: Any) -> str:
+    """The first option at or below a value that is NaN, which no comparison refuses; "" for none."""
+    if isinstance(value, dict):
+        return next(filter(None, (_not_a_number(f"{name}.{k}", v) for k, v in value.items())), "")
+    return name if isinstance(value, float) and value != value else ""
 
 
 def _reference_message(error: OmegaConfBaseException, cfg: Any) -> str:

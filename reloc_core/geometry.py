@@ -15,6 +15,9 @@ import numpy as np
 from reloc_core.errors import InputError
 from reloc_core.types import Camera, Float64Array, FloatArray
 
+FARTHEST = 1e12
+"""Largest coordinate that is taken for one; float64 tells tenths of a millimetre there."""
+
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 """Right-multiply an OpenGL camera-to-world pose (x right, y up, z back) to get an OpenCV one."""
 
@@ -95,12 +98,14 @@ def rotation_from_quaternion(quaternion: FloatArray) -> Float64Array:
     """Rotation matrices (..., 3, 3) of quaternions (..., 4) as w, x, y, z; normalised here.
 
     Raises:
-        InputError: a quaternion of norm zero or with non-finite entries.
+        InputError: a quaternion of norm zero or with entries that are not finite or beyond `FARTHEST`.
     """
     q = np.asarray(quaternion, np.float64)
+    if not np.all(np.abs(q) <= FARTHEST):
+        raise InputError("A quaternion has entries that are not finite.")
     norm = np.linalg.norm(q, axis=-1, keepdims=True)
-    if not np.all(np.isfinite(norm)) or np.any(norm < 1e-12):
-        raise InputError("A quaternion has norm zero or non-finite entries.")
+    if np.any(norm < 1e-12):
+        raise InputError("A quaternion has norm zero.")
     q = q / norm
     w, v = q[..., 0], q[..., 1:]
     k = skew(v)
@@ -126,6 +131,8 @@ def check_pose(pose: FloatArray, tolerance: float = 1e-3) -> str:
         return f"the pose has shape {pose.shape}, expected (4, 4)"
     if not np.all(np.isfinite(pose)):
         return "the pose contains NaN or infinity"
+    if np.abs(pose).max() > FARTHEST:
+        return f"the pose has an entry beyond {FARTHEST:g}"
     rotation = pose[:3, :3]
     deviation = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
     if deviation > tolerance:

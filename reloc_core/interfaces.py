@@ -223,6 +223,8 @@ class Refiner(ABC):
 
     history: ClassVar[int] = 0
     """How many preceding frames of the sequence shape the outcome, about; 0 without state."""
+    uses_prior: ClassVar[bool] = False
+    """Whether it looks at the prior of a query."""
     takes_failures: ClassVar[bool] = False
     """Whether `refine` is also handed queries that no stage before it localized, as a filter over a
     sequence wants that can predict a pose."""

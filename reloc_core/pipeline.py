@@ -63,7 +63,8 @@ class Stage:
     @classmethod
     def of(cls, component: Component) -> Stage:
         """The stage that a registered component makes."""
-        return cls(component.name, component.requires, component.reads_depth)
+        reads = component.reads_depth and component.interface != "solver"  # solvers see no query
+        return cls(component.name, component.requires, reads)
 
 
 class Stream(Protocol):
@@ -194,6 +195,15 @@ class Pipeline:
     def reads_depth(self) -> bool:
         """Whether a stage may look at the depth of a query."""
         return any(stage.reads_depth for stage in self.stages)
+
+    def unused(self, query: Query) -> str:
+        """Say what a query brings that no stage looks at; "" for nothing."""
+        prior = self.estimator.uses_prior or any(r.uses_prior for _, r in self.refiners)
+        unseen = [
+            *(["depth"] if query.depth is not None and not self.reads_depth else []),
+            *(["the prior pose"] if query.prior is not None and not prior else []),
+        ]
+        return f"{' and '.join(unseen)} given, but not used by {self.method}" if unseen else ""
 
     @property
     def history(self) -> int:
@@ -343,7 +353,7 @@ class Pipeline:
                 stages.append((f"refine.{name}", result.world_from_cam))
         if result.world_from_cam is not None:
             result = replace(result, world_from_cam=orthonormalized(result.world_from_cam))
-        result = replace(result, support=speaks)
+        result = replace(result, support=speaks, note=self.unused(query))
         if self.calibration is not None:
             result = self.calibration.judge(result)
         return replace(result, seconds=seconds, stages=tuple(stages), camera=camera)

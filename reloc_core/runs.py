@@ -42,8 +42,8 @@ from reloc_core.curves import FOLDER, Curves
 from reloc_core.errors import RelocError
 from reloc_core.interfaces import Runtime
 from reloc_core.isolation import observed
-from reloc_core.maps import explain_os_errors
 from reloc_core.registry import default_registry
+from reloc_core.storage import atomic_write, explain_os_errors
 from reloc_core.types import ScenePoints
 
 PACKAGES = ("reloc", "numpy", "torch", "opencv-python-headless", "hydra-core", "safetensors")
@@ -354,14 +354,6 @@ def observed_run(verb: str, cfg: DictConfig) -> Iterator[dict[str, Any]]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically: readers see the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with explain_os_errors(path):
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(content, file, indent=2, allow_nan=False, default=str)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        json.dump(content, file, indent=2, allow_nan=False, default=str)
+        file.write("\n")

@@ -92,7 +92,8 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
 
     Args:
         path: target; its folder must exist.
-        mode: "w" for UTF-8 text, "wb" for bytes.
+        mode: "w" for UTF-8 text, "wb" for bytes. Bytes of file names that are no text, as of archives
+            in another encoding, are written as backslash escapes.
 
     Yields:
         the open temporary file, in the same folder.
@@ -108,7 +109,8 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
             prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent
         )
         try:
-            with open(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+            coding = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+            with open(handle, mode, encoding=coding[0], errors=coding[1]) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

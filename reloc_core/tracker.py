@@ -231,6 +231,8 @@ class Tracker:
             name=given.name,
             timestamp=given.timestamp,
             seconds={"track": time.perf_counter() - begin},
+            # A prior is the filter's, whoever localizes beside.
+            note=self.localizer.pipeline.unused(replace(given, prior=None)),
         )
 
     # ------------------------------------------------------------------------- localizations

@@ -175,7 +175,8 @@ class Frame:
     """What a dataset knows about one image without reading its pixels.
 
     Attributes:
-        name: unique within the dataset's split; appears in result files.
+        name: unique within the dataset's split; appears in result files. What is no text in the name of a
+            file, as from archives in another encoding, is escaped by backslashes.
         camera: intrinsics of the stored image.
         world_from_cam: ground-truth pose (4, 4) float64, or None: the normal case for queries.
         timestamp: seconds, or None.
@@ -193,6 +194,11 @@ class Frame:
     orientation: int = 1
     room: str | None = None
 
+    def __post_init__(self) -> None:
+        if not self.name.isascii():
+            text = self.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            object.__setattr__(self, "name", text)
+
 
 @dataclass(frozen=True)
 class Query(Frame):
@@ -209,6 +215,7 @@ class Query(Frame):
     prior: PosePrior | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         expected = (self.camera.height, self.camera.width, 3)
         if self.image.shape != expected or self.image.dtype != np.uint8:
             raise InputError(
@@ -390,6 +397,7 @@ class Localization:
             `reloc_core.calibration.support`.
         name: of the query.
         timestamp: of the query in seconds, or None.
+        note: what the query brought and no stage of the pipeline looks at, in words; "" for nothing.
     """
 
     status: Status
@@ -405,6 +413,7 @@ class Localization:
     support: Mapping[str, float] = field(default_factory=dict)
     name: str = ""
     timestamp: float | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         if self.status is Status.LOCALIZED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -151,6 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     share_cores()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.closed:
+            stream.reconfigure(errors="backslashreplace")  # a terminal without the character
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(USAGE.format(version=__version__), end="")
@@ -184,6 +188,10 @@ def _user_message(error: BaseException) -> str | None:
     """The message of an error that the user can act on, None for a defect."""
     if isinstance(error, RelocError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f"{str(error.filename)[:80]} cannot be opened: {error.strerror}."
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return "the current folder was removed. Change to another one."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error.filename or 'while writing'}). Free some space and try again."
     if type(error).__module__.partition(".")[0] in ("omegaconf", "hydra", "antlr4"):

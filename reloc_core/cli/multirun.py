@@ -19,7 +19,6 @@ from reloc_core.cli.jobs import RESUME_VARIABLE, sweep_job
 from reloc_core.cli.lifeline import end_with_owner, own_children
 from reloc_core.cli.optimiser import STUDY, known_trials
 from reloc_core.composition import (
-    check_values,
     compose,
     explained,
     hydra_session,
@@ -101,6 +100,14 @@ def multirun(verb: str, overrides: Sequence[str], resume: bool = False) -> int:
                 hydra = GlobalHydra.instance().hydra
                 assert hydra is not None
                 hydra.multirun(verb, _task(verb), prepared)
+        except RelocError:
+            raise
+        except Exception as error:  # of a launcher: what jobs raise is in their results
+            text = " ".join(str(error).split())[:300]
+            raise RelocError(
+                f"The launcher failed ({type(error).__name__}: {text}). What has finished is kept: "
+                f"reloc sweep resume {folder}"
+            ) from error
         finally:
             os.environ.pop(RESUME_VARIABLE)
             if before is not None:
@@ -160,21 +167,28 @@ def _raw(cfg: DictConfig, name: str) -> str:
 
 
 def _check_jobs(verb: str, master: DictConfig, prepared: Sequence[str]) -> None:
-    """Refuse a sweep no job of which can start: in one line, as a single run does."""
-    jobs = expand(_asked(master, prepared))
-    first: RelocError | None = None
-    for job in jobs:
-        try:
-            cfg = compose(verb, job)
-            check_values(verb, cfg)
-            if verb in _READS_MAPS and cfg.get("map_dir"):
-                Map.open(str(cfg.map_dir))
-        except RelocError as error:
-            first = first or error
+    """Refuse a sweep with a value that no job can start with: in one line, as a single run does.
+
+    Every value is tried in one job. A map may still be missing from some jobs: it may be made meanwhile.
+    """
+    seen: set[str] = set()
+    lacking: RelocError | None = None
+    found = False
+    for job in expand(_asked(master, prepared)):
+        if found and seen.issuperset(job):
             continue
-        return
-    if first is not None:
-        raise first
+        cfg = compose(verb, job)
+        seen.update(job)
+        if found or verb not in _READS_MAPS or not cfg.get("map_dir"):
+            found = True
+            continue
+        try:
+            Map.open(str(cfg.map_dir))
+            found = True
+        except RelocError as error:
+            lacking = lacking or error
+    if not found and lacking is not None:
+        raise lacking
 
 
 def _is_hydras(override: str) -> bool:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from reloc_core import __version__
 from reloc_core.cli import report_merge
+from reloc_core.cli.report_jobs import with_jobs
 from reloc_core.config import build
 from reloc_core.errors import ConfigError, DataError, RelocError, did_you_mean
 from reloc_core.evaluation.compare import Bootstrap, SceneComparison, average, compare_scene
@@ -35,7 +36,6 @@ from reloc_core.evaluation.published import (
     published_names,
     read_published,
 )
-from reloc_core.evaluation.sweeps import is_sweep, read_sweep
 from reloc_core.interfaces import Dataset
 from reloc_core.io.files import read_text, write_atomically
 from reloc_core.maps import explain_os_errors
@@ -52,9 +52,9 @@ Usage: reloc report compare truth=TRUTH [LABEL=]RESULT ... [option=value ...]
 
 TRUTH   a split in the ACE layout (brings depth for the DCRE), a pose list of the pseudo ground truth
         format, or a result of reloc evaluate (its ground truth)
-RESULT  output folder of reloc evaluate, of a sweep (its jobs, by what differs; its ground truth unless
-        one is named), or a localizations.jsonl; a pose list (name qw qx qy qz tx ty tz,
-        world-to-camera: published estimates, hloc); a pose log of DSAC*, ACE, GLACE
+RESULT  output folder of reloc evaluate, of a sweep (its ground truth unless one is named) or of jobs of
+        it, both labelled by what differs, or a localizations.jsonl; a pose list (name qw qx qy qz tx ty
+        tz, world-to-camera: published estimates, hloc); a pose log of DSAC*, ACE, GLACE
 SCENES  {{"scenes": [{{"name": ..., "pgt": TRUTH,
                       "estimates": [{{"algo": LABEL, "estimated_poses": RESULT}}]}}]}}
         as in the repository of the pseudo ground truth; paths from the file's folder
@@ -155,45 +155,13 @@ def _jobs(options: dict[str, str], results: Sequence[tuple[str, str]]) -> list[_
         return _jobs_of_file(Path(configs[0]))
     if not results:
         raise ConfigError("Name at least one result to compare; see 'reloc report compare --help'.")
-    results, truth_of_sweep = _with_sweeps(results)
+    results, truth_of_sweep = with_jobs(results)
     if truth_of_sweep:
         options = {"truth": truth_of_sweep, **options}
     if "truth" not in options:
         raise ConfigError("Name the ground truth: truth=PATH.")
     truth = read_truth(options["truth"], options.get("scene", ""))
     return [_Job(truth.name, truth, [read_estimates(path, label) for label, path in results])]
-
-
-def _with_sweeps(results: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], str]:
-    """Results with the jobs in place of every sweep, labelled by what differs, and their ground truth.
-
-    Jobs on another dataset than the first one are left out.
-    """
-    found: list[tuple[str, str]] = []
-    truth, fingerprint = "", None
-    for label, path in results:
-        if not is_sweep(path):
-            found.append((label, path))
-            continue
-        sweep = read_sweep(path)
-        varied = [key for key in sweep.varied if not key.startswith("dataset.")]
-        for job in sweep.jobs:
-            folder = job.folder
-            if not job.finished or not (folder / "localizations.jsonl").is_file():
-                continue
-            dataset = job.result.get("dataset")
-            own = dataset.get("fingerprint") if isinstance(dataset, dict) else None
-            if truth and own != fingerprint:
-                console.print(f"Left out: job {job.number} of {path} is of another dataset.")
-                continue
-            truth, fingerprint = truth or str(folder), own
-            short = ", ".join(f"{k.rpartition('.')[2]}={job.overrides.get(k, '')}" for k in varied)
-            found.append(
-                (" ".join(filter(None, (label, short))) or f"job {job.number}", str(folder))
-            )
-    if not found:
-        raise DataError("No job of the sweep has finished: nothing to compare.")
-    return found, truth
 
 
 def _jobs_of_file(path: Path) -> list[_Job]:

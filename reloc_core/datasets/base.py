@@ -12,7 +12,7 @@ import numpy as np
 
 from reloc_core.datasets.undistort import Undistorter, pinhole_of
 from reloc_core.errors import ConfigError, DataError, InputError
-from reloc_core.geometry import check_pose, nearest_rotation
+from reloc_core.geometry import FARTHEST, check_pose, nearest_rotation
 from reloc_core.interfaces import Dataset
 from reloc_core.io.cameras import fit_camera
 from reloc_core.io.files import is_file
@@ -271,10 +271,11 @@ def checked_poses(poses: Float64Array, sources: Sequence[str]) -> tuple[Float64A
     finite: BoolArray = np.asarray(np.isfinite(poses).all((1, 2)))
     poses[~finite] = np.eye(4)
     rotations = poses[:, :3, :3]
-    deviation = np.abs(np.swapaxes(rotations, 1, 2) @ rotations - np.eye(3)).max((1, 2))
     with np.errstate(all="ignore"):
-        bad = (deviation > ROTATION_TOLERANCE) | (np.linalg.det(rotations) < 0)
+        deviation = np.abs(np.swapaxes(rotations, 1, 2) @ rotations - np.eye(3)).max((1, 2))
+        bad = ~(deviation <= ROTATION_TOLERANCE) | (np.linalg.det(rotations) < 0)
     bad |= np.abs(poses[:, 3] - [0, 0, 0, 1]).max(1) > ROTATION_TOLERANCE
+    bad |= np.abs(poses).max((1, 2)) > FARTHEST
     if bad.any():
         first = int(np.argmax(bad))
         why = check_pose(poses[first], ROTATION_TOLERANCE)

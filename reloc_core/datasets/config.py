@@ -73,9 +73,12 @@ class TransformsConfig(ReconstructedConfig):
         split: "train", "test" or "all"; "val" where the file lists its images or has a file for them.
         holdout: not used with files per split, nor where the file lists the images of each split
             (`train_filenames`, `val_filenames`, `test_filenames`).
+        unit: "" takes metres for a file with depth maps, whose millimetres are of the poses' metres by
+            the format, and else "scene unit".
         depth: "auto" reads the depth maps that the file names, "none" never.
     """
 
+    unit: str = ""
     depth: str = "auto"
 
 

@@ -159,6 +159,8 @@ def _prepare(
         new = PurePosixPath(frame.name.replace("\\", "/"))
         if new.is_absolute() or ".." in new.parts:
             raise InputError(f"The name '{frame.name}' leaves the dataset's folder.")
+        if any(c < " " for c in frame.name):
+            raise InputError(f"The name {frame.name!r} is no line of text. Rename the file.")
         renamed = new.as_posix().replace("/", "-") if flatten else new.as_posix()
         if layout.pixels and split.files is None:
             renamed = PurePosixPath(renamed).with_suffix(".png").as_posix()

@@ -45,7 +45,8 @@ class TransformsDataset(FileDataset):
 
     def __init__(self, config: TransformsConfig) -> None:
         options = Checks(config, "dataset.")
-        options.one_of("unit", UNITS)
+        if config.unit:
+            options.one_of("unit", UNITS)
         options.one_of("depth", ("auto", "none"))
         options.not_negative("holdout")
         path, whole = _find_file(config)
@@ -68,6 +69,12 @@ class TransformsDataset(FileDataset):
             notes.append(f"{masks} images have a mask (mask_path), which is not used")
         frames, rescaled = [], 0
         depths = _depths(path, entries, images) if config.depth == "auto" else None
+        unit = config.unit or ("scene unit" if depths is None else "metre")
+        if depths is not None and not config.unit:
+            notes.append(
+                "the file has depth in millimetres, so its poses are taken as metres "
+                "(dataset.unit='scene unit' where their scale is arbitrary)"
+            )
         kept = []
         for i, pose, source, ok in zip(keep, poses, sources, finite, strict=True):
             if not ok:
@@ -91,7 +98,7 @@ class TransformsDataset(FileDataset):
         kept = [kept[i] for i in order]
         files = [images[i] for i in kept]
         chosen_depths = None if depths is None else [depths[i] for i in kept]
-        super().__init__(title, frames, files, chosen_depths, notes, config.unit, config.undistort)
+        super().__init__(title, frames, files, chosen_depths, notes, unit, config.undistort)
 
 
 def _split(

@@ -67,7 +67,8 @@ def natural_key(name: str) -> tuple[tuple[object, ...], str]:
 def list_files(folder: Path) -> list[str]:
     """Names of the regular files in a folder in natural order, without junk."""
     with os.scandir(folder) as entries:
-        names = [e.name for e in entries if not is_junk(e.name) and e.is_file()]
+        # Asked by path: an entry raises for a link to itself.
+        names = [e.name for e in entries if not is_junk(e.name) and os.path.isfile(e.path)]
     return sorted(names, key=natural_key)
 
 

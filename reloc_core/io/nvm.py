@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from reloc_core.errors import DataError
-from reloc_core.geometry import rotation_from_quaternion
+from reloc_core.geometry import FARTHEST, rotation_from_quaternion
 from reloc_core.types import Float64Array
 
 
@@ -61,7 +61,7 @@ def _camera(line: str, path: Path | str) -> NvmCamera:
     # File names may hold blanks; the ten columns after them do not.
     name, *columns = line.rstrip().rsplit(None, 10)
     focal, *values = (float(column) for column in columns[:9])
-    if len(columns) != 10 or not np.all(np.isfinite([focal, *values])):
+    if len(columns) != 10 or not np.all(np.abs([focal, *values]) <= FARTHEST):
         raise ValueError
     return NvmCamera(name, focal, pose_from_center(values[:4], values[4:7]), values[7])
 

@@ -20,7 +20,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from reloc_core.errors import DataError, InputError
-from reloc_core.geometry import inverse, quaternion_from_rotation, rotation_from_quaternion
+from reloc_core.geometry import (
+    FARTHEST,
+    inverse,
+    quaternion_from_rotation,
+    rotation_from_quaternion,
+)
 from reloc_core.io.files import atomic_write, read_text
 from reloc_core.types import Float64Array
 
@@ -84,15 +89,15 @@ def poses_from_rows(rows: Float64Array, sources: Sequence[str]) -> Float64Array:
     """`world_from_cam` (N, 4, 4) of rows (N, 7) qw qx qy qz tx ty tz, world-to-camera.
 
     Raises:
-        DataError: a row is not finite or has no rotation, or its quaternion is no unit quaternion, as
-            where columns are in another order; names its source.
+        DataError: a row is not finite (or beyond `FARTHEST`) or has no rotation, or its quaternion is
+            no unit quaternion, as where columns are in another order; names its source.
     """
-    finite = np.isfinite(rows).all(1) & (np.linalg.norm(rows[:, :4], axis=1) > 1e-12)
-    if not finite.all():
+    finite = np.abs(rows).max(1) <= FARTHEST
+    length = np.linalg.norm(np.where(finite[:, None], rows[:, :4], 0), axis=1)
+    if not (length > 1e-12).all():
         raise DataError(
-            f"{sources[int(np.argmin(finite))]}: the pose is not finite or has no rotation."
+            f"{sources[int(np.argmin(length))]}: the pose is not finite or has no rotation."
         )
-    length = np.linalg.norm(rows[:, :4], axis=1)
     odd = np.abs(length - 1) > _LENGTH_TOLERANCE
     if odd.any():
         first = int(np.argmax(odd))

@@ -15,6 +15,7 @@ import numpy as np
 
 from reloc_core.errors import DataError, InputError
 from reloc_core.geometry import (
+    FARTHEST,
     check_pose,
     inverse,
     nearest_rotation,
@@ -24,7 +25,7 @@ from reloc_core.geometry import (
 from reloc_core.io.files import atomic_write, read_text
 from reloc_core.types import Float64Array
 
-_ENCODED_BLANK = re.compile("%(20|09|A0)")
+_ENCODED = re.compile("%(20|09|0A|0D|A0|23)")
 _ROW_TOLERANCE = 5e-2  # rotations that networks predict are orthonormal to about 1e-3
 
 
@@ -33,7 +34,7 @@ class PoseRecord:
     """One line of an ACE pose log.
 
     Attributes:
-        name: of the image; blanks in it are percent-encoded in the file.
+        name: of the image; blanks and a "#" before it are percent-encoded in the file.
         world_from_cam: (4, 4).
         rotation_error_deg: against ground truth, NaN if unknown.
         translation_error_m: against ground truth, NaN if unknown.
@@ -152,6 +153,8 @@ def write_pose_log(
             values = (*quaternion_from_rotation(pose[:3, :3]), *pose[:3, 3])
             numbers = " ".join(f"{v:.12f}" for v in values)
             name = "".join(f"%{ord(c):02X}" if c.isspace() else c for c in r.name)
+            if name.startswith("#"):  # it would be a comment
+                name = f"%23{name[1:]}"
             errors = f"{r.rotation_error_deg:.9g} {r.translation_error_m:.9g}"
             file.write(f"{name} {numbers} {errors} {r.num_inliers}\n")
 
@@ -180,7 +183,7 @@ def read_pose_log(path: Path | str) -> list[PoseRecord]:
             quaternion = [1.0, 0.0, 0.0, 0.0]
         pose = _pose(quaternion, values[4:7], f"{path}, line {number}")
         inliers = int(values[9]) if len(values) == 10 and math.isfinite(values[9]) else -1
-        name = _ENCODED_BLANK.sub(lambda m: chr(int(m[1], 16)), columns[0])
+        name = _ENCODED.sub(lambda m: chr(int(m[1], 16)), columns[0])
         records.append(PoseRecord(name, inverse(pose), values[7], values[8], inliers))
     return records
 
@@ -227,7 +230,7 @@ def _pose(quaternion: Sequence[float], translation: Sequence[float], where: str)
         pose[:3, :3] = rotation_from_quaternion(np.array(quaternion))
     except InputError as error:
         raise DataError(f"{where}: {error}") from None
-    if not all(map(math.isfinite, translation)):
+    if not all(abs(x) <= FARTHEST for x in translation):
         raise DataError(f"{where}: the translation is not finite.")
     pose[:3, 3] = translation
     return pose

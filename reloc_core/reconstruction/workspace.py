@@ -61,7 +61,11 @@ def reconstruct(options: ReconstructOptions, reporter: Reporter | None = None) -
                 (work / SOURCE).unlink(missing_ok=True)
             if not (work / "database.db").exists() or before:
                 shutil.rmtree(work, ignore_errors=True)
-            raise
+                raise
+            raise type(error)(
+                f"{error}\nFeatures and matches are kept in {work} for the next try; remove it if there is "
+                "none."
+            ) from error
         with explain_os_errors(output):
             for name in (_MARK, log.name):
                 (work / name).unlink(missing_ok=True)

@@ -69,6 +69,7 @@ class PoseFilter(Refiner):
     """
 
     history: ClassVar[int] = 40
+    uses_prior: ClassVar[bool] = True
     takes_failures: ClassVar[bool] = True
 
     def __init__(self, config: PoseFilterConfig) -> None:

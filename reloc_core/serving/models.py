@@ -42,6 +42,7 @@ class Answer(BaseModel):
     timestamp: float | None = Field(description="seconds, as the request gave them")
     status: Literal["localized", "not_localized"]
     reason: str = Field(description="why there is no pose; empty when there is one")
+    note: str = Field(description="what the request brought and the map's method does not use")
     world_from_cam: list[list[float]] | None = Field(
         description="4x4; x right, y down, z forward in the camera"
     )

@@ -307,6 +307,7 @@ def answer(
         "timestamp": found.timestamp,
         "status": found.status.value,
         "reason": found.reason,
+        "note": found.note,
         "world_from_cam": pose.tolist() if found.localized and pose is not None else None,
         "covariance": covariance.tolist() if covariance is not None else None,
         "score": round(float(found.score), 6),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -228,14 +229,19 @@ class EstimatorConformance(MappedConformance):
         pipeline = trained.pipeline
         good = self.query(trained.queries[0])
         pipeline.start_sequence()
+        begin = time.process_time()
         before = pipeline.localize(good)
+        usual = time.process_time() - begin
         for name, query in bad_images(good.camera).items():
             depth = None
             if "depth" in self.described().requires:
                 depth = np.zeros(query.image.shape[:2], np.float32)
             bad = Query(name, query.camera, image=query.image, depth=depth, sequence=good.sequence)
             pipeline.start_sequence()
+            begin = time.process_time()
             check_localization(pipeline.localize(bad))
+            seconds = time.process_time() - begin
+            assert seconds < 20 * usual + 2, f"'{name}' takes {seconds:.1f} s, others {usual:.1f} s"
         pipeline.start_sequence()
         assert difference(before, pipeline.localize(good)) <= self.tolerance
 

@@ -184,7 +184,7 @@ def train_map(
 
 
 def bad_images(camera: Camera) -> dict[str, Query]:
-    """Images in which there is nothing to find, of the given camera and of an unusual one."""
+    """Images in which there is nothing to find, of the given camera and of unusual ones."""
     shape = (camera.height, camera.width, 3)
     rng = np.random.default_rng(0)
     tiny = Camera.pinhole(20.0, 24, 16)
@@ -197,6 +197,9 @@ def bad_images(camera: Camera) -> dict[str, Query]:
     }  # fmt: skip
     queries = {name: Query(name, camera, image=image) for name, image in images.items()}
     queries["tiny"] = Query("tiny", tiny, image=np.full((16, 24, 3), 90, np.uint8))
+    # Scaled by its shorter side it would be huge.
+    sliver = rng.integers(0, 256, (2, 800, 3)).astype(np.uint8)
+    queries["sliver"] = Query("sliver", Camera.pinhole(600.0, 800, 2), image=sliver)
     return queries
 
 

@@ -5,6 +5,7 @@ import string
 
 import pytest
 import yaml
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from omegaconf import OmegaConf
 
 from reloc_core.cli.main import main
@@ -88,6 +89,7 @@ MISTAKES = [
     (["map_dir="], "map_dir must be a path, got ''"),
     (["output_dir=' '"], "output_dir must be a path, got ' '"),
     (["dataset.width=big"], "dataset.width must be a whole number, got 'big'"),
+    (["dataset.noise=nan"], "dataset.noise must be a number, got nan"),
     (["dataset.noise=1cm"], "dataset.noise must be a number, got '1cm'"),
     (["resume=maybe"], "resume must be true or false, got 'maybe'"),
     (["overwrite=7"], "overwrite must be true or false, got 7"),
@@ -130,6 +132,46 @@ def test_values_of_the_verbs_own_options(verb, options, message, capsys):
     err = capsys.readouterr().err
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["seed=1,abc", "seed=abc,1", "seed=1,2 threads=1,abc", "estimator.size=4,8,abc seed=1,2"],
+)
+def test_a_bad_value_among_good_ones_is_seen_before_a_job_starts(wrong, tmp_path, capsys):
+    options = ["dataset=synthetic", "estimator=toy", "map_dir=map", f"output_dir={tmp_path}/s"]
+    assert main(["train", "-m", *options, *wrong.split()]) == 2
+    err = capsys.readouterr().err
+    assert "must be a whole number" in err
+    assert "'abc'" in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_launcher_that_fails_is_told_in_a_line(tmp_path, monkeypatch, capsys):
+    def fail(*_args, **_options):
+        raise RuntimeError("the node\ntimed out")
+
+    monkeypatch.setattr(BasicLauncher, "launch", fail)
+    options = ["dataset=synthetic", "estimator=toy", "map_dir=map", f"output_dir={tmp_path}/s"]
+    assert main(["train", "-m", *options, "seed=1,2"]) == 2
+    err = capsys.readouterr().err
+    assert "The launcher failed (RuntimeError: the node timed out)" in err
+    assert f"reloc sweep resume {tmp_path}/s" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_folders_that_the_system_refuses(tmp_path, monkeypatch, capsys):
+    assert main(["data", "check", "dataset=ace", f"dataset.root={'x' * 5000}"]) == 2
+    assert "xx cannot be opened: File name too long." in capsys.readouterr().err
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["localize", "map_dir=m", "images=i"]) == 2
+    assert capsys.readouterr().err == (
+        "reloc: error: the current folder was removed. Change to another one.\n"
+    )
 
 
 def test_several_values_in_a_single_run(capsys):

@@ -87,6 +87,7 @@ def test_check_pose_says_what_is_wrong():
     good = np.eye(4)
     assert geo.check_pose(good) == ""
     assert "NaN" in geo.check_pose(good * np.nan)
+    assert "entry beyond 1e+12" in geo.check_pose(good + 1e300 * np.eye(4, k=3))
     assert "reflection" in geo.check_pose(np.diag([1.0, 1, -1, 1]))
     assert "no rotation" in geo.check_pose(np.diag([2.0, 1, 1, 1]))
     assert "last row" in geo.check_pose(np.diag([1.0, 1, 1, 2]))

@@ -1,5 +1,7 @@
 """Which solver and refiners localize with a map."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
@@ -7,6 +9,7 @@ import yaml
 from reloc_core.cli.main import main
 from reloc_core.errors import ConfigError, MapError
 from reloc_core.pipeline import Pipeline
+from reloc_core.types import PosePrior
 
 
 @pytest.fixture
@@ -46,6 +49,20 @@ def test_a_preset_chooses_refiners_for_its_map(train, query):
     )
     assert stored["pipeline"] == {"refiners": []}
     assert Pipeline.from_map(pushed_dir).refiners == ()
+
+
+def test_what_a_query_brings_in_vain_is_said(train, query):
+    pipeline = Pipeline.from_map(train("map"))
+    given = replace(
+        query, depth=np.ones(query.image.shape[:2], np.float32), prior=PosePrior(np.eye(4))
+    )
+    unused = "the prior pose given, but not used by toy + prior + toy_push"
+    assert pipeline.localize(given).note == unused  # the toy may look at depth
+    assert pipeline.localize(query).note == ""
+    assert not pipeline.stages[1].reads_depth  # solvers never see the query
+    pipeline.stages = tuple(replace(stage, reads_depth=False) for stage in pipeline.stages)
+    assert pipeline.localize(given).note == f"depth and {unused}"
+    assert Pipeline.from_map("map", refiners=["pose_filter"]).localize(given).note == ""
 
 
 def test_a_refiner_works_after_another_map_with_its_own(train, query):

@@ -62,7 +62,11 @@ def test_metric_depth_is_not_lifted_into_an_arbitrary_unit(scene):
     metric = save(split="all", unit="metre")
     assert metric.has_depth
     assert metric[0].depth.max() == pytest.approx(1.5)
-    loose = save(split="all")
+    implied = save(split="all")  # by the format, depth is in the poses' unit
+    assert (implied.unit, implied[0].depth.max()) == ("metre", pytest.approx(1.5))
+    assert any("taken as metres" in note for note in implied.notes)
+    assert save(split="all", depth="none").unit == "scene unit"
+    loose = save(split="all", unit="scene unit")
     assert not loose.has_depth
     assert loose[0].depth is None
     assert any("depth is left out" in note for note in loose.notes)

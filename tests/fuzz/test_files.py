@@ -28,6 +28,7 @@ from reloc_core.types import Camera, Frame
 
 PIL = pytest.importorskip("PIL.Image")
 COUNTS = [pytest.param(150, id="short"), pytest.param(10_000, marks=pytest.mark.long, id="long")]
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 SEED = 7
 
 

@@ -20,6 +20,7 @@ from reloc_core.evaluation.sweeps import read_sweep
 from reloc_core.maps import Map, MapInfo, MapWriter
 from reloc_core.registry import Component
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 SECONDS = 5.0
 MEGABYTES = 500
 CASES = [pytest.param(400, id="few"),

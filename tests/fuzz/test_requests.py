@@ -18,6 +18,7 @@ from reloc_core.types import Correspondences
 
 pytest.importorskip("fastapi")
 COUNTS = [pytest.param(120, id="short"), pytest.param(10_000, marks=pytest.mark.long, id="long")]
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 SEED = 11
 LOOP = asyncio.new_event_loop()
 POINTS = np.random.default_rng(0).uniform([-1, -1, 2], [1, 1, 4], (40, 3))

@@ -1,10 +1,13 @@
 import errno
 import os
 
+import numpy as np
 import pytest
 
 from reloc_core.errors import DataError, RelocError
 from reloc_core.io.files import atomic_write, list_files, read_text, write_atomically
+from reloc_core.io.poses import PoseRecord, read_pose_log, write_pose_log
+from reloc_core.types import Camera, Frame
 
 
 def test_a_failed_write_keeps_the_old_content_and_leaves_nothing_behind(tmp_path):
@@ -74,3 +77,23 @@ def test_unreadable_text(tmp_path):
         read_text(tmp_path / "binary")
     with pytest.raises(DataError, match="does not exist"):
         read_text(tmp_path / "missing")
+
+
+def test_names_of_any_kind(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    (tmp_path / "dead.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / os.fsdecode(b"b\xff.jpg")).touch()  # as archives in another encoding leave them
+    names = list_files(tmp_path)
+    assert names == ["a.jpg", os.fsdecode(b"b\xff.jpg")]
+    assert Frame(names[1], Camera.pinhole(50, 64, 48)).name == r"b\xff.jpg"
+    assert Frame("größe 日本", Camera.pinhole(50, 64, 48)).name == "größe 日本"
+    write_atomically(tmp_path / "list", f"{names[1]}\n")
+    assert read_text(tmp_path / "list") == "b\\udcff.jpg\n"
+
+
+@pytest.mark.parametrize("name", ["a b.jpg", "#1.jpg", "new\nline.jpg"])
+def test_pose_logs_keep_names(tmp_path, name):
+    pose_log = tmp_path / "poses.txt"
+    write_pose_log(pose_log, [PoseRecord(name, np.eye(4), 0.0, 0.0, 3)])
+    assert [record.name for record in read_pose_log(pose_log)] == [name]

@@ -157,11 +157,15 @@ def test_photos_that_come_after_a_failure_are_used(room, tmp_path):
         small = noise.integers(0, 255, (24, 32), np.uint8)
         cv2.imwrite(str(photos / f"noise{number}.png"), cv2.resize(small, (320, 240)))
     options = ReconstructOptions(str(photos), str(place), **QUICK)
-    with pytest.raises(DataError, match="make no model"):
+    with pytest.raises(DataError, match="make no model") as failed:
         reconstruct(options, Listener())
+    kept = tmp_path / ".place.work"
+    assert kept.is_dir()
+    assert f"are kept in {kept} for the next try" in str(failed.value)
     for name in room.names[:6]:
         shutil.copy(room.folder / name, photos / name)
     content = reconstruct(options, Listener())
+    assert not kept.exists()
     assert len(content["images"]) == 9
     assert content["registered"] == 6
 

@@ -10,7 +10,7 @@ from serving_tools import ask, encoded
 
 from reloc_core.interfaces import Estimator
 from reloc_core.localizer import Localizer
-from reloc_core.pipeline import Pipeline
+from reloc_core.pipeline import Pipeline, Stage
 from reloc_core.solvers.pnp import PnpConfig, PnpSolver
 from reloc_core.types import Correspondences
 
@@ -110,6 +110,26 @@ def test_a_prior_alone_tells_where_a_video_goes_on_in_the_dark(port):
     answer = ask(port, path=path, **form(image=black, prior=known))[2]
     assert place(answer) == pytest.approx([0.05, 0, WALL - 4], abs=1e-3)
     assert np.sqrt(np.diag(answer["covariance"])) == pytest.approx([1e-3] * 6, rel=0.1)
+
+
+class Blind(Corridors):
+    uses_prior = False
+
+
+def test_what_is_not_used_is_said(serve):
+    stages = [Stage("blind", reads_depth=False), Stage("pnp", reads_depth=False)]
+    pipeline = Pipeline(Blind(), PnpSolver(PnpConfig()), stages=stages)
+    port = serve({"room": Localizer(pipeline)}, camera=100.0)[1]
+    sent = form(image=PICTURE, depth=DEPTH, prior=prior(0))
+    notes = [
+        ask(port, path=path, **sent)[2]["note"] for path in ("/localize", "/localize?sequence=walk")
+    ]
+    # The poses of a sequence are filtered, and the filter looks at the prior.
+    assert notes == [
+        f"{what} given, but not used by blind + pnp"
+        for what in ("depth and the prior pose", "depth")
+    ]
+    assert ask(port, body=PICTURE)[2]["note"] == ""
 
 
 def test_an_answer_can_be_the_next_prior(port):

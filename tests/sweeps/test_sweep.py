@@ -77,6 +77,25 @@ def test_a_sweep_is_compared_as_it_is(swept, tmp_path, capsys):
     assert '"one"' in text
 
 
+@pytest.mark.parametrize(
+    ("given", "labels"),
+    [
+        (["0", "3"], ["size=4", "size=8"]),  # seeds 1 and 1
+        (["0", "4/localizations.jsonl"], ["size=4, seed=1", "size=8, seed=2"]),
+        (["5"], ["size=8, seed=3"]),
+        (["mine=1", "3"], ["mine", "size=8, seed=1"]),
+    ],
+)
+def test_jobs_of_a_sweep_are_labelled_by_what_differs(swept, tmp_path, given, labels):
+    paths = [
+        f"{label}{equals}{swept}/{job}" for label, equals, job in (g.rpartition("=") for g in given)
+    ]
+    output = [f"output_dir={tmp_path}", "bootstrap=0"]
+    assert main(["report", "compare", f"truth={swept}/0", *paths, *output]) == 0
+    scene = next(iter(json.loads((tmp_path / "compare.json").read_text())["scenes"].values()))
+    assert [row["method"] for row in scene] == labels
+
+
 def test_overconfident_jobs_are_marked(tmp_path):
     def job(number, solver, nees, within, count=60):
         calibration = {"mean_nees": nees, "within_95": within, "with_covariance": count}

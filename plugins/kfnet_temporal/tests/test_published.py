@@ -15,6 +15,7 @@ from kfnet_temporal.published.augment import (
     moved_image,
     moved_pixels,
     scaled_rgb,
+    scaled_size,
 )
 from kfnet_temporal.published.measurement import ScoordnetEstimator
 from kfnet_temporal.published.objectives import flow_loss, window_loss
@@ -178,6 +179,16 @@ def test_networks_of_different_resolutions_are_refused(narrow, film, start_run, 
     config.measurement.options["resolution"] = 64
     with pytest.raises(ConfigError, match="must agree"):
         TemporalEstimator(config).fit(film(8), start_run(tmp_path / "map", film(8)))
+
+
+def test_a_sliver_does_not_grow_to_a_hundred_megapixels():
+    assert scaled_size(640, 480, 96) == (128, 96)
+    assert scaled_size(640, 3, 96) == (384, 8)
+    assert scaled_rgb(np.zeros((4000, 2, 3), np.uint8), 480).shape == (1920, 8, 3)
+    pixels, shape = corner_pixels((4000, 2), 480)
+    assert shape == (240, 1)
+    assert (pixels > -0.5).all()
+    assert (pixels < [1.5, 3999.5]).all()
 
 
 def test_labels_follow_the_augmented_image(film):

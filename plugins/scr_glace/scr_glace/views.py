@@ -18,9 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reloc_core.geometry import unproject
+from reloc_core.mapping.views import MAX_ASPECT, working_scale
 from reloc_core.types import Camera, Float64Array, FloatArray, ImageArray
 from scr_glace.config import AugmentConfig, ImageConfig
 from scr_glace.networks.encoder import Encoder
+
+_LEAST = 32
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,13 @@ class View:
 
 
 def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Width and height after scaling the shorter side to `short_side` (the longer is truncated)."""
+    """Width and height after scaling the shorter side to `short_side` (the longer is truncated).
+
+    Very long images are scaled by less, by `working_scale`, to no fewer pixels than the encoders take.
+    """
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        scale = working_scale(width, height, short_side)
+        return max(int(width * scale), _LEAST), max(int(height * scale), _LEAST)
     if width >= height:
         return int(short_side * width / height), short_side
     return short_side, int(short_side * height / width)

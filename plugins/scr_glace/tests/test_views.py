@@ -101,6 +101,9 @@ def test_resized_size_keeps_the_short_side():
     assert resized_size(640, 480, 480) == (640, 480)
     assert resized_size(1296, 968, 480) == (642, 480)
     assert resized_size(540, 960, 480) == (480, 853)
+    # A sliver does not grow to a hundred megapixels.
+    assert resized_size(640, 3, 720) == (2880, 32)
+    assert resized_size(2, 4000, 480) == (32, 1920)
 
 
 def test_portrait_focal_length(encoder):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reloc_core.interfaces import Dataset
+from reloc_core.mapping.views import working_scale
 from reloc_core.types import ImageArray
 
 _SAMPLED = 200  # images that colour statistics are taken from
@@ -46,10 +47,13 @@ class Colors:
         return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1), np.float32))
 
 
+_LEAST = 32  # px of either side, for the strides of the network
+
+
 def resize(image: ImageArray, height: int) -> ImageArray:
     """The image with its shorter side scaled to `height`, aspect kept, antialiased."""
-    factor = height / min(image.shape[:2])
-    size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
+    factor = working_scale(*image.shape[:2], height)
+    size = max(round(image.shape[1] * factor), _LEAST), max(round(image.shape[0] * factor), _LEAST)
     shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, size, interpolation=shrink), np.uint8)
 

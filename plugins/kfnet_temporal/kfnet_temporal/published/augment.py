@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from reloc_core.mapping.views import working_scale
 from reloc_core.types import Float64Array, ImageArray
 
 _ROTATION = np.radians(30.0)
@@ -65,13 +66,18 @@ def moved_pixels(pixels: Float64Array, motion: Float64Array) -> Float64Array:
     return np.asarray(pixels @ motion[:, :2].T + motion[:, 2])
 
 
+def scaled_size(width: int, height: int, resolution: int) -> tuple[int, int]:
+    """Width and height of the image at a resolution, before it is cut; at least a cell of eight pixels."""
+    scale = working_scale(width, height, resolution)
+    return max(round(width * scale), 8), max(round(height * scale), 8)
+
+
 def scaled_rgb(image: ImageArray, resolution: int) -> ImageArray:
     """The image at a resolution (shorter side), cut to multiples of eight pixels at right and bottom."""
     height, width = image.shape[:2]
-    scale = resolution / min(height, width)
-    size = (round(width * scale), round(height * scale))
+    size = scaled_size(width, height, resolution)
     if size != (width, height):
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        how = cv2.INTER_AREA if size[0] < width else cv2.INTER_LINEAR
         image = np.asarray(cv2.resize(image, size, interpolation=how), np.uint8)
     return np.ascontiguousarray(image[: size[1] // 8 * 8, : size[0] // 8 * 8])
 
@@ -88,8 +94,7 @@ def corner_pixels(
     Returns:
         (h * w, 2) pixels and the grid's shape.
     """
-    scale = resolution / min(original)
-    scaled = [round(s * scale) for s in original]
+    scaled = scaled_size(*original, resolution)
     shape = (scaled[0] // 8, scaled[1] // 8)
     axes = [
         (np.arange(n) * 8 + 0.5) * full / small - 0.5

@@ -18,6 +18,7 @@ from kfnet_temporal.published.augment import (
     moved_image,
     moved_pixels,
     scaled_rgb,
+    scaled_size,
 )
 from kfnet_temporal.published.scoordnet import SCoordNet
 from kfnet_temporal.published.tf_import import import_scoordnet
@@ -119,7 +120,8 @@ class ScoordnetEstimator(Estimator):
         """Labels (3, h, w) in the normalised frame of an image seen through `draw_motion`."""
         pixels, shape = self.cells(query)
         height, width = scaled_rgb(query.image, self.config.resolution).shape[:2]
-        scale = np.array(query.image.shape[1::-1]) / scaled_size(query, self.config.resolution)
+        size = query.image.shape[1], query.image.shape[0]
+        scale = np.array(size) / scaled_size(*size, self.config.resolution)
         places = moved_pixels((pixels + 0.5) / scale - 0.5, motion)
         inside = ((places >= 0) & (places <= np.array([width - 1, height - 1]))).all(1)
         points = labels.at(index, query, (places + 0.5) * scale - 0.5)
@@ -197,10 +199,3 @@ class ScoordnetEstimator(Estimator):
             pixels[good], world[good], variances=variances[good],
             grid_shape=shape if good.all() else None,
         )  # fmt: skip
-
-
-def scaled_size(query: Query, resolution: int) -> Float64Array:
-    """Width and height of the scaled image before it is cut to multiples of eight."""
-    height, width = query.image.shape[:2]
-    scale = resolution / min(height, width)
-    return np.array([round(width * scale), round(height * scale)], np.float64)

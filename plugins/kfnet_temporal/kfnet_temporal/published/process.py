@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kfnet_temporal.common.grid import FeatureGrid
 from kfnet_temporal.filtering.kalman import sample, sample_positions
 from kfnet_temporal.filtering.process import Motion, Process, similarity_along
-from kfnet_temporal.published.augment import corner_pixels, scaled_rgb
+from kfnet_temporal.published.augment import corner_pixels, scaled_rgb, scaled_size
 from kfnet_temporal.published.oflownet import WINDOW, OFlowNet
 from reloc_core.types import ImageArray, Query
 
@@ -79,7 +79,7 @@ class OflowExtractor:
         pixels, _ = corner_pixels((height, width), self.resolution)
         grey = np.asarray(rgb.mean(2), np.uint8)
         full = np.array([width, height], np.float64)
-        scale = full / np.round(full * self.resolution / full.min())
+        scale = full / scaled_size(width, height, self.resolution)
         grid = FeatureGrid(features, pixels, grey, float(grey.std()), scale)
         self._last = (query.image, grid)
         return grid

@@ -20,6 +20,7 @@ from kfnet_temporal.published.augment import (
     moved_image,
     moved_pixels,
     scaled_rgb,
+    scaled_size,
 )
 from kfnet_temporal.published.measurement import ScoordnetEstimator
 from kfnet_temporal.published.objectives import flow_loss, window_loss
@@ -76,9 +77,8 @@ def read_window(
         image = rgb.astype(np.float32)
         if augment:
             image = moved_image(jitter(image, brightness, contrast), motion)
-        original = np.array(query.image.shape[1::-1], np.float64)
-        scale = original / np.round(original * resolution / original.min())
         height, width = query.image.shape[:2]
+        scale = np.array([width, height]) / scaled_size(width, height, resolution)
         pixels, shape = corner_pixels((height, width), resolution)
         places = moved_pixels((pixels + 0.5) / scale - 0.5, motion)
         inside = ((places >= 0) & (places <= np.array(rgb.shape[1::-1]) - 1)).all(1)
