@@ -230,7 +230,7 @@ def test_selection(ace, options, expected):
         ({"frames": "100:"}, DataError, "none of the 6"),
         ({"frame_step": 0}, ConfigError, "frame_step"),
         ({"max_frames": 0}, ConfigError, "max_frames"),
-        ({"depth": "yes"}, ConfigError, "auto or none"),
+        ({"depth": "yes"}, ConfigError, "Known: auto, none"),
     ],
 )
 def test_bad_options(ace, options, error, message):
