@@ -14,6 +14,7 @@ from reloc_core.geometry import rotation_angle_deg
 from reloc_core.interfaces import Runtime
 from reloc_core.solvers.config import AveragingConfig
 from reloc_core.solvers.relative_poses import AveragingSolver
+from reloc_core.types import Camera
 
 
 def test_localizes_unseen_images_and_reloads(trained, make_walls):
@@ -34,6 +35,23 @@ def test_localizes_unseen_images_and_reloads(trained, make_walls):
     # Cameras are spread over +-0.3 m; the nearest reference is some 0.15 m away.
     assert np.median(away) < 0.08
     assert np.median(turned) < 2.0
+
+
+def test_a_wrong_focal_length_is_told_by_the_matches(trained, make_walls):
+    estimator, _ = trained
+    away = {0.7: [], 1.0: [], 1.4: []}
+    queries = make_walls(6, seed=9)
+    for i in range(6):
+        query = queries[i]
+        for factor, errors in away.items():
+            right = query.camera
+            camera = Camera.pinhole(factor * right.fx, right.width, right.height)
+            found = estimator.estimate(replace(query.without_ground_truth(), camera=camera))
+            pose = (found.world_from_ref @ found.ref_from_cam)[0]
+            errors.append(np.linalg.norm(pose[:3, 3] - query.world_from_cam[:3, 3]))
+    # Taken for granted, a focal length off by 30 % puts the camera some 0.7 m off.
+    assert np.median(away[0.7]) < 2 * np.median(away[1.0])
+    assert np.median(away[1.4]) < 2 * np.median(away[1.0])
 
 
 def test_the_scale_of_the_scene_does_not_matter(make_walls, trained, tmp_path, start_run):

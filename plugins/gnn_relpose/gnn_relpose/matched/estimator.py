@@ -12,6 +12,7 @@ from torch import Tensor
 from gnn_relpose.matched.agreement import agreement
 from gnn_relpose.matched.calibration import Calibration, calibrate, evidence
 from gnn_relpose.matched.config import MatchedConfig, check
+from gnn_relpose.matched.focal import believed_camera
 from gnn_relpose.matched.graphs import make_batch, scene_graph
 from gnn_relpose.matched.network import GraphNetwork
 from gnn_relpose.matched.scene import Pairs, Scene, match_rays, pool, prepare
@@ -167,7 +168,11 @@ class MatchedEstimator(Estimator):
         if found.similarity < self.config.min_similarity * scene.usual_similarity:
             return _empty("no reference image resembles the query")
         references = found.references
-        seen, stats = match_rays(scene.cell_descriptors(references), frame, query.camera)
+        descriptors = scene.cell_descriptors(references)
+        seen, stats = match_rays(descriptors, frame, query.camera)
+        camera = believed_camera(query.camera, scene, references, seen, stats)
+        if camera != query.camera:
+            seen, stats = match_rays(descriptors, frame, camera)
         graph = scene_graph(scene, references, pool(frame), seen, stats)
         batch, _ = make_batch([graph])
         agreed = agreement(batch, network(batch)[-1])
