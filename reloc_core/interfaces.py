@@ -142,6 +142,9 @@ class Estimator(ABC):
     replayed before a single query is explained. 0 for estimators without state."""
     uses_prior: ClassVar[bool] = False
     """Whether the prior of a query, which may be wrong, narrows the search; others never look at it."""
+    memorizes: bool = True
+    """Whether it may localize the images that it was mapped from better than others as near, as a network
+    does that learned them; points that were triangulated from them do not."""
     extends: ClassVar[bool] = False
     """Whether images can be added to a map by `extend`."""
     shares: ClassVar[bool] = False

@@ -41,6 +41,7 @@ _FOREIGN_SHARE = 0.2  # of the queries that a map is asked, for what cannot be t
 _OWN = {"inliers": 0.7, "ratio": 0.7, "chance": 0.5, "claimed": 0.5, "cover": 0.2}
 """By how much mapping images support their own poses better than unseen ones."""
 _OWN_WIDER = 2.0
+_OWN_GROWTH = 0.002  # the solver's own covariance grows with the distance from triangulated points
 _NARROWEST = 0.25  # factor on the solver's standard deviations
 _CLEAR = 0.9  # probability that no other pose explains an image
 _ACCURATE = 0.9  # share of the held-out poses that are right, or the method is coarse
@@ -94,6 +95,7 @@ def fit_calibration(
     depth: float,
     config: CalibrationConfig,
     own: bool = False,
+    learned: bool = True,
 ) -> Calibration:
     """Learn a calibration.
 
@@ -105,7 +107,9 @@ def fit_calibration(
         depth: of the scene.
         config: options.
         own: nothing was held out, the images are part of the map: their errors are too small, so that the
-            covariances get twice as wide as they ask for, and never narrower than the solver's own.
+            covariances get twice as wide as they ask for.
+        learned: such images may be known by heart, so that covariances are never narrower than the solver's
+            own. Where points were triangulated from them their errors are like those of others.
     """
     localized = [(f, loc, _depth(loc, depth)) for f, loc in held if loc.localized]
     # Of two poses that explain an image one is wrong, whatever supports them: no matter of the odds.
@@ -133,13 +137,16 @@ def fit_calibration(
             # neighbours that it learned by heart; they are no reason to trust it more than it does itself.
             spread = replace(spread, scale=max(spread.scale, 1.0))
         if own:
-            spread = Spread(
-                # A method that knows these images by heart makes no errors with them.
-                max(_OWN_WIDER * spread.scale, 1.0),
-                max(_OWN_WIDER * spread.floor, 0.001),
-                spread.growth,  # of which images of the map say nothing
-                spread.turn,
+            spread = replace(
+                spread, scale=_OWN_WIDER * spread.scale, floor=_OWN_WIDER * spread.floor
             )
+            # Images of the map say nothing of the growth.
+            if learned:
+                spread = replace(
+                    spread, scale=max(spread.scale, 1.0), floor=max(spread.floor, 0.001)
+                )
+            else:
+                spread = replace(spread, growth=_OWN_GROWTH)
     centre = _centre([found for (_, found, _), good in zip(judged, as_usual, strict=True) if good])
     supports = [found.support for _, found, _ in judged]
     if own:

@@ -49,6 +49,7 @@ class MatchingEstimator(Estimator):
     """
 
     produces = Correspondences
+    memorizes = False
     shares = True
 
     def __init__(self, config: MatchingConfig) -> None:

@@ -39,6 +39,11 @@ class LandmarkEstimator(Estimator):
         self.config = config
         self.readout: MatchedLandmarks | SoftmaxLandmarks | None = None
 
+    @property
+    def memorizes(self) -> bool:  # type: ignore[override]
+        """See `Estimator`: the softmax is trained."""
+        return isinstance(self.readout, SoftmaxLandmarks)
+
     def fit(self, dataset: Dataset, run: Run) -> None:
         """See `Estimator.fit`.
 
