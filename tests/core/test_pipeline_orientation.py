@@ -17,6 +17,7 @@ class Upright:
     """Knows the scene in upright images only: those whose first row is white."""
 
     history = 0
+    uses_prior = False
 
     def start_sequence(self):
         pass
