@@ -102,7 +102,7 @@ def rotation_from_quaternion(quaternion: FloatArray) -> Float64Array:
     """
     q = np.asarray(quaternion, np.float64)
     if not np.all(np.abs(q) <= FARTHEST):
-        raise InputError("A quaternion has entries that are not finite.")
+        raise InputError(f"A quaternion has entries that are not finite, or beyond {FARTHEST:g}.")
     norm = np.linalg.norm(q, axis=-1, keepdims=True)
     if np.any(norm < 1e-12):
         raise InputError("A quaternion has norm zero.")

@@ -95,7 +95,7 @@ def fit_calibration(
     depth: float,
     config: CalibrationConfig,
     own: bool = False,
-    learned: bool = True,
+    memorized: bool = True,
 ) -> Calibration:
     """Learn a calibration.
 
@@ -108,8 +108,8 @@ def fit_calibration(
         config: options.
         own: nothing was held out, the images are part of the map: their errors are too small, so that the
             covariances get twice as wide as they ask for.
-        learned: such images may be known by heart, so that covariances are never narrower than the solver's
-            own. Where points were triangulated from them their errors are like those of others.
+        memorized: such images may be known by heart (`Estimator.memorizes`), so that covariances are never
+            narrower than the solver's own. Otherwise their errors are like those of others.
     """
     localized = [(f, loc, _depth(loc, depth)) for f, loc in held if loc.localized]
     # Of two poses that explain an image one is wrong, whatever supports them: no matter of the odds.
@@ -140,13 +140,12 @@ def fit_calibration(
             spread = replace(
                 spread, scale=_OWN_WIDER * spread.scale, floor=_OWN_WIDER * spread.floor
             )
-            # Images of the map say nothing of the growth.
-            if learned:
-                spread = replace(
-                    spread, scale=max(spread.scale, 1.0), floor=max(spread.floor, 0.001)
-                )
-            else:
-                spread = replace(spread, growth=_OWN_GROWTH)
+            # Images of the map say nothing of the growth: known ones not even of the errors.
+            spread = (
+                replace(spread, scale=max(spread.scale, 1.0), floor=max(spread.floor, 0.001))
+                if memorized
+                else replace(spread, growth=_OWN_GROWTH)
+            )
     centre = _centre([found for (_, found, _), good in zip(judged, as_usual, strict=True) if good])
     supports = [found.support for _, found, _ in judged]
     if own:

@@ -41,8 +41,7 @@ class KaptureDataset(FileDataset):
         notes: list[str] = []
         keep = list(range(len(every)))
         if whole and config.split != "all":
-            if config.split not in SPLIT_FOLDERS:
-                options.one_of("split", (*SPLIT_FOLDERS, "all"))
+            options.one_of("split", (*SPLIT_FOLDERS, "all"))
             keep = held_out(len(keep), config.holdout, config.split, notes)
             if not keep:
                 raise DataError(f"{root} leaves no images for split '{config.split}'.")

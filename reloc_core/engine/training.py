@@ -288,8 +288,8 @@ def calibrate(
     mapped = mapped_frames(run.map.so_far()).world_from_cam
     depths = [loc.support["depth"] for _, loc in found if "depth" in loc.support]
     depth = float(np.median(depths)) if depths else scene_scale(mapped)
-    learned = pipeline.estimator.memorizes or bool(pipeline.refiners)
-    made = fit_calibration(found, foreign, mapped, depth, config, own, learned)
+    memorized = pipeline.estimator.memorizes or bool(pipeline.refiners)
+    made = fit_calibration(found, foreign, mapped, depth, config, own, memorized)
     run.log("calibrated", held_out=made.held_out, spread=asdict(made.spread), **made.details)
     return made
 

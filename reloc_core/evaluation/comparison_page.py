@@ -28,8 +28,8 @@ from reloc_core.types import Float64Array, ImageArray
 COLOURS = ("#0b7a75", "#d9730d", "#7048b8", "#c1272d", "#2f6fd0", "#8a7a1f", "#b0307f", "#4d8f2b")
 """Readable on the light and the dark page."""
 _WRONG = 50.0
-_SHOWN = 12  # queries in which methods differ
 """cm and degrees beyond which a larger error says nothing more."""
+_SHOWN = 12  # queries in which methods differ
 Picture = Callable[[str, str], ImageArray | None]
 """The RGB image of a query by scene and name, or None."""
 SHOWN_TESTS = 12

@@ -192,7 +192,7 @@ def test_what_cannot_be_told_apart_gets_the_share_of_the_right_ones():
     assert 0.75 < odds.probability({"inliers": 5.0}, {"inliers": 5.0}) < 0.95
 
 
-def made(own=False, errors=(0.004,) * 40, foreign=20, claimed=None, elsewhere=0, learned=True):
+def made(own=False, errors=(0.004,) * 40, foreign=20, claimed=None, elsewhere=0, memorized=True):
     """A calibration of poses on a line with errors of some size and foreign pictures of small support.
 
     `elsewhere` of them look the same from two places, and were localized in the wrong one.
@@ -217,7 +217,7 @@ def made(own=False, errors=(0.004,) * 40, foreign=20, claimed=None, elsewhere=0,
             )
     strange = [localization(np.eye(4), inliers=3 + rng.normal() / 5) for _ in range(foreign)]
     mapped = np.stack([f.world_from_cam[:3] for f, _ in held])
-    return fit_calibration(held, strange, mapped, 2.0, CalibrationConfig(), own, learned)
+    return fit_calibration(held, strange, mapped, 2.0, CalibrationConfig(), own, memorized)
 
 
 def test_images_that_two_places_explain_say_nothing_of_the_others():
@@ -301,8 +301,8 @@ def test_images_that_points_were_triangulated_from_tell_how_sure_a_solver_may_be
     claimed = np.eye(6) * 0.04**2
     query = replace(localization(np.eye(4), inliers=6.0, depth=2.0), covariance=claimed)
     width = {
-        learned: np.sqrt(made(True, claimed=claimed, learned=learned).judge(query).covariance[3, 3])
-        for learned in (True, False)
+        known: np.sqrt(made(True, claimed=claimed, memorized=known).judge(query).covariance[3, 3])
+        for known in (True, False)
     }
     assert width[True] >= 0.04
     # Ten times what it errs, where the errors are 0.004, and never less than the errors themselves.

@@ -23,7 +23,7 @@ from reloc_core.types import Camera, Float64Array, FloatArray, ImageArray
 from scr_glace.config import AugmentConfig, ImageConfig
 from scr_glace.networks.encoder import Encoder
 
-_LEAST = 32
+_LEAST = 32  # px of either side that the encoders take
 
 
 @dataclass(frozen=True)

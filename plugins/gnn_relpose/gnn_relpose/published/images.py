@@ -14,6 +14,7 @@ from reloc_core.mapping.views import working_scale
 from reloc_core.types import ImageArray
 
 _SAMPLED = 200  # images that colour statistics are taken from
+_LEAST = 32  # px of either side, for the strides of the network
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,6 @@ class Colors:
         """(3, H, W) float32 of an image (H, W, 3) in 0..1."""
         normal = (image - self.mean) / self.deviation
         return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1), np.float32))
-
-
-_LEAST = 32  # px of either side, for the strides of the network
 
 
 def resize(image: ImageArray, height: int) -> ImageArray:
