@@ -9,7 +9,8 @@
 Between two localizations points of the scene are followed from frame to frame, which costs a few
 milliseconds. Localizations run beside, on another thread: the outcome of frame k is used at frame k + d,
 moved along with the points followed since. d is fixed, and a frame waits for an outcome that is not there
-yet, so that the same frames give the same poses whatever the machine does.
+yet, so that the same frames give the same poses whatever the machine does. A camera does not wait: with a
+`patience` a frame goes without, and a later one uses the outcome.
 
 Where the points are lost, nothing is claimed of a view that shows something else until the map has told
 where it is; a view that shows nothing gets the predicted pose, less and less surely.
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ class TrackerConfig:
         interval: frames from one localization to the next while points are followed.
         delay: frames after which its outcome is used, fewer than `interval`; 0 waits for it.
         lost_delay: the same while the place is unknown.
+        patience: seconds that a frame, but for the first, waits at most for an outcome that is due. None:
+            as long as it takes, and poses do not depend on the machine.
         guided: whether estimators that can use one get the predicted pose as prior.
         filter: options of the pose filter.
     """
@@ -64,6 +67,7 @@ class TrackerConfig:
     interval: int = 2
     delay: int = 1
     lost_delay: int = 3
+    patience: float | None = None
     guided: bool = True
     filter: PoseFilterConfig = field(default_factory=_filter_config)
 
@@ -75,7 +79,7 @@ class TrackerConfig:
         """
         options = Checks(self, "tracker.")
         options.at_least(1, "interval")
-        options.not_negative("delay", "lost_delay")
+        options.not_negative("delay", "lost_delay", "patience")
         options.require(self.delay < self.interval, "delay", f"be below interval={self.interval}")
 
 
@@ -88,7 +92,7 @@ class _Search:
         outcome: what is found.
         mark: where the points were in that frame; None where they were lost.
         before: the filter as it was before the frame.
-        wait: frames after which the outcome is used.
+        delay: frames after which the outcome is used.
         later: frames since.
     """
 
@@ -96,7 +100,7 @@ class _Search:
     outcome: Future[Outcome]
     mark: Mark | None
     before: PoseFilter
-    wait: int
+    delay: int
     later: list[Query] = field(default_factory=list)
 
 
@@ -254,17 +258,17 @@ class Tracker:
             # It would tell where the camera was, not where it was carried.
             self._forget_search()
         if self._search is None and query.image.std() >= CONTRAST:
-            wait = 0 if tracker.frames == 1 else options.lost_delay
+            delay = 0 if tracker.frames == 1 else options.lost_delay
             known = query.prior if options.filter.prior == "pose" else None
-            self._begin(query, known, None, before, wait)
+            self._begin(query, known, None, before, delay)
 
     def _begin(
         self, query: Query, prior: PosePrior | None, mark: Mark | None, before: PoseFilter,
-        wait: int,
+        delay: int,
     ) -> None:  # fmt: skip
         asked = replace(query, prior=prior if self.config.guided else None)
         outcome = self._executor.submit(self._localize, asked)
-        self._search = _Search(query, outcome, mark, before, wait)
+        self._search = _Search(query, outcome, mark, before, delay)
         self._since = 0
 
     def _localize(self, query: Query) -> Outcome:
@@ -278,7 +282,7 @@ class Tracker:
             the pose of the last frame where it follows from it.
         """
         search = self._search
-        if search is None or len(search.later) < search.wait:
+        if search is None or len(search.later) < search.delay or self._hurried(search):
             return None
         self._search = None
         outcome = search.outcome.result()
@@ -295,6 +299,13 @@ class Tracker:
         self._filter.tracks.reset()  # they were not found in this frame
         found = self._filter.refine(query, localization, evidence)
         return self._caught_up([replace(q, camera=camera) for q in search.later]) or found
+
+    def _hurried(self, search: _Search) -> bool:
+        """Whether the last frame goes without the outcome: patience is at its end before it is there."""
+        patience, first = self.config.patience, self._filter.frames <= 1
+        if patience is None or first or search.outcome.done():
+            return False
+        return not wait([search.outcome], timeout=patience).done
 
     def _caught_up(self, later: Sequence[Query]) -> Localization | None:
         """Follow the points of a frame into the last one since, at once if they are found there."""

@@ -14,7 +14,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_ros import TransformBroadcaster
 
-from reloc_core import Camera, Tracker
+from reloc_core import Camera, Tracker, TrackerConfig
 from reloc_core.geometry import quaternion_from_rotation
 from reloc_core.io.pose_bags import ros_covariance
 
@@ -27,7 +27,9 @@ class TrackNode(Node):
         self.declare_parameter("map_dir", "")
         self.declare_parameter("world_frame", "map")
         self.world = self.get_parameter("world_frame").value
-        self.tracker = Tracker.from_map(self.get_parameter("map_dir").value)
+        self.tracker = Tracker.from_map(
+            self.get_parameter("map_dir").value, config=TrackerConfig(patience=0.0)
+        )
         self.bridge, self.camera = CvBridge(), None
         self.poses = self.create_publisher(PoseWithCovarianceStamped, "pose", 10)
         self.transforms = TransformBroadcaster(self)

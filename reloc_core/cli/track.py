@@ -43,6 +43,8 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     with RunDirectory(cfg.output_dir, "track", cfg, overrides, pipeline.runtime) as record:
         record.create()
         live = not isinstance(frames, Dataset) and frames.live
+        if live and config.patience is None:
+            config.patience = 0.0  # a camera does not wait
         record.note(f"Tracking {frames.name}" + ("; Ctrl-C ends it." if live else "."))
         results: list[QueryResult] = []
         try:

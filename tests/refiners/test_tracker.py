@@ -110,6 +110,26 @@ def test_poses_do_not_depend_on_how_long_a_localization_takes(film):
     np.testing.assert_array_equal(*results)
 
 
+def test_without_patience_frames_do_not_wait(film):
+    """Localizing takes as long as eight frames: only the first waits, and poses stay right."""
+    data, slow = film(), 0.25
+    tracker, estimator = tracking(data, seconds=slow, patience=0.0)
+    queries, found, taken = [frame(data, i) for i in range(60)], [], []
+    with tracker:
+        begin = time.perf_counter()
+        for i, query in enumerate(queries):
+            time.sleep(max(0.0, begin + i / 30 - time.perf_counter()))
+            start = time.perf_counter()
+            found.append(tracker.track_query(query))
+            taken.append(time.perf_counter() - start)
+            begin = time.perf_counter() if i == 0 else begin
+    assert taken[0] >= slow
+    assert np.quantile(taken[1:], 0.9) < slow / 2
+    assert all(f.localized for f in found)
+    assert max(metres(f, q) for f, q in zip(found, queries, strict=True)) < 0.03
+    assert 3 <= len(estimator.asked) <= 10
+
+
 def test_it_claims_nothing_after_a_cut_until_the_map_has_told(film):
     data, other = film(), film(phase=33.0)
     tracker, _ = tracking(data, other)
@@ -210,7 +230,8 @@ def test_defects_of_an_estimator_come_through(film):
 
 
 @pytest.mark.parametrize(
-    "options", [{"interval": 0}, {"delay": -1}, {"delay": EVERY}, {"lost_delay": -1}]
+    "options",
+    [{"interval": 0}, {"delay": -1}, {"delay": EVERY}, {"lost_delay": -1}, {"patience": -1.0}],
 )
 def test_options_that_make_no_sense_are_named(film, options):
     with pytest.raises(ConfigError, match=next(iter(options))):
