@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -122,12 +122,27 @@ def fit_calibration(
         )
         for bounds in ((RIGHT_DEPTHS, RIGHT_DEG), usual)
     )
+    centre = _centre([found for (_, found, _), good in zip(judged, as_usual, strict=True) if good])
+    supports = [found.support for _, found, _ in judged]
+    if own:
+        supports = [{n: v - _OWN.get(n, 0.0) for n, v in s.items()} for s in supports]
+        centre = {n: v - _OWN.get(n, 0.0) for n, v in centre.items()}
+    strange = sum(f.localized for f in foreign)
+    pictures = supports + [f.support for f in foreign if f.localized]
+    none = np.zeros(strange, bool)
+    enough = _ENOUGH_OWN if own else _ENOUGH
+    here = fit_odds(pictures, np.concatenate([as_usual, none]), centre, strange, enough)
     spread = Spread(scale=3.0, floor=0.003, growth=0.02)  # where nothing was right
     used = [
-        (error, found.covariance, novelty(_pose(found), mapped, scale), scale)
-        for error, (_, found, scale), good in zip(errors, judged, as_usual, strict=True)
+        RightPose(
+            error, found.covariance, novelty(_pose(found), mapped, scale), scale,
+            here.lack(support, centre),
+        )
+        for error, (_, found, scale), support, good in zip(
+            errors, judged, supports, as_usual, strict=True
+        )
         if good
-    ]
+    ]  # fmt: skip
     if used:
         spread = fit_spread(used)
         # No evidence of few images says that a solver's errors are many times smaller than it claims.
@@ -146,19 +161,10 @@ def fit_calibration(
                 if memorized
                 else replace(spread, growth=_OWN_GROWTH)
             )
-    centre = _centre([found for (_, found, _), good in zip(judged, as_usual, strict=True) if good])
-    supports = [found.support for _, found, _ in judged]
-    if own:
-        supports = [{n: v - _OWN.get(n, 0.0) for n, v in s.items()} for s in supports]
-        centre = {n: v - _OWN.get(n, 0.0) for n, v in centre.items()}
-    supports += [f.support for f in foreign if f.localized]
-    strange = sum(f.localized for f in foreign)
-    none = np.zeros(strange, bool)
-    enough = _ENOUGH_OWN if own else _ENOUGH
     return Calibration(
         centre=centre,
-        right=fit_odds(supports, np.concatenate([right, none]), centre, strange, enough),
-        here=fit_odds(supports, np.concatenate([as_usual, none]), centre, strange, enough),
+        right=fit_odds(pictures, np.concatenate([right, none]), centre, strange, enough),
+        here=here,
         spread=spread,
         depth=depth,
         mapped=mapped[:, :3].reshape(-1, 3, 4),
@@ -263,15 +269,27 @@ def _measure(
     return (step if step > _LEAST_STEP else 1.0), (low, math.inf), False
 
 
-def fit_spread(
-    used: Sequence[tuple[Float64Array, Float64Array | None, float, float]],
-) -> Spread:
-    """Scale, floor and growth of the covariance under which the errors are most likely.
+@dataclass(frozen=True)
+class RightPose:
+    """What `fit_spread` learns from.
 
-    Args:
-        used: of every right pose its error (6,) in the tangent of `reloc_core.types`, the claimed
-            covariance, its novelty and the depth of the scene.
+    Attributes:
+        error: (6,) in the tangent of `reloc_core.types`.
+        claimed: (6, 6) covariance by the solver, or None.
+        distance: its novelty.
+        depth: of the scene.
+        lack: of support, see `Odds.lack`.
     """
+
+    error: Float64Array
+    claimed: Float64Array | None
+    distance: float
+    depth: float
+    lack: float = 0.0
+
+
+def fit_spread(used: Sequence[RightPose]) -> Spread:
+    """Scale, floor and growth of the covariance under which the errors of right poses are most likely."""
     prior = Spread()
     names = ("scale", "floor", "growth", "turn")
     centre = np.log([getattr(prior, n) for n in names])
@@ -280,12 +298,12 @@ def fit_spread(
     def cost(theta: Float64Array) -> float:
         spread = Spread(*np.exp(theta).tolist())
         total = float((((theta - centre) / width) ** 2).sum()) / 2
-        for error, claimed, distance, depth in used:
-            covariance = spread.covariance(claimed, distance, depth)
+        for pose in used:
+            covariance = spread.covariance(pose.claimed, pose.distance, pose.depth, pose.lack)
             sign, log_det = np.linalg.slogdet(covariance)
             if sign <= 0:
                 return math.inf
-            nees = float(error @ np.linalg.solve(covariance, error))
+            nees = float(pose.error @ np.linalg.solve(covariance, pose.error))
             # Student's t with 8 degrees of freedom: one outlier does not rule.
             total += _WORTH * (7.0 * math.log1p(nees / 8.0) + log_det / 2)
         return total

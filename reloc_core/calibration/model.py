@@ -45,21 +45,31 @@ class Spread:
         floor: standard deviation of the position over the scene's depth, wherever the query is.
         growth: the same per unit of novelty.
         turn: standard deviation of the rotation in radians, per that of the position over the depth.
+        doubt: by which share all standard deviations grow per unit of log odds that a pose's support lacks:
+            what little supports may be wrong by a little, too, which its residuals do not tell.
     """
 
     scale: float = 2.0
     floor: float = 0.002
     growth: float = 0.011
     turn: float = 0.7
+    doubt: float = 0.06
 
     def covariance(
-        self, claimed: Float64Array | None, distance: float, depth: float
+        self, claimed: Float64Array | None, distance: float, depth: float, lack: float = 0.0
     ) -> Float64Array:
-        """(6, 6) covariance of a pose that is `distance` (a novelty) from what was mapped."""
+        """(6, 6) covariance of a pose.
+
+        Args:
+            claimed: (6, 6) by the solver; None where it says nothing.
+            distance: from what was mapped, a novelty.
+            depth: of the scene.
+            lack: of support, in log odds; see `Odds.lack`.
+        """
         own = np.zeros((6, 6)) if claimed is None else np.asarray(claimed, np.float64)
         variance = self.floor**2 + (self.growth * distance) ** 2
         added = np.repeat([variance * self.turn**2, variance * depth**2], 3)
-        return self.scale**2 * own + np.diag(added)
+        return (1 + self.doubt * lack) ** 2 * (self.scale**2 * own + np.diag(added))
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,10 @@ class Odds:
             * (self._of(name, found.get(name, centre[name])) - self._of(name, centre[name]))
             for name, weight in self.weights.items()
         }
+
+    def lack(self, found: Mapping[str, float], centre: Mapping[str, float]) -> float:
+        """Log odds that the support lacks of those of a typical pose, at least 0."""
+        return max(0.0, -sum(self.lacks(found, centre).values()))
 
     def probability(self, found: Mapping[str, float], centre: Mapping[str, float]) -> float:
         """Probability that the statement holds for a pose with this support."""
@@ -178,7 +192,8 @@ class Calibration:
         here = alone * self.here.probability(found, self.centre)
         depth = found.get("depth", self.depth)
         distance = novelty(result.world_from_cam, self.mapped, depth)
-        covariance = self.spread.covariance(result.covariance, distance, depth)
+        lack = self.here.lack(found, self.centre)
+        covariance = self.spread.covariance(result.covariance, distance, depth, lack)
         right = alone * self.right.probability(found, self.centre)
         # No pose is more probably right than its own covariance lets it be.
         score = min(here, right, within_right(covariance, depth))

@@ -17,8 +17,8 @@ from reloc_core.calibration import (
     hold_out,
     support,
 )
-from reloc_core.calibration.fitting import fit_odds, fit_spread
-from reloc_core.calibration.model import Calibration, within_right
+from reloc_core.calibration.fitting import RightPose, fit_odds, fit_spread
+from reloc_core.calibration.model import Calibration, Odds, Spread, within_right
 from reloc_core.calibration.support import novelty
 from reloc_core.errors import ConfigError
 from reloc_core.geometry import pose_plus
@@ -120,7 +120,7 @@ def test_a_covariance_that_is_too_small_is_scaled(factor):
     rng = np.random.default_rng(3)
     claimed = np.diag([1e-4] * 3 + [1e-3] * 3) ** 2 * 1.0
     used = [
-        (rng.normal(size=6) * np.sqrt(np.diag(claimed)) * factor, claimed, 0.01, 2.0)
+        RightPose(rng.normal(size=6) * np.sqrt(np.diag(claimed)) * factor, claimed, 0.01, 2.0)
         for _ in range(60)
     ]
     spread = fit_spread(used)
@@ -138,12 +138,25 @@ def test_errors_that_grow_with_the_distance_are_learned_as_such():
         sigma = 0.02 * distance
         return np.concatenate([rng.normal(size=3) * sigma, rng.normal(size=3) * sigma * 2.0])
 
-    used = [(error(d), claimed, d, 2.0) for d in rng.uniform(0.01, 0.3, 80)]
+    used = [RightPose(error(d), claimed, d, 2.0) for d in rng.uniform(0.01, 0.3, 80)]
     spread = fit_spread(used)
     for distance in (0.05, 0.6):
         stated = spread.covariance(claimed, distance, 2.0)
         errors = [error(distance) for _ in range(300)]
         assert 2.5 < np.mean([e @ np.linalg.solve(stated, e) for e in errors]) < 14
+
+
+def test_a_pose_that_little_supports_gets_a_wider_covariance():
+    odds = Odds(6.0, {"inliers": 2.0, "cover": 1.0})
+    centre = {"inliers": 6.0, "cover": 0.5}
+    assert odds.lack({"inliers": 7.0, "cover": 0.5}, centre) == 0
+    assert (
+        odds.lack({"inliers": 7.0, "cover": 0.0}, centre) == 0
+    )  # more of one makes up for the other
+    assert odds.lack({"inliers": 4.0, "cover": 0.5}, centre) == pytest.approx(4.0)
+    spread, claimed = Spread(doubt=0.1), np.eye(6) * 1e-6
+    usual, doubted = (spread.covariance(claimed, 0.2, 2.0, lack) for lack in (0.0, 4.0))
+    np.testing.assert_allclose(doubted, 1.4**2 * usual)
 
 
 # --------------------------------------------------------------------------------------- score
