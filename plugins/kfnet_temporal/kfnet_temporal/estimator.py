@@ -237,7 +237,7 @@ class TemporalEstimator(Estimator):
             self.median_std = step.measured.median_std
         found = correspondences(
             step.posterior, grid.pixels, self.origin, self.calibration.output,
-            self.calibration.redundancy_at(self.median_std),
+            self.calibration.redundancy_at(self.median_std, step.gain),
         )  # fmt: skip
         return replace(found, signals=step.signals())
 

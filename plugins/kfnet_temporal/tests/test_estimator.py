@@ -226,10 +226,11 @@ def test_a_repeated_picture_says_nothing_new(loaded, film):
 
 def test_unsure_coordinates_widen_the_covariance():
     found = Calibration(redundancy=8.0, typical_std=0.02)
-    assert found.redundancy_at(0.02) == pytest.approx(8)
-    assert found.redundancy_at(0.04) == pytest.approx(32)
-    assert found.redundancy_at(1e-4) == 1.0
-    assert found.redundancy_at(np.nan) == 8.0
+    assert found.redundancy_at(0.02, 1.0) == pytest.approx(8)
+    assert found.redundancy_at(0.04, 1.0) == pytest.approx(32)
+    assert found.redundancy_at(0.04, 9.0) == pytest.approx(96)
+    assert found.redundancy_at(1e-4, 1.0) == 1.0
+    assert found.redundancy_at(np.nan, 1.0) == 8.0
 
 
 def test_a_sequence_of_one_frame_is_the_measurement(loaded, film):

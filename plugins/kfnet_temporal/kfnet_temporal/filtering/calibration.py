@@ -44,15 +44,22 @@ class Calibration:
     typical_std: float | None = None
     min_similarity: float = 0.7
 
-    def redundancy_at(self, median_std: float) -> float:
-        """`redundancy` in a frame whose measured coordinates have another standard deviation.
+    def redundancy_at(self, median_std: float, gain: float) -> float:
+        """`redundancy` in a frame, of which the filter knows more than its own measurement says.
 
         Cells are taken to share more of their errors the less sure they are: far from the mapped views
-        all of them err together, which the solver does not see in their residuals.
+        all of them err together, which the solver does not see in their residuals. And frames share theirs,
+        as they are measured by the same key frames: of what the filter gains on the noise of single cells,
+        the pose gains half.
+
+        Args:
+            median_std: metres, of the measured coordinates; NaN: typical.
+            gain: see `Step.gain`.
         """
-        if self.typical_std is None or not np.isfinite(median_std):
-            return self.redundancy
-        return max(1.0, self.redundancy * (median_std / self.typical_std) ** 2)
+        found = self.redundancy * gain**0.5
+        if self.typical_std is not None and np.isfinite(median_std):
+            found *= (median_std / self.typical_std) ** 2
+        return max(1.0, found)
 
 
 def steps(
@@ -134,7 +141,7 @@ def _pose_errors(
             continue
         error = pose_minus(frame.world_from_cam, pose)
         square = float(error @ np.linalg.solve(covariance, error))
-        errors.append(square / unit.redundancy_at(step.measured.median_std))
+        errors.append(square / unit.redundancy_at(step.measured.median_std, step.gain))
     return errors
 
 

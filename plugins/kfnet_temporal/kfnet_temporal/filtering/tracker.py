@@ -47,6 +47,14 @@ class Step:
     motion: Motion | None = None
     event: str = ""
 
+    @property
+    def gain(self) -> float:
+        """Variance of a cell by this frame alone over that of the posterior, a median; at least 1."""
+        both = self.posterior.known & self.measured.known
+        if not bool(both.any()):
+            return 1.0
+        return max(1.0, float((self.measured.variance / self.posterior.variance)[both].median()))
+
     def accepted_nis(self) -> Tensor:
         """Values (n,) of the tested cells that passed; empty without a prior."""
         if self.nis is None or self.rejected is None:
