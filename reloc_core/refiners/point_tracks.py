@@ -27,6 +27,7 @@ CONTRAST = 4.0
 """Grey levels; the standard deviation of a picture that shows something."""
 _MOST_SAMPLES = 500
 _FEWEST_FOLLOWED, _FEWEST_STARTED = 20, 40
+_LEAST_KEPT = 0.3  # of the points, from one frame to the next: with less the view has changed
 _AROUND, _RADIUS = 9, 12.0  # neighbours, pixels
 _CLEARLY_BETTER = 0.99  # of the costs of two fits
 _SAME_PIXELS = 2.0
@@ -118,7 +119,7 @@ class PointTracks:
         trip = np.linalg.norm((back - self.current)[:, 0], axis=1)
         kept = (found[:, 0] > 0) & (again[:, 0] > 0) & (trip < _ROUND_TRIP)
         points, pixels = self.points[kept], original_pixels(moved[kept, 0], grey, camera)
-        if len(points) < _FEWEST_FOLLOWED:
+        if len(points) < max(_FEWEST_FOLLOWED, _LEAST_KEPT * len(self.points)):
             return None
         matches = Correspondences(pixels, points, kind="sparse")
         solved = self.solver.solve(matches, camera, runtime)
