@@ -29,6 +29,7 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 ImageArray: TypeAlias = npt.NDArray[np.uint8]
 DepthArray: TypeAlias = npt.NDArray[np.float32]
 
+_WIDEST, _LONGEST = 1e3, 1e4  # focal lengths in an image size, and the other way round: no lens has them
 CAMERA_MODELS: Mapping[str, tuple[str, ...]] = {
     "SIMPLE_PINHOLE": ("f", "cx", "cy"),
     "PINHOLE": ("fx", "fy", "cx", "cy"),
@@ -89,6 +90,12 @@ class Camera:
         if self.fx <= 0 or self.fy <= 0:
             raise InputError(
                 f"Focal length must be positive, got {self.fx}, {self.fy} px. Check the calibration."
+            )
+        size = max(self.width, self.height)
+        if min(self.fx, self.fy) < size / _WIDEST or max(self.fx, self.fy) > size * _LONGEST:
+            raise InputError(
+                f"No camera has a focal length of {self.fx:.6g}, {self.fy:.6g} px with an image of "
+                f"{self.width}x{self.height}. Check its unit: it is in pixels."
             )
 
     @classmethod

@@ -20,6 +20,8 @@ from reloc_core.geometry import project
         ("PINHOLE", (500, 500, 320), "takes 4 parameters"),
         ("PINHOLE", (500, float("nan"), 320, 240), "finite"),
         ("SIMPLE_PINHOLE", (0, 320, 240), "Focal length must be positive"),
+        ("SIMPLE_PINHOLE", (1e308, 320, 240), "No camera has a focal length"),
+        ("SIMPLE_PINHOLE", (0.1, 320, 240), "No camera has a focal length"),
         ("PINHOLE", (500, -1, 320, 240), "Focal length must be positive"),
     ],
 )
