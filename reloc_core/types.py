@@ -29,7 +29,10 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 ImageArray: TypeAlias = npt.NDArray[np.uint8]
 DepthArray: TypeAlias = npt.NDArray[np.float32]
 
-_WIDEST, _LONGEST = 1e3, 1e4  # focal lengths in an image size, and the other way round: no lens has them
+_WIDEST, _LONGEST = (
+    1e3,
+    1e4,
+)  # focal lengths in an image size, and the other way round: no lens has them
 CAMERA_MODELS: Mapping[str, tuple[str, ...]] = {
     "SIMPLE_PINHOLE": ("f", "cx", "cy"),
     "PINHOLE": ("fx", "fy", "cx", "cy"),
