@@ -282,7 +282,7 @@ class Tracker:
             the pose of the last frame where it follows from it.
         """
         search = self._search
-        if search is None or len(search.later) < search.delay or self._hurried(search):
+        if search is None or len(search.later) < search.delay or self._late(search):
             return None
         self._search = None
         outcome = search.outcome.result()
@@ -300,11 +300,9 @@ class Tracker:
         found = self._filter.refine(query, localization, evidence)
         return self._caught_up([replace(q, camera=camera) for q in search.later]) or found
 
-    def _hurried(self, search: _Search) -> bool:
-        """Whether the last frame goes without the outcome: patience is at its end before it is there."""
-        patience, first = self.config.patience, self._filter.frames <= 1
-        if patience is None or first or search.outcome.done():
-            return False
+    def _late(self, search: _Search) -> bool:
+        """Whether an outcome that is due is still missing; the first frame has all patience."""
+        patience = self.config.patience if self._filter.frames > 1 else None
         return not wait([search.outcome], timeout=patience).done
 
     def _caught_up(self, later: Sequence[Query]) -> Localization | None:

@@ -29,10 +29,8 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 ImageArray: TypeAlias = npt.NDArray[np.uint8]
 DepthArray: TypeAlias = npt.NDArray[np.float32]
 
-_WIDEST, _LONGEST = (
-    1e3,
-    1e4,
-)  # focal lengths in an image size, and the other way round: no lens has them
+_WIDEST = 1e3  # focal lengths in an image size that no lens has
+_LONGEST = 1e4  # image sizes in a focal length
 CAMERA_MODELS: Mapping[str, tuple[str, ...]] = {
     "SIMPLE_PINHOLE": ("f", "cx", "cy"),
     "PINHOLE": ("fx", "fy", "cx", "cy"),

@@ -60,6 +60,16 @@ def test_another_view_is_not_followed_but_shows_something(followed):
     assert not tracks.shows_something(np.full_like(other, 90))
 
 
+def test_a_view_that_shares_a_part_with_the_last_is_not_followed(followed):
+    """The few points that are found again would tell a motion, right by chance at best."""
+    tracks, queries = followed
+    shown = np.random.default_rng(0).integers(0, 256, queries[1].image.shape).astype(np.uint8)
+    for columns, is_followed in ((58, False), (120, True)):
+        shown[:, :columns] = queries[1].image[:, :columns]
+        motion = tracks.follow(tracks.scaled(shown), queries[1].camera, RUNTIME)
+        assert (motion is not None) == is_followed
+
+
 def test_nothing_to_follow_on_a_blank_wall(film):
     data, tracks = film(), PointTracks(100, 144)
     seen, blank = data.evidence(0), np.full((144, 192), 90, np.uint8)
