@@ -129,6 +129,8 @@ class Turn:
         """
         if not self.quarters:
             return evidence
+        if evidence.camera is not None:
+            evidence = replace(evidence, camera=self.camera(evidence.camera))
         if isinstance(evidence, Correspondences):
             points = evidence.points_cam
             return replace(

@@ -323,7 +323,7 @@ class Pipeline:
         begin = time.perf_counter()
         evidence = self.estimator.estimate_batch(queries)
         estimated = time.perf_counter()
-        cameras = [query.camera for query in queries]
+        cameras = [e.camera or q.camera for e, q in zip(evidence, queries, strict=True)]
         solved = self.solver.solve_batch(evidence, cameras, self.runtime)
         done = time.perf_counter()
         seconds = {
@@ -340,8 +340,8 @@ class Pipeline:
     ) -> Localization:
         """Refine and judge what a solver found."""
         stages = [("solve", result.world_from_cam)] if result.world_from_cam is not None else []
-        camera = result.camera
-        query = replace(query, camera=result.camera_of(query))
+        camera = result.camera or evidence.camera
+        query = replace(query, camera=camera or query.camera)
         speaks = support(evidence, result, query.camera) if result.localized else {}
         for name, refiner in self.refiners:
             if not result.localized and not refiner.takes_failures:

@@ -251,11 +251,14 @@ class Evidence:
             images that agree) or `margin` (mean lead of the best match over the second). Any names; the
             calibration of a map learns what each of them says about the pose.
         reason: why there is nothing, in words, where the evidence is empty; solvers pass it on.
+        camera: the intrinsics that the evidence was made with, where the estimator did not believe the
+            query's: solver and refiners take them, and the answer shows them. None where they hold.
     """
 
     kind_name: ClassVar[str] = "Evidence"
     signals: Mapping[str, float] = field(default_factory=dict, kw_only=True)
     reason: str = field(default="", kw_only=True)
+    camera: Camera | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

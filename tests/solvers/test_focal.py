@@ -189,7 +189,8 @@ def test_component(scene, kind):
     assert calibrated.camera is None
 
 
-def test_those_who_come_after_the_solver_see_the_estimated_camera(scene):
+@pytest.mark.parametrize("believed", [None, TRUE])
+def test_those_who_come_after_see_the_camera_that_solver_or_estimator_found(scene, believed):
     s = scene(5, n=800, pixel_noise=0.5, outliers=0.2)
     seen = []
 
@@ -203,7 +204,7 @@ def test_those_who_come_after_the_solver_see_the_estimated_camera(scene):
             raise NotImplementedError
 
         def estimate(self, query):
-            return Correspondences(s.points2d, s.points3d, kind="sparse")
+            return Correspondences(s.points2d, s.points3d, kind="sparse", camera=believed)
 
     class Looker(Refiner):
         def refine(self, query, initial, evidence=None):
@@ -214,10 +215,11 @@ def test_those_who_come_after_the_solver_see_the_estimated_camera(scene):
 
     image = np.zeros((480, 640, 3), np.uint8)
     query = Query("a.png", uncalibrated(), image=image)
-    solver = PnpSolver(PnpConfig(estimate_focal=True))
+    solver = PnpSolver(PnpConfig(estimate_focal=believed is None, verify_focal=False))
     pipeline = Pipeline(Points(), solver, [("looker", Looker())])
     found = pipeline.localize(query)
     assert seen == [found.camera]
+    assert s.error(found.world_from_cam)[0] < 0.01
     assert found.camera.fx == pytest.approx(525.0, rel=0.01)
     # It is written, and read back, with the pose.
     kept = query_result(query, found)

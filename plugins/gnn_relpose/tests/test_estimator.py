@@ -47,6 +47,8 @@ def test_a_wrong_focal_length_is_told_by_the_matches(trained, make_walls):
             right = query.camera
             camera = Camera.pinhole(factor * right.fx, right.width, right.height)
             found = estimator.estimate(replace(query.without_ground_truth(), camera=camera))
+            if factor != 1.0:  # what it believed instead goes into the answer
+                assert abs(found.camera.fx / right.fx - 1) < 0.5 * abs(factor - 1)
             pose = (found.world_from_ref @ found.ref_from_cam)[0]
             errors.append(np.linalg.norm(pose[:3, 3] - query.world_from_cam[:3, 3]))
     # Taken for granted, a focal length off by 30 % puts the camera some 0.7 m off.

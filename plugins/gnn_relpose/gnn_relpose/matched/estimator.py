@@ -183,7 +183,8 @@ class MatchedEstimator(Estimator):
             "agreement": float(agreed.common[0].clamp(min=1e-3).log()),
             "support": float(agreed.support.median().clamp(min=1e-3).log()),
         }
-        return replace(given, signals=signals)
+        changed = camera if camera != query.camera else None
+        return replace(given, signals=signals, camera=changed)
 
 
 def _empty(reason: str) -> RelativePoses:
