@@ -10,9 +10,22 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# All control characters but tab and line feed: in the name of a file they would drive the terminal.
+_CONTROLS = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)
+}
+
+
+def printable(text: str) -> str:
+    """Text with its control characters, escape sequences among them, written out."""
+    return text.translate(_CONTROLS)
+
 
 class RelocError(Exception):
     """Base of all errors that a user can act on."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(RelocError):

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -35,11 +35,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 
 from reloc_core.config import config_hash, plain
 from reloc_core.cores import share_cores
 from reloc_core.curves import FOLDER, Curves
-from reloc_core.errors import RelocError
+from reloc_core.errors import RelocError, printable
 from reloc_core.interfaces import Runtime
 from reloc_core.isolation import observed
 from reloc_core.registry import default_registry
@@ -48,7 +49,19 @@ from reloc_core.types import ScenePoints
 
 PACKAGES = ("reloc", "numpy", "torch", "opencv-python-headless", "hydra-core", "safetensors")
 
-console = Console(stderr=True, highlight=False)
+
+class SafeConsole(Console):
+    """A console on which the names of files and images cannot drive the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """See `rich.console.Console.render`."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+console = SafeConsole(stderr=True, highlight=False)
 """Where people read; standard output is left for results that programs read."""
 
 

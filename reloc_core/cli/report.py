@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from reloc_core import __version__
 from reloc_core.cli import report_merge
 from reloc_core.cli.report_jobs import with_jobs
@@ -39,7 +37,7 @@ from reloc_core.evaluation.published import (
 from reloc_core.interfaces import Dataset
 from reloc_core.io.files import read_text, write_atomically
 from reloc_core.maps import explain_os_errors
-from reloc_core.runs import console, show_progress
+from reloc_core.runs import SafeConsole, console, show_progress
 from reloc_core.storage import read_yaml
 from reloc_core.types import ImageArray
 
@@ -110,7 +108,7 @@ def run(arguments: Sequence[str]) -> int:
     if any(tests.values()):
         notes.append(NOTE)
     _write(output, options, shown, notes, tests, _pictures(jobs))
-    _print(Console(width=_width(), highlight=False), shown, tests)
+    _print(SafeConsole(width=_width(), highlight=False), shown, tests)
     for note in _warnings(scenes):
         console.print(note, markup=False, soft_wrap=True)
     console.print(f"Page, table and numbers: {output}", markup=False, soft_wrap=True)
@@ -297,7 +295,7 @@ def _dataset(job: _Job) -> Dataset | None:
 
 
 def _print(
-    to: Console,
+    to: SafeConsole,
     shown: Sequence[Any],
     tests: Mapping[str, Sequence[PairedTest]],
     most: int = SHOWN_TESTS,
@@ -333,7 +331,7 @@ def _write(
         "notes": list(notes),
     }
     write_atomically(output / "compare.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    text = Console(width=200, highlight=False, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
+    text = SafeConsole(width=200, highlight=False, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
     _print(text, shown, tests, sys.maxsize)
     write_atomically(output / "compare.txt", text.export_text())
 

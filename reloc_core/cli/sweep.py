@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from reloc_core.cli.multirun import multirun
@@ -16,6 +15,7 @@ from reloc_core.evaluation.comparison_page import SHOWN_TESTS
 from reloc_core.evaluation.sweep_table import COLUMNS, DEFAULT, LEGEND, SweepTable, sweep_table
 from reloc_core.evaluation.sweeps import Sweep, average, groups, key_of, read_sweep
 from reloc_core.overrides import quoted
+from reloc_core.runs import SafeConsole
 from reloc_core.storage import explain_os_errors
 
 USAGE = """\
@@ -79,7 +79,7 @@ def _print(table: SweepTable, sweep: Sweep) -> None:
     shown = Table(*head, box=None, header_style="bold")
     for row in body:
         shown.add_row(*row)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console = SafeConsole(highlight=False, width=None if sys.stdout.isatty() else 200)
     console.print(shown)
     console.print(LEGEND, style="dim", markup=False)
     hidden = max(len(table.tests) - SHOWN_TESTS, 0)

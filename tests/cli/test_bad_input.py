@@ -48,6 +48,24 @@ def test_missing_folder(fails, tmp_path):
     assert "nowhere" in fails(*train(tmp_path / "nowhere"))
 
 
+def test_names_cannot_drive_the_terminal(fails, scene, request, tmp_path, capsys):
+    name = "\x1b]0;owned\x07\x1b[31m"
+    wild = scene.with_name(name)
+    scene.rename(wild)
+    message = fails(*train(wild, "dataset.split=nowhere"))
+    assert "\\x1b" in message
+    scene_map = request.getfixturevalue("toy_map")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(first(wild, "rgb"), folder / f"{name}.png")
+    (folder / f"{name}2.png").write_bytes(b"no image")
+    asked = ["localize", f"map_dir={scene_map}", f"images={folder}", "camera.focal=100"]
+    assert main([*asked, "output_dir=out"]) in (0, 2)
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.err + shown.out
+    assert "\x07" not in shown.err + shown.out
+
+
 def test_empty_split(fails, scene):
     for file in (scene / "train" / "rgb").iterdir():
         file.unlink()
