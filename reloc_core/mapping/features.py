@@ -6,6 +6,7 @@ more than the number of images. Descriptors, by far the largest part, are mapped
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,6 +86,12 @@ class Features:
         """The rows of an image's key points."""
         first, last = np.searchsorted(self.images, [number, number + 1])
         return slice(int(first), int(last))
+
+    def release(self) -> None:
+        """Give back the memory of mapped descriptors; who asks for them again reads the file again."""
+        held: object = self.descriptors.base
+        if isinstance(held, mmap.mmap) and hasattr(held, "madvise"):
+            held.madvise(mmap.MADV_DONTNEED)
 
     def observations(self, depth_noise: float = 0.0) -> Observations:
         """The key points as rays; with measured depths of the given relative noise if it is not 0."""

@@ -157,6 +157,7 @@ def match_images(
             )  # fmt: skip
             pieces.write(piece, {"first": first, "second": second})
     pieces.finish(last=True)
+    features.release()
     parts = [pieces[i] for i in range(len(pieces))]
     none = np.zeros(0, np.int64)
     first, second = (np.concatenate([none, *(p[k] for p in parts)]) for k in ("first", "second"))

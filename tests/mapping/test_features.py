@@ -1,5 +1,9 @@
 """Describing images: pieces on disk, interruptions and shares that change nothing."""
 
+import mmap
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -72,6 +76,21 @@ def test_pieces_and_an_interruption_change_nothing(dataset, tmp_path, monkeypatc
     detector.resolution = 24
     describe(dataset, frames, detector, 20, run, batch=3)
     assert detector.seen == 11
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_memory_of_mapped_descriptors_is_given_back(dataset, tmp_path):
+    def pages():
+        return int(Path("/proc/self/statm").read_text().split()[2])  # of files
+
+    features = describe(dataset, np.arange(2), Detector(), 20, start_run(tmp_path / "a", "toy"))
+    every = np.memmap(tmp_path / "large", np.float32, "w+", shape=(5_000_000, 2))
+    every[:] = 1
+    features = replace(features, descriptors=every)
+    before = pages()
+    features.release()
+    assert before - pages() > 0.9 * every.nbytes / mmap.PAGESIZE
+    assert (features.descriptors[::1000] == 1).all()
 
 
 def test_shares_change_nothing(dataset, tmp_path, monkeypatch):

@@ -102,9 +102,8 @@ class SoftmaxLandmarks(Estimator):
         cover.warn(run)
         tracks = self._kept(tracks, features)
         self.places = Places.of(features, looks, words, tracks.rows, tracks.labels)
-        keys = mean_keys(tracks, features)
-        seen = torch.from_numpy(features.descriptors[tracks.rows])
-        keys = self._trained(keys, seen, torch.from_numpy(tracks.labels), run)
+        seen, labels = _observed(features, tracks.rows), torch.from_numpy(tracks.labels)
+        keys = self._trained(mean_keys(labels, seen, len(tracks)), seen, labels, run)
         self._use(keys, *self._places_of(tracks, matches.observations), run.runtime)
         self.colors = mean_colors(tracks, features)
         plan = {
@@ -144,9 +143,12 @@ class SoftmaxLandmarks(Estimator):
         here = Places.of(features, looks, self.places.words, rows, labels)
         self.places = self.places.joined(here)
         # The keys that are there stand for what they were trained on.
-        seen = torch.cat([torch.from_numpy(features.descriptors[rows]), keys])
+        seen = torch.cat([_observed(features, rows), keys])
         shown = torch.cat([torch.from_numpy(labels), torch.arange(old)])
-        keys = self._trained(torch.cat([keys, mean_keys(tracks, features)]), seen, shown, run)
+        new = mean_keys(
+            torch.from_numpy(tracks.labels), seen[len(again.rows) : len(rows)], len(tracks)
+        )
+        keys = self._trained(torch.cat([keys, new]), seen, shown, run)
         more, radii = self._places_of(tracks, matches.observations)
         radii = torch.cat([self.decoder.radii.cpu(), radii])
         self._use(keys, torch.cat([positions, more]), radii, run.runtime)
@@ -296,12 +298,16 @@ class SoftmaxLandmarks(Estimator):
         return found if found is None else found.to(keys.device)
 
 
-def mean_keys(tracks: Tracks, features: Features) -> Tensor:
-    """(K, C) unit means of the descriptors that observe each landmark."""
-    labels = torch.from_numpy(tracks.labels)
-    seen = torch.from_numpy(features.descriptors[tracks.rows])
-    keys = torch.zeros(len(tracks), seen.shape[1]).index_add_(0, labels, seen)
-    return F.normalize(keys, dim=1)
+def mean_keys(labels: Tensor, seen: Tensor, count: int) -> Tensor:
+    """(count, C) unit means of the descriptors `seen` (M, C) that observe the landmarks `labels` (M,)."""
+    return F.normalize(torch.zeros(count, seen.shape[1]).index_add_(0, labels, seen), dim=1)
+
+
+def _observed(features: Features, rows: np.ndarray) -> Tensor:
+    """Descriptors (M, C) of key points, the last that is needed of all."""
+    seen = torch.from_numpy(features.descriptors[rows])
+    features.release()
+    return seen
 
 
 def _number(value: object) -> int:
