@@ -91,9 +91,9 @@ def folders(tmp_path_factory):
         (("original_7scenes_heads", "pgt_7scenes_heads"), (640, 480), "seq-02-frame-{:06d}.color"),
         (("Cambridge_ShopFacade",), (854, 480), "seq1_frame{:05d}"),
     ):
-        for split, count in (("train", 14), ("test", 2)):
+        for split, count in (("train", 10), ("test", 2)):
             config = SyntheticConfig(
-                split=split, width=size[0], height=size[1], train_frames=14, test_frames=2
+                split=split, width=size[0], height=size[1], train_frames=10, test_frames=2
             )
             dataset = SyntheticDataset(config)
             for i in range(count):
@@ -133,7 +133,7 @@ def weights(folder, name):
         torch.save(DFNet().state_dict(), other)
     verify = "false" if "cambridge" in name else "true"
     return [
-        "estimator.view.resolution=96", "estimator.field.coarse_samples=4", "estimator.field.samples=4",
+        "estimator.view.resolution=48", "estimator.field.coarse_samples=4", "estimator.field.samples=4",
         "estimator.training.colour_steps=1", "estimator.training.feature_steps=1",
         "estimator.training.fusion_steps=1", "estimator.training.rays=64", "estimator.training.patches=1",
         "estimator.training.patch_size=8", "estimator.regressor.epochs=1",
