@@ -6,9 +6,6 @@ import sys
 import cv2
 import numpy as np
 
-SMALL = ["dataset=synthetic", "dataset.width=64", "dataset.height=48", "dataset.train_frames=5",
-         "dataset.test_frames=2", "report=false", "threads=1"]  # fmt: skip
-
 
 def reloc(environment, *arguments, timeout=300):
     return subprocess.run(

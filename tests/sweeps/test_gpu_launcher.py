@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from sweep_tools import SMALL, reloc
+from sweep_tools import reloc
 
 from reloc_core.cli.leases import Leases, visible_devices
 from reloc_core.errors import ConfigError, RelocError
@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         Leases(["0"], folder=tmp_path / "file" / "locks")
 
 
-def test_jobs_see_their_device_and_failures_are_recorded(environment, tmp_path):
+def test_jobs_see_their_device_and_failures_are_recorded(environment, small, tmp_path):
     """Four jobs on two made-up devices; two of them fail, and the sweep's exit code says so."""
     spy = tmp_path / "spy"
     spy.mkdir()
@@ -102,7 +102,7 @@ def test_jobs_see_their_device_and_failures_are_recorded(environment, tmp_path):
     variables = {**environment, "PYTHONPATH": f"{spy}:{environment['PYTHONPATH']}"}
     path = tmp_path / "a sweep"
     child = reloc(variables, "benchmark", "-m", "hydra/launcher=gpus", "hydra.launcher.devices=[6,7]",
-                  f"hydra.launcher.locks={tmp_path}/locks", "estimator=toy", *SMALL, "seed=1,2",
+                  f"hydra.launcher.locks={tmp_path}/locks", "estimator=toy", *small, "seed=1,2",
                   "solver=prior,pnp", f"output_dir='{path}'")  # fmt: skip
     assert child.returncode == 1, child.stderr
     assert "on GPU 6" in child.stdout
@@ -121,9 +121,9 @@ def test_jobs_see_their_device_and_failures_are_recorded(environment, tmp_path):
     assert again.returncode == 1
 
 
-def test_without_a_gpu_it_says_what_to_do(environment, tmp_path):
+def test_without_a_gpu_it_says_what_to_do(environment, small, tmp_path):
     variables = {**environment, "CUDA_VISIBLE_DEVICES": ""}
-    child = reloc(variables, "benchmark", "-m", "hydra/launcher=gpus", "estimator=toy", *SMALL,
+    child = reloc(variables, "benchmark", "-m", "hydra/launcher=gpus", "estimator=toy", *small,
                   f"output_dir={tmp_path}/s")  # fmt: skip
     assert child.returncode == 2
     assert "hydra/launcher=joblib" in child.stderr

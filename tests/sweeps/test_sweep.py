@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from sweep_tools import SMALL, reloc
+from sweep_tools import reloc
 
 from reloc_core.cli.main import main
 from reloc_core.evaluation.paired import holm, paired_tests, sign_test
@@ -17,10 +17,10 @@ from reloc_core.evaluation.sweeps import Job, Record, Sweep, average, read_sweep
 
 
 @pytest.fixture(scope="module")
-def swept(environment, tmp_path_factory):
+def swept(environment, small, tmp_path_factory):
     """Two sizes by two seeds; one size makes no sense to OpenCV, so that its jobs fail."""
     path = tmp_path_factory.mktemp("sweeps") / "a sweep"
-    child = reloc(environment, "benchmark", "-m", "estimator=toy", *SMALL, "estimator.size=4,8",
+    child = reloc(environment, "benchmark", "-m", "estimator=toy", *small, "estimator.size=4,8",
                   "seed=1,2,3", f"output_dir='{path}'")  # fmt: skip
     assert child.returncode == 0, child.stderr
     return path
@@ -247,29 +247,29 @@ def test_intervals():
     assert average([5.0]).half_width is None
 
 
-def test_joblib_runs_jobs_side_by_side(environment, tmp_path):
+def test_joblib_runs_jobs_side_by_side(environment, small, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     child = reloc(environment, "benchmark", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
-                  "estimator=toy", *SMALL, "seed=1,2", f"output_dir={tmp_path}/s")  # fmt: skip
+                  "estimator=toy", *small, "seed=1,2", f"output_dir={tmp_path}/s")  # fmt: skip
     assert child.returncode == 0, child.stderr
     sweep = read_sweep(tmp_path / "s")
     assert [job.status for job in sweep.jobs] == ["ok", "ok"]
     assert "hydra/launcher=joblib" in sweep.record.hydra
 
 
-def test_submitit_runs_jobs_on_this_machine(environment, tmp_path):
+def test_submitit_runs_jobs_on_this_machine(environment, small, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     child = reloc(environment, "benchmark", "-m", "hydra/launcher=submitit_local", "estimator=toy",
-                  *SMALL, "seed=1,2", f"output_dir={tmp_path}/s")  # fmt: skip
+                  *small, "seed=1,2", f"output_dir={tmp_path}/s")  # fmt: skip
     assert child.returncode == 0, child.stderr
     assert [job.status for job in read_sweep(tmp_path / "s").jobs] == ["ok", "ok"]
 
 
-def test_optuna_looks_at_one_number(environment, tmp_path):
+def test_optuna_looks_at_one_number(environment, small, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     child = reloc(environment, "benchmark", "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3",
                   "hydra.sweeper.n_jobs=1", "objective=metrics.median_translation_m", "estimator=toy",
-                  *SMALL, "estimator.size=choice(2,4,8)", f"output_dir={tmp_path}/s")  # fmt: skip
+                  *small, "estimator.size=choice(2,4,8)", f"output_dir={tmp_path}/s")  # fmt: skip
     assert child.returncode == 0, child.stderr
     best = (tmp_path / "s/optimization_results.yaml").read_text()
     values = [job.value("metrics.median_translation_m") for job in read_sweep(tmp_path / "s").jobs]
