@@ -31,7 +31,8 @@ class ReconstructionOptions:
         spread: see `choose_pairs`.
         max_angle_deg: see `choose_pairs`.
         min_baseline: see `choose_pairs`.
-        reach: largest distance of matched images' cameras, in depths of the scene; 0 for any.
+        reach: largest distance of matched images' cameras, in depths of the scene; 0 for any. Farther ones
+            are rather of another room that looks alike.
         min_similarity: see `match_pairs`.
         ratio: see `match_pairs`.
         max_epipolar_px: see `match_pairs`.
@@ -46,7 +47,7 @@ class ReconstructionOptions:
     spread: int = 6
     max_angle_deg: float = 50.0
     min_baseline: float = 0.0
-    reach: float = 0.0
+    reach: float = 1.5
     min_similarity: float = 0.75
     ratio: float = 1.0
     max_epipolar_px: float = 2.5

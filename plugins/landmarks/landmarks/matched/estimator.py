@@ -151,7 +151,7 @@ class MatchedLandmarks:
         plan = self.plan
         return ReconstructionOptions.of(
             self.config.triangulation, near=plan.near, spread=plan.spread, ratio=plan.ratio,
-            min_similarity=plan.min_similarity,
+            min_similarity=plan.min_similarity, reach=0.0,
         )  # fmt: skip
 
     def _save(self, scene: LandmarkMap, run: Run, **details: Any) -> None:
