@@ -51,31 +51,56 @@ class Target:
         self.index = np.zeros(shape, np.int32)
 
 
-def views(
-    surfaces: Sequence[Surface], camera: Camera, world_from_cam: Float64Array, factor: int
-) -> list[View]:
-    """Surfaces that face the camera and meet its image, nearest first.
+class Outlines:
+    """Hulls of a fixed set of surfaces, side by side, so that a camera looks at all of them at once.
 
     Args:
         surfaces: of the room.
-        camera: a pinhole camera.
-        world_from_cam: (4, 4).
-        factor: rays per pixel along x and along y.
     """
-    eye = world_from_cam[:3, 3]
-    cam_from_world = inverse(world_from_cam)
-    found = []
-    for index, surface in enumerate(surfaces):
-        flat = surface.kind in ("quad", "disc")
-        if flat and (eye - surface.origin) @ surface.normal <= 1e-4:
-            continue
-        hull = transform(cam_from_world, surface.hull)
-        box = _bounds(hull, camera, factor, flat)
-        if box is not None:
-            gap = surface.hull
-            nearest = np.maximum(np.maximum(gap.min(0) - eye, eye - gap.max(0)), 0)
-            found.append(View(index, box, float(np.linalg.norm(nearest))))
-    return sorted(found, key=lambda view: view.nearest)
+
+    def __init__(self, surfaces: Sequence[Surface]) -> None:
+        flat = [s.kind in ("quad", "disc") for s in surfaces]
+        self._groups = [
+            (np.flatnonzero(np.array(flat) == kind), kind) for kind in (True, False) if kind in flat
+        ]
+        self._hulls = [np.stack([surfaces[int(i)].hull for i in group]) for group, _ in self._groups]
+        self._low = [hulls.min(1) for hulls in self._hulls]
+        self._high = [hulls.max(1) for hulls in self._hulls]
+        still = np.zeros(3)
+        self._origins = np.array([s.origin for s in surfaces])
+        self._normals = np.array(
+            [s.normal if f else still for s, f in zip(surfaces, flat, strict=True)]
+        )
+
+    def views(self, camera: Camera, world_from_cam: Float64Array, factor: int) -> list[View]:
+        """Surfaces that face the camera and meet its image, nearest first.
+
+        Args:
+            camera: a pinhole camera.
+            world_from_cam: (4, 4).
+            factor: rays per pixel along x and along y.
+        """
+        eye = world_from_cam[:3, 3]
+        cam_from_world = inverse(world_from_cam)
+        facing = ((eye - self._origins) * self._normals).sum(1) > 1e-4
+        found = []
+        for (group, flat), hulls, low, high in zip(
+            self._groups, self._hulls, self._low, self._high, strict=True
+        ):
+            hull = transform(cam_from_world, hulls)
+            front = hull[..., 2] > _NEAR
+            seen = front.any(1) & (facing[group] if flat else True)
+            boxes = _boxes(np.where(front[..., None], hull, 1.0), camera, factor)
+            for i in np.flatnonzero(seen & ~front.all(1)):
+                boxes[i] = _boxes(_before(hull[i], flat), camera, factor)
+            met = seen & (boxes[:, 0] < boxes[:, 1]) & (boxes[:, 2] < boxes[:, 3])
+            gap = np.maximum(np.maximum(low - eye, eye - high), 0)
+            nearest = np.sqrt((gap**2).sum(1))
+            found += [
+                View(int(group[i]), tuple(boxes[i].tolist()), float(nearest[i]))
+                for i in np.flatnonzero(met)
+            ]
+        return sorted(found, key=lambda view: (view.nearest, view.index))
 
 
 def cast(
@@ -92,7 +117,7 @@ def cast(
         surfaces: of the room.
         camera: a pinhole camera.
         cam_from_world: (4, 4).
-        seen: of `views`, with the same camera, pose and factor.
+        seen: of `Outlines.views`, with the same camera, pose and factor.
         band: first row and the row after the last.
         factor: rays per pixel along x and along y.
     """
@@ -125,29 +150,34 @@ def depth_of(target: Target) -> DepthArray:
     return np.where(hit, depth, np.float32(0))
 
 
-def _bounds(
-    hull: Float64Array, camera: Camera, factor: int, polygon: bool
-) -> tuple[int, int, int, int] | None:
-    """Rectangle of rays that can hit a convex hull given in camera axes, None if there is none."""
-    front = hull[:, 2] > _NEAR
-    if not front.any():
-        return None
-    points = hull[front]
-    if not front.all():
-        # Cut at the near plane: along the outline of a polygon, else along all connections.
-        n = len(hull)
-        pairs = [(i, (i + 1) % n) for i in range(n)] if polygon else np.ndindex(n, n)
-        cuts = []
-        for i, j in pairs:
-            a, b = hull[i], hull[j]
-            if (a[2] > _NEAR) != (b[2] > _NEAR):
-                cuts.append(a + (b - a) * (_NEAR - a[2]) / (b[2] - a[2]))
-        points = np.concatenate([points, np.array(cuts).reshape(-1, 3)])
-    x = (camera.fx * points[:, 0] / points[:, 2] + camera.cx + 0.5) * factor
-    y = (camera.fy * points[:, 1] / points[:, 2] + camera.cy + 0.5) * factor
-    x0, x1 = max(int(np.floor(x.min())), 0), min(int(np.ceil(x.max())), camera.width * factor)
-    y0, y1 = max(int(np.floor(y.min())), 0), min(int(np.ceil(y.max())), camera.height * factor)
-    return (x0, x1, y0, y1) if x0 < x1 and y0 < y1 else None
+def _before(hull: Float64Array, polygon: bool) -> Float64Array:
+    """Points (M, 3) of the part of a convex hull in camera axes that lies before the near plane.
+
+    It is cut along the outline of a polygon, else along all connections.
+    """
+    n = len(hull)
+    pairs = [(i, (i + 1) % n) for i in range(n)] if polygon else np.ndindex(n, n)
+    cuts = []
+    for i, j in pairs:
+        a, b = hull[i], hull[j]
+        if (a[2] > _NEAR) != (b[2] > _NEAR):
+            cuts.append(a + (b - a) * (_NEAR - a[2]) / (b[2] - a[2]))
+    return np.concatenate([hull[hull[:, 2] > _NEAR], np.array(cuts).reshape(-1, 3)])
+
+
+def _boxes(points: Float64Array, camera: Camera, factor: int) -> np.ndarray:
+    """Rectangles x0, x1, y0, y1 of rays (..., 4) int64 that can hit what points (..., N, 3) span."""
+    x = (camera.fx * points[..., 0] / points[..., 2] + camera.cx + 0.5) * factor
+    y = (camera.fy * points[..., 1] / points[..., 2] + camera.cy + 0.5) * factor
+    return np.stack(
+        [
+            np.maximum(np.floor(x.min(-1)), 0),
+            np.minimum(np.ceil(x.max(-1)), camera.width * factor),
+            np.maximum(np.floor(y.min(-1)), 0),
+            np.minimum(np.ceil(y.max(-1)), camera.height * factor),
+        ],
+        -1,
+    ).astype(np.int64)
 
 
 def _cast_quad(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from reloc_core.datasets.room.cast import cast, depth_of, views
+from reloc_core.datasets.room.cast import Outlines, cast, depth_of
 from reloc_core.datasets.room.furniture import LAMPS, ROOM_SIZE
 from reloc_core.datasets.room.surfaces import Block, Model, Surface
 from reloc_core.geometry import inverse, transform
@@ -62,15 +62,18 @@ def irradiance(
         (N, 3) RGB factors of the albedo, about 0.2..1.3.
     """
     total = _AMBIENT * _openness(points, normals, blocks)[:, None]
+    outlines = Outlines(surfaces)
     lamp_z = ROOM_SIZE[2] - 0.02
     spread = np.array([(0, 0), (-0.28, -0.2), (0.26, -0.24), (-0.22, 0.27), (0.25, 0.22)])
     for at in LAMPS:
         for offset in spread:
             source = np.array([*(np.array(at) + offset), lamp_z])
-            total += _LAMP * _direct(points, normals, source, (0, 0, -1), surfaces)[:, None]
+            total += (
+                _LAMP * _direct(points, normals, source, (0, 0, -1), surfaces, outlines)[:, None]
+            )
     for y, z in ((0.9, 1.25), (1.6, 1.25), (1.25, 1.55), (0.9, 1.85), (1.6, 1.85)):
         source = np.array([0.05, y, z])
-        total += _SKY * _direct(points, normals, source, (1, 0, 0), surfaces)[:, None]
+        total += _SKY * _direct(points, normals, source, (1, 0, 0), surfaces, outlines)[:, None]
     return np.minimum(total, 1.3)
 
 
@@ -80,6 +83,7 @@ def _direct(
     source: Float64Array,
     facing: tuple[int, int, int],
     surfaces: list[Surface],
+    outlines: Outlines,
 ) -> Float64Array:
     """Light of one point of an area lamp that faces a direction, (N,)."""
     ray = source - points
@@ -92,7 +96,7 @@ def _direct(
     world_from_lamp[:3, :3] = np.stack([right, np.cross(forward, right), forward], 1)
     world_from_lamp[:3, 3] = source
     lamp_from_world = inverse(world_from_lamp)
-    seen = views(surfaces, _SHADOW_MAP, world_from_lamp, 1)
+    seen = outlines.views(_SHADOW_MAP, world_from_lamp, 1)
     band = (0, _SHADOW_MAP.height)
     depth = depth_of(cast(surfaces, _SHADOW_MAP, lamp_from_world, seen, band, 1))
     local = transform(lamp_from_world, points + 0.01 * normals)

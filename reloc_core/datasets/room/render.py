@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from reloc_core.datasets.room.cast import Target, cast, depth_of, views
+from reloc_core.datasets.room.cast import Outlines, Target, cast, depth_of
 from reloc_core.datasets.room.surfaces import Surface
 from reloc_core.geometry import inverse
 from reloc_core.types import Camera, DepthArray, Float64Array, FloatArray, ImageArray
@@ -86,6 +86,7 @@ class Renderer:
 
     def __init__(self, surfaces: list[Surface]) -> None:
         self._surfaces = surfaces
+        self._outlines = Outlines(surfaces)
         self._atlas = build_atlas(surfaces)
         self._flat = np.array([s.kind in ("quad", "disc") for s in surfaces])
         self._origins = np.array([s.origin for s in surfaces])
@@ -101,7 +102,7 @@ class Renderer:
             camera: a pinhole camera.
             world_from_cam: (4, 4), inside the room.
         """
-        seen = views(self._surfaces, camera, world_from_cam, 2)
+        seen = self._outlines.views(camera, world_from_cam, 2)
         tables = self._tables(camera, world_from_cam)
         cam_from_world = inverse(world_from_cam)
         bands = self._bands(camera, 2)
@@ -119,7 +120,7 @@ class Renderer:
             camera: a pinhole camera.
             world_from_cam: (4, 4), inside the room.
         """
-        seen = views(self._surfaces, camera, world_from_cam, 1)
+        seen = self._outlines.views(camera, world_from_cam, 1)
         cam_from_world = inverse(world_from_cam)
 
         def render(band: tuple[int, int]) -> DepthArray:
