@@ -63,7 +63,9 @@ class Outlines:
         self._groups = [
             (np.flatnonzero(np.array(flat) == kind), kind) for kind in (True, False) if kind in flat
         ]
-        self._hulls = [np.stack([surfaces[int(i)].hull for i in group]) for group, _ in self._groups]
+        self._hulls = [
+            np.stack([surfaces[int(i)].hull for i in group]) for group, _ in self._groups
+        ]
         self._low = [hulls.min(1) for hulls in self._hulls]
         self._high = [hulls.max(1) for hulls in self._hulls]
         still = np.zeros(3)
