@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from reloc_core import Camera, Dataset, Frame, Localization, Pipeline, Query, Ru
 from reloc_core.config import build
 from reloc_core.datasets.subset import Subset
 from reloc_core.engine import run_queries
+from reloc_core.errors import RelocError
 from reloc_core.evaluation import nees, pose_errors
 from reloc_core.evaluation.metrics import NEES_95
 from reloc_core.io.images import read_image
@@ -221,4 +223,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RelocError as error:
+        sys.exit(f"calibration.py: error: {error}")
