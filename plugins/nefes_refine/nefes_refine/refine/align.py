@@ -25,6 +25,9 @@ _ROBUST = 0.5  # squared feature distance at which a cell's weight has fallen to
 _DAMPING = 1e-3
 _MIN_CELLS = 50
 _MIN_MATCHES = 12
+_MIN_AGREEING = (
+    0.1  # of the matches; about what mirrored and shuffled pictures reach, true ones 0.2 and more
+)
 _MATCH_SEARCH = 12.0  # px
 _CONVERGED = 1e-4  # rad and scene units
 _COVARIANCE_FACTOR = 400.0
@@ -67,10 +70,12 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
 
 
 def match(template: Template, query: Tensor, cells: Camera, camera: Camera) -> Float64Array | None:
-    """Pose (4, 4) from mutual nearest neighbours between rendered and query features, or None.
+    """Pose (4, 4) from mutual nearest neighbours between rendered and query features.
+
+    None where too few of them agree on one.
 
     Args:
-        template: the rendering.
+        template: the rendering, whole or a glimpse.
         query: (C, H, W) unit features.
         cells: camera of the query's cells.
         camera: camera of the query's image.
@@ -81,6 +86,7 @@ def match(template: Template, query: Tensor, cells: Camera, camera: Camera) -> F
         return None
     place = _subcell(ours[chosen], theirs, partner, query.shape[2])
     stride = camera.fx / cells.fx
+    agreeing = max(_MIN_MATCHES, round(_MIN_AGREEING * len(chosen)))
     found = estimate_absolute_pose(
         (place + 0.5) * stride - 0.5,
         template.points.cpu().numpy()[chosen],
@@ -88,13 +94,15 @@ def match(template: Template, query: Tensor, cells: Camera, camera: Camera) -> F
         weights=np.maximum(cosine, 1e-3).astype(np.float64) ** 2,
         options={
             "residual": "reprojection", "threshold": 4.0, "search_radius": _MATCH_SEARCH,
-            "max_iterations": 20_000, "min_score": 0.0, "min_inliers": _MIN_MATCHES,
+            "max_iterations": 20_000, "min_score": 0.0, "min_inliers": agreeing,
         },
     )  # fmt: skip
     return found.world_from_cam if found.success else None
 
 
-def _subcell(ours: FloatArray, theirs: FloatArray, partner: np.ndarray, columns: int) -> Float64Array:
+def _subcell(
+    ours: FloatArray, theirs: FloatArray, partner: np.ndarray, columns: int
+) -> Float64Array:
     """Where similarity peaks about the best cells, by parabolas.
 
     Args:
