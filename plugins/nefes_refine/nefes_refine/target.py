@@ -60,14 +60,19 @@ class Target:
         return Template(fused, points, world_from_cam), feature_cost(fused, self.features)
 
     @torch.inference_mode()
-    def glimpse(self, world_from_cam: Float64Array) -> Template:
-        """A quarter of the cells of the rendering at a pose, before fusion: enough to match with."""
+    def glimpse(self, world_from_cam: Float64Array) -> tuple[Template, float]:
+        """A quarter of the cells of the rendering at a pose, and their feature cost.
+
+        Before fusion, so that the cost is a little higher; enough to match with.
+        """
         pose = torch.from_numpy(world_from_cam)
         directions = self.directions.unflatten(0, self.shape)[::2, ::2]
         shape = (directions.shape[0], directions.shape[1])
         directions = directions.flatten(0, 1)
         _, features, depth = render_map(self.bundle.field, pose, directions, shape, self.histogram)
-        return Template(features, _points(directions, depth, pose), world_from_cam)
+        points = _points(directions, depth, pose)
+        cost = feature_cost(features, self.features[:, ::2, ::2])
+        return Template(features, points, world_from_cam), cost
 
 
 def _points(directions: Tensor, depth: Tensor, pose: Tensor) -> Tensor:

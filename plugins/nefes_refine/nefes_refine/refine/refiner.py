@@ -77,32 +77,36 @@ class NefesRefiner(Refiner):
     def _aligned(self, target: Target, localization: Localization) -> Localization:
         """Refine from the given pose and, where that does not arrive, from mapped images.
 
-        A mapped image is a start only if a look from there finds a pose: the look costs a sixth of a
-        round of rendering and matching, and sees from farther away than the regressor errs. A pose
-        whose cost is none of a true pose keeps the covariance that came with it.
+        A mapped image is a start only if a glimpse from there leads to a pose or is like the query: it
+        costs a sixth of a round of rendering and matching, and sees from farther away than the regressor
+        errs. A pose whose cost is none of a true pose keeps the covariance that came with it.
         """
         pose, views = localization.world_from_cam, self._bundle().views
         assert pose is not None
 
         def matched(template: Template) -> Float64Array | None:
+            if not self.config.match:
+                return None
             return match(template, target.features, target.view.cells, target.view.camera)
 
         def aligned(template: Template) -> Float64Array:
             return align(template, target.features, target.view.cells, template.world_from_cam)[0]
 
         best, cost = target.render(pose)
-        if self.config.match:
-            best, cost = self._climb(target, best, cost, matched, matched(best))
+        best, cost = self._climb(target, best, cost, matched, matched(best))
         starts: list[Float64Array] = []
-        if self.config.match and not views.arrived(cost):
+        if not views.arrived(cost):
             count = self.config.starts
             starts = views.starts(target.features, pose, localization.covariance, count)
         for start in filter(self._plausible, starts):
-            seen = matched(target.glimpse(start))
-            best, cost = self._climb(target, best, cost, matched, seen)
+            seen, unlike = target.glimpse(start)
+            found = matched(seen)
+            if found is None and not views.hopeless(unlike):
+                found = start
+            best, cost = self._climb(target, best, cost, matched, found)
             if views.arrived(cost):
                 break
-        if not self.config.match or not (views.arrived(cost) or views.hopeless(cost)):
+        if not (views.hopeless(cost) or (self.config.match and views.arrived(cost))):
             best, cost = self._climb(target, best, cost, aligned, aligned(best))
         if best.world_from_cam is pose:
             return localization
