@@ -52,6 +52,10 @@ class HashGrid(nn.Module):
         if positions.device.type == "cpu":
             encoded: Tensor = _Native.apply(self.table, positions.contiguous(), self.native())
             return encoded
+        return self.gathered(positions)
+
+    def gathered(self, positions: Tensor) -> Tensor:
+        """The same by PyTorch, on any device."""
         return torch.cat([self._level(positions, i) for i in range(len(self.sizes))], dim=1)
 
     def _level(self, positions: Tensor, level: int) -> Tensor:

@@ -101,12 +101,12 @@ class NefesRefiner(Refiner):
         for start in filter(self._plausible, starts):
             seen, unlike = target.glimpse(start)
             found = matched(seen)
-            if found is None and not views.hopeless(unlike):
+            if found is None and not self._hopeless(unlike):
                 found = start
             best, cost = self._climb(target, best, cost, matched, found)
             if views.arrived(cost):
                 break
-        if not (views.hopeless(cost) or (self.config.match and views.arrived(cost))):
+        if not (self._hopeless(cost) or (self.config.match and views.arrived(cost))):
             best, cost = self._climb(target, best, cost, aligned, aligned(best))
         if best.world_from_cam is pose:
             return localization
@@ -145,13 +145,17 @@ class NefesRefiner(Refiner):
                 break
             template, found = target.render(pose)
             gain = cost - found
-            if gain <= self.config.min_gain * cost or views.hopeless(found):
+            if gain <= self.config.min_gain * cost or self._hopeless(found):
                 break
             best, cost = template, found
             if views.arrived(cost) and gain < views.spread:
                 break
             pose = propose(best)
         return best, cost
+
+    def _hopeless(self, cost: float) -> bool:
+        """Alignment alone is let try, as whoever switched matching off wants."""
+        return self.config.match and self._bundle().views.hopeless(cost)
 
     def _plausible(self, pose: Float64Array) -> bool:
         try:
