@@ -70,6 +70,19 @@ class Grid {
                                  grad.data(), target);
     }
 
+    Floats backward_positions(const Floats& positions, const Floats& table,
+                              const Floats& grad) const {
+        const py::ssize_t n = check_positions(positions);
+        check_matrix(table, rows_, layout_.channels, "table");
+        check_matrix(grad, n, width(), "grad");
+        Floats out({n, py::ssize_t{3}});
+        float* target = out.mutable_data();
+        py::gil_scoped_release release;
+        reloc::hashgrid_backward_positions(layout_, positions.data(), static_cast<std::size_t>(n),
+                                           table.data(), grad.data(), target);
+        return out;
+    }
+
   private:
     py::ssize_t width() const {
         return static_cast<py::ssize_t>(layout_.levels) * layout_.channels;
@@ -96,5 +109,7 @@ void bind_hashgrid(py::module_& m) {
         .def("encode", &Grid::encode, py::arg("positions").noconvert(),
              py::arg("table").noconvert())
         .def("backward", &Grid::backward, py::arg("positions").noconvert(),
-             py::arg("grad").noconvert(), py::arg("grad_table").noconvert());
+             py::arg("grad").noconvert(), py::arg("grad_table").noconvert())
+        .def("backward_positions", &Grid::backward_positions, py::arg("positions").noconvert(),
+             py::arg("table").noconvert(), py::arg("grad").noconvert());
 }

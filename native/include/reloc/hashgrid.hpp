@@ -27,4 +27,10 @@ void hashgrid_encode(const HashGridLayout& layout, const float* positions, std::
 void hashgrid_backward(const HashGridLayout& layout, const float* positions, std::size_t n,
                        const float* grad, float* grad_table);
 
+/// Writes the gradient of the positions (n x 3), per unit of the cube, for the gradient `grad` (n x
+/// levels * channels) of the output. It jumps where a position passes into another cell.
+void hashgrid_backward_positions(const HashGridLayout& layout, const float* positions,
+                                 std::size_t n, const float* table, const float* grad,
+                                 float* grad_positions);
+
 }  // namespace reloc

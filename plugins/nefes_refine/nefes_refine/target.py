@@ -56,6 +56,26 @@ class Target:
             self.bundle.field, pose, self.directions, self.shape, self.histogram
         )
         fused = self.bundle.field.fuse(colours[None], features[None])[0]
-        local = self.directions.double() * depth.flatten()[:, None].cpu().double()
-        points = local @ pose[:3, :3].T + pose[:3, 3]
+        points = _points(self.directions, depth, pose)
         return Template(fused, points, world_from_cam), feature_cost(fused, self.features)
+
+    @torch.inference_mode()
+    def glimpse(self, world_from_cam: Float64Array) -> tuple[Template, float]:
+        """A quarter of the cells of the rendering at a pose, and their feature cost.
+
+        Before fusion, so that the cost is a little higher; enough to match with.
+        """
+        pose = torch.from_numpy(world_from_cam)
+        directions = self.directions.unflatten(0, self.shape)[::2, ::2]
+        shape = (directions.shape[0], directions.shape[1])
+        directions = directions.flatten(0, 1)
+        _, features, depth = render_map(self.bundle.field, pose, directions, shape, self.histogram)
+        points = _points(directions, depth, pose)
+        cost = feature_cost(features, self.features[:, ::2, ::2])
+        return Template(features, points, world_from_cam), cost
+
+
+def _points(directions: Tensor, depth: Tensor, pose: Tensor) -> Tensor:
+    """Scene points (N, 3) float64 at depths (rows, columns) along rays (N, 3) of a camera (4, 4)."""
+    local = directions.double() * depth.flatten()[:, None].cpu().double()
+    return local @ pose[:3, :3].T + pose[:3, 3]

@@ -41,26 +41,32 @@ def test_both_encodings_agree_with_plain_python(channels):
     positions = torch.cat([torch.rand(30, 3), torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 0.5]])])
     expected = np.stack([reference_encoding(grid, p.double().tolist()) for p in positions])
     np.testing.assert_allclose(grid(positions).detach(), expected, atol=2e-5)
-    leaf = positions.clone().requires_grad_(True)
-    np.testing.assert_allclose(grid(leaf).detach(), expected, atol=2e-5)
+    np.testing.assert_allclose(grid.gathered(positions).detach(), expected, atol=2e-5)
 
 
-def test_native_gradient_of_the_table_is_that_of_autograd():
-    grid = HashGrid(3, 4, 1 << 8, 4, 30)
-    positions, upstream = torch.rand(50, 3), torch.randn(50, 12)
-    (grid(positions) * upstream).sum().backward()
-    native = grid.table.grad.clone()
-    grid.table.grad = None
-    (grid(positions.clone().requires_grad_(True)) * upstream).sum().backward()
-    torch.testing.assert_close(native, grid.table.grad, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_native_gradients_are_those_of_autograd(channels):
+    torch.manual_seed(0)
+    grid = HashGrid(3, channels, 1 << 8, 4, 30)
+    torch.nn.init.normal_(grid.table)
+    upstream = torch.randn(50, 3 * channels)
+    positions = torch.rand(50, 3, requires_grad=True)
+    wanted = (positions, grid.table)
+    native, plain = (
+        torch.autograd.grad((encode(positions) * upstream).sum(), wanted)
+        for encode in (grid, grid.gathered)
+    )
+    for ours, theirs in zip(native, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_gradient_with_respect_to_positions_by_finite_differences():
+@pytest.mark.parametrize("encoder", ["forward", "gathered"])
+def test_gradient_with_respect_to_positions_by_finite_differences(encoder):
     torch.manual_seed(0)
     grid = HashGrid(3, 4, 1 << 8, 4, 12)
     torch.nn.init.normal_(grid.table)
     position = torch.tensor([[0.313, 0.551, 0.777]], requires_grad=True)
-    grid(position)[0, 5].backward()
+    getattr(grid, encoder)(position)[0, 5].backward()
     for axis in range(3):
         step = torch.zeros(1, 3)
         step[0, axis] = 1e-3
@@ -86,6 +92,8 @@ def test_kernel_refuses_positions_outside_the_cube_and_wrong_tables():
             grid.encode(np.full((1, 3), bad, np.float32), table)
     with pytest.raises(ValueError, match="table"):
         grid.encode(np.zeros((1, 3), np.float32), table[:-1])
+    with pytest.raises(ValueError, match="grad"):
+        grid.backward_positions(np.zeros((2, 3), np.float32), table, np.zeros((1, 4), np.float32))
 
 
 def test_slab_of_constant_density_has_its_closed_form():

@@ -10,7 +10,8 @@ from nefes_refine.config import NefesConfig, RefineConfig
 from nefes_refine.estimator import NefesEstimator
 from nefes_refine.field.data import held_out
 from nefes_refine.field.rendering import Field, Rendering
-from nefes_refine.refine.align import Template, align, match
+from nefes_refine.refine.align import Template, align, match, smooth
+from nefes_refine.refine.gradient_modes import rendered_gradient
 from nefes_refine.refine.refiner import NefesRefiner
 from nefes_refine.target import Target
 from torch import nn
@@ -19,7 +20,8 @@ from reloc_core.errors import ConfigError, DataError, MapError
 from reloc_core.geometry import rotation_angle_deg, so3_exp
 from reloc_core.interfaces import Runtime
 from reloc_core.maps import load_tensors
-from reloc_core.types import Localization, PosePrior, Status
+from reloc_core.solvers.absolute import estimate_absolute_pose
+from reloc_core.types import Camera, Localization, PosePrior, Status
 
 
 def perturbed(pose, shift=0.06, angle_deg=3.0):
@@ -78,6 +80,44 @@ def test_matching_and_alignment_find_the_pose_with_an_exact_template(refiner, wa
     assert np.linalg.eigvalsh(covariance).min() > 0
 
 
+def test_matches_are_mutual_maxima_of_similarity_with_the_peaks_of_parabolas(monkeypatch):
+    """Oracle: maxima by PyTorch, vertices of the parabolas that NumPy fits."""
+    rows, columns = 12, 16
+    generator = torch.Generator().manual_seed(0)
+    query = smooth(torch.randn(8, rows, columns, generator=generator), 1.0)
+    chosen = torch.randperm(rows * columns, generator=generator)[:60]
+    noise = 0.02 * torch.randn(8, 60, generator=generator)
+    ours = torch.nn.functional.normalize(query.flatten(1)[:, chosen] + noise, dim=0)
+    solved = {}
+
+    def solver(pixels, points, camera, weights, options):
+        solved.update(pixels=pixels, points=points, weights=weights)
+        return estimate_absolute_pose(pixels, points, camera, weights=weights, options=options)
+
+    monkeypatch.setattr("nefes_refine.refine.align.estimate_absolute_pose", solver)
+    camera = Camera.pinhole(100.0, columns, rows)
+    numbered = torch.arange(60)[:, None].double() * torch.ones(3)
+    match(Template(ours[:, None], numbered, np.eye(4)), query, camera, camera)
+    similarity = ours.T @ query.flatten(1)
+    best, forward = similarity.max(1)
+    (mutual,) = torch.nonzero(similarity.argmax(0)[forward] == torch.arange(60), as_tuple=True)
+    np.testing.assert_array_equal(solved["points"][:, 0], mutual)
+    np.testing.assert_allclose(solved["weights"], best[mutual] ** 2, rtol=1e-5)
+    inner = 0
+    for k, (x, y) in zip(mutual.tolist(), solved["pixels"], strict=True):
+        row, column = divmod(int(forward[k]), columns)
+        if 0 < row < rows - 1 and 0 < column < columns - 1:
+            peak = similarity[k].view(rows, columns).double().numpy()
+            for found, at, curve in (
+                (x, column, peak[row, column - 1 : column + 2]),
+                (y, row, peak[row - 1 : row + 2, column]),
+            ):
+                square, line, _ = np.polyfit([-1, 0, 1], curve, 2)
+                assert found - at == pytest.approx(-line / (2 * square), abs=1e-3)
+            inner += 1
+    assert inner > 20
+
+
 def test_refinement_never_raises_its_own_cost(refiner, wall):
     for index in (1, 5, 9):
         query = wall[index]
@@ -115,6 +155,54 @@ def test_a_pose_far_from_the_truth_is_replaced_from_a_mapped_view(refiner, wall,
     assert far == 3
 
 
+@pytest.fixture
+def looks(monkeypatch):
+    """How often a query was rendered and glimpsed at."""
+    count = {"render": 0, "glimpse": 0}
+
+    def counted(name, original):
+        def look(self, pose):
+            count[name] += 1
+            return original(self, pose)
+
+        return look
+
+    for name in count:
+        monkeypatch.setattr(Target, name, counted(name, getattr(Target, name)))
+    return count
+
+
+def test_a_query_that_arrives_looks_from_no_other_start(refiner, wall, looks):
+    given = Localization(Status.LOCALIZED, world_from_cam=wall[5].world_from_cam)
+    found = refiner.refine(wall[5], given)
+    assert errors(found.world_from_cam, wall[5].world_from_cam)[0] < 0.1
+    assert looks["glimpse"] == 0
+    assert looks["render"] <= 3
+
+
+def test_a_foreign_picture_is_rendered_once_and_stays_where_it_is(
+    refiner, wall, looks, monkeypatch
+):
+    # A field of seconds shows noise as well as walls: as if it were a sharper one.
+    views = replace(refiner.bundle.views, cost=0.1, spread=0.0)
+    monkeypatch.setattr(refiner, "bundle", replace(refiner.bundle, views=views))
+    noise = np.random.default_rng(0).integers(0, 255, wall[5].image.shape).astype(np.uint8)
+    given = Localization(Status.LOCALIZED, world_from_cam=wall[5].world_from_cam)
+    assert refiner.refine(replace(wall[5], image=noise), given) is given
+    assert looks == {"render": 1, "glimpse": refiner.config.starts}
+
+
+def test_a_glimpse_shows_every_other_cell_of_the_rendering(refiner, wall):
+    query = wall[5]
+    target = Target(refiner.bundle, query)
+    points = target.render(query.world_from_cam)[0].points.unflatten(0, target.shape)[::2, ::2]
+    glimpse, cost = target.glimpse(query.world_from_cam)
+    torch.testing.assert_close(glimpse.points, points.flatten(0, 1))
+    wanted = target.features[:, ::2, ::2]
+    assert glimpse.features.shape == wanted.shape
+    assert cost == pytest.approx(1 - float((glimpse.features * wanted).sum(0).mean()))
+
+
 def test_starts_respect_a_sure_pose_and_are_spread(refiner, wall):
     views = refiner.bundle.views
     features = Target(refiner.bundle, wall[4]).features
@@ -129,18 +217,19 @@ def test_starts_respect_a_sure_pose_and_are_spread(refiner, wall):
     assert views.starts(features, away, sure, 4) == []
 
 
-@pytest.mark.parametrize("spread", [0.0, 1.0])
-def test_only_a_pose_that_arrived_gets_a_new_covariance(wall_map, wall, spread):
+@pytest.mark.parametrize(("expected", "arrives"), [(0.75, False), (1.0, True)])
+def test_only_a_pose_that_arrived_gets_a_new_covariance(wall_map, wall, expected, arrives):
+    """Arrived is what costs up to 1.2 times what unseen images do, when these all cost the same."""
     made = NefesRefiner(RefineConfig())
     made.load(wall_map, Runtime(threads=1))
-    made.bundle.views.cost = 0.0
-    made.bundle.views.spread = spread
+    true_cost = Target(made.bundle, wall[2]).render(wall[2].world_from_cam)[1]
+    made.bundle.views.cost, made.bundle.views.spread = expected * true_cost, 0.0
     start = wall[2].world_from_cam.copy()
     start[:3, :3] = start[:3, :3] @ so3_exp(np.array([0, 0, np.pi]))
     given = Localization(Status.LOCALIZED, world_from_cam=start, covariance=np.eye(6) * 10.0)
     found = made.refine(wall[2], given)
     assert found.world_from_cam is not start
-    assert np.array_equal(found.covariance, given.covariance) == (spread == 0)
+    assert np.array_equal(found.covariance, given.covariance) != arrives
 
 
 def test_a_pose_outside_the_field_is_not_refined_and_says_so(refiner, wall, caplog):
@@ -191,8 +280,6 @@ class Waves(Field):
 
 def test_gradient_of_the_pose_by_finite_differences(refiner, wall):
     """The chunked two-pass gradient is that of the loss it reports, for every entry of the pose."""
-    from nefes_refine.refine.gradient_modes import rendered_gradient
-
     channels = len(Target(refiner.bundle, wall[2]).features)
     bundle = replace(refiner.bundle, field=Waves(refiner.bundle.scene, channels))
     target = Target(bundle, wall[2])
@@ -206,6 +293,19 @@ def test_gradient_of_the_pose_by_finite_differences(refiner, wall):
             assert float(gradient[row, column]) == pytest.approx(
                 (high - low) / 1e-2, rel=0.05, abs=2e-4
             )
+
+
+def test_gradients_of_a_large_image_are_those_of_a_small_one(refiner, wall, monkeypatch):
+    """Rendered twice, in chunks, as with one graph."""
+    target = Target(refiner.bundle, wall[5])
+    pose = torch.from_numpy(perturbed(wall[5].world_from_cam)[:3])
+    once = rendered_gradient(target, pose)
+    monkeypatch.setattr("nefes_refine.refine.gradient_modes._KEPT", 0)
+    monkeypatch.setattr("nefes_refine.refine.gradient_modes._CHUNK", 100)
+    twice = rendered_gradient(target, pose)
+    assert twice[0] == pytest.approx(once[0], abs=1e-6)
+    torch.testing.assert_close(twice[1], once[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(twice[2], once[2])
 
 
 @pytest.mark.parametrize("ends", [True, False])

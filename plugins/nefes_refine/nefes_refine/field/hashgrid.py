@@ -47,12 +47,15 @@ class HashGrid(nn.Module):
     def forward(self, positions: Tensor) -> Tensor:
         """Encode positions (N, 3) in [0, 1]; returns (N, levels * channels).
 
-        The native kernel knows no gradient with respect to positions: where one is needed, and on a
-        GPU, PyTorch does the work.
+        On a GPU PyTorch does the work of the native kernel.
         """
-        if positions.device.type == "cpu" and not positions.requires_grad:
+        if positions.device.type == "cpu":
             encoded: Tensor = _Native.apply(self.table, positions.contiguous(), self.native())
             return encoded
+        return self.gathered(positions)
+
+    def gathered(self, positions: Tensor) -> Tensor:
+        """The same by PyTorch, on any device."""
         return torch.cat([self._level(positions, i) for i in range(len(self.sizes))], dim=1)
 
     def _level(self, positions: Tensor, level: int) -> Tensor:
@@ -83,16 +86,21 @@ class _Native(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, table, positions, grid):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(positions)
-        ctx.grid, ctx.shape = grid, table.shape
-        return torch.from_numpy(grid.encode(positions.numpy(), table.detach().numpy()))
+        ctx.save_for_backward(positions, table)
+        ctx.grid = grid
+        return torch.from_numpy(grid.encode(positions.detach().numpy(), table.detach().numpy()))
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        (positions,) = ctx.saved_tensors
-        grad_table = torch.zeros(ctx.shape)
-        ctx.grid.backward(positions.numpy(), grad.contiguous().numpy(), grad_table.numpy())
-        return grad_table, None, None
+        positions, table = (x.detach() for x in ctx.saved_tensors)
+        upstream, grad_table, grad_positions = grad.contiguous().numpy(), None, None
+        if ctx.needs_input_grad[0]:
+            grad_table = torch.zeros_like(table)
+            ctx.grid.backward(positions.numpy(), upstream, grad_table.numpy())
+        if ctx.needs_input_grad[1]:
+            found = ctx.grid.backward_positions(positions.numpy(), table.numpy(), upstream)
+            grad_positions = torch.from_numpy(found)
+        return grad_table, grad_positions, None
 
 
 class _Gather(torch.autograd.Function):

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reloc_core.geometry import so3_exp
+from reloc_core.mapping.matching import mutual_matches
 from reloc_core.solvers.absolute import estimate_absolute_pose
-from reloc_core.types import Camera, Float64Array
+from reloc_core.types import Camera, Float64Array, FloatArray
 
 _STEPS = 6  # Gauss-Newton steps per level of smoothing
 _SMOOTHING = (2.0, 1.0, 0.0)  # cells, standard deviation
@@ -24,6 +25,9 @@ _ROBUST = 0.5  # squared feature distance at which a cell's weight has fallen to
 _DAMPING = 1e-3
 _MIN_CELLS = 50
 _MIN_MATCHES = 12
+_MIN_AGREEING = (
+    0.1  # of the matches; about what mirrored and shuffled pictures reach, true ones 0.2 and more
+)
 _MATCH_SEARCH = 12.0  # px
 _CONVERGED = 1e-4  # rad and scene units
 _COVARIANCE_FACTOR = 400.0
@@ -66,60 +70,63 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
 
 
 def match(template: Template, query: Tensor, cells: Camera, camera: Camera) -> Float64Array | None:
-    """Pose (4, 4) from mutual nearest neighbours between rendered and query features, or None.
+    """Pose (4, 4) from mutual nearest neighbours between rendered and query features.
+
+    None where too few of them agree on one.
 
     Args:
-        template: the rendering.
+        template: the rendering, whole or a glimpse.
         query: (C, H, W) unit features.
         cells: camera of the query's cells.
         camera: camera of the query's image.
     """
-    rows, columns = query.shape[1:]
-    ours, theirs = template.features.flatten(1).T, query.flatten(1)
-    similarity = ours @ theirs
-    best, forward = similarity.max(1)
-    backward = similarity.argmax(0)
-    mutual = backward[forward] == torch.arange(len(forward), device=forward.device)
-    chosen = torch.nonzero(mutual)[:, 0]
+    ours, theirs = (m.flatten(1).T.cpu().contiguous().numpy() for m in (template.features, query))
+    chosen, partner, cosine = mutual_matches(ours, theirs)
     if len(chosen) < _MIN_MATCHES:
         return None
-    x, y = _subcell(similarity[chosen].view(-1, rows, columns), forward[chosen])
+    place = _subcell(ours[chosen], theirs, partner, query.shape[2])
     stride = camera.fx / cells.fx
-    pixels = torch.stack([x, y], 1).double().add(0.5).mul(stride).sub(0.5)
+    agreeing = max(_MIN_MATCHES, round(_MIN_AGREEING * len(chosen)))
     found = estimate_absolute_pose(
-        pixels.cpu().numpy(),
-        template.points.cpu()[chosen.cpu()].numpy(),
+        (place + 0.5) * stride - 0.5,
+        template.points.cpu().numpy()[chosen],
         camera,
-        weights=best[chosen].clamp(min=1e-3).double().cpu().numpy() ** 2,
+        weights=np.maximum(cosine, 1e-3).astype(np.float64) ** 2,
         options={
             "residual": "reprojection", "threshold": 4.0, "search_radius": _MATCH_SEARCH,
-            "max_iterations": 20_000, "min_score": 0.0, "min_inliers": _MIN_MATCHES,
+            "max_iterations": 20_000, "min_score": 0.0, "min_inliers": agreeing,
         },
     )  # fmt: skip
     return found.world_from_cam if found.success else None
 
 
-def _subcell(similarity: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Sub-cell maxima of similarity maps (N, H, W) around flat indices (N,), by parabolas."""
-    count, rows, columns = similarity.shape
-    y, x = index // columns, index % columns
-    number = torch.arange(count, device=index.device)
+def _subcell(
+    ours: FloatArray, theirs: FloatArray, partner: np.ndarray, columns: int
+) -> Float64Array:
+    """Where similarity peaks about the best cells, by parabolas.
 
-    def peak(low: Tensor, middle: Tensor, high: Tensor) -> Tensor:
+    Args:
+        ours: (K, C) unit features of cells of the rendering.
+        theirs: (rows * columns, C) unit features of the query.
+        partner: (K,) the cells of the query most like ours.
+        columns: of the query.
+
+    Returns:
+        (K, 2) x and y in cells, at most half a cell from the partners.
+    """
+    y, x = np.divmod(partner, columns)
+    last = len(theirs) // columns - 1
+
+    def shift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        low, middle, high = (
+            np.einsum("kc,kc->k", ours, theirs[i]) for i in (before, partner, after)
+        )
         curve = low - 2 * middle + high
-        shift = 0.5 * (low - high) / torch.where(curve.abs() < 1e-6, -torch.ones_like(curve), curve)
-        return shift.clamp(-0.5, 0.5)
+        return np.clip(0.5 * (low - high) / np.where(np.abs(curve) < 1e-6, -1.0, curve), -0.5, 0.5)
 
-    middle = similarity[number, y, x]
-    dx = peak(
-        similarity[number, y, (x - 1).clamp(min=0)], middle,
-        similarity[number, y, (x + 1).clamp(max=columns - 1)],
-    )  # fmt: skip
-    dy = peak(
-        similarity[number, (y - 1).clamp(min=0), x], middle,
-        similarity[number, (y + 1).clamp(max=rows - 1), x],
-    )  # fmt: skip
-    return x + dx, y + dy
+    dx = shift(y * columns + np.maximum(x - 1, 0), y * columns + np.minimum(x + 1, columns - 1))
+    dy = shift(np.maximum(y - 1, 0) * columns + x, np.minimum(y + 1, last) * columns + x)
+    return np.stack([x + dx, y + dy], 1)
 
 
 def align(

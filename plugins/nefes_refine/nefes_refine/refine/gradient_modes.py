@@ -15,13 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nefes_refine.config import RefineConfig
-from nefes_refine.field.training import enlarged, render_map
+from nefes_refine.field.rendering import Rendering
+from nefes_refine.field.training import enlarged
 from nefes_refine.regressor import matrix
 from nefes_refine.target import Target
 from reloc_core.rendering.poses import exp_se3
 from reloc_core.types import Float64Array
 
-_CHUNK = 1024  # rays whose graph is alive at a time
+_CHUNK = 1024  # rays that are rendered at a time
+_KEPT = 200_000  # samples whose graph may be alive at a time, some 200 MB of the compact field
 _CROP = 10  # published: pixels of the working image left out at each border
 
 
@@ -39,8 +41,9 @@ def rendered_gradient(
 ) -> tuple[float, Tensor, Tensor]:
     """Loss, its gradient (3, 4) with respect to a pose, and the rendered colours (3, rows, columns).
 
-    The image is rendered without a graph, the loss is differentiated down to the rendered values, and
-    these are rendered again in chunks of rays with a graph: memory does not grow with the image.
+    The loss is differentiated down to the rendered values, and these by the pose. Where the graph of a
+    whole image would take much memory, the image is rendered without one first and then again in
+    chunks of rays with a graph.
 
     Args:
         target: the query.
@@ -51,12 +54,23 @@ def rendered_gradient(
     """
     bundle = target.bundle
     field = bundle.field
-    fixed = torch.eye(4, dtype=torch.float64)
-    fixed[:3] = pose.detach().double()
-    colours, features, _ = render_map(
-        field, fixed, target.directions, target.shape, target.histogram
+    chunks = target.directions.split(_CHUNK)
+    kept = len(target.directions) * bundle.config.field.samples <= _KEPT
+    leaf = pose.detach().clone().requires_grad_(True)
+    bottom = torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=leaf.dtype)
+
+    def rendered(directions: Tensor) -> Rendering:
+        origins, turned = field.scene.rays(torch.cat([leaf, bottom]), directions)
+        return field.render(
+            origins.to(bundle.device), turned.to(bundle.device), target.histogram[None]
+        )
+
+    with torch.set_grad_enabled(kept):
+        parts = [rendered(chunk) for chunk in chunks]
+    colours, features = (
+        torch.cat(values).detach().T.unflatten(1, target.shape).requires_grad_(True)
+        for values in zip(*((p.colour, p.features) for p in parts), strict=True)
     )
-    colours, features = (x.clone().requires_grad_(True) for x in (colours, features))
     with torch.enable_grad():
         fused = field.fuse(colours[None], features[None])
         wanted = target.detailed if detailed else target.features
@@ -64,18 +78,11 @@ def rendered_gradient(
         inner = (slice(None), slice(crop, -crop or None), slice(crop, -crop or None))
         loss = channel_cosine_loss(fused[inner], wanted[inner])
         grads = torch.autograd.grad(loss, (colours, features))
-        pull = [g.flatten(1).T for g in grads]
-        leaf = pose.detach().clone().requires_grad_(True)
+        pulls = zip(*(g.flatten(1).T.split(_CHUNK) for g in grads), strict=True)
         total = torch.zeros_like(leaf)
-        bottom = torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=leaf.dtype)
-        for start in range(0, len(target.directions), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            origins, turned = field.scene.rays(torch.cat([leaf, bottom]), target.directions[part])
-            found = field.render(
-                origins.to(bundle.device), turned.to(bundle.device), target.histogram[None]
-            )
-            value = (found.colour * pull[0][part]).sum() + (found.features * pull[1][part]).sum()
-            total += torch.autograd.grad(value, leaf)[0]
+        for chunk, part, pull in zip(chunks, parts, pulls, strict=True):
+            found = part if kept else rendered(chunk)
+            total += torch.autograd.grad((found.colour, found.features), leaf, pull)[0]
     return float(loss.detach()), total, colours.detach()
 
 

@@ -23,6 +23,7 @@ _ALIKE = 0.98  # similarity from which on two views are one start
 _TRUSTED = 3.0  # standard deviations by which given covariances may be too small
 _CHI2 = 16.8  # 99 % of a chi-squared variable with six degrees of freedom
 _SPREADS = 2.0  # above the mean cost of unseen images, up to which a refinement has arrived
+_HOPELESS = 1.5  # times that cost; first matches from a metre away led to 1.35 and arrived
 _LEAST_SPREAD = 0.1  # of the mean cost: a few images tell their spread poorly
 
 
@@ -55,7 +56,15 @@ class MappedViews:
 
     def arrived(self, cost: float) -> bool:
         """Whether a feature cost is one that true poses have."""
-        return cost <= self.cost + _SPREADS * max(self.spread, _LEAST_SPREAD * self.cost)
+        return cost <= self._bound
+
+    def hopeless(self, cost: float) -> bool:
+        """Whether a rendering is so unlike the query that no further one nearby will arrive."""
+        return cost > _HOPELESS * self._bound
+
+    @property
+    def _bound(self) -> float:
+        return self.cost + _SPREADS * max(self.spread, _LEAST_SPREAD * self.cost)
 
     def starts(
         self, features: Tensor, pose: Float64Array, covariance: Float64Array | None, count: int

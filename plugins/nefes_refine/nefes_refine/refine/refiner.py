@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import cv2
@@ -77,21 +77,37 @@ class NefesRefiner(Refiner):
     def _aligned(self, target: Target, localization: Localization) -> Localization:
         """Refine from the given pose and, where that does not arrive, from mapped images.
 
-        A pose whose cost is none of a true pose keeps the covariance that came with it.
+        A mapped image is a start only if a glimpse from there leads to a pose or is like the query: it
+        costs a sixth of a round of rendering and matching, and sees from farther away than the regressor
+        errs. A pose whose cost is none of a true pose keeps the covariance that came with it.
         """
         pose, views = localization.world_from_cam, self._bundle().views
         assert pose is not None
-        best, cost = self.refine_align(target, pose)
+
+        def matched(template: Template) -> Float64Array | None:
+            if not self.config.match:
+                return None
+            return match(template, target.features, target.view.cells, target.view.camera)
+
+        def aligned(template: Template) -> Float64Array:
+            return align(template, target.features, target.view.cells, template.world_from_cam)[0]
+
+        best, cost = target.render(pose)
+        best, cost = self._climb(target, best, cost, matched, matched(best))
         starts: list[Float64Array] = []
-        if cost > views.cost:
+        if not views.arrived(cost):
             count = self.config.starts
             starts = views.starts(target.features, pose, localization.covariance, count)
         for start in filter(self._plausible, starts):
-            other, other_cost = self.refine_align(target, start)
-            if other_cost < cost * (1 - self.config.min_gain):
-                best, cost = other, other_cost
-            if cost <= views.cost:
+            seen, unlike = target.glimpse(start)
+            found = matched(seen)
+            if found is None and not self._hopeless(unlike):
+                found = start
+            best, cost = self._climb(target, best, cost, matched, found)
+            if views.arrived(cost):
                 break
+        if not (self._hopeless(cost) or (self.config.match and views.arrived(cost))):
+            best, cost = self._climb(target, best, cost, aligned, aligned(best))
         if best.world_from_cam is pose:
             return localization
         covariance = localization.covariance
@@ -99,36 +115,47 @@ class NefesRefiner(Refiner):
             covariance = covariance_at(best, target.features, target.view.cells)
         return replace(localization, world_from_cam=best.world_from_cam, covariance=covariance)
 
-    def refine_align(self, target: Target, pose: Float64Array) -> tuple[Template, float]:
-        """The best rendering found in at most `iterations` of them, and its cost.
+    def _climb(
+        self,
+        target: Target,
+        best: Template,
+        cost: float,
+        propose: Callable[[Template], Float64Array | None],
+        pose: Float64Array | None,
+    ) -> tuple[Template, float]:
+        """Render a pose, and what is proposed there, and so on, while the feature cost falls.
 
-        Matching repeats while it helps, then alignment does: matches reach far, alignment needs a
-        start within a cell or two. Every candidate is judged by the feature cost of its own
-        rendering and must lower it by more than `min_gain`, or else noise would move poses that are
-        better than what the field can tell.
+        It must fall by more than `min_gain`, or else noise would move poses that are better than what the
+        field can tell. Where it has arrived and falls by less than unseen images differ in it, the next
+        rendering would tell nothing; where it is hopeless, neither.
+
+        Args:
+            target: the query.
+            best: rendering to improve on.
+            cost: its cost.
+            propose: the pose (4, 4) that a rendering leads to; None for none.
+            pose: the first one.
 
         Returns:
-            the rendering at `pose` itself when nothing was better.
+            the best rendering, `best` itself when nothing was better, and its cost.
         """
-        cells, camera = target.view.cells, target.view.camera
-        best, best_cost = target.render(pose)
-        methods = ["match", "align"] if self.config.match else ["align"]
+        views = self._bundle().views
         for _ in range(self.config.iterations - 1):
-            if methods[0] == "match":
-                found = match(best, target.features, cells, camera)
-            else:
-                found = align(best, target.features, cells, best.world_from_cam)[0]
-            gain = 0.0
-            if found is not None and self._plausible(found):
-                template, cost = target.render(found)
-                gain = (best_cost - cost) / max(best_cost, 1e-9)
-            if gain > self.config.min_gain:
-                best, best_cost = template, cost
-            else:
-                methods.pop(0)
-                if not methods:
-                    break
-        return best, best_cost
+            if pose is None or not self._plausible(pose):
+                break
+            template, found = target.render(pose)
+            gain = cost - found
+            if gain <= self.config.min_gain * cost or self._hopeless(found):
+                break
+            best, cost = template, found
+            if views.arrived(cost) and gain < views.spread:
+                break
+            pose = propose(best)
+        return best, cost
+
+    def _hopeless(self, cost: float) -> bool:
+        """Alignment alone is let try, as whoever switched matching off wants."""
+        return self.config.match and self._bundle().views.hopeless(cost)
 
     def _plausible(self, pose: Float64Array) -> bool:
         try:
