@@ -123,6 +123,11 @@ def export_head(scene_map: Map, path: Path | str, runtime: Runtime | None = None
             f"{scene_map.path} was trained with points.enabled=true: its head's unit is "
             f"{scene.unit:.3g} of the scene's, which the official programs know nothing of."
         )
+    if estimator.config.global_descriptor.scale != 1.0:
+        raise MapError(
+            f"{scene_map.path} was trained with global_descriptor.scale="
+            f"{estimator.config.global_descriptor.scale:g}: official programs give unit vectors to a head."
+        )
     with torch.no_grad():
         scene.head.centers += torch.from_numpy(scene.origin).float()
     write_head(scene.head, path)
