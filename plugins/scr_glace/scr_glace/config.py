@@ -88,6 +88,10 @@ class GlobalConfig:
         whiten: equalise the variance of the PCA components.
         noise_std: standard deviation of the noise added per sample in training, after which the
             descriptor is normalised again ("feature diffusion").
+        neighbours: share of the samples that are trained with the descriptor of another image which
+            sees the same points.
+        scale: length of the vector as the head gets it. That of a local feature is 8 for XFeat: beside
+            it a vector of length 1 is learned late.
     """
 
     name: str = "vlad"
@@ -98,6 +102,7 @@ class GlobalConfig:
     whiten: bool = False
     noise_std: float = 0.1
     neighbours: float = 0.0
+    scale: float = 1.0
 
 
 @dataclass
@@ -112,6 +117,7 @@ class PointsConfig:
         near: partners of an image by similarity.
         spread: more partners, spread in pose.
         max_angle_deg: largest angle between viewing directions of matched images.
+        reach: largest distance of their cameras, in depths of the scene; 0 for any.
         min_similarity: least cosine of matched descriptors.
         max_error_px: largest epipolar error of a match and reprojection error of a point.
         min_views: images that must observe a point.
@@ -123,6 +129,7 @@ class PointsConfig:
     near: int = 2
     spread: int = 6
     max_angle_deg: float = 50.0
+    reach: float = 1.5
     min_similarity: float = 0.75
     max_error_px: float = 3.0
     min_views: int = 2
@@ -312,14 +319,15 @@ def check(config: GlaceConfig) -> None:
         0, "head.blocks", "augment.rotation_deg", "augment.brightness", "augment.contrast",
         "global_descriptor.noise_std", "optimizer.weight_decay", "train.checkpoint_seconds",
         "ensemble.index", "optimizer.muon_rows", "global_descriptor.neighbours", "points.near",
-        "points.spread", "points.min_parallax_deg", "buffer.max_visits", "loss.depth_adjust",
+        "points.spread", "points.reach", "points.min_parallax_deg", "buffer.max_visits",
+        "loss.depth_adjust",
     )  # fmt: skip
     options.at_least(32, "image.resolution")
     options.positive(
         "head.mlp_ratio", "head.min_scale", "optimizer.learning_rate_max",
         "optimizer.learning_rate_min", "loss.soft_clamp", "loss.soft_clamp_min", "loss.hard_clamp",
         "loss.depth_min", "loss.depth_target", "buffer.memory_fraction", "points.max_error_px",
-        "points.until", "points.max_angle_deg", "optimizer.muon_factor",
+        "points.until", "points.max_angle_deg", "optimizer.muon_factor", "global_descriptor.scale",
     )  # fmt: skip
     if config.head.max_scale <= 1:
         raise ConfigError("estimator.head.max_scale must exceed 1.")

@@ -18,7 +18,7 @@ from reloc_core.types import Correspondences, Float64Array, Query, ScenePoints
 from scr_glace.config import GlaceConfig, check
 from scr_glace.networks.encoder import Encoder, LocalFeatures, build_encoder
 from scr_glace.networks.global_descriptor import GlobalDescriptor, build_descriptor
-from scr_glace.networks.head import Head, HeadSpec
+from scr_glace.networks.head import Head, HeadSpec, head_inputs
 from scr_glace.networks.precision import autocast_dtype
 from scr_glace.signals import agreement, neighbours, smoothness
 from scr_glace.training.mapper import Mapper, Scene
@@ -229,9 +229,7 @@ class GlaceEstimator(Estimator):
     def _regress(self, features: LocalFeatures, vector: Tensor) -> Float64Array:
         """Points (N, 3) in the head's world, of features with a global encoding (D,)."""
         assert self.scene is not None
-        inputs = features.features.float()
-        if vector.numel():
-            inputs = torch.cat([vector.expand(len(inputs), -1), inputs], -1)
+        inputs = head_inputs(vector, features.features, self.config.global_descriptor.scale)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             points = self.scene.head(inputs)
         result: Float64Array = points.double().cpu().numpy()

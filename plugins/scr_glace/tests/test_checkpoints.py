@@ -165,6 +165,18 @@ def test_an_official_head_becomes_a_map_and_back(tmp_path, ace_weights):
         torch.testing.assert_close(second[key], first[key])
 
 
+def test_export_refuses_encodings_that_official_programs_do_not_make(tmp_path, ace_weights):
+    write_head(head_of(HeadSpec(768, 768)), tmp_path / "glace.pt")
+    np.savez(tmp_path / "f.npz", names=["a"], features=np.ones((1, 256), np.float32) / 16)
+    config = GlaceConfig()
+    config.encoder.name, config.encoder.weights = "ace", str(ace_weights)
+    config.global_descriptor.name = "file"
+    config.global_descriptor.path, config.global_descriptor.scale = str(tmp_path / "f.npz"), 2.0
+    made = import_head(tmp_path / "glace.pt", tmp_path / "map", config)
+    with pytest.raises(MapError, match=r"global_descriptor\.scale=2"):
+        export_head(made, tmp_path / "again.pt")
+
+
 def test_import_refuses_what_does_not_fit(tmp_path, ace_weights):
     write_head(head_of(HeadSpec(768, 768)), tmp_path / "glace.pt")
     config = GlaceConfig()

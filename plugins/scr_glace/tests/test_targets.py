@@ -19,7 +19,7 @@ from scr_glace.views import augmented_view, make_view
 from reloc_core.errors import ConfigError, DataError
 from reloc_core.features.keypoints import KeypointDetector
 from reloc_core.geometry import project
-from reloc_core.interfaces import Runtime
+from reloc_core.interfaces import Dataset, Runtime
 from reloc_core.training.processes import Processes
 
 POINTS = PointsConfig(enabled=True, min_parallax_deg=0.5, min_similarity=0.6)
@@ -32,7 +32,7 @@ def compact():
     config.image.resolution, config.image.enlarge = 400, False
     config.augment.rotation_deg, config.augment.scale = 5.0, 1.1
     config.global_descriptor.dimension, config.global_descriptor.clusters = 8, 4
-    config.global_descriptor.neighbours = 0.5
+    config.global_descriptor.neighbours, config.global_descriptor.scale = 0.5, 3.0
     config.points = dataclasses.replace(POINTS)
     config.head.channels = 256
     config.buffer.size, config.buffer.samples_per_image = 24 * 200, 200
@@ -123,6 +123,38 @@ def test_nothing_to_triangulate(wall, start_run, tmp_path):
         find_targets(wall, np.arange(len(wall)), 128, options, run)
 
 
+class Twins(Dataset):
+    """Two walls that look alike, 40 m apart."""
+
+    def __init__(self, make_wall):
+        self.walls = [make_wall(), make_wall(offset=(40.0, 0.0, 0.0), seed=1)]
+
+    name = "twins"
+
+    @property
+    def frames(self):
+        return [frame for wall in self.walls for frame in wall.frames]
+
+    def __getitem__(self, index):
+        which, row = divmod(index, len(self.walls[0]))
+        return self.walls[which][row]
+
+
+def test_rooms_that_look_alike_share_no_points(make_wall, start_run, tmp_path):
+    """Rays to twins of a point meet somewhere, too: far from where either is."""
+    twins = Twins(make_wall)
+    shared = []
+    for reach in (0.0, 1.5):
+        run = start_run(tmp_path / f"{reach}", compact(), twins)
+        options = dataclasses.replace(POINTS, reach=reach)
+        targets, _ = find_targets(twins, np.arange(len(twins)), 128, options, run)
+        here, there = (set(targets.labels[targets.images // 12 == k]) for k in (0, 1))
+        assert min(len(here), len(there)) > 50
+        shared.append(len(here & there) / len(targets.points))
+    assert shared[0] > 0.1
+    assert shared[1] == 0.0
+
+
 def test_overlap_counts_shared_points():
     rng = np.random.default_rng(0)
     seen = rng.random((300, 40)) < 0.2  # more images than a block
@@ -158,8 +190,9 @@ def test_neighbours_stand_in_for_a_share_of_the_samples():
     n = 4000
     batch = Batch(torch.zeros(n, 1).half(), torch.zeros(n, 2), torch.zeros(n, 3, 4),
                   torch.zeros(n, 2), torch.zeros(n, dtype=torch.long), torch.arange(n), n)  # fmt: skip
-    shares = trainer.inputs(batch)[:, :3].mean(0).tolist()
-    assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.03)
+    encodings = trainer.inputs(batch)[:, :3]
+    assert set(encodings.norm(dim=1).tolist()) == {3.0}  # the scale, of unit vectors
+    assert (encodings.mean(0) / 3).tolist() == pytest.approx([0.5, 0.25, 0.25], abs=0.03)
 
 
 def problem(n=200):

@@ -124,6 +124,21 @@ class Head(nn.Module):
         return raw[:, :3] / homogeneous_scale(raw[:, 3:], self.spec) + anchor
 
 
+def head_inputs(encodings: Tensor, features: Tensor, scale: float) -> Tensor:
+    """What a head takes: global encodings first, then local features.
+
+    Args:
+        encodings: (N, D) or (D,) for all, unit vectors; D may be 0.
+        features: (N, C).
+        scale: length that the encodings get.
+
+    Returns:
+        (N, D + C) float32.
+    """
+    encodings = encodings.expand(len(features), -1) * scale
+    return torch.cat([encodings, features.float()], -1)
+
+
 def homogeneous_scale(w: Tensor, spec: HeadSpec) -> Tensor:
     """The divisor h(w) of the offset: 1 at w = 0, bounded by 1/max_scale and 1/min_scale.
 

@@ -123,6 +123,12 @@ def export_head(scene_map: Map, path: Path | str, runtime: Runtime | None = None
             f"{scene_map.path} was trained with points.enabled=true: its head's unit is "
             f"{scene.unit:.3g} of the scene's, which the official programs know nothing of."
         )
+    scale = estimator.config.global_descriptor.scale
+    if scene.descriptors.shape[1] and scale != 1.0:
+        raise MapError(
+            f"{scene_map.path} was trained with global_descriptor.scale={scale:g}; the official programs "
+            "give a head unit vectors."
+        )
     with torch.no_grad():
         scene.head.centers += torch.from_numpy(scene.origin).float()
     write_head(scene.head, path)

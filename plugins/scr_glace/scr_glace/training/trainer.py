@@ -17,7 +17,7 @@ from reloc_core.training.packing import pack, unpack
 from reloc_core.training.processes import Processes
 from reloc_core.training.streams import torch_rng
 from scr_glace.config import GlaceConfig
-from scr_glace.networks.head import Head
+from scr_glace.networks.head import Head, head_inputs
 from scr_glace.networks.precision import autocast_dtype
 from scr_glace.training.buffer import Batch, Buffer
 from scr_glace.training.loss import LossTerms, reprojection_loss
@@ -173,7 +173,7 @@ class Trainer:
         """
         size = self.buffer.plan.size
         batch = self.buffer.samples(torch.linspace(0, size - 1, min(size, _PICTURED)).long())
-        points = self.head(torch.cat([self.descriptors[batch.frame], batch.features.float()], -1))
+        points = self.head(self._joined(self.descriptors[batch.frame], batch))
         pose = batch.cam_from_world
         cam = torch.einsum("nij,nj->ni", pose[:, :, :3], points) + pose[:, :, 3]
         seen = cam[:, :2] / cam[:, 2:].clamp(min=self.config.loss.depth_min)
@@ -185,19 +185,19 @@ class Trainer:
         Feature diffusion (GLACE): noise on every sample's descriptor, then normalisation,
         so that images with similar descriptors share what the head learns.
         """
-        local = batch.features.float()
         width = self.descriptors.shape[1]
-        if width == 0:
-            return local
         descriptor = self.descriptors[self._described_by(batch)]
         std = self.config.global_descriptor.noise_std
-        if std > 0:
+        if std > 0 and width:
             device = self.processes.device
             rng = torch_rng(self.seed, "noise", self.step, device=device)
             # Drawn for the whole batch, so that every number of processes draws the same.
             noise = torch.randn(batch.size, width, generator=rng, device=device)
             descriptor = F.normalize(descriptor + std * noise[batch.slot], dim=-1)
-        return torch.cat([descriptor, local], -1)
+        return self._joined(descriptor, batch)
+
+    def _joined(self, descriptors: Tensor, batch: Batch) -> Tensor:
+        return head_inputs(descriptors, batch.features, self.config.global_descriptor.scale)
 
     def _described_by(self, batch: Batch) -> Tensor:
         """Frames (n,) whose descriptors the samples get: their own, or that of a neighbour.
