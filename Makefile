@@ -25,8 +25,10 @@ help:
 $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml examples/*/pyproject.toml) $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit("reloc needs Python 3.10 or newer") if sys.version_info < (3, 10) else 0'
-	$(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt -e '.[test,serve,sweep]' $(foreach p,$(PLUGINS),-e $(p))
+	$(PIP) install -q -c constraints.txt torch 'hatchling>=1.24,<2' editables
+	$(PIP) install -q -c constraints.txt -e '.[test,serve,sweep]'
+	@# With the builder that is there now: an environment of its own for each would take a minute in all.
+	$(PIP) install -q -c constraints.txt --no-build-isolation $(foreach p,$(PLUGINS),-e $(p))
 	touch $@
 
 # The packages of an extra alone: installing `.[lint]` would build the native module once more.
