@@ -56,6 +56,10 @@ class Outlines:
 
     Args:
         surfaces: of the room.
+
+    Attributes:
+        origins: (surfaces, 3) of each.
+        normals: (surfaces, 3) of quads and discs, 0 of round ones.
     """
 
     def __init__(self, surfaces: Sequence[Surface]) -> None:
@@ -69,8 +73,8 @@ class Outlines:
         self._low = [hulls.min(1) for hulls in self._hulls]
         self._high = [hulls.max(1) for hulls in self._hulls]
         still = np.zeros(3)
-        self._origins = np.array([s.origin for s in surfaces])
-        self._normals = np.array(
+        self.origins = np.array([s.origin for s in surfaces])
+        self.normals = np.array(
             [s.normal if f else still for s, f in zip(surfaces, flat, strict=True)]
         )
 
@@ -84,7 +88,7 @@ class Outlines:
         """
         eye = world_from_cam[:3, 3]
         cam_from_world = inverse(world_from_cam)
-        facing = ((eye - self._origins) * self._normals).sum(1) > 1e-4
+        facing = ((eye - self.origins) * self.normals).sum(1) > 1e-4
         found = []
         for (group, flat), hulls, low, high in zip(
             self._groups, self._hulls, self._low, self._high, strict=True

@@ -89,10 +89,6 @@ class Renderer:
         self._outlines = Outlines(surfaces)
         self._atlas = build_atlas(surfaces)
         self._flat = np.array([s.kind in ("quad", "disc") for s in surfaces])
-        self._origins = np.array([s.origin for s in surfaces])
-        self._normals = np.array(
-            [s.normal if f else np.zeros(3) for s, f in zip(surfaces, self._flat, strict=True)]
-        )
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="render")
 
     def color(self, camera: Camera, world_from_cam: Float64Array) -> ImageArray:
@@ -137,10 +133,10 @@ class Renderer:
     def _tables(self, camera: Camera, world_from_cam: Float64Array) -> FloatArray:
         """(surfaces,) factors k of the squared footprint k * z^3 * |ray| in texels."""
         eye = world_from_cam[:3, 3]
-        offset = eye - self._origins
+        offset = eye - self._outlines.origins
         distance = np.where(
             self._flat,
-            np.abs((offset * self._normals).sum(1)),
+            np.abs((offset * self._outlines.normals).sum(1)),
             0.7 * np.linalg.norm(offset, axis=1),
         )
         spacing = self._atlas.density / (2 * camera.fx)

@@ -25,9 +25,7 @@ _ROBUST = 0.5  # squared feature distance at which a cell's weight has fallen to
 _DAMPING = 1e-3
 _MIN_CELLS = 50
 _MIN_MATCHES = 12
-_MIN_AGREEING = (
-    0.1  # of the matches; about what mirrored and shuffled pictures reach, true ones 0.2 and more
-)
+_MIN_AGREEING = 0.1  # of the matches: mirrored and shuffled pictures reach it, true ones 0.2
 _MATCH_SEARCH = 12.0  # px
 _CONVERGED = 1e-4  # rad and scene units
 _COVARIANCE_FACTOR = 400.0
