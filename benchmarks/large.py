@@ -32,6 +32,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "landmarks": ("experiment=landmarks/default",),
     "sfm_matching": ("estimator=sfm_matching",),
     "gnn_relpose": ("experiment=gnn_relpose/compact",),
+    "gnn_matched": ("experiment=gnn_relpose/matched",),
     "gsplat_loc": ("experiment=gsplat_loc/compact",),
     "glace": ("experiment=scr_glace/compact",),
 }

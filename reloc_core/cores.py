@@ -1,4 +1,4 @@
-"""Sharing the processor with whatever else runs on it. Imports nothing."""
+"""The processor: what it can do, and sharing it with whatever else runs. Imports nothing at first."""
 
 from __future__ import annotations
 
@@ -14,4 +14,13 @@ def share_cores() -> None:
     GNU OpenMP reads the variable when it is loaded, so this comes before any import of PyTorch.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "4000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware (AVX512_BF16 or AMX); emulation is slower."""
+    import torch
+
+    # Private names, and of some releases only.
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in names)

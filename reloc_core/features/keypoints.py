@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reloc_core.cores import has_bfloat16
 from reloc_core.features.xfeat import STRIDE, XFeat, folded_layers, pretrained_network
 from reloc_core.mapping.views import working_grey
 from reloc_core.types import Float64Array, ImageArray
@@ -50,7 +51,7 @@ class KeypointDetector(nn.Module):
     Args:
         resolution: images are scaled so that their shorter side has this many pixels; see
             `reloc_core.mapping.views.working_scale`.
-        fast: compute descriptors in bfloat16 where the CPU has units for it (AMX), which halves their
+        fast: compute descriptors in bfloat16 where the CPU has instructions for it, which halves their
             time and changes them by a degree; where the key points lie stays as it is.
     """
 
@@ -66,7 +67,7 @@ class KeypointDetector(nn.Module):
         self.heatmap_head = folded_layers(heatmap_head[:-1])
         self.requires_grad_(False).eval()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._narrow = fast and torch.cpu._is_amx_tile_supported()
+        self._narrow = fast and has_bfloat16()
         if self._narrow:
             self.backbone.to(torch.bfloat16)
 

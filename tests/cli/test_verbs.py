@@ -216,7 +216,7 @@ def test_completion(toy_plugin, capsys):
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, "4000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
 )
 def test_waiting_threads_sleep_soon_unless_told_otherwise(given, expected):
     """In a process of its own: PyTorch must not be loaded before the variable is set."""

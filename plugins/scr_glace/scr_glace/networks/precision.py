@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from reloc_core.cores import has_bfloat16
 from reloc_core.errors import ConfigError
 
 
@@ -20,16 +21,7 @@ def autocast_dtype(precision: str, device: str) -> torch.dtype:
     if precision == "auto":
         if device == "cuda":
             return torch.float16
-        return torch.bfloat16 if cpu_has_bf16() else torch.float32
+        return torch.bfloat16 if has_bfloat16() else torch.float32
     if precision == "fp16" and device == "cpu":
         raise ConfigError("estimator.train.precision=fp16 needs CUDA; use auto, bf16 or fp32.")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 in hardware (AVX512_BF16 or AMX); emulation is slower."""
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        supported = getattr(torch.cpu, name, None)
-        if supported is not None and supported():
-            return True
-    return False
