@@ -63,6 +63,7 @@ CACHE = Kind("true, false or a folder", lambda v: isinstance(v, bool | str))
 
 _OPTIONS: dict[str, Kind] = {
     "add": FLAG,
+    "adjust": FLAG,
     "bag": PATH.or_null(),
     "batch": WHOLE,
     "cache": CACHE,

@@ -65,6 +65,8 @@ EXAMPLES = {
   reloc data convert dataset=colmap dataset.root=DIR dataset.undistort=true to=ace output=OUT \\
       'splits=[train,test]' drop=[unit]
   reloc data convert dataset=ace dataset.root=DIR to=transforms output=OUT images=symlink
+  reloc data convert dataset=transforms dataset.root=DIR to=transforms output=OUT adjust=true    poses of
+                                                                  odometry made better
 """,
     "data_reconstruct": """\
   reloc data reconstruct images=photos/ output=place

@@ -27,7 +27,7 @@ from reloc_core.io.poselists import NamedPose, write_pose_list
 from reloc_core.io.poses import write_tum
 from reloc_core.io.transforms import write_transforms
 from reloc_core.maps import explain_os_errors, partial_directory
-from reloc_core.types import DepthArray, Frame
+from reloc_core.types import DepthArray, Float64Array, Frame
 
 DROPPABLE = ("timestamp", "sequence", "depth", "unit", "camera")
 """Fields that a conversion may leave out when it is told to."""
@@ -104,6 +104,7 @@ def convert(
     flatten: bool = False,
     images: str = "copy",
     advance: Advance = lambda: None,
+    poses: Mapping[str, Float64Array] | None = None,
 ) -> None:
     """Write splits of a scene in another layout.
 
@@ -116,6 +117,7 @@ def convert(
         images: "copy", "hardlink" or "symlink" image files; images that are not files of the source
             (rendered or undistorted ones) are written as PNG.
         advance: called after every image.
+        poses: (N, 4, 4) world_from_cam of a split's images in place of their own, by the split's name.
 
     Raises:
         InputError: the layout cannot represent something; the message names the field.
@@ -134,7 +136,7 @@ def convert(
         raise DataError(f"{target} exists. Choose another output or remove it.")
     layout = LAYOUTS[to]
     prepared = [
-        _prepare(name, dataset, to, layout, frozenset(drop), flatten)
+        _prepare(name, dataset, to, layout, frozenset(drop), flatten, (poses or {}).get(name))
         for name, dataset in splits.items()
     ]
     partial = partial_directory(target)
@@ -150,10 +152,14 @@ def convert(
 
 
 def _prepare(
-    name: str, dataset: Dataset, to: str, layout: Layout, drop: frozenset[str], flatten: bool
-) -> Split:
+    name: str, dataset: Dataset, to: str, layout: Layout, drop: frozenset[str], flatten: bool,
+    poses: Float64Array | None,
+) -> Split:  # fmt: skip
     depth = dataset.has_depth and "depth" not in drop
-    split = Split(name, dataset, tuple(dataset.frames), depth, "camera" not in drop)
+    given = tuple(dataset.frames)
+    if poses is not None:
+        given = tuple(replace(f, world_from_cam=p) for f, p in zip(given, poses, strict=True))
+    split = Split(name, dataset, given, depth, "camera" not in drop)
     frames = []
     for frame in split.frames:
         new = PurePosixPath(frame.name.replace("\\", "/"))

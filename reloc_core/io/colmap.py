@@ -133,24 +133,17 @@ class _Entry(NamedTuple):
         return camera_from_corner(*self)
 
 
-def write_model(path: Path | str, frames: Sequence[Frame], text: bool = False) -> None:
-    """Write a sparse model without points through pycolmap.
+def sparse_model(frames: Sequence[Frame], pixels: Sequence[Float64Array] | None = None) -> Any:
+    """A `pycolmap.Reconstruction` of posed images without points; images are numbered from 1 in order.
 
     Args:
-        path: existing folder.
-        frames: names are paths below the image folder; every frame needs a pose.
-        text: write `.txt` instead of `.bin`.
+        frames: every one needs a pose.
+        pixels: key points (K, 2) of each image, our convention; None for none.
 
     Raises:
-        InputError: a frame has no pose, a name comes twice, or has blanks in the text format, which
-            cannot represent it.
+        InputError: a frame has no pose.
     """
     pycolmap = _pycolmap()
-    if len({frame.name for frame in frames}) < len(frames):
-        raise InputError("COLMAP cannot represent two images of one name.")
-    blank = next((f.name for f in frames if text and any(c.isspace() for c in f.name)), None)
-    if blank is not None:
-        raise InputError(f"COLMAP's text format cannot represent blanks in the name '{blank}'.")
     model = pycolmap.Reconstruction()
     ids: dict[Camera, int] = {}
     for frame in frames:
@@ -171,8 +164,34 @@ def write_model(path: Path | str, frames: Sequence[Frame], text: bool = False) -
         pose = inverse(frame.world_from_cam)
         w, x, y, z = quaternion_from_rotation(pose[:3, :3])
         rigid = pycolmap.Rigid3d(pycolmap.Rotation3d(np.array([x, y, z, w])), pose[:3, 3])
-        image = pycolmap.Image(name=frame.name, camera_id=ids[frame.camera], image_id=number)
+        seen = (
+            np.zeros((0, 2)) if pixels is None else np.asarray(pixels[number - 1], np.float64) + 0.5
+        )
+        image = pycolmap.Image(
+            name=frame.name, keypoints=seen, camera_id=ids[frame.camera], image_id=number
+        )
         model.add_image_with_trivial_frame(image, rigid)
+    return model
+
+
+def write_model(path: Path | str, frames: Sequence[Frame], text: bool = False) -> None:
+    """Write a sparse model without points through pycolmap.
+
+    Args:
+        path: existing folder.
+        frames: names are paths below the image folder; every frame needs a pose.
+        text: write `.txt` instead of `.bin`.
+
+    Raises:
+        InputError: a frame has no pose, a name comes twice, or has blanks in the text format, which
+            cannot represent it.
+    """
+    if len({frame.name for frame in frames}) < len(frames):
+        raise InputError("COLMAP cannot represent two images of one name.")
+    blank = next((f.name for f in frames if text and any(c.isspace() for c in f.name)), None)
+    if blank is not None:
+        raise InputError(f"COLMAP's text format cannot represent blanks in the name '{blank}'.")
+    model = sparse_model(frames)
     if text:
         model.write_text(str(path))
     else:
@@ -197,6 +216,7 @@ def read_points(path: Path | str) -> tuple[Float64Array, np.ndarray[Any, np.dtyp
 def _pycolmap() -> Any:
     import pycolmap  # takes a while
 
+    pycolmap.logging.minloglevel = 1  # without the messages of every adjustment
     return pycolmap
 
 

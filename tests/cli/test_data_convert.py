@@ -74,3 +74,31 @@ def test_help_and_config(run, ace_scene):
     assert code == 0
     assert "time_unit: index" in out
     assert run("data", "--help")[1].count("reloc data") == 4
+
+
+def test_poses_are_adjusted_on_the_way(run, tmp_path):
+    room = [
+        "dataset=synthetic",
+        "dataset.width=320",
+        "dataset.height=240",
+        "dataset.train_frames=24",
+    ]
+    code, _, err = run(
+        "data", "convert", *room, "to=transforms", "output=out", "adjust=true", "drop=[depth]"
+    )
+    assert code == 0, err
+    assert "synthetic/train: 24 of 24 poses adjusted with " in err.replace("\n", " ")
+    code, _, err = run("data", "convert", *room, "to=transforms", "output=plain", "drop=[depth]")
+    assert code == 0, err
+    found, exact = (
+        np.array(
+            [
+                f["transform_matrix"]
+                for f in json.loads((tmp_path / d / "transforms.json").read_text())["frames"]
+            ]
+        )
+        for d in ("out", "plain")
+    )
+    # Poses that are exact hardly move: by what key points of a small image allow.
+    apart = np.linalg.norm(found[:, :3, 3] - exact[:, :3, 3], axis=1)
+    assert 0 < np.median(apart) < 0.01
