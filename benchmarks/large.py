@@ -43,7 +43,7 @@ _DRAWN = (
     ("map_kb", "map, kB per image"),
     ("query_ms", "query, ms"),
 )
-_COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280")
+_COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#718096")
 
 
 def world(rooms: int, options: argparse.Namespace) -> list[str]:
