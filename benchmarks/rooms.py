@@ -2,7 +2,7 @@
 
     python benchmarks/rooms.py --work DIR [--rooms 1 4 8] [--images 60] [--queries 12] [--threads 1]
 
-ACE is the GLACE preset without a global encoding, with one centre; GLACE is the preset; landmarks the
+GLACE is the preset `scr_glace/rooms`; ACE is that without a global encoding, with one centre; landmarks the
 recommended method. Every room has its own mapping images and queries; the training of a head grows neither
 in steps nor in width with the rooms, as in the published comparison. Finished rows are kept in
 `benchmarks/results/rooms.json`, and the table for docs/scr_glace.md is printed.
@@ -21,10 +21,10 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results" / "rooms.json"
 METHODS = {
     "ACE": (
-        "experiment=scr_glace/compact", "estimator.global_descriptor.name=none",
+        "experiment=scr_glace/rooms", "estimator.global_descriptor.name=none",
         "estimator.global_descriptor.neighbours=0", "estimator.head.decoder_clusters=1",
     ),
-    "GLACE": ("experiment=scr_glace/compact",),
+    "GLACE": ("experiment=scr_glace/rooms",),
     "landmarks": ("experiment=landmarks/default",),
 }  # fmt: skip
 SPACING = 8.0

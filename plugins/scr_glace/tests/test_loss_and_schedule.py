@@ -125,12 +125,13 @@ def test_one_cycle_acceptance_values():
     assert one_cycle(config, 0, 1) > 0
 
 
-def test_orthogonal_keeps_the_singular_vectors():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_orthogonal_keeps_the_singular_vectors(dtype):
     """Against NumPy's SVD: the same directions, all about equally long."""
     for shape in ((80, 160), (160, 80)):
         matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
         u, _, vh = np.linalg.svd(matrix.double().numpy(), full_matrices=False)
-        found = orthogonal(matrix).double().numpy()
+        found = orthogonal(matrix, dtype=dtype).double().numpy()
         inner = u.T @ found @ vh.T
         np.testing.assert_allclose(np.diag(inner), 1.0, atol=0.35)
         assert np.abs(inner - np.diag(np.diag(inner))).max() < 0.06

@@ -80,6 +80,7 @@ class Trainer:
                 options.muon_factor,
                 weight_decay=options.weight_decay,
                 rows=options.muon_rows,
+                dtype=torch.float32 if self.dtype == torch.float32 else torch.bfloat16,
             )
         else:
             self.optimizer = torch.optim.AdamW(
