@@ -24,15 +24,19 @@ _WAYS = {
 }  # fmt: skip
 """Share of images of which nothing is wrong, or the focal length, a stretch or skew of the pixels, the
 principal point, the lens, several of them: a crop that was enlarged has another focal length and centre.
-Where the focal length is known to be wrong, something else is as often as not."""
+Where the focal length of sparse evidence is known to be wrong, something else is as often as not."""
 _WRONG = np.array([0.2, 0.1, 0.1, 0.1, 0.1, 0.2])
 """Standard deviations of what is wrong, in the units of `_bent`."""
-_USUAL = np.array([0.003, 0.002, 0.002, 0.004, 0.004, 0.01])
-"""The same of what is right: calibrations differ by so much from day to day."""
-_USUAL_DENSE = np.array([0.003, 0.002, 0.002, 0.02, 0.02, 0.1])
-"""The same for scene coordinates of a network, which errs smoothly over the image, as a lens does."""
-_DENSE_WITNESSES = 100.0
-"""Independent points that such scene coordinates are worth at most."""
+_USUAL = np.array([0.003, 0.008, 0.02, 0.01, 0.01, 0.02])
+"""The same of what is right: calibrations differ by so much from day to day, and a rolling shutter shears
+the images of a camera in motion."""
+_USUAL_DENSE = np.array([0.003, 0.008, 0.02, 0.1, 0.1, 0.1])
+"""The same for scene coordinates of a network, which errs smoothly over the image, as a lens or another
+principal point would let it."""
+_FOCAL_DENSE = 0.1
+"""Share of images of a wrong focal length where such errors hide it."""
+_WITNESSES, _WITNESSES_DENSE = 300.0, 100.0
+"""Independent points that the evidence is worth at most: maps err smoothly, too."""
 _ANOTHER = (
     0.05  # change of the focal length's logarithm that says that the image is not as it was taken
 )
@@ -41,7 +45,7 @@ _FEWEST = 12
 _STEPS = 12
 _TOLERANCE, _UNSETTLED = 0.05, 2.0  # of what remains, over its covariance
 _CELL = 0.12  # focal lengths, within which residuals may be correlated
-_SURE = 0.99  # probability at a first look that the camera is right, which is worth no fit
+_WORTH = 0.25  # odds that the camera is wrong at a first look, over those before it, that are worth a fit
 _TUNING = 3.0  # standard deviations at which a residual has a quarter of its weight
 _FARTHEST = 1.0  # of what is wrong
 _INLIER = 3.0  # standard deviations
@@ -124,11 +128,12 @@ def with_camera_doubt(
         return estimate
     noise = _noise(agreeing, pose, none, math.inf)
     dense = evidence.kind == "dense"
-    trust = max(1.0, evidence.redundancy / step + dense * len(points.world) / _DENSE_WITNESSES)
+    least = len(points.world) / (_WITNESSES_DENSE if dense else _WITNESSES)
+    trust = max(1.0, evidence.redundancy / step) + least
     changed = abs(math.log(camera.fx / given.fx))
     prior = _Prior.of(dense, changed > max(_ANOTHER, _SIGMAS * given.focal_sigma))
     first = _joint(points, pose, none, noise, trust)
-    if first is None or _weighed(first, prior).right > _SURE:
+    if first is None or _weighed(first, prior).odds < _WORTH * prior.odds:
         return estimate
     fitted = _fit(points, first, trust)
     if fitted is None:
@@ -264,15 +269,18 @@ def _design_effect(points: _Points, joint: _Joint) -> float:
     weighted = rows * np.tile(weight, 2)
     score = (weighted * error).reshape(12, 2, -1).sum(1)
     inverse = np.linalg.pinv(weighted @ rows.T * variance)
-    ratios = []
+    ratios, worst, correlated = [], 1.0, False
     for size in (_CELL, 2 * _CELL):
         cell = np.floor(points.seen / size).astype(np.int64)
         _, block = np.unique(cell[:, 0] * 100_003 + cell[:, 1], return_inverse=True)
         sums = np.array([np.bincount(block, column) for column in score])
         blocks = sums.shape[1]
         quad = float(np.einsum("ib,ij,jb->", sums, inverse, sums)) / 12
-        ratios.append(quad * blocks / max(blocks - 12.0, 1.0) if blocks > 12 else 1.0)
-    return max(1.0, *ratios, 2 * ratios[1] - ratios[0])
+        # All sums together are zero; under independence the ratio scatters.
+        ratio, scatter = quad * blocks / max(blocks - 1, 1), math.sqrt(2 / (12 * blocks))
+        ratios.append(ratio)
+        worst, correlated = max(worst, ratio - scatter), correlated or ratio - 1 > 2 * scatter
+    return max(*ratios, 2 * ratios[1] - ratios[0]) if correlated else worst
 
 
 def _noise(points: _Points, pose: Float64Array, wrong: Float64Array, within: float) -> float:
@@ -318,6 +326,11 @@ class _Weighed:
     wrong: Float64Array
     spread: Float64Array
 
+    @property
+    def odds(self) -> float:
+        """Of a wrong camera."""
+        return (1 - self.right) / max(self.right, 1e-300)
+
 
 @dataclass(frozen=True)
 class _Prior:
@@ -331,12 +344,19 @@ class _Prior:
     chances: Float64Array
     precisions: Float64Array
 
+    @property
+    def odds(self) -> float:
+        """Of a wrong camera."""
+        return float((1 - self.chances[0]) / self.chances[0])
+
     @classmethod
     def of(cls, dense: bool, altered: bool) -> _Prior:
         """For dense or sparse evidence, and for images that are known not to be as they were taken."""
         usual = _USUAL_DENSE if dense else _USUAL
         chances = np.array(list(_WAYS.values()))
-        if altered:
+        if dense:
+            chances[1] = _FOCAL_DENSE
+        elif altered:
             chances[1:] *= chances[0] / chances[1:].sum()
         rows = [[_WRONG[i] if i in way else usual[i] for i in range(6)] for way in _WAYS]
         return cls(
