@@ -33,7 +33,7 @@ the images of a camera in motion."""
 _USUAL_DENSE = np.array([0.003, 0.008, 0.02, 0.1, 0.1, 0.1])
 """The same for scene coordinates of a network, which errs smoothly over the image, as a lens or another
 principal point would let it."""
-_FOCAL_DENSE = 0.1
+_FOCAL_DENSE = 0.2
 """Share of images of a wrong focal length where such errors hide it."""
 _WITNESSES, _WITNESSES_DENSE = 300.0, 100.0
 """Independent points that the evidence is worth at most: maps err smoothly, too."""
@@ -80,7 +80,6 @@ class _Joint:
         pose: (4, 4) world_from_cam.
         wrong: (6,) by what the camera differs; see `_bent`.
         step: (12,) of pose and camera to the minimum, to first order.
-        pose_information: (6, 6) of the pose if the camera is known.
         moves: (6, 6) how the pose moves with the camera.
         information: (6, 6) of the camera if the pose is free.
         noise: standard deviation of residuals, in units of `_Points.noise`.
@@ -89,7 +88,6 @@ class _Joint:
     pose: Float64Array
     wrong: Float64Array
     step: Float64Array
-    pose_information: Float64Array
     moves: Float64Array
     information: Float64Array
     noise: float
@@ -114,8 +112,9 @@ def with_camera_doubt(
 
     Returns:
         `estimate` itself where the evidence agrees with the camera; the same pose with a covariance that
-        takes in what speaks against it; or, where the camera is more probably wrong than right, the pose
-        and the camera that fit.
+        takes in what speaks against it; or, where the camera is more probably wrong than right and the
+        evidence is sparse, the pose and the camera that fit. Dense coordinates err like cameras do, far
+        from the mapped views most of all: which of the two it is, they do not tell.
     """
     given, camera = camera, estimate.camera or camera
     if not estimate.success or estimate.num_inliers < _FEWEST or camera.is_fisheye:
@@ -256,7 +255,7 @@ def _joint(
     # Of little evidence rounding leaves directions of negative information.
     values, vectors = np.linalg.eigh((information + information.T) / 2)
     information = (vectors * np.maximum(values, 0)) @ vectors.T
-    return _Joint(pose, wrong, step, hessian[:6, :6], moves, information, noise)
+    return _Joint(pose, wrong, step, moves, information, noise)
 
 
 def _design_effect(points: _Points, joint: _Joint) -> float:
@@ -389,10 +388,11 @@ def _concluded(
     """What remains of an estimate when its camera is weighed."""
     right, moves = weighed.right, fitted.moves
     pose = pose_plus(fitted.pose, moves @ (weighed.wrong - fitted.wrong))
-    covariance = np.linalg.inv(fitted.pose_information) + moves @ weighed.spread @ moves.T
+    # The solver's own covariance knows what else its errors share.
+    covariance = estimate.covariance + moves @ weighed.spread @ moves.T
     between = pose_minus(estimate.world_from_cam, pose)
     gap = np.outer(between, between)
-    if right > 0.5:
+    if right > 0.5 or evidence.kind == "dense":
         mixed = right * estimate.covariance + (1 - right) * (covariance + gap)
         return replace(estimate, covariance=mixed)
     inliers = _agreeing(evidence, camera, replace(fitted, pose=pose, wrong=weighed.wrong), ray)
