@@ -46,6 +46,8 @@ _STEPS = 12
 _TOLERANCE, _UNSETTLED = 0.05, 2.0  # of what remains, over its covariance
 _CELL = 0.12  # focal lengths, within which residuals may be correlated
 _WORTH = 0.25  # odds that the camera is wrong at a first look, over those before it, that are worth a fit
+_CORRECTED = 1e-4  # probability that a camera is right, below which another one takes its place
+_FINER = 0.75  # of the residuals, which another camera has to bring
 _TUNING = 3.0  # standard deviations at which a residual has a quarter of its weight
 _FARTHEST = 1.0  # of what is wrong
 _INLIER = 3.0  # standard deviations
@@ -112,9 +114,9 @@ def with_camera_doubt(
 
     Returns:
         `estimate` itself where the evidence agrees with the camera; the same pose with a covariance that
-        takes in what speaks against it; or, where the camera is more probably wrong than right and the
-        evidence is sparse, the pose and the camera that fit. Dense coordinates err like cameras do, far
-        from the mapped views most of all: which of the two it is, they do not tell.
+        takes in what speaks against it; or, where the camera is surely wrong, the evidence is sparse and
+        its residuals become far smaller, the pose and the camera that fit. Dense coordinates err like
+        cameras do, far from the mapped views most of all: which of the two it is, they do not tell.
     """
     given, camera = camera, estimate.camera or camera
     if not estimate.success or estimate.num_inliers < _FEWEST or camera.is_fisheye:
@@ -137,7 +139,8 @@ def with_camera_doubt(
     fitted = _fit(points, first, trust)
     if fitted is None:
         return estimate
-    return _concluded(estimate, evidence, camera, fitted, _weighed(fitted, prior), ray)
+    sure = not dense and fitted.noise < _FINER * first.noise
+    return _concluded(estimate, evidence, camera, fitted, _weighed(fitted, prior), ray, sure)
 
 
 def _points(
@@ -384,15 +387,16 @@ def _concluded(
     fitted: _Joint,
     weighed: _Weighed,
     ray: bool,
+    sure: bool,
 ) -> PoseEstimate:
-    """What remains of an estimate when its camera is weighed."""
+    """What remains of an estimate when its camera is weighed; `sure`: another one may take its place."""
     right, moves = weighed.right, fitted.moves
     pose = pose_plus(fitted.pose, moves @ (weighed.wrong - fitted.wrong))
     # The solver's own covariance knows what else its errors share.
     covariance = estimate.covariance + moves @ weighed.spread @ moves.T
     between = pose_minus(estimate.world_from_cam, pose)
     gap = np.outer(between, between)
-    if right > 0.5 or evidence.kind == "dense":
+    if right > _CORRECTED or not sure:
         mixed = right * estimate.covariance + (1 - right) * (covariance + gap)
         return replace(estimate, covariance=mixed)
     inliers = _agreeing(evidence, camera, replace(fitted, pose=pose, wrong=weighed.wrong), ray)
