@@ -154,7 +154,7 @@ class PnpSolver(Solver):
     ) -> PoseEstimate:
         """An estimate after what may speak against it: another pose, another camera."""
         estimate = self._look_again(estimate, c, camera, options)
-        if self.config.verify_camera:
+        if self.config.verify_camera and self.config.verify_focal:
             estimate = with_camera_doubt(estimate, c, camera, options.residual == "ray")
         return estimate
 
