@@ -5,8 +5,9 @@
 For every map of a place (`redkitchen_seq01` by default): how many of its queries are localized and right
 (2.5 % of the depth, 5 degrees), the mean squared normalised error (6 is right) and the share in the 95 %
 region of the covariance, the expected calibration error of the score; how many foreign and impossible
-pictures are localized, and with what score; and queries with a wrong focal length: refused, right all
-the same, or inside the covariance. `--hard` asks frames 200 to 699 of the training split, for maps of its
+pictures are localized, and with what score; and queries with a wrong focal length, and those that were
+cropped, stretched, sheared, shifted or distorted unknown to their camera: refused, right all the same, or
+inside the covariance. `--hard` asks frames 200 to 699 of the training split, for maps of its
 first 200 frames.
 """
 
@@ -97,6 +98,35 @@ def wrong_focal(queries: Dataset, count: int) -> Iterator[Query]:
             yield replace(query, camera=camera, name=f"focal x {factor}", sequence=None)
 
 
+def another_camera(queries: Dataset, count: int) -> Iterator[Query]:
+    """Queries cropped, squashed, sheared, shifted, or seen through another lens than the camera tells."""
+    for index in np.linspace(0, len(queries) - 1, count).astype(int):
+        query = queries[int(index)]
+        image, width, height = query.image, query.camera.width, query.camera.height
+        size = (width, height)
+        kinds = {}
+        for share in (0.9, 0.7):
+            part = image[: int(share * height), : int(share * width)]
+            kinds[f"crop {share}"] = cv2.resize(part, size)
+        for factor in (0.75, 0.9):
+            squashed, half = np.zeros_like(image), int(factor * height)
+            squashed[(height - half) // 2 :][:half] = cv2.resize(image, (width, half))
+            kinds[f"squashed {factor}"] = squashed
+        for amount in (0.05, 0.15):
+            shear = np.array([[1, amount, -amount * height / 2], [0, 1, 0.0]])
+            kinds[f"sheared {amount}"] = cv2.warpAffine(image, shear, size)
+            shift = np.array([[1, 0, amount * width], [0, 1, -amount * height / 2]])
+            kinds[f"shifted {amount}"] = cv2.warpAffine(image, shift, size)
+        y, x = np.mgrid[:height, :width].astype(np.float32)
+        for k in (-0.3, 0.3):
+            u, v = (x - width / 2) / (0.8 * width), (y - height / 2) / (0.8 * width)
+            lens = 1 + k * (u * u + v * v)
+            source = [0.8 * width * c * lens + s / 2 for c, s in ((u, width), (v, height))]
+            kinds[f"lens {k}"] = cv2.remap(image, source[0], source[1], cv2.INTER_LINEAR)
+        for name, changed in kinds.items():
+            yield replace(query, image=changed, name=name, sequence=None)
+
+
 def _query(kind: str, image: np.ndarray, camera: Camera) -> Query:
     return Query(kind, camera, image=np.ascontiguousarray(image))
 
@@ -145,7 +175,7 @@ def strange(found: Sequence[Found]) -> dict[str, object]:
 
 
 def believable(found: Sequence[Found]) -> dict[str, int]:
-    """Of queries with a wrong focal length: how many are refused, right all the same, or believable.
+    """Of queries with a wrong camera: how many are refused, right all the same, or believable.
 
     One is wrong if its pose is neither right nor inside its covariance.
     """
@@ -189,6 +219,7 @@ def measure(
         "real": judge(run(queries)),
         "foreign": strange(foreign),
         "wrong_focal": believable(run(wrong_focal(queries, max(few // 3, 1)))),
+        "another_camera": believable(run(another_camera(queries, max(few // 3, 1)))),
     }
 
 

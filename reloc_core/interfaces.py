@@ -253,6 +253,9 @@ class Refiner(ABC):
             query: the image, with the camera that the pose holds for.
             localization: the result so far; localized unless `takes_failures`.
             evidence: what the solver was given; None for a pose that comes from elsewhere.
+
+        What it found of how well the pose fits may be added to `support`, as named numbers of which
+        larger is better: the calibration of a map learns what they say, as of `Evidence.signals`.
         """
 
     def pictures(self, query: Query, localization: Localization) -> Mapping[str, ImageArray]:

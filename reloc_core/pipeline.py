@@ -346,8 +346,11 @@ class Pipeline:
         for name, refiner in self.refiners:
             if not result.localized and not refiner.takes_failures:
                 continue
-            start = time.perf_counter()
+            start, known = time.perf_counter(), result.support
             result = refiner.refine(query, result, evidence)
+            if speaks:
+                told = {k: v for k, v in result.support.items() if k not in known}
+                speaks |= {f"signal.{name}.{k}": float(v) for k, v in told.items()}
             seconds[f"refine.{name}"] = time.perf_counter() - start
             if result.world_from_cam is not None:
                 stages.append((f"refine.{name}", result.world_from_cam))

@@ -42,6 +42,8 @@ _OWN = {"inliers": 0.7, "ratio": 0.7, "chance": 0.5, "claimed": 0.5, "cover": 0.
 """By how much mapping images support their own poses better than unseen ones."""
 _OWN_WIDER = 2.0
 _OWN_GROWTH = 0.002  # the solver's own covariance grows with the distance from triangulated points
+_TAIL_LEAST, _TAIL_MOST = 20, 1.5  # images that tell of a tail, and how far it may widen
+_NEES_90 = 10.645  # below which nine tenths of the squares of six standard normal numbers are
 _NARROWEST = 0.25  # factor on the solver's standard deviations
 _CLEAR = 0.9  # probability that no other pose explains an image
 _ACCURATE = 0.9  # share of the held-out poses that are right, or the method is coarse
@@ -144,7 +146,7 @@ def fit_calibration(
         if good
     ]  # fmt: skip
     if used:
-        spread = fit_spread(used)
+        spread = widened(fit_spread(used), used)
         # No evidence of few images says that a solver's errors are many times smaller than it claims.
         spread = replace(spread, scale=max(spread.scale, _NARROWEST))
         if usual != (RIGHT_DEPTHS, RIGHT_DEG) or float(right.mean()) < _ACCURATE:
@@ -312,6 +314,30 @@ def fit_spread(used: Sequence[RightPose]) -> Spread:
     # A little wider than the likeliest: few images know little of the tails.
     theta[:3] += _MARGIN
     return Spread(*np.exp(theta).tolist())
+
+
+def widened(spread: Spread, used: Sequence[RightPose]) -> Spread:
+    """A spread under which the tail of the held-out images is not longer than that of a Gaussian.
+
+    The likeliest one leaves more than a tenth of them outside of the region where nine tenths belong if
+    their errors have long tails.
+    """
+    if len(used) < _TAIL_LEAST:
+        return spread
+    values = [
+        pose.error @ np.linalg.solve(
+            spread.covariance(pose.claimed, pose.distance, pose.depth, pose.lack), pose.error
+        )
+        for pose in used
+    ]  # fmt: skip
+    factor = math.sqrt(float(np.quantile(values, 0.9)) / _NEES_90)
+    factor = min(max(factor, 1.0), _TAIL_MOST)
+    return replace(
+        spread,
+        scale=factor * spread.scale,
+        floor=factor * spread.floor,
+        growth=factor * spread.growth,
+    )
 
 
 def descend(

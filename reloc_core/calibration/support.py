@@ -40,7 +40,8 @@ def support(evidence: Evidence, solved: Localization, camera: Camera) -> dict[st
         `weight`: log of the inliers' mean weight over that of all;
         `claimed`: minus the log of the claimed position's standard deviation over the scene's depth;
         `score`: log odds of the solver's own score;
-        `signal.NAME`: what the estimator says, `solver.NAME`: what the solver does;
+        `signal.NAME`: what the estimator says (the pipeline adds `signal.REFINER.NAME`), `solver.NAME`:
+        what the solver does;
         `depth`: of the scene points that agree, in the map's unit: no support, but a measure for it.
         Only what the kind of evidence has.
     """

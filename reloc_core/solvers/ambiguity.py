@@ -42,10 +42,17 @@ def worth_another_look(estimate: PoseEstimate) -> bool:
     return unclear(estimate) and estimate.iterations < _QUICK
 
 
-def samples_for_rival(estimate: PoseEstimate) -> int:
-    """Samples of three after which a rival worth the name is found in what a pose does not explain."""
+def samples_for_rival(estimate: PoseEstimate, least: int, most: int) -> int:
+    """Samples of three after which a rival worth the name is found in what a pose does not explain.
+
+    Args:
+        estimate: the pose.
+        least: of a search.
+        most: of a search.
+    """
     share = min(_LEAST * estimate.num_inliers / max((~estimate.inliers).sum(), 1), 0.99)
-    return min(math.ceil(math.log(1 - _SURE) / math.log1p(-(share**3))), _MOST)
+    wanted = min(math.ceil(math.log(1 - _SURE) / math.log1p(-(share**3))), _MOST)
+    return min(max(wanted, least), most)
 
 
 def rival(estimate: PoseEstimate, other: PoseEstimate) -> float:

@@ -29,6 +29,9 @@ class PnpConfig:
             `focal_sigma` and the floor below; otherwise it is taken as exact.
         focal_floor: standard deviation of the focal length of any camera, over the focal length, at
             least: calibrations differ by a few parts in a thousand from day to day.
+        verify_camera: whether the rest of the camera is checked too: principal point, shape of the pixels,
+            lens. What the evidence says against it is taken into the covariance, or corrected. Only where
+            the focal length is checked.
         look_again: search sparse evidence again, from other seeds, where less than 60 % of it agrees
             with the pose; a second pose with as much support widens the covariance, or takes its place.
         use_variances: whether variances of the evidence are used.
@@ -52,6 +55,7 @@ class PnpConfig:
     estimate_focal: bool = False
     verify_focal: bool = True
     focal_floor: float = 0.003
+    verify_camera: bool = True
     look_again: bool = True
     use_variances: bool = True
     use_depth: bool = True

@@ -21,6 +21,7 @@ from reloc_core.solvers.ambiguity import (
     unclear,
     worth_another_look,
 )
+from reloc_core.solvers.camera_doubt import with_camera_doubt
 from reloc_core.solvers.checks import as_solver_options, options_of
 from reloc_core.solvers.config import PnpConfig
 from reloc_core.solvers.device import check_supported, device_index
@@ -142,7 +143,20 @@ class PnpSolver(Solver):
             variances=self._variances(c),
             options=options,
         )
-        return to_localization(self._look_again(estimate, c, camera, options))
+        return to_localization(self._concluded(estimate, c, camera, options))
+
+    def _concluded(
+        self,
+        estimate: PoseEstimate,
+        c: Correspondences,
+        camera: Camera,
+        options: AbsolutePoseOptions,
+    ) -> PoseEstimate:
+        """An estimate after what may speak against it: another pose, another camera."""
+        estimate = self._look_again(estimate, c, camera, options)
+        if self.config.verify_camera and self.config.verify_focal:
+            estimate = with_camera_doubt(estimate, c, camera, options.residual == "ray")
+        return estimate
 
     def _look_again(
         self,
@@ -168,6 +182,7 @@ class PnpSolver(Solver):
             )
             estimate = reconciled(estimate, again)
         rest = ~estimate.inliers
+        samples = samples_for_rival(estimate, options.min_iterations, options.max_iterations)
         variances = self._variances(c)
         other = estimate_absolute_pose(
             c.points2d[rest],
@@ -175,9 +190,7 @@ class PnpSolver(Solver):
             camera,
             weights=None if c.weights is None else c.weights[rest],
             variances=None if variances is None else variances[rest],
-            options=replace(
-                options, max_iterations=min(options.max_iterations, samples_for_rival(estimate))
-            ),
+            options=replace(options, max_iterations=samples),
         )
         return replace(estimate, rival=rival(estimate, other))
 
@@ -210,6 +223,6 @@ class PnpSolver(Solver):
                 device=device,
             )
             for i, estimate in zip(chosen, estimates, strict=True):
-                looked = self._look_again(estimate, problems[i], cameras[i], options)
-                out[i] = to_localization(looked)
+                concluded = self._concluded(estimate, problems[i], cameras[i], options)
+                out[i] = to_localization(concluded)
         return [localization for localization in out if localization is not None]

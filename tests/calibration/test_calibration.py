@@ -17,7 +17,7 @@ from reloc_core.calibration import (
     hold_out,
     support,
 )
-from reloc_core.calibration.fitting import RightPose, fit_odds, fit_spread
+from reloc_core.calibration.fitting import RightPose, fit_odds, fit_spread, widened
 from reloc_core.calibration.model import Calibration, Odds, Spread, within_right
 from reloc_core.calibration.support import novelty
 from reloc_core.errors import ConfigError
@@ -144,6 +144,30 @@ def test_errors_that_grow_with_the_distance_are_learned_as_such():
         stated = spread.covariance(claimed, distance, 2.0)
         errors = [error(distance) for _ in range(300)]
         assert 2.5 < np.mean([e @ np.linalg.solve(stated, e) for e in errors]) < 14
+
+
+def test_long_tails_widen_the_covariance_and_short_ones_leave_it_alone():
+    rng = np.random.default_rng(5)
+    claimed = np.diag([1e-4] * 3 + [1e-3] * 3)
+    spread = Spread(scale=1.0, floor=1e-9, growth=1e-9, doubt=0.0)
+
+    def poses(count, factor):
+        errors = rng.normal(size=(count, 6)) * np.sqrt(np.diag(claimed))
+        errors[::5] *= factor
+        return [RightPose(error, claimed, 0.01, 2.0) for error in errors]
+
+    def inside(found, used):
+        stated = found.covariance(claimed, 0.01, 2.0)
+        return np.mean([p.error @ np.linalg.solve(stated, p.error) < 12.6 for p in used])
+
+    fresh = poses(400, 2.5)
+    wide = widened(spread, poses(100, 2.5))
+    assert inside(spread, fresh) < 0.87
+    assert inside(wide, fresh) > inside(spread, fresh) + 0.05
+    assert 1.2 < wide.scale <= 1.5
+    assert widened(spread, poses(100, 1.0)).scale < 1.12
+    few = poses(10, 2.5)
+    assert widened(spread, few) == spread
 
 
 def test_a_pose_that_little_supports_gets_a_wider_covariance():

@@ -51,6 +51,21 @@ def test_a_preset_chooses_refiners_for_its_map(train, query):
     assert Pipeline.from_map(pushed_dir).refiners == ()
 
 
+def test_what_a_refiner_says_of_a_pose_supports_it(train, query):
+    pipeline = Pipeline.from_map(train("map"))
+    plain = pipeline.localize(query)
+    refiner = pipeline.refiners[0][1]
+    refine = refiner.refine
+
+    def speaking(query, localization, evidence=None):
+        found = refine(query, localization, evidence)
+        return replace(found, support={**found.support, "likeness": 2.5})
+
+    refiner.refine = speaking
+    found = pipeline.localize(query)
+    assert found.support == {**plain.support, "signal.toy_push.likeness": 2.5}
+
+
 def test_what_a_query_brings_in_vain_is_said(train, query):
     pipeline = Pipeline.from_map(train("map"))
     given = replace(

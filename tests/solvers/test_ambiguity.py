@@ -10,7 +10,7 @@ from reloc_core.evaluation import nees
 from reloc_core.geometry import inverse, pose_plus, project, transform
 from reloc_core.solvers import pnp as module
 from reloc_core.solvers.absolute import estimate_absolute_pose
-from reloc_core.solvers.ambiguity import reconciled
+from reloc_core.solvers.ambiguity import reconciled, samples_for_rival
 from reloc_core.solvers.pnp import PnpConfig, PnpSolver
 
 CAMERA = Camera.pinhole(500.0, 640, 480)
@@ -137,3 +137,13 @@ def test_a_room_that_explains_most_is_believed_beside_one_that_explains_little(s
     found = PnpSolver(PnpConfig()).solve(evidence, CAMERA, Runtime(seed=seed))
     assert found.support["alone"] > 0.99
     assert np.linalg.norm(found.world_from_cam[:3, 3]) < 0.05
+
+
+def test_a_rival_that_is_found_at_once_is_still_searched_for():
+    """So few samples would do that the solver's least number of them is taken."""
+    pixels, points, _, which = two_poses(share=0.3)
+    keep = np.concatenate([np.flatnonzero(which == 0), np.flatnonzero(which == 1)[:3]])
+    estimate = estimate_absolute_pose(pixels[keep], points[keep], CAMERA)
+    assert samples_for_rival(estimate, 16, 1000) == 16
+    estimate = dataclasses.replace(estimate, num_inliers=6)
+    assert 16 <= samples_for_rival(estimate, 16, 20) <= 20

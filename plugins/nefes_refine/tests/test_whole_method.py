@@ -188,8 +188,12 @@ def test_a_foreign_picture_is_rendered_once_and_stays_where_it_is(
     monkeypatch.setattr(refiner, "bundle", replace(refiner.bundle, views=views))
     noise = np.random.default_rng(0).integers(0, 255, wall[5].image.shape).astype(np.uint8)
     given = Localization(Status.LOCALIZED, world_from_cam=wall[5].world_from_cam)
-    assert refiner.refine(replace(wall[5], image=noise), given) is given
-    assert looks == {"render": 1, "glimpse": refiner.config.starts}
+    found = refiner.refine(replace(wall[5], image=noise), given)
+    assert found.world_from_cam is given.world_from_cam
+    looks_at_noise = dict(looks)
+    true = refiner.refine(wall[5], given)
+    assert found.support["likeness"] < true.support["likeness"] - 0.2
+    assert looks_at_noise == {"render": 1, "glimpse": refiner.config.starts}
 
 
 def test_a_glimpse_shows_every_other_cell_of_the_rendering(refiner, wall):
@@ -236,7 +240,9 @@ def test_a_pose_outside_the_field_is_not_refined_and_says_so(refiner, wall, capl
     pose = np.eye(4)
     pose[:3, 3] = [50, 0, 0]
     start = Localization(Status.LOCALIZED, world_from_cam=pose)
-    assert refiner.refine(wall[0], start) is start
+    found = refiner.refine(wall[0], start)
+    assert found.world_from_cam is pose
+    assert found.support["likeness"] == pytest.approx(-np.log(2))  # the largest cost
     assert "outside the field" in caplog.text
 
 

@@ -23,6 +23,7 @@ from reloc_core.maps import Map
 from reloc_core.types import Evidence, Float64Array, ImageArray, Localization, Query
 
 _LOG = logging.getLogger(__name__)
+_LEAST_COST, _LARGEST_COST = 1e-3, 2.0
 
 
 class NefesRefiner(Refiner):
@@ -62,7 +63,7 @@ class NefesRefiner(Refiner):
             bundle.scene.check_inside(pose)
         except InputError as error:
             _LOG.warning("%s: not refined. %s", query.name, error)
-            return localization
+            return _with_likeness(localization, _LARGEST_COST)
         if self.config.mode == "align":
             return self._aligned(Target(bundle, query), localization)
         refine = refine_pose_mode if self.config.mode == "pose" else refine_weights_mode
@@ -108,6 +109,7 @@ class NefesRefiner(Refiner):
                 break
         if not (self._hopeless(cost) or (self.config.match and views.arrived(cost))):
             best, cost = self._climb(target, best, cost, aligned, aligned(best))
+        localization = _with_likeness(localization, cost)
         if best.world_from_cam is pose:
             return localization
         covariance = localization.covariance
@@ -202,6 +204,12 @@ class NefesRefiner(Refiner):
             target.histogram,
         )  # fmt: skip
         return colour, target.bundle.field.fuse(colour[None], features[None])[0], depth
+
+
+def _with_likeness(localization: Localization, cost: float) -> Localization:
+    """A localization that says how alike the query and its rendering are: minus the cost's logarithm."""
+    likeness = -float(np.log(max(cost, _LEAST_COST)))
+    return replace(localization, support={**localization.support, "likeness": likeness})
 
 
 def principal_colours(maps: list[Tensor]) -> list[Tensor]:
