@@ -61,7 +61,8 @@ class FeatureMatching(Stage):
         assert field.descriptors is not None
         self._features = field.descriptors.features.float()
         self._detector = KeypointDetector(field.described).to(runtime.device)
-        self._solver = PnpSolver(PnpConfig())
+        # The camera was settled when the pose was solved for; the field is rendered for that one.
+        self._solver = PnpSolver(PnpConfig(verify_camera=False))
 
     def run(self, seen: Seen, localization: Localization) -> Localization:
         """See `Stage.run`. Too few matches in the first round leave the localization as it is."""
