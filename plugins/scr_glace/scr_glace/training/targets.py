@@ -137,8 +137,7 @@ def find_targets(
         DataError: too little that matches.
     """
     count = int(np.clip(_ALL // max(len(frames), 1), _FEW, _MANY))
-    fast = run.runtime.device == "cpu"
-    detector = KeypointDetector(resolution, fast).to(run.runtime.device)
+    detector = KeypointDetector(resolution).to(run.runtime.device)
     features = describe(dataset, frames, detector, count, run, resumable=False)
     rng = numpy_rng(run.runtime.seed, "words")
     looks, _ = image_looks(features.descriptors, features.counts, rng)
