@@ -8,7 +8,7 @@ from typing import cast
 from omegaconf import DictConfig, OmegaConf
 
 from reloc_core.config import TARGET, build
-from reloc_core.datasets.convert import convert
+from reloc_core.datasets.convert import convert, new_folder
 from reloc_core.engine.training import TrainingRun
 from reloc_core.errors import ConfigError
 from reloc_core.interfaces import Dataset
@@ -31,6 +31,7 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     for name in names:
         node = OmegaConf.merge(cfg.dataset, {"split": name})
         splits[name] = build(node, "dataset")  # type: ignore[arg-type]
+    new_folder(cfg.output)  # before the minutes that adjusting takes
     adjusted = (
         {name: _adjust(data, cfg.threads) for name, data in splits.items()} if cfg.adjust else {}
     )

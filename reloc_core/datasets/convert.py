@@ -131,9 +131,7 @@ def convert(
             raise ConfigError(f"'{field}' cannot be dropped.{did_you_mean(field, DROPPABLE)}")
     if images not in IMAGE_MODES:
         raise ConfigError(f"images must be one of {', '.join(IMAGE_MODES)}, got '{images}'.")
-    target = Path(output)
-    if target.exists():
-        raise DataError(f"{target} exists. Choose another output or remove it.")
+    target = new_folder(output)
     layout = LAYOUTS[to]
     prepared = [
         _prepare(name, dataset, to, layout, frozenset(drop), flatten, (poses or {}).get(name))
@@ -149,6 +147,17 @@ def convert(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def new_folder(path: Path | str) -> Path:
+    """The path of a folder that is to be made.
+
+    Raises:
+        DataError: it exists.
+    """
+    if Path(path).exists():
+        raise DataError(f"{path} exists. Choose another output or remove it.")
+    return Path(path)
 
 
 def _prepare(

@@ -87,6 +87,11 @@ def test_poses_are_adjusted_on_the_way(run, tmp_path):
         "data", "convert", *room, "to=transforms", "output=out", "adjust=true", "drop=[depth]"
     )
     assert code == 0, err
+    # What cannot be done is said before minutes of work.
+    code, _, again = run(
+        "data", "convert", *room, "to=transforms", "output=out", "adjust=true", "drop=[depth]"
+    )
+    assert (code, "exists" in again, "Matching" in again) == (2, True, False)
     assert "synthetic/train: 24 of 24 poses adjusted with " in err.replace("\n", " ")
     code, _, err = run("data", "convert", *room, "to=transforms", "output=plain", "drop=[depth]")
     assert code == 0, err
