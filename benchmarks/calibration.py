@@ -1,6 +1,6 @@
 """How far poses can be believed: real queries, pictures of other places, and pictures no camera could take.
 
-    python benchmarks/calibration.py --data DIR --map MAP [--map MAP ...] [--place lund] [--hard]
+    python benchmarks/calibration.py --data DIR --map MAP [--map MAP ...] [--place lund|FOLDER] [--hard]
 
 For every map of a place (`redkitchen_seq01` by default): how many of its queries are localized and right
 (2.5 % of the depth, 5 degrees), the mean squared normalised error (6 is right) and the share in the 95 %
@@ -229,7 +229,11 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--map", type=Path, action="append", required=True)
-    parser.add_argument("--place", choices=PLACES, default="redkitchen_seq01")
+    parser.add_argument(
+        "--place",
+        default="redkitchen_seq01",
+        help=f"{', '.join(PLACES)}, or the folder of any COLMAP workspace",
+    )
     parser.add_argument("--split", default="test")
     parser.add_argument("--hard", action="store_true")
     parser.add_argument("--step", type=int, default=1, help="take every n-th query")
@@ -238,7 +242,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     split = "train" if arguments.hard else arguments.split
-    kind, root = PLACES[arguments.place], str(arguments.data / arguments.place)
+    known = arguments.place in PLACES
+    kind = PLACES[arguments.place] if known else "colmap"
+    root = str(arguments.data / arguments.place) if known else arguments.place
     dataset = build({"_target_": kind, "root": root, "split": split}, "dataset")
     first = 200 if arguments.hard else 0
     queries = Subset(dataset, range(first, len(dataset), arguments.step))

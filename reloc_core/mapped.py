@@ -7,7 +7,7 @@ Positions are kept in double precision: coordinates such as UTM's have millions 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,10 @@ from reloc_core.types import Camera, Float64Array, Frame
 
 FRAMES = "frames"
 """Name of the file in a map."""
+UNVERIFIED_SIGMA = 0.4
+"""Standard deviation of the focal length, over it, of a camera of which only its numbers are known."""
+_SAME_SHAPE = 0.01
+_SAME_FOCAL, _NEIGHBOURS = 0.01, 0.1
 
 
 @dataclass(frozen=True)
@@ -101,3 +105,39 @@ def camera_of_mapping(cameras: Sequence[Camera], width: int, height: int) -> Cam
     sigma = min(max(best.focal_sigma, spread), 1.0)
     found = scaled[best]
     return Camera(found.model, width, height, found.params, sigma)
+
+
+class FamiliarCameras:
+    """Tells the cameras of the mapping images, at any scale or turned, from one that nobody verified.
+
+    Poses of mapping images are checked by all the others; numbers that come with a query are not, and over
+    a flat scene a pose makes up for any focal length.
+
+    Args:
+        cameras: of the mapping images; see `MappedFrames`.
+    """
+
+    def __init__(self, cameras: Sequence[Camera]) -> None:
+        shapes = {(c.width / c.height, c.fx / c.width) for c in cameras}
+        shapes |= {(c.height / c.width, c.fy / c.height) for c in cameras}
+        # (S, 2) width over height, focal length over width; by focal length.
+        self._shapes = np.array(sorted(shapes, key=lambda s: s[1]), np.float64).reshape(-1, 2)
+
+    def stated(self, camera: Camera) -> Camera:
+        """A query's camera with the uncertainty that it deserves if it states none.
+
+        It is familiar if a mapped one has its shape and focal length within 1 %, or, as where every photo
+        has a focal length of its own, if it lies between two that differ by less than 10 %.
+        """
+        if camera.focal_sigma > 0 or camera.is_fisheye or not len(self._shapes):
+            return camera
+        shape = camera.width / camera.height
+        alike = np.abs(self._shapes[:, 0] / shape - 1) <= _SAME_SHAPE
+        focals = self._shapes[alike, 1] / (camera.fx / camera.width)
+        if len(focals):
+            above = int(np.searchsorted(focals, 1.0))
+            if np.abs(focals - 1).min() <= _SAME_FOCAL or (
+                0 < above < len(focals) and focals[above] / focals[above - 1] <= 1 + _NEIGHBOURS
+            ):
+                return camera
+        return replace(camera, focal_sigma=UNVERIFIED_SIGMA)

@@ -13,6 +13,7 @@ from reloc_core.config import TARGET, build, config_of_map, typed_config
 from reloc_core.errors import ConfigError, DataError, InputError, MapError, RelocError
 from reloc_core.geometry import orthonormalized
 from reloc_core.interfaces import Dataset, Estimator, Refiner, Runtime, Solver
+from reloc_core.mapped import FamiliarCameras, mapped_frames
 from reloc_core.maps import REFINER_PART, Map, loading
 from reloc_core.orientation import in_any_orientation, upright
 from reloc_core.registry import Component, Registry, default_registry
@@ -108,6 +109,8 @@ class Pipeline:
         self.runtime = runtime or Runtime()
         self.map = scene_map
         self.calibration = calibration
+        mapped = mapped_frames(scene_map).cameras if scene_map is not None else ()
+        self._familiar = FamiliarCameras(mapped)
         names = (type(estimator).__name__, type(solver).__name__, *(n for n, _ in self.refiners))
         self.stages = tuple(stages) if stages is not None else tuple(Stage(n) for n in names)
 
@@ -317,6 +320,7 @@ class Pipeline:
         return outcomes
 
     def _localize_upright(self, queries: Sequence[Query]) -> list[tuple[Evidence, Localization]]:
+        queries = [replace(q, camera=self._familiar.stated(q.camera)) for q in queries]
         for query in queries:
             if lacking := self._lacking(query.name, query.depth is not None, sequence=True):
                 raise InputError(lacking)

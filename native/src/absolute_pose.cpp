@@ -1,6 +1,7 @@
 #include "reloc/absolute_pose.hpp"
 
 #include "reloc/calibrated_pose.hpp"
+#include "reloc/constants.hpp"
 #include "reloc/focal_check.hpp"
 #include "reloc/focal_pose.hpp"
 
@@ -17,7 +18,11 @@ PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camer
     if (options.estimate_focal || sought_with_focal(camera, options)) {
         FocalSearch focal;
         if (!options.estimate_focal) focal.sigma = camera.focal_sigma;
-        return estimate_focal_pose(kernels, in, problem, camera, options, focal);
+        PoseResult sought = estimate_focal_pose(kernels, in, problem, camera, options, focal);
+        const bool told = sought.status == Status::kOk &&
+                          sought.focal_std < kFocalTold * camera.focal_sigma * sought.focal_scale;
+        if (options.estimate_focal || told || sought.status == Status::kNoHypothesis) return sought;
+        // Over a flat scene any will do: then it is the one that came with the image.
     }
     const AbsolutePoseOptions resolved = resolve_options(options, in);
     CalibratedPose found;

@@ -11,12 +11,19 @@
 namespace reloc {
 namespace {
 
+constexpr float kFocalStep = 0.01f;  // focal lengths, for derivatives of a lens
+constexpr int kFocalRounds = 4;  // in which points that say too much are heard less
+
 /// Sums of a pass over the points: normal equations of pose and logarithm of the focal length, and
 /// the mean squared residual per component of what the estimate weighs.
 struct Sums {
     Mat6 hessian;
     Vec6 of_focal = Vec6::Zero(), gradient;
     double information = 0, score = 0, variance = 0;
+    // Of the reprojection alone: squared residuals over that of the radius, information, and where points
+    // were seen on the plane z = 1 behind the lens.
+    std::vector<float> q, info, seen_x, seen_y;
+    LensF lens;
 };
 
 /// Geman-McClure weights of the residuals; returns 0 where there is none.
@@ -27,7 +34,7 @@ float weight_of(float prior, float q) {
 
 /// Reprojection, through the lens if there is one; n points of the view are not padding.
 Sums by_reprojection(const Kernels& kernels, const Camera& camera, const PointsView& v, int n,
-                     const PoseF& pose, double radius) {
+                     const FocalPoseF& pose, double radius) {
     enum Row { kInfo, kOnes, kE2, kA, kB, kRows };
     FloatRows rows;
     rows.allocate(kRows, v.n);
@@ -46,17 +53,24 @@ Sums by_reprojection(const Kernels& kernels, const Camera& camera, const PointsV
         std::fill(rows.row(kInfo), rows.row(kInfo) + n, static_cast<float>(camera.fx * camera.fy));
     }
     const float c2 = static_cast<float>(radius * radius);
+    const FocalKernel kernel{lens_kernels(kernels), lens};
     LensEquations eq;
-    lens_kernels(kernels).equations(view, pose, lens, c2, &eq);
-    lens_kernels(kernels).errors2(view, pose, lens, rows.row(kE2));
+    kernel.equations(view, pose, c2, &eq);
+    kernel.errors2(view, pose, rows.row(kE2));
+    Sums sums;
+    sums.q.resize(n);
+    sums.seen_x.assign(view.a, view.a + n);
+    sums.seen_y.assign(view.b, view.b + n);
+    sums.info.assign(view.info, view.info + n);
+    sums.lens = kernel.scaled(pose.scale);
     float meat = 0, held = 0;
     for (int k = 0; k < n; ++k) {
         const float q = rows.row(kE2)[k] * rows.row(kInfo)[k] / c2, weight = weight_of(w[k], q);
+        sums.q[k] = q;
         held += weight;
         meat += weight > 0 ? weight * weight * q : 0;
     }
     const Eigen::Matrix<double, 7, 7> H = reloc::hessian(eq);
-    Sums sums;
     sums.hessian = H.topLeftCorner<6, 6>();
     sums.of_focal = H.topRightCorner<6, 1>();
     sums.gradient = reloc::gradient(eq).head<6>();
@@ -115,6 +129,118 @@ Sums by_ray(const Kernels& kernels, const PointsView& v, int n, const PoseF& pos
     return sums;
 }
 
+/// Where points (a, b) of the plane z = 1 are seen behind a lens, and the derivatives of that.
+struct Seen {
+    FloatRows at;  ///< a and b of the points, and of a step to either side along a and along b
+
+    Seen(const Kernels& kernels, const LensF& lens, const std::vector<float>& a,
+         const std::vector<float>& b) {
+        constexpr float steps[5][2] = {
+            {0, 0}, {kFocalStep, 0}, {-kFocalStep, 0}, {0, kFocalStep}, {0, -kFocalStep}};
+        const int n = static_cast<int>(a.size());
+        at.allocate(10, n);
+        for (int i = 0; i < 5; ++i) {
+            float *x = at.row(2 * i), *y = at.row(2 * i + 1);
+            for (int k = 0; k < n; ++k) {
+                x[k] = a[k] + steps[i][0];
+                y[k] = b[k] + steps[i][1];
+            }
+            lens_kernels(kernels).project(lens, n, x, y);
+        }
+    }
+    Eigen::Vector2d point(int k) { return {at.row(0)[k], at.row(1)[k]}; }
+    Eigen::Matrix2d derivative(int k) {
+        Eigen::Matrix2d out;
+        for (int c = 0; c < 2; ++c)
+            out.row(c) << at.row(2 + c)[k] - at.row(4 + c)[k], at.row(6 + c)[k] - at.row(8 + c)[k];
+        return out / (2 * kFocalStep);
+    }
+};
+
+/// What the points near a pose say of the focal length if none may say more than its share, and how
+/// the pose moves with it then. Over a flat scene those that agree say nothing, and the few mismatches
+/// that happen to lie near would say it all.
+void bound_influence(const Kernels& kernels, const PointsView& v, const FocalPoseF& pose,
+                     const Sums& sums, FocalCheck* check) {
+    using Row = Eigen::Matrix<double, 2, 6>;
+    struct Point {
+        Row by_pose;
+        Eigen::Vector2d by_focal, error;
+        double weight, information, score, heard;
+    };
+    std::vector<Point> points;
+    std::vector<int> which;
+    std::vector<float> along, across;
+    const float *r = pose.r, *t = pose.t;
+    for (int k = 0; k < static_cast<int>(sums.q.size()); ++k) {
+        const float weight = weight_of(v.w ? v.w[k] : 1.0f, sums.q[k]);
+        if (!(sums.q[k] < 1 && weight > 0)) continue;
+        const double x = r[0] * v.X[k] + r[1] * v.Y[k] + r[2] * v.Z[k] + t[0],
+                     y = r[3] * v.X[k] + r[4] * v.Y[k] + r[5] * v.Z[k] + t[1],
+                     z = r[6] * v.X[k] + r[7] * v.Y[k] + r[8] * v.Z[k] + t[2];
+        if (!(z > 0)) continue;
+        const double a = x / z, b = y / z;
+        Point p;
+        p.by_pose << -a * b, 1 + a * a, -b, 1 / z, 0, -a / z, -1 - b * b, a * b, a, 0, 1 / z, -b / z;
+        p.weight = static_cast<double>(weight) * sums.info[k];
+        p.heard = 1;
+        points.push_back(p);
+        which.push_back(k);
+        along.push_back(static_cast<float>(a));
+        across.push_back(static_cast<float>(b));
+    }
+    Seen seen(kernels, sums.lens, along, across);
+    for (int i = 0; i < static_cast<int>(points.size()); ++i) {
+        Point& p = points[i];
+        p.by_pose = (seen.derivative(i) * p.by_pose).eval();
+        p.by_focal = seen.point(i);
+        p.error = p.by_focal - Eigen::Vector2d(sums.seen_x[which[i]], sums.seen_y[which[i]]);
+    }
+    const double few = std::clamp(points.size() * kFocalShare, kFocalLeastSay, kFocalMostSay);
+    double total = 0, sum = 0, score = 0;
+    for (int round = 0; round < kFocalRounds; ++round) {
+        Mat6 H = Mat6::Zero();
+        Vec6 h = Vec6::Zero();
+        for (const Point& p : points) {
+            const Row weighted = (p.heard * p.weight) * p.by_pose;
+            H.noalias() += p.by_pose.transpose() * weighted;
+            h.noalias() += weighted.transpose() * p.by_focal;
+        }
+        const Eigen::LLT<Mat6> llt(H);
+        if (llt.info() != Eigen::Success) return;
+        const Vec6 per_focal = -llt.solve(h);
+        if (!per_focal.allFinite()) return;
+        check->per_focal = per_focal;
+        sum = score = 0;
+        double most = 0;
+        for (Point& p : points) {
+            const Eigen::Vector2d moves = p.by_focal + p.by_pose * per_focal;
+            p.information = p.weight * moves.squaredNorm();
+            p.score = p.weight * moves.dot(p.error);
+            sum += p.information;
+            score += p.score;
+            most = std::max(most, p.information);
+        }
+        if (round == 0) total = sum;
+        if (few * most <= sum) break;
+        for (int k = 0; k < kFocalBoundSteps && few * most > 1.001 * sum; ++k) {
+            most = sum / few;
+            sum = 0;
+            for (const Point& p : points) sum += std::min(p.information, most);
+        }
+        score = 0;
+        for (Point& p : points) {
+            p.heard = p.information > most ? most / p.information : 1;
+            score += p.heard * p.score;
+        }
+    }
+    check->share = total > 0 ? std::min(sum / total, 1.0) : 0;
+    // Beyond a factor of e it is rounding that speaks.
+    const bool told = sums.variance < sum;
+    check->std = told ? std::sqrt(sums.variance / sum) : FocalCheck().std;
+    check->shift = told ? -score / sum : 0;
+}
+
 /// Moves the result along the focal length and widens its covariance by what is not known of it.
 void account_for_focal(const FocalCheck& check, double std2, double floor, const Vec3& centre,
                        PoseResult* result) {
@@ -131,7 +257,7 @@ void account_for_focal(const FocalCheck& check, double std2, double floor, const
     }
     const double prior2 = std::max(floor * floor, beyond);
     if (!(prior2 > 0)) return;
-    const double variance = prior2 * std2 / (prior2 + std2);
+    const double variance = std::isfinite(std2) ? prior2 * std2 / (prior2 + std2) : prior2;
     result->covariance += variance * check.per_focal * check.per_focal.transpose();
     if (beyond > 0) result->focal_std = result->focal_scale * std::sqrt(variance);
 }
@@ -157,8 +283,10 @@ FocalCheck check_focal(const Kernels& kernels, const Problem& problem, const Cam
     const PointsView v = few ? problem.view() : problem.sample();
     const int n = few ? problem.n : problem.sample_n;
     const double pixel = std::max(fit.depth, 1e-12) / problem.focal;  // scene units
-    const PoseF pose = fit.pose.to_float();
-    const double radius = std::max(threshold, 3 * pixel_noise(kernels, problem, fit, pose, ray));
+    const FocalPose at{fit.pose, fit.log_focal};
+    const FocalPoseF pose = at.to_float();
+    const double radius =
+        std::max(threshold, 3 * pixel_noise(kernels, problem, fit, at.projection(), ray));
     const Sums sums = ray && !camera.distorted
                           ? by_ray(kernels, v, n, pose, radius * pixel)
                           : by_reprojection(kernels, camera, v, n, pose, radius);
@@ -166,10 +294,12 @@ FocalCheck check_focal(const Kernels& kernels, const Problem& problem, const Cam
     if (llt.info() != Eigen::Success) return check;
     const Vec6 per_focal = -llt.solve(sums.of_focal);
     const double information = sums.information + sums.of_focal.dot(per_focal);
-    if (!(information > 1e-9 * sums.information) || !per_focal.allFinite()) return check;
+    if (!per_focal.allFinite()) return check;
+    check.per_focal = per_focal;
+    if (!(information > 1e-9 * sums.information)) return check;
     check.shift = -(sums.score + per_focal.dot(sums.gradient)) / information;
     check.std = std::sqrt(sums.variance / information);
-    check.per_focal = per_focal;
+    if (!sums.q.empty()) bound_influence(kernels, v, pose, sums, &check);
     return check;
 }
 
@@ -240,7 +370,10 @@ void conclude(const Kernels& kernels, const Correspondences& in, const Problem& 
     }
     if (!ok) return;
     const double trust = options.redundancy * result->design_effect;
-    if (camera.focal_sigma > options.focal_floor && free) {
+    // Where the points know less than came with the image, they do not choose the focal length.
+    const bool tell = camera.focal_sigma < kFocalGuess ||
+                      check.std * std::sqrt(trust) < kFocalTold * camera.focal_sigma;
+    if (camera.focal_sigma > options.focal_floor && free && tell) {
         FocalSearch search;
         search.sigma = camera.focal_sigma;
         search.trust = trust;
@@ -257,8 +390,7 @@ void conclude(const Kernels& kernels, const Correspondences& in, const Problem& 
             return;
         }
     }
-    if (std::isfinite(check.std))
-        account_for_focal(check, trust * check.std * check.std, prior, problem.centre, result);
+    if (free) account_for_focal(check, trust * check.std * check.std, prior, problem.centre, result);
 }
 
 }  // namespace reloc

@@ -5,6 +5,7 @@
 
 #include "lens_fit.hpp"
 #include "reloc/constants.hpp"
+#include "reloc/focal_check.hpp"
 #include "reloc/p3p.hpp"
 #include "robust_fit.hpp"
 #include "search.hpp"
@@ -233,7 +234,19 @@ PoseResult estimate_focal_pose(const Kernels& kernels, const Correspondences& in
     finish(fitted, problem.centre, problem.source, problem.n, demands, &result);
     result.covariance *= options.redundancy;
     result.focal_scale = std::exp(fitted.log_focal);
-    result.focal_std = result.focal_scale * fitted.log_focal_std * std::sqrt(options.redundancy);
+    double variance = fitted.log_focal_std * fitted.log_focal_std * options.redundancy;
+    if (fitted.ok && !by_rays(camera, options)) {
+        const FocalCheck check =
+            check_focal(kernels, problem, camera, fitted, false, options.threshold);
+        const double prior = focal.sigma > 0 ? 1 / (focal.sigma * focal.sigma) : 0,
+                     said = check.share * std::max(1 / variance - prior, 0.0),
+                     beyond = 1 / (said + prior) - variance;
+        if (beyond > 0) {
+            result.covariance += beyond * check.per_focal * check.per_focal.transpose();
+            variance += beyond;
+        }
+    }
+    result.focal_std = result.focal_scale * std::sqrt(variance);
     if (!(std::isfinite(result.focal_scale) && std::isfinite(result.focal_std)) ||
         (result.status == Status::kOk && !determined(in.points2d, 2, 4, result)))
         result.status = Status::kDegenerate;

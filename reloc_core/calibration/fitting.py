@@ -20,6 +20,7 @@ from reloc_core.types import Float64Array, Frame, Localization
 _PRIOR_WEIGHTS: Mapping[str, float] = {
     "inliers": 1.2,
     "cover": 1.5,
+    "distinct": 1.0,
     "ratio": 0.3,
     "chance": 0.3,
     "score": 0.22,
@@ -216,6 +217,10 @@ def fit_odds(
                 units[column], ranges[name], separates = _measure(known, foreign, enough)
                 apart |= {name} if separates else set()
                 values, usual = np.clip(values, *ranges[name]), np.clip(usual, *ranges[name])
+            elif name == "claimed":
+                # The fewer points, the closer a pose fits them all, and claims what none has.
+                ranges[name] = (-math.inf, usual)
+                values = np.minimum(values, usual)
             x[:, column + 1] = (values - usual) / units[column]
         y = true.astype(float)
         sample = np.ones(len(y))

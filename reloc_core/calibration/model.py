@@ -27,6 +27,7 @@ _LOG = logging.getLogger(__name__)
 _WORDS = {
     "inliers": "too few different scene points agree",
     "ratio": "too small a share of the matches agrees",
+    "distinct": "many parts of the image claim the same scene points",
     "chance": "so few matches agree by chance",
     "spread": "those that agree lie in a thin band of the image",
     "cover": "those that agree cover too little of the image",

@@ -32,6 +32,8 @@ def support(evidence: Evidence, solved: Localization, camera: Camera) -> dict[st
         `inliers`: log of the number of different things that agree: scene points in different places of
         the image, or reference images;
         `ratio`: log odds of the share of the evidence that agrees;
+        `distinct`: log odds of the share of sparse evidence with a scene point of its own: the repeated
+            parts of a tiled picture, a pattern or noise all claim the same few points;
         `chance`: log of the decimal log of how unlikely so many would agree by chance, over all poses that
         could have been tried (a contrario, Desolneux et al. 2000);
         `spread`: log of the smaller standard deviation of the inliers over the image's diagonal, which a
@@ -57,6 +59,8 @@ def support(evidence: Evidence, solved: Localization, camera: Camera) -> dict[st
         if evidence.weights is not None and mask.any():
             mean = float(np.mean(evidence.weights)) + 1e-12
             found["weight"] = math.log(float(np.mean(evidence.weights[mask])) / mean + 1e-6)
+        if evidence.kind == "sparse":
+            found["distinct"] = _distinct(np.asarray(evidence.points3d, np.float64))
         radius = _AGREES_PX * math.hypot(camera.width, camera.height) / 800
         chance = math.pi * radius**2 / (camera.width * camera.height)
         found["chance"] = math.log1p(max(0.0, _surprise(count, agreeing, chance)))
@@ -114,6 +118,14 @@ def _different(pixels: FloatArray, points: FloatArray, camera: Camera) -> float:
     places = cells[:, 0] * 1_000_003 + cells[:, 1]
     things = (voxels[:, 0] * 73_856_093) ^ (voxels[:, 1] * 19_349_663) ^ (voxels[:, 2] * 83_492_791)
     return float(min(len(np.unique(places)), len(np.unique(things))))
+
+
+def _distinct(points: Float64Array) -> float:
+    """Log odds of the share of different ones among scene points (N, 3)."""
+    # One number tells equal points from others: these are the same landmark, to the last bit.
+    number = points[:, 0] + math.pi * points[:, 1] + math.e * points[:, 2]
+    different = len(np.unique(number))
+    return math.log((different + 0.5) / (len(points) - different + 0.5))
 
 
 def _in_image(pixels: FloatArray, camera: Camera) -> dict[str, float]:

@@ -35,7 +35,7 @@ _USUAL_DENSE = np.array([0.003, 0.008, 0.02, 0.1, 0.1, 0.1])
 principal point would let it."""
 _FOCAL_DENSE = 0.2
 """Share of images of a wrong focal length where such errors hide it."""
-_WITNESSES, _WITNESSES_DENSE = 300.0, 100.0
+_WITNESSES = 100.0
 """Independent points that the evidence is worth at most: maps err smoothly, too."""
 _ANOTHER = (
     0.05  # change of the focal length's logarithm that says that the image is not as it was taken
@@ -45,6 +45,9 @@ _FEWEST = 12
 _STEPS = 12
 _TOLERANCE, _UNSETTLED = 0.05, 2.0  # of what remains, over its covariance
 _CELL = 0.12  # focal lengths, within which residuals may be correlated
+_EXPLAINED = (
+    0.6  # share of the evidence, beyond which little is left that another camera could explain
+)
 _WORTH = 0.25  # odds that the camera is wrong at a first look, over those before it, that are worth a fit
 _CORRECTED = 1e-4  # probability that a camera is right, below which another one takes its place
 _FINER = 0.75  # of the residuals, which another camera has to bring
@@ -113,9 +116,9 @@ def with_camera_doubt(
         ray: whether noise is that of the points, in units of the scene, instead of that of pixels.
 
     Returns:
-        `estimate` itself where the evidence agrees with the camera; the same pose with a covariance that
-        takes in what speaks against it; or, where the camera is surely wrong, the evidence is sparse and
-        its residuals become far smaller, the pose and the camera that fit. Dense coordinates err like
+        `estimate` itself where the evidence does not speak against the camera; the same pose with a
+        covariance that takes in what does; or, where the camera is surely wrong, the evidence is sparse
+        and its residuals become far smaller, the pose and the camera that fit. Dense coordinates err like
         cameras do, far from the mapped views most of all: which of the two it is, they do not tell.
     """
     given, camera = camera, estimate.camera or camera
@@ -129,18 +132,26 @@ def with_camera_doubt(
         return estimate
     noise = _noise(agreeing, pose, none, math.inf)
     dense = evidence.kind == "dense"
-    least = len(points.world) / (_WITNESSES_DENSE if dense else _WITNESSES)
-    trust = max(1.0, evidence.redundancy / step) + least
+    trust = max(1.0, evidence.redundancy / step) + len(points.world) / _WITNESSES
     changed = abs(math.log(camera.fx / given.fx))
-    prior = _Prior.of(dense, changed > max(_ANOTHER, _SIGMAS * given.focal_sigma))
+    altered = changed > max(_ANOTHER, _SIGMAS * given.focal_sigma)
+    prior = _Prior.of(dense, altered)
     first = _joint(points, pose, none, noise, trust)
-    if first is None or _weighed(first, prior).odds < _WORTH * prior.odds:
+    if first is None:
+        return estimate
+    # A pose for a wrong camera sheds what contradicts it: its inliers alone may look well.
+    explained = dense or estimate.num_inliers > _EXPLAINED * len(evidence.points2d)
+    if explained and _weighed(first, prior).odds < _WORTH * prior.odds:
         return estimate
     fitted = _fit(points, first, trust)
     if fitted is None:
         return estimate
+    weighed = _weighed(fitted, prior)
+    if weighed.odds <= prior.odds and not altered:
+        # Nothing speaks against the camera, as over a flat scene, where nothing can.
+        return estimate
     sure = not dense and fitted.noise < _FINER * first.noise
-    return _concluded(estimate, evidence, camera, fitted, _weighed(fitted, prior), ray, sure)
+    return _concluded(estimate, evidence, camera, fitted, weighed, ray, sure)
 
 
 def _points(

@@ -65,6 +65,18 @@ def test_many_matches_on_few_points_are_few_witnesses():
     assert copied["chance"] < honest["chance"]
 
 
+@pytest.mark.parametrize("copies", [1, 2, 16])
+def test_parts_that_repeat_claim_the_same_points(copies):
+    rng = np.random.default_rng(0)
+    given = evidence(rng)
+    given = replace(given, points3d=given.points3d[np.arange(200) // copies])
+    found = support(given, localization(np.eye(4), np.ones(200, bool)), CAMERA)
+    different = math.ceil(200 / copies)
+    assert found["distinct"] == pytest.approx(math.log((different + 0.5) / (200.5 - different)))
+    dense = support(replace(given, kind="dense"), localization(np.eye(4)), CAMERA)
+    assert "distinct" not in dense
+
+
 def test_a_solver_that_asks_no_other_reference_speaks_for_none():
     eye = np.repeat(np.eye(4)[None], 5, 0)
     given = RelativePoses(eye, eye, names=tuple("abcde"), scale_known=True)
@@ -195,6 +207,16 @@ def test_more_support_is_never_worse_and_separates():
     assert all(w >= 0 for w in odds.weights.values())
     assert odds.probability({"inliers": 6.0}, centre) > 0.95
     assert odds.probability({"inliers": 3.0}, centre) < 0.1
+
+
+def test_a_claim_beyond_the_usual_makes_up_for_nothing():
+    """Few points fit each other exactly."""
+    true = [{"inliers": 5.0, "claimed": 5.0}] * 20
+    centre = {"inliers": 5.0, "claimed": 5.0}
+    odds = fit_odds(true, np.ones(20, bool), centre)
+    few = {"inliers": 2.0, "claimed": 5.0}
+    assert odds.probability({**few, "claimed": 9.0}, centre) == odds.probability(few, centre)
+    assert odds.probability({**few, "claimed": 2.0}, centre) < odds.probability(few, centre)
 
 
 @pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])

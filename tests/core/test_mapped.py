@@ -8,7 +8,13 @@ from reloc_core.datasets.images import ImageFolder
 from reloc_core.errors import ConfigError, DataError, InputError
 from reloc_core.geometry import so3_exp
 from reloc_core.localizer import load_query
-from reloc_core.mapped import camera_of_mapping, mapped_frames, save_mapped_frames
+from reloc_core.mapped import (
+    UNVERIFIED_SIGMA,
+    FamiliarCameras,
+    camera_of_mapping,
+    mapped_frames,
+    save_mapped_frames,
+)
 from reloc_core.maps import MapInfo, MapWriter
 from reloc_core.types import Camera, Frame
 
@@ -49,6 +55,36 @@ def test_maps_without_frames_say_nothing(tmp_path):
     found = mapped_frames(writer.finish())
     assert found.world_from_cam.shape == (0, 4, 4)
     assert found.cameras == ()
+
+
+@pytest.mark.parametrize(
+    ("query", "familiar"),
+    [
+        (WIDE, True),
+        (WIDE.scaled(32, 24), True),
+        (Camera.pinhole(50.3, 64, 48), True),  # within 1 %
+        (Camera.pinhole(51, 48, 64), True),  # turned
+        (Camera.pinhole(55, 64, 48), False),
+        (Camera.pinhole(45, 64, 48), False),
+        (Camera.pinhole(25, 64, 48), False),
+        (Camera.pinhole(75, 64, 48), False),
+        (Camera.pinhole(50, 64, 40), False),  # another shape
+    ],
+)
+def test_a_focal_length_that_nobody_verified_is_uncertain(query, familiar):
+    stated = FamiliarCameras([WIDE, WIDE]).stated(query)
+    assert stated.focal_sigma == (0 if familiar else UNVERIFIED_SIGMA)
+    assert stated.params == query.params
+    # What a user says, and maps that know no cameras, stay.
+    said = Camera(query.model, query.width, query.height, query.params, 0.003)
+    assert FamiliarCameras([WIDE]).stated(said) == said
+    assert FamiliarCameras([]).stated(query) == query
+
+
+def test_photos_of_many_focal_lengths_make_those_between_familiar():
+    zoom = FamiliarCameras([Camera.pinhole(f, 64, 48) for f in (50, 53, 56, 80)])
+    told = [zoom.stated(Camera.pinhole(f, 64, 48)).focal_sigma for f in (49, 51.5, 54.5, 65, 82)]
+    assert np.array_equal(np.array(told) > 0, [True, False, False, True, True])
 
 
 def test_the_camera_of_the_mapping_images():

@@ -8,8 +8,9 @@ import yaml
 
 from reloc_core.cli.main import main
 from reloc_core.errors import ConfigError, MapError
+from reloc_core.mapped import UNVERIFIED_SIGMA
 from reloc_core.pipeline import Pipeline
-from reloc_core.types import PosePrior
+from reloc_core.types import Camera, PosePrior
 
 
 @pytest.fixture
@@ -64,6 +65,28 @@ def test_what_a_refiner_says_of_a_pose_supports_it(train, query):
     refiner.refine = speaking
     found = pipeline.localize(query)
     assert found.support == {**plain.support, "signal.toy_push.likeness": 2.5}
+
+
+def test_estimator_and_solver_hear_that_nobody_verified_a_camera(train, query):
+    pipeline = Pipeline.from_map(train("map"), refiners=[])
+    heard = []
+    solve, estimate = pipeline.solver.solve_batch, pipeline.estimator.estimate_batch
+    pipeline.solver.solve_batch = lambda evidence, cameras, runtime: (
+        heard.extend(cameras) or solve(evidence, cameras, runtime)
+    )
+    pipeline.estimator.estimate_batch = lambda queries: (
+        heard.extend(q.camera for q in queries) or estimate(queries)
+    )
+    own = query.camera
+    longer = Camera.pinhole(1.1 * own.fx, own.width, own.height)
+    for camera, sigma in (
+        (own, 0),
+        (longer, UNVERIFIED_SIGMA),
+        (replace(longer, focal_sigma=0.003), 0.003),
+    ):
+        heard.clear()
+        pipeline.localize(replace(query, camera=camera))
+        assert [c.focal_sigma for c in heard] == [sigma, sigma]
 
 
 def test_what_a_query_brings_in_vain_is_said(train, query):

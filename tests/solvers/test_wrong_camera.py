@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from reloc_core.geometry import pose_plus
+from reloc_core.geometry import pose_minus, pose_plus
 from reloc_core.interfaces import Runtime
+from reloc_core.mapped import UNVERIFIED_SIGMA
 from reloc_core.solvers import camera_doubt
 from reloc_core.solvers.config import PnpConfig
 from reloc_core.solvers.pnp import PnpSolver
@@ -86,6 +87,74 @@ def test_a_right_camera_is_left_alone(scene, kind, camera):
         assert wider < 1.5
         inside += nees(s, checked) < INSIDE
     assert inside >= 27
+
+
+def from_the_air(seed, relief=0.0, bend=0.0, n=500):
+    """Ground seen from above: a plane in front of the camera, a third of the matches wrong.
+
+    Args:
+        seed: of everything random.
+        relief: standard deviation of the heights over the distance.
+        bend: by how much the map sinks towards its borders, over the distance.
+        n: matches.
+    """
+    rng = np.random.default_rng(seed)
+    rays = np.column_stack([rng.uniform(-0.6, 0.6, n), rng.uniform(-0.45, 0.45, n), np.ones(n)])
+    local = rays * (1 + relief * rng.standard_normal(n))[:, None]
+    local[:, 2] += bend * np.square(rays[:, :2]).sum(1)
+    pose = pose_plus(np.eye(4), rng.standard_normal(6))
+    world = local @ pose[:3, :3].T + pose[:3, 3]
+    wrong = rng.permutation(n) < n // 3
+    world[wrong] += rng.uniform(-0.5, 0.5, (wrong.sum(), 3))
+    pixels = 525.0 * rays[:, :2] + [319.5, 239.5] + 0.5 * rng.standard_normal((n, 2))
+    return Correspondences(pixels, world, kind="sparse", redundancy=8.0), pose
+
+
+def tangent_nees(pose, found):
+    xi = pose_minus(pose, found.world_from_cam)
+    return xi @ np.linalg.solve(found.covariance, xi)
+
+
+def test_nothing_is_made_of_a_flat_scene_that_cannot_tell():
+    """The few mismatches that lie near the pose would say it all, if they were let."""
+    for seed in range(20):
+        evidence, pose = from_the_air(seed, bend=0.003 * (seed % 2))
+        found = PnpSolver(PnpConfig()).solve(evidence, GIVEN, Runtime())
+        assert found.localized
+        assert found.camera is None
+        assert tangent_nees(pose, found) < INSIDE
+        # Up to the floor of 0.3 % of the focal length, sure of its position.
+        assert np.sqrt(np.trace(found.covariance[3:, 3:])) < 0.01
+
+
+@pytest.mark.parametrize("relief", [0.0, 0.01, 0.05])
+@pytest.mark.parametrize("factor", [0.5, 0.8, 0.9, 1.1, 1.2])
+def test_a_focal_length_that_nobody_verified_is_within_the_covariance_over_flat_ground(
+    relief, factor
+):
+    camera = dataclasses.replace(
+        Camera.pinhole(525.0 * factor, 640, 480), focal_sigma=UNVERIFIED_SIGMA
+    )
+    inside = right = 0
+    for seed in range(20):
+        evidence, pose = from_the_air(seed, relief)
+        found = PnpSolver(PnpConfig()).solve(evidence, camera, Runtime())
+        inside += not found.localized or tangent_nees(pose, found) < INSIDE
+        right += found.localized and np.linalg.norm(found.world_from_cam - pose) < 0.03
+    assert inside >= 19
+    if relief == 0.05:
+        assert right >= 19
+
+
+@pytest.mark.parametrize("truth", ["shifted", "cropped"])
+def test_a_wrong_camera_shows_in_what_its_pose_leaves_unexplained(scene, truth):
+    """Most matches are wrong, and inliers are those that agree with the given camera by bending the pose."""
+    good = 0
+    for seed in range(10):
+        s = scene(seed, n=900, outliers=0.7, pixel_noise=1.0, camera=TRUTHS[truth])
+        found = solve(s)
+        good += not found.localized or nees(s, found) < INSIDE
+    assert good >= 9
 
 
 def test_dense_coordinates_widen_the_covariance_and_move_nothing(scene):

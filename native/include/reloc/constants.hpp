@@ -84,6 +84,12 @@ constexpr double kFocalSigmas = 4, kFocalTaken = 0.05, kFocalKept = 0.8, kFocalS
 constexpr double kFocalSureSigmas = 8, kFocalLargest = 1.1;
 // A pose at the given focal length moves only for what is beyond so many standard deviations.
 constexpr double kFocalNoise = 3;
+// So many points at least must share what is said of a focal length: this share of those near the
+// pose, within bounds; found in so many steps.
+constexpr double kFocalShare = 0.125, kFocalLeastSay = 2, kFocalMostSay = 20;
+constexpr int kFocalBoundSteps = 30;
+// Of the standard deviation that a focal length came with: what the points must know it better than.
+constexpr double kFocalTold = 0.5;
 // A camera whose focal length is known worse than this is sought with the focal length free.
 constexpr double kFocalGuess = 0.1;
 

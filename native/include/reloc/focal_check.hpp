@@ -12,11 +12,14 @@ struct FocalCheck {
     double shift = 0;  ///< the change that they want, to first order
     double std = std::numeric_limits<double>::infinity();  ///< of it, for independent noise
     Vec6 per_focal = Vec6::Zero();                         ///< how the best pose moves with it
+    double share = 1;  ///< of what they say, after none was heard for more than its part
 };
 
 /// Lagrange multiplier test (Aitchison and Silvey, Annals of Mathematical Statistics 1958) of the
 /// focal length at a pose that was fitted without it, on the Geman-McClure weighted reprojection
-/// error: one pass over the points, or over a sample where many are inliers.
+/// error: one pass over the points, or over a sample where many are inliers. No point near the pose
+/// has more than a limited influence (Mallows' weights, Hampel et al., "Robust Statistics", 1986). A
+/// fit of the focal length is looked at where it ended.
 FocalCheck check_focal(const Kernels& kernels, const Problem& problem, const Camera& camera,
                        const FitResult& fit, bool ray, double threshold);
 

@@ -287,7 +287,7 @@ class MatchedLandmarks:
             # those of the mapping images' key points, which are about as well located as the query's.
             relative = variances * ((pose.camera or query.camera).fx / distance) ** 2
             redundancy *= 1 + options.shared * float(np.median(relative)) * agreeing
-            signals |= self._signals(matches, first, pose, where, distance)
+            signals |= self._signals(matches, first, agreeing, pose, where, distance)
         return Correspondences(
             points2d=pixels,
             points3d=points,
@@ -302,6 +302,7 @@ class MatchedLandmarks:
         self,
         matches: Matches,
         first: int,
+        agreeing: int,
         pose: PoseEstimate,
         where: Float64Array,
         distance: Float64Array,
@@ -316,7 +317,7 @@ class MatchedLandmarks:
         scale = np.abs(np.log2(distance / self.scene.distances[matches.landmarks]))
         return {
             "agreement": pose.num_inliers / max(first, 1),
-            "visible": len(matches) / max(matches.possible, 1),
+            "visible": agreeing / max(matches.possible, 1),
             "images": float(np.log1p(support)),
             "viewpoint": float(cosine.mean()),
             "scale": -float(scale.mean()),
