@@ -41,7 +41,7 @@ _MARGIN = 0.1
 _FOREIGN_SHARE = 0.2  # of the queries that a map is asked, for what cannot be told apart
 _OWN = {"inliers": 0.7, "ratio": 0.7, "chance": 0.5, "claimed": 0.5, "cover": 0.2}
 """By how much mapping images support their own poses better than unseen ones."""
-_OWN_WIDER = 2.0
+_OWN_WIDER = 1.5
 _OWN_GROWTH = 0.002  # the solver's own covariance grows with the distance from triangulated points
 _TAIL_LEAST, _TAIL_MOST = 20, 1.5  # images that tell of a tail, and how far it may widen
 _NEES_90 = 10.645  # below which nine tenths of the squares of six standard normal numbers are
@@ -110,7 +110,7 @@ def fit_calibration(
         depth: of the scene.
         config: options.
         own: nothing was held out, the images are part of the map: their errors are too small, so that the
-            covariances get twice as wide as they ask for.
+            covariances get half as wide again as they ask for.
         memorized: such images may be known by heart (`Estimator.memorizes`), so that covariances are never
             narrower than the solver's own. Otherwise their errors are like those of others.
     """

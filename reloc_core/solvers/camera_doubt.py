@@ -30,6 +30,9 @@ _WRONG = np.array([0.2, 0.1, 0.1, 0.1, 0.1, 0.2])
 _USUAL = np.array([0.003, 0.008, 0.02, 0.01, 0.01, 0.02])
 """The same of what is right: calibrations differ by so much from day to day, and a rolling shutter shears
 the images of a camera in motion."""
+_GUESSED = np.array([1e-4, 0.003, 0.003, 0.02, 0.02, 0.05])
+"""The same beside the focal length, which the solver knew to be uncertain, of a camera that is a guess."""
+_GUESS = 0.1  # standard deviation of the focal length, over it, from which on a camera is one
 _USUAL_DENSE = np.array([0.003, 0.008, 0.02, 0.1, 0.1, 0.1])
 """The same for scene coordinates of a network, which errs smoothly over the image, as a lens or another
 principal point would let it."""
@@ -139,6 +142,11 @@ def with_camera_doubt(
     first = _joint(points, pose, none, noise, trust)
     if first is None:
         return estimate
+    if given.focal_sigma >= _GUESS:
+        spread = np.linalg.inv(first.information + np.diag(_GUESSED**-2))
+        likely = spread @ (first.information + np.diag(_WRONG**-2)) @ first.step[6:]
+        unknown = first.moves @ (spread + np.outer(likely, likely)) @ first.moves.T
+        estimate = replace(estimate, covariance=estimate.covariance + unknown)
     # A pose for a wrong camera sheds what contradicts it: its inliers alone may look well.
     explained = dense or estimate.num_inliers > _EXPLAINED * len(evidence.points2d)
     if explained and _weighed(first, prior).odds < _WORTH * prior.odds:

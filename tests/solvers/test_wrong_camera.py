@@ -146,6 +146,24 @@ def test_a_focal_length_that_nobody_verified_is_within_the_covariance_over_flat_
         assert right >= 19
 
 
+@pytest.mark.parametrize("relief", [0.0, 0.05])
+def test_nor_does_anybody_know_the_rest_of_a_camera_that_is_a_guess(relief):
+    """A principal point that is off by 2 % turns the pose by as much, over the same ground."""
+    guess = dataclasses.replace(Camera.pinhole(630.0, 640, 480), focal_sigma=UNVERIFIED_SIGMA)
+    stated = dataclasses.replace(GIVEN, focal_sigma=0.003)
+    inside, turned = 0, []
+    for seed in range(20):
+        evidence, pose = from_the_air(seed, relief)
+        moved = dataclasses.replace(evidence, points2d=evidence.points2d + np.array([8.0, -6.0]))
+        found = PnpSolver(PnpConfig()).solve(moved, guess, Runtime())
+        inside += not found.localized or tangent_nees(pose, found) < INSIDE
+        found = PnpSolver(PnpConfig()).solve(evidence, stated, Runtime())
+        turned.append(np.sqrt(np.trace(found.covariance[:3, :3])))
+    assert inside >= 19
+    # What a user vouches for costs nothing.
+    assert np.max(turned) < 0.01
+
+
 @pytest.mark.parametrize("truth", ["shifted", "cropped"])
 def test_a_wrong_camera_shows_in_what_its_pose_leaves_unexplained(scene, truth):
     """Most matches are wrong, and inliers are those that agree with the given camera by bending the pose."""
