@@ -29,6 +29,9 @@ _PRIOR_WEIGHTS: Mapping[str, float] = {
     "weight": 0.15,
 }
 """What is common to maps: learned from unmapped training frames and foreign pictures of real rooms."""
+_ENOUGH_IS: Mapping[str, float] = {"claimed": 0.0, "distinct": 0.7}
+"""By how much less than usual of a support says nothing yet, and more never: the fewer points, the closer a
+pose fits them all, and claims what none has; a few landmarks are claimed twice in every image."""
 _PRIOR_SIGNAL = 0.15
 _PRIOR_BIAS = 6.5
 _LEAST_STEP = 1e-6
@@ -217,10 +220,9 @@ def fit_odds(
                 units[column], ranges[name], separates = _measure(known, foreign, enough)
                 apart |= {name} if separates else set()
                 values, usual = np.clip(values, *ranges[name]), np.clip(usual, *ranges[name])
-            elif name == "claimed":
-                # The fewer points, the closer a pose fits them all, and claims what none has.
-                ranges[name] = (-math.inf, usual)
-                values = np.minimum(values, usual)
+            elif name in _ENOUGH_IS:
+                ranges[name] = (-math.inf, usual - _ENOUGH_IS[name])
+                values, usual = np.minimum(values, ranges[name][1]), ranges[name][1]
             x[:, column + 1] = (values - usual) / units[column]
         y = true.astype(float)
         sample = np.ones(len(y))
