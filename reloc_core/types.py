@@ -57,8 +57,9 @@ class Camera:
         width: image width in pixels.
         height: image height in pixels.
         params: parameters in the order of `CAMERA_MODELS[model]`, pixels where they are lengths.
-        focal_sigma: standard deviation of the focal length over the focal length; 0 for a calibrated
-            camera. About 0.05 for one that comes from EXIF, 0.3 for a guess.
+        focal_sigma: standard deviation of the focal length over the focal length. About 0.003 for a
+            calibrated camera, 0.05 for one that comes from EXIF, 0.3 for a guess. 0 says nothing: it is
+            calibrated for the solvers, and for a map if its own images were taken with it.
 
     Raises:
         InputError: unknown model, wrong number of parameters, non-finite or non-positive values.
