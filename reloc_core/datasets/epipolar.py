@@ -129,7 +129,9 @@ def _sift(image: ImageArray) -> tuple[Float64Array, FloatArray]:
     scale = min(_MAX_SIDE / max(grey.shape), 1.0)
     if scale < 1:
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    keypoints, descriptors = cv2.SIFT.create(_FEATURES).detectAndCompute(grey, None)
+    keypoints, descriptors = cv2.SIFT.create(
+        _FEATURES, enable_precise_upscale=True
+    ).detectAndCompute(grey, None)
     if not keypoints:
         return np.zeros((0, 2)), np.zeros((0, 128), np.float32)
     points = np.array([k.pt for k in keypoints], np.float64)

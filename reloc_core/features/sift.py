@@ -35,7 +35,9 @@ class SiftDetector:
 
     def _one(self, image: ImageArray, count: int) -> Keypoints:
         grey, scale = working_grey(image, min(self.resolution, *image.shape[:2]), least=SMALLEST)
-        found, descriptors = cv2.SIFT.create(count).detectAndCompute(grey, None)
+        # By default OpenCV's key points lie a quarter of a pixel to the lower right.
+        sift = cv2.SIFT.create(count, enable_precise_upscale=True)
+        found, descriptors = sift.detectAndCompute(grey, None)
         if not found:
             return Keypoints(np.zeros((0, 2)), torch.zeros(0), torch.zeros(0, CHANNELS))
         # The strongest ones exactly: equal responses can make it more.

@@ -80,6 +80,23 @@ def test_sift_finds_the_same_points_at_another_size():
     assert len(detector.detect([np.full_like(image, 9)], 300)[0]) == 0
 
 
+def test_sift_finds_blobs_where_they_are():
+    # By itself OpenCV places them a quarter of a pixel to the lower right.
+    rng = np.random.default_rng(0)
+    centres = np.stack(np.meshgrid(range(40, 300, 50), range(40, 220, 50)), -1).reshape(-1, 2)
+    centres = centres + rng.random(centres.shape)
+    y, x = np.mgrid[:240, :320]
+    image = np.full((240, 320), 20.0)
+    for (u, v), size in zip(centres, rng.uniform(2, 4, len(centres)), strict=True):
+        image += 120 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * size**2))
+    grey = image.clip(0, 255).astype(np.uint8)
+    found = SiftDetector(240).detect([np.repeat(grey[..., None], 3, 2)], 500)[0].pixels
+    apart = found[:, None] - centres
+    nearest = np.square(apart).sum(2).argmin(0)
+    offsets = apart[nearest, np.arange(len(centres))]
+    assert np.abs(np.median(offsets, axis=0)).max() < 0.03
+
+
 @pytest.mark.parametrize("size", [(2000, 20), (640, 3), (4000, 2), (3, 640)])
 def test_thin_images_cost_no_more_than_others(size):
     """Their shorter side would be enlarged, and their longer one with it."""
