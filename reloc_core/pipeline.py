@@ -109,8 +109,8 @@ class Pipeline:
         self.runtime = runtime or Runtime()
         self.map = scene_map
         self.calibration = calibration
-        mapped = mapped_frames(scene_map).cameras if scene_map is not None else ()
-        self._familiar = FamiliarCameras(mapped)
+        calibrated = scene_map if calibration is not None else None
+        self._familiar = FamiliarCameras(mapped_frames(calibrated).cameras if calibrated else ())
         names = (type(estimator).__name__, type(solver).__name__, *(n for n, _ in self.refiners))
         self.stages = tuple(stages) if stages is not None else tuple(Stage(n) for n in names)
 

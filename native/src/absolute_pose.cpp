@@ -5,6 +5,8 @@
 #include "reloc/focal_check.hpp"
 #include "reloc/focal_pose.hpp"
 
+#include <cmath>
+
 namespace reloc {
 
 PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camera,
@@ -19,10 +21,12 @@ PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camer
         FocalSearch focal;
         if (!options.estimate_focal) focal.sigma = camera.focal_sigma;
         PoseResult sought = estimate_focal_pose(kernels, in, problem, camera, options, focal);
-        const bool told = sought.status == Status::kOk &&
-                          sought.focal_std < kFocalTold * camera.focal_sigma * sought.focal_scale;
+        const double std = sought.focal_std / sought.focal_scale;
+        const bool told = sought.status == Status::kOk && std < kFocalTold * camera.focal_sigma &&
+                          std::abs(std::log(sought.focal_scale)) > kFocalAgrees * std;
         if (options.estimate_focal || told || sought.status == Status::kNoHypothesis) return sought;
-        // Over a flat scene any will do: then it is the one that came with the image.
+        // Over a flat scene any will do, and what agrees with the points is no accident: then it is
+        // the one that came with the image.
     }
     const AbsolutePoseOptions resolved = resolve_options(options, in);
     CalibratedPose found;

@@ -12,7 +12,7 @@ namespace reloc {
 namespace {
 
 constexpr float kFocalStep = 0.01f;  // focal lengths, for derivatives of a lens
-constexpr int kFocalRounds = 4;  // in which points that say too much are heard less
+constexpr int kFocalRounds = 4;      // in which points that say too much are heard less
 
 /// Sums of a pass over the points: normal equations of pose and logarithm of the focal length, and
 /// the mean squared residual per component of what the estimate weighs.
@@ -20,8 +20,8 @@ struct Sums {
     Mat6 hessian;
     Vec6 of_focal = Vec6::Zero(), gradient;
     double information = 0, score = 0, variance = 0;
-    // Of the reprojection alone: squared residuals over that of the radius, information, and where points
-    // were seen on the plane z = 1 behind the lens.
+    // Of the reprojection alone: squared residuals over that of the radius, information, and where
+    // points were seen on the plane z = 1 behind the lens.
     std::vector<float> q, info, seen_x, seen_y;
     LensF lens;
 };
@@ -158,8 +158,8 @@ struct Seen {
 };
 
 /// What the points near a pose say of the focal length if none may say more than its share, and how
-/// the pose moves with it then. Over a flat scene those that agree say nothing, and the few mismatches
-/// that happen to lie near would say it all.
+/// the pose moves with it then. Over a flat scene those that agree say nothing, and the few
+/// mismatches that happen to lie near would say it all.
 void bound_influence(const Kernels& kernels, const PointsView& v, const FocalPoseF& pose,
                      const Sums& sums, FocalCheck* check) {
     using Row = Eigen::Matrix<double, 2, 6>;
@@ -181,7 +181,8 @@ void bound_influence(const Kernels& kernels, const PointsView& v, const FocalPos
         if (!(z > 0)) continue;
         const double a = x / z, b = y / z;
         Point p;
-        p.by_pose << -a * b, 1 + a * a, -b, 1 / z, 0, -a / z, -1 - b * b, a * b, a, 0, 1 / z, -b / z;
+        p.by_pose << -a * b, 1 + a * a, -b, 1 / z, 0, -a / z, -1 - b * b, a * b, a, 0, 1 / z,
+            -b / z;
         p.weight = static_cast<double>(weight) * sums.info[k];
         p.heard = 1;
         points.push_back(p);
@@ -259,7 +260,8 @@ void account_for_focal(const FocalCheck& check, double std2, double floor, const
     if (!(prior2 > 0)) return;
     const double variance = std::isfinite(std2) ? prior2 * std2 / (prior2 + std2) : prior2;
     result->covariance += variance * check.per_focal * check.per_focal.transpose();
-    if (beyond > 0) result->focal_std = result->focal_scale * std::sqrt(variance);
+    if (beyond > 0 || floor >= kFocalGuess)
+        result->focal_std = result->focal_scale * std::sqrt(variance);
 }
 
 /// The pose with the focal length free is another and a better answer.
@@ -370,9 +372,11 @@ void conclude(const Kernels& kernels, const Correspondences& in, const Problem& 
     }
     if (!ok) return;
     const double trust = options.redundancy * result->design_effect;
-    // Where the points know less than came with the image, they do not choose the focal length.
+    // Where the points know less than came with the image, or agree with it, they do not choose the
+    // focal length.
+    const double std = check.std * std::sqrt(trust);
     const bool tell = camera.focal_sigma < kFocalGuess ||
-                      check.std * std::sqrt(trust) < kFocalTold * camera.focal_sigma;
+                      (std < kFocalTold * camera.focal_sigma && change > kFocalAgrees * std);
     if (camera.focal_sigma > options.focal_floor && free && tell) {
         FocalSearch search;
         search.sigma = camera.focal_sigma;
@@ -390,7 +394,8 @@ void conclude(const Kernels& kernels, const Correspondences& in, const Problem& 
             return;
         }
     }
-    if (free) account_for_focal(check, trust * check.std * check.std, prior, problem.centre, result);
+    if (free)
+        account_for_focal(check, trust * check.std * check.std, prior, problem.centre, result);
 }
 
 }  // namespace reloc

@@ -111,6 +111,16 @@ def test_a_guess_is_good_enough(scene, factor):
     assert s.error(found.world_from_cam)[0] < 0.03
 
 
+def test_a_guess_that_agrees_with_the_points_is_kept(scene):
+    """A calibrated camera that says nothing of its uncertainty loses no accuracy by being doubted."""
+    for seed in range(5):
+        s = scene(seed, n=300, pixel_noise=1.0, outliers=0.3)
+        sure, doubted = (solve(s, camera(1.0, sigma), "sparse") for sigma in (0.0, 0.4))
+        np.testing.assert_allclose(doubted.world_from_cam, sure.world_from_cam, atol=1e-3)
+        assert doubted.camera.fx == pytest.approx(TRUE, rel=1e-3)
+        assert np.linalg.eigvalsh(doubted.covariance - sure.covariance).min() > -1e-9
+
+
 def test_a_failure_names_the_focal_length_that_would_fit(scene):
     """Few of many matches are right: with the wrong focal length there is no pose to be trusted."""
     s = scene(11, n=1000, pixel_noise=1.0, outliers=0.93)

@@ -88,8 +88,11 @@ constexpr double kFocalNoise = 3;
 // pose, within bounds; found in so many steps.
 constexpr double kFocalShare = 0.125, kFocalLeastSay = 2, kFocalMostSay = 20;
 constexpr int kFocalBoundSteps = 30;
-// Of the standard deviation that a focal length came with: what the points must know it better than.
+// Of the standard deviation that a focal length came with: what the points must know it better
+// than.
 constexpr double kFocalTold = 0.5;
+// Standard deviations within which the points agree with a guess of the focal length.
+constexpr double kFocalAgrees = 2;
 // A camera whose focal length is known worse than this is sought with the focal length free.
 constexpr double kFocalGuess = 0.1;
 

@@ -18,8 +18,8 @@ struct FocalCheck {
 /// Lagrange multiplier test (Aitchison and Silvey, Annals of Mathematical Statistics 1958) of the
 /// focal length at a pose that was fitted without it, on the Geman-McClure weighted reprojection
 /// error: one pass over the points, or over a sample where many are inliers. No point near the pose
-/// has more than a limited influence (Mallows' weights, Hampel et al., "Robust Statistics", 1986). A
-/// fit of the focal length is looked at where it ended.
+/// has more than a limited influence (Mallows' weights, Hampel et al., "Robust Statistics", 1986).
+/// A fit of the focal length is looked at where it ended.
 FocalCheck check_focal(const Kernels& kernels, const Problem& problem, const Camera& camera,
                        const FitResult& fit, bool ray, double threshold);
 
