@@ -6,6 +6,11 @@
 #include "reloc/focal_pose.hpp"
 
 namespace reloc {
+namespace {
+
+constexpr int kGuessSamples = 8192;  // triples, for a focal length that is a guess
+
+}  // namespace
 
 PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camera,
                                   const AbsolutePoseOptions& options) {
@@ -17,7 +22,10 @@ PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camer
     if (problem.n < 4) return result;
     if (options.estimate_focal || sought_with_focal(camera, options)) {
         FocalSearch focal;
-        if (!options.estimate_focal) focal.sigma = camera.focal_sigma;
+        if (!options.estimate_focal) {
+            focal.sigma = camera.focal_sigma;
+            focal.max_samples = kGuessSamples;
+        }
         PoseResult sought = estimate_focal_pose(kernels, in, problem, camera, options, focal);
         const bool told = sought.status == Status::kOk &&
                           sought.focal_std < kFocalTold * camera.focal_sigma * sought.focal_scale;
