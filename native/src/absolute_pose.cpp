@@ -8,6 +8,11 @@
 #include <cmath>
 
 namespace reloc {
+namespace {
+
+constexpr int kGuessSamples = 8192;  // triples, for a focal length that is a guess
+
+}  // namespace
 
 PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camera,
                                   const AbsolutePoseOptions& options) {
@@ -19,7 +24,10 @@ PoseResult estimate_absolute_pose(const Correspondences& in, const Camera& camer
     if (problem.n < 4) return result;
     if (options.estimate_focal || sought_with_focal(camera, options)) {
         FocalSearch focal;
-        if (!options.estimate_focal) focal.sigma = camera.focal_sigma;
+        if (!options.estimate_focal) {
+            focal.sigma = camera.focal_sigma;
+            focal.max_samples = kGuessSamples;
+        }
         PoseResult sought = estimate_focal_pose(kernels, in, problem, camera, options, focal);
         const double std = sought.focal_std / sought.focal_scale;
         const bool told = sought.status == Status::kOk && std < kFocalTold * camera.focal_sigma &&
