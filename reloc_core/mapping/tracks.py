@@ -84,9 +84,10 @@ def star_points(
     Returns:
         rows (K,) of the key points that have a point, and the points.
     """
-    source, target = np.concatenate([first, second]), np.concatenate([second, first])
+    source, target = _both_ways(first, second)
     order = np.argsort(source, kind="stable")
     source, target = source[order], target[order]
+    del order
     own = np.unique(source)
     found = [np.zeros(0, np.int64)]
     positions, covariances = [np.zeros((0, 3))], [np.zeros((0, 3, 3))]
@@ -117,12 +118,12 @@ def build_tracks(
 ) -> Tracks:
     """Tracks from matches; see the module docstring and `star_points` for the arguments."""
     total = len(observations)
-    source, target = np.concatenate([first, second]), np.concatenate([second, first])
     stars = np.full((total, 3), np.nan)
     # Parallax is asked of the whole track in the end, which is wider than a star.
     rows, points = star_points(observations, first, second, min_views=min_views,
                                max_error_px=max_error_px, min_parallax_deg=0.0)  # fmt: skip
     stars[rows] = points.positions
+    source, target = _both_ways(first, second)
     # An edge source -> target stays when the target observes the source's own point.
     agrees = observations.errors_of(stars, source, target) < max_error_px
     labels, count = cover(source[agrees], target[agrees], total, min_views)
@@ -139,6 +140,14 @@ def build_tracks(
         labels[members[error > max_error_px]] = -1
     return finish_tracks(observations, labels, places, min_views=min_views,
                          max_error_px=max_error_px, min_parallax_deg=min_parallax_deg)  # fmt: skip
+
+
+def _both_ways(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Matches as edges, two arrays (2 K,), in 32 bits where rows fit: nothing else is as numerous."""
+    most = max(first.max(initial=0), second.max(initial=0))
+    kind = np.int32 if most <= np.iinfo(np.int32).max else np.int64
+    first, second = first.astype(kind), second.astype(kind)
+    return np.concatenate([first, second]), np.concatenate([second, first])
 
 
 def cover(
