@@ -36,7 +36,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "gnn_relpose": ("experiment=gnn_relpose/compact",),
     "gnn_matched": ("experiment=gnn_relpose/matched",),
     "gsplat_loc": ("experiment=gsplat_loc/compact",),
-    "glace": ("experiment=scr_glace/compact",),
+    "glace": ("experiment=scr_glace/rooms",),
 }
 _WRONG_M, _WRONG_DEG, _SURE = 0.25, 10.0, 0.5
 _DRAWN = (
