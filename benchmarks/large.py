@@ -1,12 +1,14 @@
 """What a map costs and what it is worth as the place grows: methods over 1, 4, 16, 64 rooms in one world.
 
-    python benchmarks/large.py --work DIR [--rooms 1 4 16] [--methods landmarks ...] [--repeat 4]
+    python benchmarks/large.py --work DIR [--rooms 1 4 16] [--methods landmarks ...]
+        [--repeat 4] [--doors 4]
 
 The rooms are generated (`dataset=rooms dataset.generate=N`), 100 mapping images and 12 queries each, with
 pictures, door, sofa and sideboard the same in all of them. `--repeat 4` makes every fourth room the
-one before it once more. Mapping and localization run in processes of their own, whose processor time
-and largest resident memory are measured. Finished rows are kept in `benchmarks/results/large.json`; the
-table is printed, and drawn beside it as `large.svg`.
+one before it once more, `--doors 4` joins rows of four by doorways. Mapping and localization run in
+processes of their own, whose processor time and largest resident memory are measured, with the pages of
+files and without them ("own"). Finished rows are kept in `benchmarks/results/large.json`; the table is
+printed, and drawn beside it as `large.svg`.
 
 A pose is wrong beyond 25 cm or 10 degrees; it is confidently wrong if its score is 0.5 or more besides.
 """
@@ -34,7 +36,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "gnn_relpose": ("experiment=gnn_relpose/compact",),
     "gnn_matched": ("experiment=gnn_relpose/matched",),
     "gsplat_loc": ("experiment=gsplat_loc/compact",),
-    "glace": ("experiment=scr_glace/compact",),
+    "glace": ("experiment=scr_glace/rooms",),
 }
 _WRONG_M, _WRONG_DEG, _SURE = 0.25, 10.0, 0.5
 _DRAWN = (
@@ -55,6 +57,7 @@ def world(rooms: int, options: argparse.Namespace) -> list[str]:
     return [
         "dataset=rooms", f"dataset.generate={rooms}", "dataset.spacing=8",
         f"dataset.seeds={16 if rooms > 16 else 0}", f"dataset.repeat={options.repeat}",
+        f"dataset.doors={min(options.doors, rooms)}",
         *(f"dataset.room.{key}={value}" for key, value in room.items()),
     ]  # fmt: skip
 
@@ -64,14 +67,28 @@ def reloc(*arguments: str) -> dict[str, float]:
     command = [sys.executable, "-m", "reloc_core.cli", *arguments]
     begin = time.perf_counter()
     child = subprocess.Popen(command)
-    _, status, usage = os.wait4(child.pid, 0)
+    own_kb, done = 0, 0
+    while not done:
+        own_kb = max(own_kb, anonymous_kb(child.pid))
+        time.sleep(0.1)
+        done, status, usage = os.wait4(child.pid, os.WNOHANG)
     if status:
         sys.exit("reloc " + " ".join(arguments) + " failed.")
     return {
         "s": round(time.perf_counter() - begin, 1),
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
         "mb": round(usage.ru_maxrss / 1e3),
+        "own_mb": round(own_kb / 1e3),
     }
+
+
+def anonymous_kb(process: int) -> int:
+    """Memory of a process now, without pages of files, which the system takes back at need."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:"))
 
 
 def queries(file: Path) -> dict[str, Any]:
@@ -96,6 +113,7 @@ def queries(file: Path) -> dict[str, Any]:
 def measure(method: str, rooms: int, options: argparse.Namespace) -> dict[str, Any]:
     """Map a place by a method and localize its queries; a finished map is taken as it is."""
     name = f"{method}-{rooms}" + f"-repeat{options.repeat}" * bool(options.repeat)
+    name += f"-doors{options.doors}" * bool(options.doors)
     work = options.work / name
     chosen = [*world(rooms, options), f"threads={options.threads}"]
     cost_file = work / "mapping.json"
@@ -109,8 +127,8 @@ def measure(method: str, rooms: int, options: argparse.Namespace) -> dict[str, A
     size = sum(file.stat().st_size for file in (work / "map").iterdir())
     images = rooms * options.images
     return {
-        "method": method, "rooms": rooms, "repeat": options.repeat, "images": images,
-        "width": options.width, "threads": options.threads, "options": options.option,
+        "method": method, "rooms": rooms, "repeat": options.repeat, "doors": options.doors,
+        "images": images, "width": options.width, "threads": options.threads, "options": options.option,
         **{f"mapping_{key}": value for key, value in mapping.items()},
         "map_kb": round(size / 1e3 / images, 2), "query_mb": asking["mb"],
         **queries(work / "test" / "localizations.jsonl"),
@@ -120,24 +138,27 @@ def measure(method: str, rooms: int, options: argparse.Namespace) -> dict[str, A
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown, by method and number of rooms."""
     lines = [
-        "| method | rooms | images | within 5 cm, 5° | median | confidently wrong | mapping, CPU | memory "
-        "| map per image | query |",
+        "| method | rooms | images | within 5 cm, 5° | median | confidently wrong | mapping, CPU "
+        "| memory (own) | map per image | query |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         median = "lost" if row["median_m"] is None else f"{100 * row['median_m']:.1f} cm"
         again = f", every {row['repeat']}th repeated" if row["repeat"] else ""
+        again += f", {row['doors']} in a row with doors" if row.get("doors") else ""
+        own = f"{row['mapping_own_mb'] / 1e3:.1f}" if "mapping_own_mb" in row else "?"
         lines.append(
             f"| {row['method']} | {row['rooms']}{again} | {row['images']} | {100 * row['recall']:.0f} % | "
             f"{median} | {row['confidently_wrong']} of {row['queries']} | {row['mapping_cpu_s']:.0f} s | "
-            f"{row['mapping_mb'] / 1e3:.1f} GB | {row['map_kb']:.1f} kB | {row['query_ms']:.0f} ms |"
+            f"{row['mapping_mb'] / 1e3:.1f} GB ({own}) | {row['map_kb']:.1f} kB "
+            f"| {row['query_ms']:.0f} ms |"
         )
     return "\n".join(lines)
 
 
 def plot(rows: Sequence[Mapping[str, Any]]) -> str:
     """An SVG with a panel for each cost over the number of rooms, both logarithmic."""
-    rows = [row for row in rows if not row["repeat"]]
+    rows = [row for row in rows if not row["repeat"] and not row.get("doors")]
     panels = []
     most = max([row["rooms"] for row in rows], default=1)
     for number, (key, title) in enumerate(_DRAWN):
@@ -173,6 +194,7 @@ def main() -> None:
     parser.add_argument(
         "--repeat", type=int, default=0, help="every so manieth room is a repetition"
     )
+    parser.add_argument("--doors", type=int, default=0, help="rooms in a row joined by doorways")
     parser.add_argument("--images", type=int, default=100, help="mapping images of a room")
     parser.add_argument("--queries", type=int, default=12, help="of a room")
     parser.add_argument("--width", type=int, default=320, help="of images, pixels")
@@ -185,9 +207,17 @@ def main() -> None:
     for rooms in options.rooms:
         for method in options.methods:
             row = measure(method, rooms, options)
-            same = ("method", "rooms", "repeat", "width")
-            rows = [r for r in rows if any(r[key] != row[key] for key in same)] + [row]
-            rows.sort(key=lambda r: (r["repeat"], order.index(r["method"]), r["width"], r["rooms"]))
+            same = ("method", "rooms", "repeat", "doors", "width")
+            rows = [r for r in rows if any(r.get(key, 0) != row[key] for key in same)] + [row]
+            rows.sort(
+                key=lambda r: (
+                    r["repeat"],
+                    r.get("doors", 0),
+                    order.index(r["method"]),
+                    r["width"],
+                    r["rooms"],
+                )
+            )
             options.json.write_text(json.dumps(rows, indent=1) + "\n")
             options.json.with_suffix(".svg").write_text(plot(rows))
     print(table(rows))

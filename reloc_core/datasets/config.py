@@ -135,6 +135,9 @@ class SyntheticConfig:
         copy: of the image noise: copies of a room are the same one, photographed again.
         mirrored: whether the room is the mirror image, along x, of that of the seed.
         negative: whether its images are negatives: another look without rendering anew.
+        west: seeds of the rooms that follow through the doorway in its wall x = 0, the farthest first; they
+            look as it does (shared, mirrored, negative).
+        east: of those through the one in its opposite wall, the nearest first.
         cache: keep rendered images on disk, in `$RELOC_CACHE/rooms`, 6 GB of all rooms at most.
     """
 
@@ -150,6 +153,8 @@ class SyntheticConfig:
     copy: int = 0
     mirrored: bool = False
     negative: bool = False
+    west: list[int] = field(default_factory=list)
+    east: list[int] = field(default_factory=list)
     cache: bool = False
 
 
@@ -166,6 +171,7 @@ class RoomsConfig:
         room: their options; without depth and kept on disk by default. Split, seed and looks are set here.
         seeds: generated rooms from this number on are earlier ones mirrored, in negative, and both, which
             look different but need not be rendered; at least a quarter of the rooms, 0 for all.
+        doors: so many generated rooms stand in a row, each with a doorway to the next; 0 for closed boxes.
         repeat: every so manieth generated room is the one before it once more; 0 for none.
         split: of all rooms, unless one of `rooms` says otherwise.
         spacing: between the rooms of a world, in its unit.
@@ -178,6 +184,7 @@ class RoomsConfig:
     generate: int = 0
     room: SyntheticConfig = field(default_factory=lambda: SyntheticConfig(depth=False, cache=True))
     seeds: int = 0
+    doors: int = 0
     repeat: int = 0
     split: str = "train"
     spacing: float = 5.0

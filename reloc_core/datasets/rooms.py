@@ -11,6 +11,7 @@ import numpy as np
 
 from reloc_core.config import TARGET, build
 from reloc_core.datasets.config import RoomsConfig
+from reloc_core.datasets.room.furniture import ROOM_SIZE
 from reloc_core.datasets.room_lists import LISTS, published_list
 from reloc_core.errors import ConfigError, DataError, did_you_mean
 from reloc_core.interfaces import Dataset
@@ -39,7 +40,8 @@ class RoomsDataset(Dataset):
     """The frames of all rooms, each room moved to its place in one world.
 
     Places are those of ESAC and GLACE: room i of n comes to (-row, -column, 0) times `spacing`, on a square
-    grid of ceil(sqrt(n)) columns filled row by row.
+    grid of ceil(sqrt(n)) columns filled row by row. With `doors`, rooms of a row share walls instead, and
+    rows lie `spacing` apart.
 
     Args:
         config: see `RoomsConfig`.
@@ -64,10 +66,13 @@ class RoomsDataset(Dataset):
                 "dataset.seeds must be 0 or at least a quarter of dataset.generate: every seed gives four "
                 "rooms."
             )
+        if config.doors:
+            _check_doors(config)
         if not config.spacing > 0:
             raise ConfigError(f"dataset.spacing must be positive, got {config.spacing}.")
         rooms = _listed(config) if config.list_file else _given(config)
-        shifts = places(len(rooms), config.spacing) - np.stack([room.mean for room in rooms])
+        at = _in_rows(config) if config.doors else places(len(rooms), config.spacing)
+        shifts = at - np.stack([room.mean for room in rooms])
         names = [room.name for room in rooms]
         if config.only and config.only not in names:
             raise ConfigError(
@@ -138,6 +143,25 @@ def places(count: int, spacing: float) -> Float64Array:
     return -spacing * np.stack([row, column, np.zeros(count)], 1).astype(np.float64)
 
 
+def _check_doors(config: RoomsConfig) -> None:
+    if config.doors < 0 or not config.generate:
+        raise ConfigError("dataset.doors must not be negative, and needs dataset.generate.")
+    if config.seeds % config.doors or (config.seeds and config.repeat):
+        raise ConfigError(
+            "With dataset.doors, dataset.seeds must be whole rows, and 0 with dataset.repeat."
+        )
+    if not config.spacing > ROOM_SIZE[1]:
+        raise ConfigError(f"With dataset.doors, dataset.spacing must exceed {ROOM_SIZE[1]} m.")
+
+
+def _in_rows(config: RoomsConfig) -> Float64Array:
+    """Where rooms come to lie that share walls, (N, 3); the order of mirrored ones is mirrored, too."""
+    row, place = np.divmod(np.arange(config.generate), config.doors)
+    mirrored = np.arange(config.generate) // (config.seeds or config.generate) % 2 == 1
+    x = np.where(mirrored, -1, 1) * place * ROOM_SIZE[0]
+    return np.stack([x, -config.spacing * row, np.zeros(len(x))], 1).astype(np.float64)
+
+
 def _moved(frame: Frame, room: str, shift: Float64Array) -> Frame:
     pose = frame.world_from_cam
     if pose is not None:
@@ -165,13 +189,20 @@ def _given(config: RoomsConfig) -> list[Room]:
 
 def _generated(config: RoomsConfig) -> list[dict[str, Any]]:
     """Entries as of `dataset.rooms`."""
+    of = config.seeds or config.generate
+    again = [
+        int(config.repeat > 0 and number % config.repeat == config.repeat - 1)
+        for number in range(config.generate)
+    ]
+    drawn = [divmod(number - copy, of) for number, copy in enumerate(again)]
+    seeds = [seed for _, seed in drawn]
     entries = []
-    for number in range(config.generate):
-        again = int(config.repeat > 0 and number % config.repeat == config.repeat - 1)
-        look, seed = divmod(number - again, config.seeds or config.generate)
+    for number, (copy, (look, seed)) in enumerate(zip(again, drawn, strict=True)):
+        first = number - number % config.doors if config.doors else number
+        end = first + (config.doors or 1)
         room = replace(
-            config.room, split=config.split, seed=seed, copy=again, mirrored=look % 2 == 1,
-            negative=look > 1,
+            config.room, split=config.split, seed=seed, copy=copy, mirrored=look % 2 == 1,
+            negative=look > 1, west=seeds[first:number], east=seeds[number + 1 : end],
         )  # fmt: skip
         entries.append({"name": "synthetic", **asdict(room)})
     return entries

@@ -11,7 +11,6 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -19,8 +18,8 @@ import cv2
 import numpy as np
 
 from reloc_core.datasets.config import SyntheticConfig
-from reloc_core.datasets.room.furniture import ROOM_SIZE, furnish
-from reloc_core.datasets.room.lighting import bake
+from reloc_core.datasets.room.doorway import DOORWAY, row_of_rooms
+from reloc_core.datasets.room.furniture import ROOM_SIZE
 from reloc_core.datasets.room.render import Renderer
 from reloc_core.datasets.room.store import Store
 from reloc_core.errors import ConfigError
@@ -33,6 +32,7 @@ FIELD_OF_VIEW = 2 * math.atan(320 / 525)
 Identity: TypeAlias = tuple[Any, ...]
 _CACHE_BYTES = 192 << 20
 _SECONDS_PER_LAP = 9.0
+_AT_DOORWAY = 8  # one of so many frames stands before a doorway, of each
 
 
 class SyntheticDataset(Dataset):
@@ -53,12 +53,18 @@ class SyntheticDataset(Dataset):
         count = config.train_frames if config.split == "train" else config.test_frames
         if count < 1:
             raise ConfigError(f"dataset.{config.split}_frames must be at least 1, got {count}.")
-        if min(config.noise, config.seed, config.copy) < 0:
-            raise ConfigError("dataset.noise, dataset.seed and dataset.copy must not be negative.")
+        row = (*config.west, config.seed, *config.east)
+        if min(config.noise, config.copy, *row) < 0:
+            raise ConfigError(
+                "dataset.noise, dataset.seed, dataset.copy and neighbours' seeds must not be negative."
+            )
         self._config = config
         focal = config.width / 2 / math.tan(FIELD_OF_VIEW / 2)
         camera = Camera.pinhole(focal, config.width, config.height)
-        self._rendered_poses = trajectory(config.split, count)
+        self._row = row
+        self._rendered_poses = trajectory(
+            config.split, count, west=bool(config.west), east=bool(config.east)
+        )
         poses = _mirrored(self._rendered_poses) if config.mirrored else self._rendered_poses
         self._frames = tuple(
             Frame(
@@ -66,12 +72,18 @@ class SyntheticDataset(Dataset):
             )
             for i, pose in enumerate(poses)
         )
-        self._identity = astuple(config)
-        self._store = (
-            Store((config.seed, config.shared, config.split, count, config.width, config.height))
-            if config.cache
-            else None
+        self._identity = repr(config)
+        kept: Identity = (
+            config.seed,
+            config.shared,
+            config.split,
+            count,
+            config.width,
+            config.height,
         )
+        if len(row) > 1:
+            kept += (tuple(config.west), tuple(config.east))
+        self._store = Store(kept) if config.cache else None
 
     @property
     def name(self) -> str:
@@ -115,16 +127,26 @@ class SyntheticDataset(Dataset):
         return self._add_noise(np.ascontiguousarray(image), index)
 
     def _depth(self, index: int) -> FloatArray:
-        renderer = _renderer(self._config.seed, self._config.shared)
-        depth = renderer.depth(self._frames[index].camera, self._rendered_poses[index])
+        depth = self._renderer().depth(self._frames[index].camera, self._in_row(index))
         return np.ascontiguousarray(depth[:, ::-1]) if self._config.mirrored else depth
+
+    def _renderer(self) -> Renderer:
+        """The room's row; built once per process, whichever thread asks first."""
+        with _row_lock:
+            return _row_of(self._row, self._config.shared)
+
+    def _in_row(self, index: int) -> Float64Array:
+        """(4, 4) pose in the axes of the row's first room."""
+        pose: Float64Array = self._rendered_poses[index].copy()
+        pose[0, 3] += ROOM_SIZE[0] * len(self._config.west)
+        return pose
 
     def _rendered(self, index: int) -> ImageArray:
         """Without noise, from disk if it was kept there."""
         image = self._store.read(index) if self._store else None
-        camera, pose = self._frames[index].camera, self._rendered_poses[index]
+        camera = self._frames[index].camera
         if image is None or image.shape != (camera.height, camera.width, 3):
-            image = _renderer(self._config.seed, self._config.shared).color(camera, pose)
+            image = self._renderer().color(camera, self._in_row(index))
             if self._store:
                 self._store.keep(index, image)
         return image
@@ -144,16 +166,30 @@ class SyntheticDataset(Dataset):
         return np.asarray(cv2.add(image, tile, dtype=cv2.CV_8U), np.uint8)
 
 
-def trajectory(split: str, count: int) -> Float64Array:
-    """Poses of a closed walk.
+def trajectory(split: str, count: int, *, west: bool = False, east: bool = False) -> Float64Array:
+    """Poses of a closed walk; at its end, an eighth of them before each doorway.
 
     Args:
         split: "train" or "test".
         count: number of poses.
+        west: whether the wall x = 0 has a doorway.
+        east: whether the wall x = X has one.
 
     Returns:
-        (count, 4, 4) world_from_cam; the camera looks across the room's middle and to the sides.
+        (count, 4, 4) world_from_cam; the camera looks across the room's middle and to the sides, or through
+        the doorway.
     """
+    at = (count // _AT_DOORWAY) * (west + east)
+    walk = _walk(split, count - at)
+    if not at:
+        return walk
+    sides = [side for side, there in (("west", west), ("east", east)) if there]
+    return np.concatenate(
+        [walk, *(_before_doorway(split, side, at // len(sides)) for side in sides)]
+    )
+
+
+def _walk(split: str, count: int) -> Float64Array:
     angle = 2 * np.pi * np.arange(count) / count
     # The test walk differs in radius, height and viewing direction.
     test = split == "test"
@@ -180,6 +216,30 @@ def trajectory(split: str, count: int) -> Float64Array:
         1,
     )
     heading = np.arctan2(middle[1] - position[:, 1], middle[0] - position[:, 0]) + turn
+    return _poses(position, heading, nod, roll)
+
+
+def _before_doorway(split: str, side: str, count: int) -> Float64Array:
+    """Steps (count, 4, 4) towards a doorway, looking through it and to its edges."""
+    step = (np.arange(count) + 0.5) / count
+    test = split == "test"
+    gap = 1.5 - 0.8 * step - 0.07 * test
+    aside = (0.14 if test else 0.2) * np.sin(9 * step + test)
+    turn = np.radians(14) * np.sin((11 if test else 8) * step + 0.5)
+    height = 1.45 + 0.12 * np.sin(7 * step + 2 * test)
+    left, right, _ = DOORWAY
+    outward = 1.0 if side == "east" else -1.0
+    x = gap if side == "west" else ROOM_SIZE[0] - gap
+    position = np.stack([x, (left + right) / 2 + aside, height], 1)
+    heading = np.arctan2(-aside, outward * (gap + 2.0)) + turn
+    return _poses(position, heading, np.full(count, np.radians(4.0)), np.zeros(count))
+
+
+def _poses(
+    position: Float64Array, heading: Float64Array, nod: Float64Array, roll: Float64Array
+) -> Float64Array:
+    """world_from_cam (N, 4, 4) of positions (N, 3) and angles (N,) in radians."""
+    count = len(position)
     forward = np.stack(
         [np.cos(nod) * np.cos(heading), np.cos(nod) * np.sin(heading), -np.sin(nod)], 1
     )
@@ -201,19 +261,11 @@ def _mirrored(poses: Float64Array) -> Float64Array:
 
 
 @lru_cache(maxsize=2)
-def _room(seed: int, shared: bool) -> Renderer:
-    model = furnish(seed, shared)
-    bake(model)
-    return Renderer(model.surfaces)
+def _row_of(seeds: tuple[int, ...], shared: bool) -> Renderer:
+    return Renderer(row_of_rooms(seeds, shared))
 
 
-_room_lock = threading.Lock()
-
-
-def _renderer(seed: int, shared: bool) -> Renderer:
-    """The room of a seed; built once per process, whichever thread asks first."""
-    with _room_lock:
-        return _room(seed, shared)
+_row_lock = threading.Lock()
 
 
 class _Recent:

@@ -24,6 +24,7 @@ from reloc_core.mapping.views import depth_at
 from reloc_core.types import Camera, Float64Array, FloatArray, ImageArray, Query
 
 _PIECE = 32  # images
+_READ = 200_000  # descriptors that are read before their memory is given back
 
 
 class FoundKeypoints(Protocol):
@@ -92,6 +93,16 @@ class Features:
         held: object = self.descriptors.base
         if isinstance(held, mmap.mmap) and hasattr(held, "madvise"):
             held.madvise(mmap.MADV_DONTNEED)
+
+    def described(self, rows: np.ndarray) -> FloatArray:
+        """Descriptors (K, C) of key points (K,), read in the file's order and given back as it goes."""
+        found = np.empty((len(rows), self.descriptors.shape[1]), np.float32)
+        order = np.argsort(rows, kind="stable")
+        for begin in range(0, len(rows), _READ):
+            part = order[begin : begin + _READ]
+            found[part] = self.descriptors[rows[part]]
+            self.release()
+        return found
 
     def observations(self, depth_noise: float = 0.0) -> Observations:
         """The key points as rays; with measured depths of the given relative noise if it is not 0."""
@@ -216,24 +227,26 @@ def describe(
 
 def _all(pieces: Pieces, file: Path | None) -> Part:
     """All that was described; descriptors (M, C) lie in `file`, mapped into memory, if it is given."""
-    if file is None:
+    total = sum(len(pieces[i]["images"]) for i in range(len(pieces)))
+    if file is None or not total:
         return _joined([pieces[i] for i in range(len(pieces))])
-    width = 1
-    small: list[Part] = []
-    for number in range(len(pieces)):
-        part = pieces[number]
-        width = part["descriptors"].shape[1]
-        small.append({k: v for k, v in part.items() if k != "descriptors"})
-    result = dict(_joined(small))
-    if not len(result.get("images", ())):
-        return {**_joined([]), "descriptors": np.zeros((0, width), np.float32)}
-    every = np.memmap(file, np.float32, "w+", shape=(len(result["images"]), width))
+    # Filled piece by piece: thousands of small arrays, kept to be joined, would leave a heap full of holes.
+    result: dict[str, np.ndarray] = {}
     begin = 0
     for number in range(len(pieces)):
         part = pieces[number]
-        every[begin : begin + len(part["images"])] = part["descriptors"]
-        begin += len(part["images"])
-    return {**result, "descriptors": every}
+        end = begin + len(part["images"])
+        for name, values in part.items():
+            if name not in result:
+                shape = (total, *values.shape[1:])
+                result[name] = (
+                    np.memmap(file, np.float32, "w+", shape=shape)
+                    if name == "descriptors"
+                    else np.empty(shape, values.dtype)
+                )
+            result[name][begin:end] = values
+        begin = end
+    return result
 
 
 def _part(number: int, query: Query, found: FoundKeypoints) -> Part:

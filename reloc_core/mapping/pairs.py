@@ -81,12 +81,15 @@ def choose_pairs(
         minimum = min_baseline * float(np.median(distances[np.triu_indices(len(some), 1)]))
     cosine = math.cos(math.radians(max_angle_deg))
     pairs: set[tuple[int, int]] = set()
+    # One for all blocks: large ones that come and go between what is kept leave the heap full of holes.
+    buffer = None if looks is None else np.empty((min(_BLOCK, len(looks)), len(looks)), looks.dtype)
     for i in range(len(centers)):
-        if looks is None:
+        if looks is None or buffer is None:
             score = -((features - features[i]) ** 2).sum(1)
         else:
             if i % _BLOCK == 0:
-                alike = looks[i : i + _BLOCK] @ looks.T
+                block = looks[i : i + _BLOCK]
+                alike = np.matmul(block, looks.T, out=buffer[: len(block)])
             score = np.asarray(alike[i % _BLOCK], np.float64)
         usable = directions @ directions[i] >= cosine
         distance = np.linalg.norm(centers - centers[i], axis=1)

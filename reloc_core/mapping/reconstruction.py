@@ -134,6 +134,7 @@ def match_images(
     Raises:
         ShareDone: this process does a share of it, and the other shares are not done.
     """
+    features.release()
     observations = features.observations(options.depth_noise)
     depth = None
     if options.reach:
@@ -157,6 +158,7 @@ def match_images(
                 max_epipolar_px=options.max_epipolar_px, progress=progress, threads=threads,
             )  # fmt: skip
             pieces.write(piece, {"first": first, "second": second})
+            features.release()
     pieces.finish(last=True)
     features.release()
     parts = [pieces[i] for i in range(len(pieces))]

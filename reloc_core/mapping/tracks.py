@@ -7,6 +7,7 @@ tracks, and others join a track only if they observe its point.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,12 +85,27 @@ def star_points(
     Returns:
         rows (K,) of the key points that have a point, and the points.
     """
-    source, target = np.concatenate([first, second]), np.concatenate([second, first])
-    order = np.argsort(source, kind="stable")
-    source, target = source[order], target[order]
-    own = np.unique(source)
     found = [np.zeros(0, np.int64)]
     positions, covariances = [np.zeros((0, 3))], [np.zeros((0, 3, 3))]
+    for rows, points in _stars(
+        observations, first, second, min_views, max_error_px, min_parallax_deg
+    ):
+        found.append(rows)
+        positions.append(points.positions)
+        covariances.append(points.covariances)
+    return np.concatenate(found), Points(np.concatenate(positions), np.concatenate(covariances))
+
+
+def _stars(
+    observations: Observations, first: np.ndarray, second: np.ndarray, min_views: int,
+    max_error_px: float, min_parallax_deg: float,
+) -> Iterator[tuple[np.ndarray, Points]]:  # fmt: skip
+    """As `star_points`, some at a time."""
+    source, target = _both_ways(first, second)
+    order = np.argsort(source, kind="stable")
+    source, target = source[order], target[order]
+    del order
+    own = np.unique(source)
     for start in range(0, len(own), _TOGETHER):
         chosen = own[start : start + _TOGETHER]
         part = slice(*np.searchsorted(source, [chosen[0], chosen[-1] + 1]))
@@ -100,10 +116,7 @@ def star_points(
         views = np.bincount(label, agrees, len(chosen))
         angle = parallax(observations, member[agrees], label[agrees], len(chosen))
         good = (views >= min_views) & (angle > min_parallax_deg) & agrees[: len(chosen)]
-        found.append(chosen[good])
-        positions.append(points.positions[good])
-        covariances.append(points.covariances[good])
-    return np.concatenate(found), Points(np.concatenate(positions), np.concatenate(covariances))
+        yield chosen[good], Points(points.positions[good], points.covariances[good])
 
 
 def build_tracks(
@@ -117,12 +130,11 @@ def build_tracks(
 ) -> Tracks:
     """Tracks from matches; see the module docstring and `star_points` for the arguments."""
     total = len(observations)
-    source, target = np.concatenate([first, second]), np.concatenate([second, first])
     stars = np.full((total, 3), np.nan)
     # Parallax is asked of the whole track in the end, which is wider than a star.
-    rows, points = star_points(observations, first, second, min_views=min_views,
-                               max_error_px=max_error_px, min_parallax_deg=0.0)  # fmt: skip
-    stars[rows] = points.positions
+    for rows, points in _stars(observations, first, second, min_views, max_error_px, 0.0):
+        stars[rows] = points.positions
+    source, target = _both_ways(first, second)
     # An edge source -> target stays when the target observes the source's own point.
     agrees = observations.errors_of(stars, source, target) < max_error_px
     labels, count = cover(source[agrees], target[agrees], total, min_views)
@@ -139,6 +151,14 @@ def build_tracks(
         labels[members[error > max_error_px]] = -1
     return finish_tracks(observations, labels, places, min_views=min_views,
                          max_error_px=max_error_px, min_parallax_deg=min_parallax_deg)  # fmt: skip
+
+
+def _both_ways(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Matches as edges, two arrays (2 K,), in 32 bits where rows fit: nothing else is as numerous."""
+    most = max(first.max(initial=0), second.max(initial=0))
+    kind = np.int32 if most <= np.iinfo(np.int32).max else np.int64
+    first, second = first.astype(kind), second.astype(kind)
+    return np.concatenate([first, second]), np.concatenate([second, first])
 
 
 def cover(

@@ -184,10 +184,13 @@ def test_the_camera_keeps_clear_of_things():
         {"noise": -1},
         {"seed": -1},
         {"copy": -1},
+        {"west": [-1]},
     ],
 )
 def test_bad_options(options):
-    with pytest.raises(ConfigError, match=f"dataset.{next(iter(options))}|dataset.width"):
+    with pytest.raises(
+        ConfigError, match=f"dataset.{next(iter(options))}|dataset.width|neighbours"
+    ):
         small(**options)
 
 

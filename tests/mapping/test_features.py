@@ -71,6 +71,9 @@ def test_pieces_and_an_interruption_change_nothing(dataset, tmp_path, monkeypatc
     resumed = describe(dataset, frames, detector, 20, run, batch=3)
     assert detector.seen == 11 - 6
     assert same(resumed, whole)
+    monkeypatch.setattr(module, "_READ", 5)
+    rows = np.random.default_rng(0).integers(0, len(whole), 33)
+    np.testing.assert_array_equal(resumed.described(rows), whole.descriptors[rows])
     # Those of another detector are not taken for its own.
     detector = Detector()
     detector.resolution = 24

@@ -11,12 +11,19 @@ from reloc_core.geometry import inverse, project, transform
 from reloc_core.mapping import Features
 from reloc_core.types import Camera, Float64Array, ImageArray
 
+_GIVEN_BACK = 256  # images after which the memory of their descriptors is given back
+
 
 def looks_of(features: Features, words: Tensor) -> Tensor:
     """(N, D) VLAD vectors of images by visual words (W, C)."""
+    looks = torch.empty(len(features.frames), words.numel())
     with torch.inference_mode():
         parts = torch.from_numpy(features.descriptors).split(features.counts.tolist())
-        return torch.stack([vlad(part, words) for part in parts])
+        for number, part in enumerate(parts):
+            looks[number] = vlad(part, words)
+            if number % _GIVEN_BACK == 0:
+                features.release()
+    return looks
 
 
 def in_image(

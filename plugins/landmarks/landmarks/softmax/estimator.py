@@ -22,7 +22,7 @@ from landmarks.softmax.decoder import PositionDecoder, train_keys
 from landmarks.softmax.places import PLACES, Places
 from reloc_core.errors import DataError, MapError
 from reloc_core.features.keypoints import KeypointDetector
-from reloc_core.features.vlad import image_looks
+from reloc_core.features.vlad import visual_words
 from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.mapping import (
     Cover,
@@ -88,7 +88,8 @@ class SoftmaxLandmarks(Estimator):
         features = self._described(dataset, run)
         self.origin = features.world_from_cam[:, :3, 3].mean(0)
         rng = numpy_rng(seed, "visual words")
-        looks, words = image_looks(features.descriptors, features.counts, rng)
+        words = visual_words(torch.from_numpy(features.descriptors), rng)
+        looks = looks_of(features, words)
         options = ReconstructionOptions.of(wanted)
         matches = match_images(features, run, options, looks.numpy())
         tracks, count = matches.tracks(options, run), len(features.frames)
@@ -102,7 +103,10 @@ class SoftmaxLandmarks(Estimator):
         cover.warn(run)
         tracks = self._kept(tracks, features)
         self.places = Places.of(features, looks, words, tracks.rows, tracks.labels)
-        seen, labels = _observed(features, tracks.rows), torch.from_numpy(tracks.labels)
+        seen, labels = (
+            torch.from_numpy(features.described(tracks.rows)),
+            torch.from_numpy(tracks.labels),
+        )
         keys = self._trained(mean_keys(labels, seen, len(tracks)), seen, labels, run)
         self._use(keys, *self._places_of(tracks, matches.observations), run.runtime)
         self.colors = mean_colors(tracks, features)
@@ -143,7 +147,7 @@ class SoftmaxLandmarks(Estimator):
         here = Places.of(features, looks, self.places.words, rows, labels)
         self.places = self.places.joined(here)
         # The keys that are there stand for what they were trained on.
-        seen = torch.cat([_observed(features, rows), keys])
+        seen = torch.cat([torch.from_numpy(features.described(rows)), keys])
         shown = torch.cat([torch.from_numpy(labels), torch.arange(old)])
         new = mean_keys(
             torch.from_numpy(tracks.labels), seen[len(again.rows) : len(rows)], len(tracks)
@@ -301,13 +305,6 @@ class SoftmaxLandmarks(Estimator):
 def mean_keys(labels: Tensor, seen: Tensor, count: int) -> Tensor:
     """(count, C) unit means of the descriptors `seen` (M, C) that observe the landmarks `labels` (M,)."""
     return F.normalize(torch.zeros(count, seen.shape[1]).index_add_(0, labels, seen), dim=1)
-
-
-def _observed(features: Features, rows: np.ndarray) -> Tensor:
-    """Descriptors (M, C) of key points, the last that is needed of all."""
-    seen = torch.from_numpy(features.descriptors[rows])
-    features.release()
-    return seen
 
 
 def _number(value: object) -> int:
