@@ -51,9 +51,10 @@ def drifted(true, rng):
     return poses
 
 
-def test_drift_goes_and_the_world_stays(walk, tmp_path):
+@pytest.mark.parametrize("seed", [4, 5])
+def test_drift_goes_and_the_world_stays(walk, tmp_path, seed):
     true = np.array([f.world_from_cam for f in walk.frames])
-    given = drifted(true, np.random.default_rng(3))
+    given = drifted(true, np.random.default_rng(seed))
     found = adjust_poses(
         Moved(walk, given),
         SiftDetector(240),
@@ -62,7 +63,7 @@ def test_drift_goes_and_the_world_stays(walk, tmp_path):
     )
     assert found.adjusted.all()
     before, after = errors(given, true), errors(found.world_from_cam, true)
-    assert before[0] > 1.0
+    assert before[0] > 2.0  # four times what these images leave uncertain
     assert after[0] < before[0] / 3
     assert after[1] < before[1] / 3
     assert found.after_px < found.before_px

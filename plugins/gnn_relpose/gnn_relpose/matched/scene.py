@@ -7,6 +7,7 @@ needs is in `Pairs`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gnn_relpose.matched.cells import grid_cells, rays, soft_matches
-from gnn_relpose.matched.config import MatchedConfig
+from gnn_relpose.matched.config import DepthConfig, MatchedConfig
 from gnn_relpose.matched.depth import triangulate
 from gnn_relpose.shared.frames import DenseFrame, Describer
 from gnn_relpose.shared.ranking import Ranking
@@ -24,6 +25,7 @@ from reloc_core.errors import DataError
 from reloc_core.features.retrieval import NetVlad, RetrievalIndex
 from reloc_core.geometry import inverse
 from reloc_core.interfaces import Dataset, Run
+from reloc_core.mapping import evenly
 from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Camera, Float64Array
 
@@ -31,6 +33,7 @@ _WORD_SAMPLES = 100  # local descriptors per image for NetVLAD's centres
 _MIN_DEPTHS = 20  # cells with depth that make a reference useful
 _FOREIGN_STEP = 4  # every n-th image also gives a query that shows nothing of the scene
 _SEGMENTS = 14  # of a scene, alternately in one and the other half
+_REACH, _MEASURED = 1.5, 32  # of the scene's depths, which are measured in so many images
 _CODE = 127.0  # unit descriptors are stored as signed bytes
 
 
@@ -170,7 +173,8 @@ def prepare(
     with torch.inference_mode():
         descriptors = torch.cat([vlad(f.maps.float().flatten(1).T[None]) for f in frames])
     ranking = Ranking(descriptors)
-    inverse_depth = _depths(frames, cameras, poses, cells, ranking, config, run)
+    reach = _reach(frames, cameras, poses, cells, ranking, config)
+    inverse_depth = _depths(frames, cameras, poses, cells, ranking, config, run, reach)
     known = inverse_depth[inverse_depth > 0]
     if len(known) < _MIN_DEPTHS:
         raise DataError(
@@ -191,7 +195,7 @@ def prepare(
     if not training:
         return scene, vlad, None
     half = halves(len(dataset))
-    inverse_depth = _depths(frames, cameras, poses, cells, ranking, config, run, half)
+    inverse_depth = _depths(frames, cameras, poses, cells, ranking, config, run, reach, half)
     pairs = _pairs(scene, inverse_depth, half, frames, foreign, cameras, ranking, config, seed, run)
     return scene, vlad, pairs
 
@@ -238,9 +242,14 @@ def _depths(
     ranking: Ranking,
     config: MatchedConfig,
     run: Run,
+    reach: float,
     half: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(F, K) inverse depths; with `half` (F,) each image only with views of its own half."""
+    """(F, K) inverse depths; with `half` (F,) each image only with views of its own half.
+
+    `reach` is the largest distance of the cameras: images of other rooms, which may look alike, would be
+    preferred for lying so far apart.
+    """
     options = config.depth
     result = np.zeros(cells[0].shape[:2], np.float32)
     title = "Triangulating references" if half is None else "Triangulating halves"
@@ -249,26 +258,68 @@ def _depths(
             candidates = ranking[i]
             if half is not None:
                 candidates = candidates[half[candidates] == half[i]]
-            candidates = candidates[: options.pool]
-            forward = poses[candidates][:, :3, 2] @ poses[i, :3, 2]
-            candidates = candidates[forward > np.cos(np.radians(options.max_angle_deg))]
-            views = spread(poses[:, :3, 3], candidates, i, options.views)
-            progress.advance(1)
-            if len(views) == 0:
-                continue
-            present = np.isfinite(cells[0][i]).all(-1)
-            matched = [match_rays(cells[1][i][None], frames[j], cameras[j]) for j in views]
-            seen = np.concatenate([m[0] for m in matched]).astype(np.float64)
-            mutual = np.stack([m[1][0, :, 2] for m in matched]) > 0
-            usable = mutual & np.isfinite(seen).all(-1) & present
-            found = triangulate(
-                np.nan_to_num(cells[0][i]).astype(np.float64),
-                np.nan_to_num(seen),
-                inverse(poses[views]) @ poses[i],
-                usable,
+            distance = np.linalg.norm(poses[candidates, :3, 3] - poses[i, :3, 3], axis=1)
+            candidates = candidates[distance <= reach][: options.pool]
+            views = spread(
+                poses[:, :3, 3], _facing(poses, i, candidates, options), i, options.views
             )
-            result[i] = found.values
+            progress.advance(1)
+            if len(views):
+                result[i] = _depths_of(i, views, frames, cameras, poses, cells)
     return result
+
+
+def _reach(
+    frames: Sequence[DenseFrame],
+    cameras: Sequence[Camera],
+    poses: Float64Array,
+    cells: tuple[np.ndarray, Tensor],
+    ranking: Ranking,
+    config: MatchedConfig,
+) -> float:
+    """How far apart images may be that share what they show: `_REACH` of the scene's depths.
+
+    The depth is measured with the images that look most alike, of which most are near each other.
+    """
+    found = [np.zeros(0, np.float32)]
+    for i in evenly(len(frames), _MEASURED):
+        views = _facing(poses, i, ranking[int(i)], config.depth)[: config.depth.views]
+        if len(views):
+            inverse_depth = _depths_of(i, views, frames, cameras, poses, cells)
+            found.append(inverse_depth[inverse_depth > 0])
+    known = np.concatenate(found)
+    return _REACH / float(np.median(known)) if len(known) >= _MIN_DEPTHS else math.inf
+
+
+def _facing(
+    poses: Float64Array, i: int, candidates: np.ndarray, options: DepthConfig
+) -> np.ndarray:
+    """Those of the candidates that look about where image i does."""
+    forward = poses[candidates][:, :3, 2] @ poses[i, :3, 2]
+    return candidates[forward > np.cos(np.radians(options.max_angle_deg))]
+
+
+def _depths_of(
+    i: int,
+    views: np.ndarray,
+    frames: Sequence[DenseFrame],
+    cameras: Sequence[Camera],
+    poses: Float64Array,
+    cells: tuple[np.ndarray, Tensor],
+) -> np.ndarray:
+    """(K,) inverse depths of the cells of image i by their matches in other views."""
+    present = np.isfinite(cells[0][i]).all(-1)
+    matched = [match_rays(cells[1][i][None], frames[j], cameras[j]) for j in views]
+    seen = np.concatenate([m[0] for m in matched]).astype(np.float64)
+    mutual = np.stack([m[1][0, :, 2] for m in matched]) > 0
+    usable = mutual & np.isfinite(seen).all(-1) & present
+    found = triangulate(
+        np.nan_to_num(cells[0][i]).astype(np.float64),
+        np.nan_to_num(seen),
+        inverse(poses[views]) @ poses[i],
+        usable,
+    )
+    return np.asarray(found.values)
 
 
 def halves(count: int) -> np.ndarray:
