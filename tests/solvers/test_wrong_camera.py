@@ -11,7 +11,7 @@ from scipy.stats import chi2
 from reloc_core.geometry import pose_minus, pose_plus
 from reloc_core.interfaces import Runtime
 from reloc_core.mapped import UNVERIFIED_SIGMA
-from reloc_core.solvers import camera_doubt
+from reloc_core.solvers import camera_fit
 from reloc_core.solvers.config import PnpConfig
 from reloc_core.solvers.pnp import PnpSolver
 from reloc_core.types import Camera, Correspondences
@@ -187,31 +187,31 @@ def test_dense_coordinates_widen_the_covariance_and_move_nothing(scene):
 
 def test_the_camera_keeps_its_model_where_it_can():
     wrong = np.array([0.1, 0.0, 0.0, 0.1, -0.05, 0.0])
-    found = camera_doubt._changed(GIVEN, wrong)
+    found = camera_fit.changed(GIVEN, wrong)
     assert found.model == "SIMPLE_PINHOLE"
     assert found.fx == pytest.approx(525 * np.exp(0.1))
     assert (found.cx, found.cy) == pytest.approx((319.5 + 0.1 * found.fx, 239.5 - 0.05 * found.fx))
-    assert camera_doubt._changed(GIVEN, np.array([0, 0.1, 0, 0, 0, 0.0])).model == "PINHOLE"
-    bent = camera_doubt._changed(GIVEN, np.array([0, 0, 0, 0, 0, -0.1]))
+    assert camera_fit.changed(GIVEN, np.array([0, 0.1, 0, 0, 0, 0.0])).model == "PINHOLE"
+    bent = camera_fit.changed(GIVEN, np.array([0, 0, 0, 0, 0, -0.1]))
     assert (bent.model, bent.distortion[0]) == ("OPENCV", pytest.approx(-0.1))
     radial = Camera("SIMPLE_RADIAL", 640, 480, (525.0, 319.5, 239.5, 0.05))
-    both = camera_doubt._changed(radial, np.array([0, 0.1, 0, 0, 0, -0.1]))
+    both = camera_fit.changed(radial, np.array([0, 0.1, 0, 0, 0, -0.1]))
     assert (both.model, both.distortion) == ("OPENCV", pytest.approx((-0.05, 0, 0, 0)))
 
 
 def test_derivatives_are_those_of_the_residuals():
     rng = np.random.default_rng(0)
-    points = camera_doubt._Points(
+    points = camera_fit.Points(
         rng.uniform([-1, -1, 2], [1, 1, 4], (40, 3)), rng.normal(size=(40, 2)) * 0.3,
         rng.uniform(0.5, 2, 40), np.ones(40),
     )  # fmt: skip
     pose, wrong = pose_plus(np.eye(4), rng.normal(size=6) * 0.1), rng.normal(size=6) * 0.1
-    rows, error, _, _ = camera_doubt._scores(points, pose, wrong, 0.1)
+    rows, error, _, _ = camera_fit.scores(points, pose, wrong, 0.1)
     for column in range(12):
         step = np.zeros(12)
         step[column] = 1e-6
         moved = pose_plus(pose, step[:6]), wrong + step[6:]
-        after = camera_doubt._residuals(points, *moved)[0].T.ravel()
+        after = camera_fit.residuals(points, *moved)[0].T.ravel()
         assert (after - error) / 1e-6 == pytest.approx(rows[column], abs=1e-5)
 
 
