@@ -46,6 +46,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "gsplat_loc": ("experiment=gsplat_loc/compact",),
     "glace": ("experiment=scr_glace/rooms",),
 }
+_WIDTH = 320  # of images that the plot shows, pixels
 _WRONG_M, _WRONG_DEG, _SURE = 0.25, 10.0, 0.5
 _DRAWN = (
     ("mapping_cpu_s", "mapping, processor seconds"),
@@ -157,6 +158,7 @@ def measure(method: str, rooms: int, options: argparse.Namespace) -> dict[str, A
     """Map a place by a method and localize its queries; a finished map is taken as it is."""
     name = f"{method}-{rooms}" + f"-repeat{options.repeat}" * bool(options.repeat)
     name += f"-doors{options.doors}" * bool(options.doors)
+    name += f"-width{options.width}" * (options.width != _WIDTH)
     work = options.work / name
     place = world(rooms, options)
     chosen = [*place, f"threads={options.threads}"]
@@ -193,29 +195,34 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         median = "lost" if row["median_m"] is None else f"{100 * row['median_m']:.1f} cm"
         again = f", every {row['repeat']}th repeated" if row["repeat"] else ""
         again += f", {row['doors']} in a row with doors" if row.get("doors") else ""
+        again += f", {row['width']} pixels wide" * (row["width"] != _WIDTH)
         own = f"{row['mapping_own_mb'] / 1e3:.1f}" if "mapping_own_mb" in row else "?"
+        # Rows of an earlier version have no processor time of a query.
+        asked = f"{row['query_cpu_ms']:.0f} ms" if "query_cpu_ms" in row else "?"
         lines.append(
             f"| {row['method']} | {row['rooms']}{again} | {row['images']} | {100 * row['recall']:.0f} % | "
             f"{median} | {row['confidently_wrong']} of {row['queries']} | {row['mapping_cpu_s']:.0f} s | "
             f"{row['mapping_mb'] / 1e3:.1f} GB ({own}) | {row['map_kb']:.1f} kB "
-            f"| {row['query_cpu_ms']:.0f} ms |"
+            f"| {asked} |"
         )
     return "\n".join(lines)
 
 
 def plot(rows: Sequence[Mapping[str, Any]]) -> str:
     """An SVG with a panel for each cost over the number of rooms, both logarithmic."""
-    rows = [row for row in rows if not row["repeat"] and not row.get("doors")]
+    rows = [r for r in rows if not r["repeat"] and not r.get("doors") and r["width"] == _WIDTH]
     panels = []
     most = max([row["rooms"] for row in rows], default=1)
     for number, (key, title) in enumerate(_DRAWN):
-        values = [row[key] for row in rows] or [1.0]
+        values = [row[key] for row in rows if key in row] or [1.0]
         low, high = min(values) / 1.5, max(values) * 1.5
         axes = Axes(340, 260, (0.8, max(most * 1.25, 2)), (low, high), True, True, title)
         axes.x_ticks([(n, str(n)) for n in (1, 4, 16, 64) if n <= most], f"rooms: {title}")
         axes.y_ticks([(value, f"{value:.3g}") for value in (min(values), max(values))])
         for method, colour in zip(METHODS, _COLOURS, strict=True):
-            own = sorted((row["rooms"], row[key]) for row in rows if row["method"] == method)
+            own = sorted(
+                (row["rooms"], row[key]) for row in rows if row["method"] == method and key in row
+            )
             if not own:
                 continue
             points = np.array([(axes.x(n), axes.y(value)) for n, value in own])
@@ -244,7 +251,7 @@ def main() -> None:
     parser.add_argument("--doors", type=int, default=0, help="rooms in a row joined by doorways")
     parser.add_argument("--images", type=int, default=100, help="mapping images of a room")
     parser.add_argument("--queries", type=int, default=12, help="of a room")
-    parser.add_argument("--width", type=int, default=320, help="of images, pixels")
+    parser.add_argument("--width", type=int, default=_WIDTH, help="of images, pixels")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--option", nargs="*", default=[], help="more for the mapping, KEY=VALUE")
     parser.add_argument("--json", type=Path, default=RESULTS)
