@@ -52,6 +52,7 @@ def choose_pairs(
     max_angle_deg: float = 50.0,
     min_baseline: float = 0.0,
     reach: float = math.inf,
+    depth: float | None = None,
 ) -> np.ndarray:
     """Pairs of images worth matching.
 
@@ -68,6 +69,8 @@ def choose_pairs(
         min_baseline: least distance of the cameras as a share of the median distance of all.
         reach: largest distance of the cameras. Without it images of other rooms, which may look alike, are
             preferred as partners for lying so far apart.
+        depth: of the scene. What two partners look at, so far before each, lies no farther apart than that:
+            they share a part of their view. Of a row of rooms that look alike others come within reach.
 
     Returns:
         (P, 2) int64, first < second, sorted.
@@ -79,6 +82,7 @@ def choose_pairs(
         some = centers[evenly(len(centers), 500)]
         distances = np.linalg.norm(some[:, None] - some, axis=2)
         minimum = min_baseline * float(np.median(distances[np.triu_indices(len(some), 1)]))
+    looked_at = None if depth is None else centers + depth * directions
     cosine = math.cos(math.radians(max_angle_deg))
     pairs: set[tuple[int, int]] = set()
     # One for all blocks: large ones that come and go between what is kept leave the heap full of holes.
@@ -94,6 +98,8 @@ def choose_pairs(
         usable = directions @ directions[i] >= cosine
         distance = np.linalg.norm(centers - centers[i], axis=1)
         usable &= (distance >= minimum) & (distance <= reach)
+        if looked_at is not None:
+            usable &= np.linalg.norm(looked_at - looked_at[i], axis=1) <= depth
         usable[i] = False
         (candidates,) = np.nonzero(usable)
         order = candidates[np.argsort(-score[candidates], kind="stable")[:_POOL]]

@@ -145,7 +145,7 @@ def match_images(
     pairs = choose_pairs(
         features.world_from_cam, looks, near=options.near, spread=options.spread,
         max_angle_deg=options.max_angle_deg, min_baseline=options.min_baseline,
-        reach=math.inf if depth is None else options.reach * depth,
+        reach=math.inf if depth is None else options.reach * depth, depth=depth,
     )  # fmt: skip
     of = (len(features), options, pairs.tolist())
     pieces = Pieces(run, "matched", len(pairs), _PIECE, of, resumable)

@@ -181,6 +181,17 @@ def test_images_of_another_room_that_looks_the_same_are_no_partners(two_rooms):
     assert set(near.ravel().tolist()) == set(range(16))
 
 
+def test_partners_look_at_the_same_even_where_the_next_room_is_within_reach():
+    poses = np.tile(np.eye(4), (16, 1, 1))
+    poses[:, 0, 3] = np.concatenate([np.linspace(-0.8, 0.8, 8), 5 + np.linspace(-0.8, 0.8, 8)])
+    looks = np.ones((16, 1), np.float32)
+    options = {"near": 2, "spread": 4, "reach": 6.0}
+    for depth, crosses in ((None, True), (3.0, False)):
+        pairs = choose_pairs(poses, looks, depth=depth, **options)
+        assert ((pairs[:, 0] < 8) != (pairs[:, 1] < 8)).any() == crosses
+        assert set(pairs.ravel().tolist()) == set(range(16))
+
+
 def test_nothing_that_matches_has_no_depth(two_rooms):
     poses, seen, descriptors = two_rooms
     noise = np.random.default_rng(0).normal(size=descriptors.shape).astype(np.float32)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from landmarks.shared.bytes import from_bytes, to_bytes
 from landmarks.shared.extension import Sightings
 from landmarks.shared.views import in_image, joined_colors
 from reloc_core.features.vlad import vlad
@@ -127,7 +128,7 @@ class LandmarkMap:
         origin = self.points.mean(0)
         counts = [len(s) for s in self.seen]
         tensors = {
-            "keys": torch.from_numpy(self.keys).half(),
+            "keys": to_bytes(torch.from_numpy(self.keys)),
             "positions": torch.from_numpy(self.points - origin).float(),
             "origin": torch.from_numpy(origin),
             "covariances": torch.from_numpy(self.covariances),
@@ -135,7 +136,7 @@ class LandmarkMap:
             "distances": torch.from_numpy(self.distances),
             "seen": torch.from_numpy(np.concatenate(self.seen).astype(np.int32)),
             "seen_counts": torch.tensor(counts, dtype=torch.int32),
-            "looks": self.looks.half(),
+            "looks": to_bytes(self.looks),
             "words": self.words,
         }
         if self.colors is not None:
@@ -151,13 +152,13 @@ class LandmarkMap:
         """
         seen = tensors["seen"].long().split(tensors["seen_counts"].tolist())
         return cls(
-            tensors["keys"].float().numpy(),
+            from_bytes(tensors["keys"]).numpy(),
             tensors["positions"].double().numpy() + tensors["origin"].double().numpy(),
             tensors["covariances"].numpy(),
             tensors["directions"].float().numpy(),
             tensors["distances"].numpy(),
             [s.numpy() for s in seen],
-            tensors["looks"].float(),
+            from_bytes(tensors["looks"]),
             tensors["words"].float(),
             tensors["colors"].numpy() if "colors" in tensors else None,
         )

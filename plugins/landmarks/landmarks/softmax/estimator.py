@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from landmarks.shared.bytes import from_bytes, to_bytes
 from landmarks.shared.extension import Sightings
 from landmarks.shared.selection import keep_best
 from landmarks.shared.views import in_image, joined_colors, looks_of
@@ -192,7 +193,7 @@ class SoftmaxLandmarks(Estimator):
                 lambda loss: progress.advance(1, loss=loss),
             )
         # Rounded as they are stored, so that the fitted estimator and the loaded map agree.
-        return keys.half().float()
+        return from_bytes(to_bytes(keys))
 
     def _places_of(self, tracks: Tracks, observations: Observations) -> tuple[Tensor, Tensor]:
         """Positions (K, 3) and radii (K,) of landmarks."""
@@ -211,7 +212,7 @@ class SoftmaxLandmarks(Estimator):
         assert self.places is not None
         run.map.save("places", self.places.tensors(), {})
         tensors = {
-            "keys": self.decoder.keys.half(),
+            "keys": to_bytes(self.decoder.keys),
             "positions": self.decoder.positions,
             "radii": self.decoder.radii.half(),
             "origin": torch.from_numpy(self.origin.copy()),
@@ -242,9 +243,8 @@ class SoftmaxLandmarks(Estimator):
                     "Leave the option out, or train again."
                 )
         try:
-            keys, positions, radii = (
-                tensors[name].float() for name in ("keys", "positions", "radii")
-            )
+            keys = from_bytes(tensors["keys"])
+            positions, radii = tensors["positions"].float(), tensors["radii"].float()
             self.origin = tensors["origin"].double().numpy()
             self.colors = tensors["colors"].numpy() if "colors" in tensors else None
             # Maps made before there were places compare a query with all landmarks.

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from landmarks.shared.bytes import from_bytes, to_bytes
 from reloc_core.errors import MapError
 from reloc_core.features.vlad import vlad
 from reloc_core.mapping import Features, farthest_points, pose_features
@@ -64,7 +65,7 @@ class Places:
         order = np.argsort(where, kind="stable")
         ends = np.searchsorted(where[order], np.arange(1, count))
         seen = [torch.from_numpy(np.unique(p)) for p in np.split(labels[order], ends)]
-        return cls(F.normalize(sums, dim=1).half().float(), words, seen)
+        return cls(from_bytes(to_bytes(F.normalize(sums, dim=1))), words, seen)
 
     def joined(self, others: Places) -> Places:
         """These and others, by the same visual words."""
@@ -73,7 +74,7 @@ class Places:
     def tensors(self) -> dict[str, Tensor]:
         """What is stored."""
         return {
-            "looks": self.looks.half(),
+            "looks": to_bytes(self.looks),
             "words": self.words,
             "seen": torch.cat(self.seen).int(),
             "seen_counts": torch.tensor([len(s) for s in self.seen], dtype=torch.int32),
@@ -91,7 +92,7 @@ class Places:
             MapError: they do not fit together.
         """
         seen, counts = tensors["seen"].long(), tensors["seen_counts"].long()
-        looks, words = tensors["looks"].float(), tensors["words"].float()
+        looks, words = from_bytes(tensors["looks"]), tensors["words"].float()
         if (
             bool((counts < 0).any())
             or int(counts.sum()) != len(seen)
