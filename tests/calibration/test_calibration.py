@@ -385,7 +385,7 @@ def test_what_a_support_lacks_lowers_the_score_once():
     """Its covariance is wider for it, and says no more of the score than the odds do."""
     calibration = made(claimed=np.eye(6) * 0.012**2)
     little = replace(
-        localization(np.eye(4), inliers=5.0, depth=2.0), covariance=np.eye(6) * 0.06**2
+        localization(np.eye(4), inliers=5.0, depth=2.0), covariance=np.eye(6) * 0.16**2
     )
     odds, centre = calibration.right, calibration.centre
     lack = calibration.here.lack(little.support, centre)
