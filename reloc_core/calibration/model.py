@@ -51,8 +51,8 @@ class Spread:
     """
 
     scale: float = 2.0
-    floor: float = 0.001
-    growth: float = 0.008
+    floor: float = 0.002
+    growth: float = 0.011
     turn: float = 0.7
     doubt: float = 0.08
 
