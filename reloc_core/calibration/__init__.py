@@ -8,7 +8,7 @@ covariance is scaled, and what is more likely wrong than right is refused.
 """
 
 from reloc_core.calibration.config import CalibrationConfig
-from reloc_core.calibration.fitting import fit_calibration, hold_out, scene_scale
+from reloc_core.calibration.fitting import Witnesses, fit_calibration, hold_out, scene_scale
 from reloc_core.calibration.foreign import foreign_pictures
 from reloc_core.calibration.model import Calibration
 from reloc_core.calibration.support import support
@@ -16,6 +16,7 @@ from reloc_core.calibration.support import support
 __all__ = [
     "Calibration",
     "CalibrationConfig",
+    "Witnesses",
     "fit_calibration",
     "foreign_pictures",
     "hold_out",

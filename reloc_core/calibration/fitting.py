@@ -12,43 +12,20 @@ import numpy.typing as npt
 
 from reloc_core.calibration.config import RIGHT_DEG, RIGHT_DEPTHS, CalibrationConfig
 from reloc_core.calibration.model import ALONE, Calibration, Odds, Spread
+from reloc_core.calibration.prior import PRIOR, Prior
 from reloc_core.calibration.support import novelty
 from reloc_core.geometry import pose_minus
 from reloc_core.interfaces import Dataset
 from reloc_core.types import Float64Array, Frame, Localization
 
-_PRIOR_WEIGHTS: Mapping[str, float] = {
-    "inliers": 1.2,
-    "cover": 1.5,
-    "distinct": 1.0,
-    "ratio": 0.3,
-    "chance": 0.3,
-    "score": 0.22,
-    "claimed": 0.15,
-    "spread": 0.15,
-    "weight": 0.15,
-}
-"""What is common to maps: learned from unmapped training frames and foreign pictures of real rooms."""
 _ENOUGH_IS: Mapping[str, float] = {"claimed": 0.0, "distinct": 0.7}
 """By how much less than usual of a support says nothing yet, and more never: the fewer points, the closer a
 pose fits them all, and claims what none has; a few landmarks are claimed twice in every image."""
-_PRIOR_SIGNAL = 0.15
-_PRIOR_BIAS = 6.5
 _LEAST_STEP = 1e-6
 _STEPS = 5  # from foreign pictures to mapping images
 _ENOUGH, _ENOUGH_OWN = 0.5, 0.25  # of that way; for images that are part of the map
-_PRIOR_STRENGTH = 2.0  # of the weights before the held-out images are seen
-_FREE = 0.5  # the same of the bias, and of signals that tell the place apart
-_WORTH = 0.35  # of one held-out frame: neighbours in a video share their errors
-_MARGIN = 0.1
-_FOREIGN_SHARE = 0.2  # of the queries that a map is asked, for what cannot be told apart
-_OWN = {"inliers": 0.7, "ratio": 0.7, "chance": 0.5, "claimed": 0.5, "cover": 0.2}
-"""By how much mapping images support their own poses better than unseen ones."""
-_OWN_WIDER = 1.5
-_OWN_GROWTH = 0.002  # the solver's own covariance grows with the distance from triangulated points
 _TAIL_LEAST, _TAIL_MOST = 20, 1.5  # images that tell of a tail, and how far it may widen
 _NEES_90 = 10.645  # below which nine tenths of the squares of six standard normal numbers are
-_NARROWEST = 0.25  # factor on the solver's standard deviations
 _CLEAR = 0.9  # probability that no other pose explains an image
 _ACCURATE = 0.9  # share of the held-out poses that are right, or the method is coarse
 
@@ -94,29 +71,36 @@ def hold_out(dataset: Dataset, config: CalibrationConfig, seed: int) -> npt.NDAr
     return np.sort(np.asarray(chosen, np.int64))
 
 
-def fit_calibration(
-    held: Sequence[tuple[Frame, Localization]],
-    foreign: Sequence[Localization],
-    mapped: Float64Array,
-    depth: float,
-    config: CalibrationConfig,
-    own: bool = False,
-    memorized: bool = True,
-) -> Calibration:
-    """Learn a calibration.
+@dataclass(frozen=True)
+class Witnesses:
+    """What a calibration is learned from.
 
-    Args:
+    Attributes:
         held: held-out mapping images with their true poses, and how they were localized without any
             calibration.
         foreign: the same of foreign pictures.
         mapped: (N, 3, 4) poses of the mapping images.
         depth: of the scene.
-        config: options.
         own: nothing was held out, the images are part of the map: their errors are too small, so that the
             covariances get half as wide again as they ask for.
         memorized: such images may be known by heart (`Estimator.memorizes`), so that covariances are never
             narrower than the solver's own. Otherwise their errors are like those of others.
     """
+
+    held: Sequence[tuple[Frame, Localization]]
+    foreign: Sequence[Localization]
+    mapped: Float64Array
+    depth: float
+    own: bool = False
+    memorized: bool = True
+
+
+def fit_calibration(
+    witnesses: Witnesses, config: CalibrationConfig, prior: Prior = PRIOR
+) -> Calibration:
+    """Learn a calibration from what a map said, and from what all maps have in common."""
+    held, foreign, mapped = witnesses.held, witnesses.foreign, witnesses.mapped
+    depth, own, memorized = witnesses.depth, witnesses.own, witnesses.memorized
     localized = [(f, loc, _depth(loc, depth)) for f, loc in held if loc.localized]
     # Of two poses that explain an image one is wrong, whatever supports them: no matter of the odds.
     judged = [j for j in localized if j[1].support.get(ALONE, 1.0) > _CLEAR] or localized
@@ -131,13 +115,13 @@ def fit_calibration(
     centre = _centre([found for (_, found, _), good in zip(judged, as_usual, strict=True) if good])
     supports = [found.support for _, found, _ in judged]
     if own:
-        supports = [{n: v - _OWN.get(n, 0.0) for n, v in s.items()} for s in supports]
-        centre = {n: v - _OWN.get(n, 0.0) for n, v in centre.items()}
+        supports = [{n: v - prior.own.get(n, 0.0) for n, v in s.items()} for s in supports]
+        centre = {n: v - prior.own.get(n, 0.0) for n, v in centre.items()}
     strange = sum(f.localized for f in foreign)
     pictures = supports + [f.support for f in foreign if f.localized]
     none = np.zeros(strange, bool)
     enough = _ENOUGH_OWN if own else _ENOUGH
-    here = fit_odds(pictures, np.concatenate([as_usual, none]), centre, strange, enough)
+    here = fit_odds(pictures, np.concatenate([as_usual, none]), centre, strange, enough, prior)
     spread = Spread(scale=3.0, floor=0.003, growth=0.02)  # where nothing was right
     used = [
         RightPose(
@@ -150,26 +134,13 @@ def fit_calibration(
         if good
     ]  # fmt: skip
     if used:
-        spread = widened(fit_spread(used), used)
-        # No evidence of few images says that a solver's errors are many times smaller than it claims.
-        spread = replace(spread, scale=max(spread.scale, _NARROWEST))
-        if usual != (RIGHT_DEPTHS, RIGHT_DEG) or float(right.mean()) < _ACCURATE:
-            # A coarse method regresses poses. Held-out images flatter it, as they lie between mapped
-            # neighbours that it learned by heart; they are no reason to trust it more than it does itself.
-            spread = replace(spread, scale=max(spread.scale, 1.0))
-        if own:
-            spread = replace(
-                spread, scale=_OWN_WIDER * spread.scale, floor=_OWN_WIDER * spread.floor
-            )
-            # Images of the map say nothing of the growth: known ones not even of the errors.
-            spread = (
-                replace(spread, scale=max(spread.scale, 1.0), floor=max(spread.floor, 0.001))
-                if memorized
-                else replace(spread, growth=_OWN_GROWTH)
-            )
+        # A coarse method regresses poses. Held-out images flatter it, as they lie between mapped
+        # neighbours that it learned by heart; they are no reason to trust it more than it does itself.
+        coarse = usual != (RIGHT_DEPTHS, RIGHT_DEG) or float(right.mean()) < _ACCURATE
+        spread = map_spread(used, prior, own, coarse or (own and memorized))
     return Calibration(
         centre=centre,
-        right=fit_odds(pictures, np.concatenate([right, none]), centre, strange, enough),
+        right=fit_odds(pictures, np.concatenate([right, none]), centre, strange, enough, prior),
         here=here,
         spread=spread,
         depth=depth,
@@ -193,6 +164,7 @@ def fit_odds(
     centre: Mapping[str, float],
     strange: int = 0,
     enough: float = _ENOUGH,
+    prior: Prior = PRIOR,
 ) -> Odds:
     """Logistic regression of a statement on the support, from a prior that holds for every map.
 
@@ -205,50 +177,92 @@ def fit_odds(
         strange: so many of the poses, the last ones, are of foreign pictures. However many were made, they
             count as the share of foreign pictures among queries.
         enough: share of the way from foreign to mapping images that a signal has to go to speak for a pose.
+        prior: what holds for every map.
     """
-    names = list(centre)
-    prior = np.array([_PRIOR_BIAS, *(_PRIOR_WEIGHTS.get(n, _PRIOR_SIGNAL) for n in names)])
-    theta, units = prior.copy(), np.ones(len(names))
-    ranges: dict[str, tuple[float, float]] = {}
-    apart = set()
+    steps, apart = measured(supports, centre, strange, enough)
+    expected = np.array([prior.bias, *(prior.weight(n) for n in centre)])
+    theta = expected
     if len(supports):
-        x = np.array([[1.0, *(s.get(n, centre[n]) for n in names)] for s in supports])
-        for column, name in enumerate(names):
-            values, usual = x[:, column + 1], centre[name]
-            if name.startswith("signal."):
-                known, foreign = values[: len(x) - strange], values[len(x) - strange :]
-                units[column], ranges[name], separates = _measure(known, foreign, enough)
-                apart |= {name} if separates else set()
-                values, usual = np.clip(values, *ranges[name]), np.clip(usual, *ranges[name])
-            elif name in _ENOUGH_IS:
-                ranges[name] = (-math.inf, usual - _ENOUGH_IS[name])
-                values, usual = np.minimum(values, ranges[name][1]), ranges[name][1]
-            x[:, column + 1] = (values - usual) / units[column]
-        y = true.astype(float)
-        sample = np.ones(len(y))
+        sample = np.ones(len(supports))
         if strange:
-            own = max(len(y) - strange, 5)
-            sample[-strange:] = min(1.0, _FOREIGN_SHARE * own / strange)
+            own = max(len(supports) - strange, 5)
+            sample[-strange:] = min(1.0, prior.foreign * own / strange)
         strength = np.array(
             [
-                _FREE,
+                prior.free,
                 *(
-                    _FREE if name in apart else _PRIOR_STRENGTH / max(weight, 0.1) ** 0.5
-                    for name, weight in zip(names, prior[1:], strict=True)
+                    prior.free if name in apart else prior.strength / max(weight, 0.1) ** 0.5
+                    for name, weight in zip(centre, expected[1:], strict=True)
                 ),
             ]
         )
-        for _ in range(50):
-            p = 1 / (1 + np.exp(-np.clip(x @ theta, -30, 30)))
-            gradient = x.T @ (sample * (p - y)) + strength * (theta - prior)
-            curvature = (x.T * (sample * p * (1 - p))) @ x + np.diag(strength)
-            step = np.linalg.solve(curvature, gradient)
-            theta = theta - step / max(1.0, float(np.abs(step).max()))
-            theta[1:] = np.maximum(theta[1:], 0)
-            if float(np.abs(step).max()) < 1e-6:
-                break
-    weights = theta[1:] / units
-    return Odds(float(theta[0]), {n: float(w) for n, w in zip(names, weights, strict=True)}, ranges)
+        rows = [list(steps.lacks(s, centre).values()) for s in supports]
+        theta = regression(np.array(rows), true, sample, expected, strength)
+    weights = {
+        name: float(value) * steps.weights[name]
+        for name, value in zip(centre, theta[1:], strict=True)
+    }
+    return Odds(float(theta[0]), weights, steps.ranges)
+
+
+def regression(
+    rows: Float64Array,
+    true: npt.NDArray[np.bool_],
+    sample: Float64Array,
+    expected: Float64Array,
+    strength: Float64Array,
+) -> Float64Array:
+    """(1 + K,) bias and weights, which are not negative, of a logistic regression (maximum a posteriori).
+
+    Args:
+        rows: (N, K) what speaks for each statement.
+        true: (N,) whether it holds.
+        sample: (N,) how much each counts.
+        expected: (1 + K,) bias and weights by the prior.
+        strength: (1 + K,) inverse variances of the prior.
+    """
+    x = np.column_stack([np.ones(len(rows)), rows])
+    y, theta = true.astype(float), expected.copy()
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(x @ theta, -30, 30)))
+        gradient = x.T @ (sample * (p - y)) + strength * (theta - expected)
+        curvature = (x.T * (sample * p * (1 - p))) @ x + np.diag(strength)
+        # Weights that would become negative stay at zero and leave the others alone.
+        free = (theta > 0) | (gradient < 0)
+        free[0] = True
+        step = np.zeros(len(theta))
+        step[free] = np.linalg.solve(curvature[np.ix_(free, free)], gradient[free])
+        before = theta
+        theta = theta - step / max(1.0, float(np.abs(step).max()))
+        theta[1:] = np.maximum(theta[1:], 0)
+        if float(np.abs(theta - before).max()) < 1e-6:
+            break
+    return np.asarray(theta, np.float64)
+
+
+def measured(
+    supports: Sequence[Mapping[str, float]],
+    centre: Mapping[str, float],
+    strange: int,
+    enough: float,
+) -> tuple[Odds, set[str]]:
+    """Odds whose weights are one for a step of each support, and the signals that tell the place apart.
+
+    Arguments are those of `fit_odds`.
+    """
+    weights: dict[str, float] = dict.fromkeys(centre, 1.0)
+    ranges: dict[str, tuple[float, float]] = {}
+    apart = set()
+    for name, usual in centre.items():
+        if name in _ENOUGH_IS:
+            ranges[name] = (-math.inf, usual - _ENOUGH_IS[name])
+        elif name.startswith("signal.") and supports:
+            values = np.array([s.get(name, usual) for s in supports])
+            known, foreign = values[: len(values) - strange], values[len(values) - strange :]
+            unit, ranges[name], separates = _measure(known, foreign, enough)
+            weights[name] = 1 / unit
+            apart |= {name} if separates else set()
+    return Odds(0.0, weights, ranges), apart
 
 
 def _measure(
@@ -297,30 +311,77 @@ class RightPose:
     lack: float = 0.0
 
 
-def fit_spread(used: Sequence[RightPose]) -> Spread:
+@dataclass(frozen=True)
+class _Poses:
+    """Right poses as arrays."""
+
+    errors: Float64Array
+    claimed: Float64Array
+    distance: Float64Array
+    depth: Float64Array
+    lack: Float64Array
+
+    @classmethod
+    def of(cls, used: Sequence[RightPose]) -> _Poses:
+        none = np.zeros((6, 6))
+        return cls(
+            np.array([p.error for p in used]).reshape(-1, 6),
+            np.array([none if p.claimed is None else p.claimed for p in used]).reshape(-1, 6, 6),
+            *(np.array([getattr(p, n) for p in used]) for n in ("distance", "depth", "lack")),
+        )
+
+    def squares(self, spread: Spread) -> Float64Array:
+        """(N,) normalised squared errors."""
+        return self._squares(spread.covariance(self.claimed, self.distance, self.depth, self.lack))
+
+    def surprise(self, spread: Spread) -> float:
+        """Minus the log likelihood of the errors, up to a constant."""
+        stated = spread.covariance(self.claimed, self.distance, self.depth, self.lack)
+        sign, log_det = np.linalg.slogdet(stated)
+        if (sign <= 0).any():
+            return math.inf
+        # Student's t with 8 degrees of freedom: one outlier does not rule.
+        return float((7.0 * np.log1p(self._squares(stated) / 8.0) + log_det / 2).sum())
+
+    def _squares(self, stated: Float64Array) -> Float64Array:
+        solved = np.linalg.solve(stated, self.errors[..., None])[..., 0]
+        return np.asarray(np.einsum("ni,ni->n", self.errors, solved), np.float64)
+
+
+def map_spread(used: Sequence[RightPose], prior: Prior, own: bool, flattered: bool) -> Spread:
+    """The spread of a map's poses.
+
+    Args:
+        used: right poses of its held-out images.
+        prior: what holds for every map.
+        own: they are images of the map, which say nothing of how errors grow.
+        flattered: the method may know them by heart: no reason to trust it more than it does itself.
+    """
+    spread = widened(fit_spread(used, prior), used)
+    if own:
+        wider = prior.own_wider
+        spread = replace(spread, scale=wider * spread.scale, floor=wider * spread.floor)
+        if not flattered:
+            # What was triangulated knows by itself how it grows: the solver's own covariance does.
+            return replace(spread, growth=0.0)
+        spread = replace(spread, floor=max(spread.floor, 0.001))
+    return replace(spread, scale=max(spread.scale, 1.0)) if flattered else spread
+
+
+def fit_spread(used: Sequence[RightPose], prior: Prior = PRIOR) -> Spread:
     """Scale, floor and growth of the covariance under which the errors of right poses are most likely."""
-    prior = Spread()
     names = ("scale", "floor", "growth", "turn")
-    centre = np.log([getattr(prior, n) for n in names])
-    width = np.array([0.8, 1.5, 0.8, 0.5])
+    centre = np.log([getattr(prior.spread, n) for n in names])
+    poses = _Poses.of(used)
 
     def cost(theta: Float64Array) -> float:
-        spread = Spread(*np.exp(theta).tolist())
-        total = float((((theta - centre) / width) ** 2).sum()) / 2
-        for pose in used:
-            covariance = spread.covariance(pose.claimed, pose.distance, pose.depth, pose.lack)
-            sign, log_det = np.linalg.slogdet(covariance)
-            if sign <= 0:
-                return math.inf
-            nees = float(pose.error @ np.linalg.solve(covariance, pose.error))
-            # Student's t with 8 degrees of freedom: one outlier does not rule.
-            total += _WORTH * (7.0 * math.log1p(nees / 8.0) + log_det / 2)
-        return total
+        total = float((((theta - centre) / prior.widths) ** 2).sum()) / 2
+        spread = replace(prior.spread, **dict(zip(names, np.exp(theta), strict=True)))
+        return total + prior.worth * poses.surprise(spread)
 
     theta = descend(cost, centre, np.full(4, 0.5))
-    # A little wider than the likeliest: few images know little of the tails.
-    theta[:3] += _MARGIN
-    return Spread(*np.exp(theta).tolist())
+    theta[:3] += prior.margin
+    return replace(prior.spread, **dict(zip(names, np.exp(theta).tolist(), strict=True)))
 
 
 def widened(spread: Spread, used: Sequence[RightPose]) -> Spread:
@@ -331,12 +392,7 @@ def widened(spread: Spread, used: Sequence[RightPose]) -> Spread:
     """
     if len(used) < _TAIL_LEAST:
         return spread
-    values = [
-        pose.error @ np.linalg.solve(
-            spread.covariance(pose.claimed, pose.distance, pose.depth, pose.lack), pose.error
-        )
-        for pose in used
-    ]  # fmt: skip
+    values = _Poses.of(used).squares(spread)
     factor = math.sqrt(float(np.quantile(values, 0.9)) / _NEES_90)
     factor = min(max(factor, 1.0), _TAIL_MOST)
     return replace(

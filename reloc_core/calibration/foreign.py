@@ -16,8 +16,9 @@ from reloc_core.types import Camera, ImageArray, Query
 def foreign_pictures(dataset: Dataset, count: int, seed: int) -> Iterator[Query]:
     """Queries whose honest answer is "not localized".
 
-    A third are mapping images made impossible: mirrored, cut into tiles that are shuffled, or one part
-    repeated; a third are other rooms, rendered; a third are noise, textures and drawings.
+    Half are mapping images made impossible, which come nearest to right ones: mirrored, cut into tiles that
+    are shuffled, or one part repeated; a third are other rooms, rendered; the rest are noise, textures and
+    drawings.
 
     Args:
         dataset: the mapping images, which give sizes and cameras.
@@ -30,13 +31,12 @@ def foreign_pictures(dataset: Dataset, count: int, seed: int) -> Iterator[Query]
     for number in range(count):
         frame = dataset.frames[int(chosen[number % len(chosen)])]
         camera = frame.camera
-        kind = number % 3
-        if kind == 0:
-            image = _impossible(dataset[int(chosen[number % len(chosen)])].image, number // 3, rng)
-        elif kind == 1:
+        if number % 2 == 0:
+            image = _impossible(dataset[int(chosen[number % len(chosen)])].image, number // 2, rng)
+        elif number % 6 < 5:
             image = _fit(next(rooms), camera)
         else:
-            image = _drawn(number // 3, camera, rng)
+            image = _drawn(number // 6, camera, rng)
         yield Query(f"foreign-{number:03d}", camera, image=np.ascontiguousarray(image))
 
 
@@ -47,17 +47,18 @@ def _impossible(image: ImageArray, turn: int, rng: np.random.Generator) -> Image
         return image[:, ::-1]
     if kind == 1:
         return image[::-1]  # mirrored at the horizontal, which no turn of the camera does
-    rows, columns = np.linspace(0, height, 5).astype(int), np.linspace(0, width, 5).astype(int)
+    side = int(rng.integers(3, 7))
+    rows, columns = (np.linspace(0, n, side + 1).astype(int) for n in (height, width))
     size = (int(columns[1]), int(rows[1]))
     tiles = [
         cv2.resize(image[rows[i] : rows[i + 1], columns[j] : columns[j + 1]], size)
-        for i in range(4)
-        for j in range(4)
+        for i in range(side)
+        for j in range(side)
     ]
-    order = rng.permutation(16) if kind == 2 else np.full(16, rng.integers(16))
-    grid = np.concatenate(
-        [np.concatenate([tiles[order[4 * i + j]] for j in range(4)], axis=1) for i in range(4)]
-    )
+    count = side**2
+    order = rng.permutation(count) if kind == 2 else np.full(count, rng.integers(count))
+    lines = [np.concatenate([tiles[k] for k in row], axis=1) for row in order.reshape(side, side)]
+    grid = np.concatenate(lines)
     return np.asarray(cv2.resize(grid, (width, height)), np.uint8)
 
 

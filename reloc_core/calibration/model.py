@@ -54,23 +54,29 @@ class Spread:
     floor: float = 0.002
     growth: float = 0.011
     turn: float = 0.7
-    doubt: float = 0.06
+    doubt: float = 0.08
 
     def covariance(
-        self, claimed: Float64Array | None, distance: float, depth: float, lack: float = 0.0
+        self,
+        claimed: Float64Array | None,
+        distance: float | Float64Array,
+        depth: float | Float64Array,
+        lack: float | Float64Array = 0.0,
     ) -> Float64Array:
-        """(6, 6) covariance of a pose.
+        """(..., 6, 6) covariance of a pose, or of several.
 
         Args:
-            claimed: (6, 6) by the solver; None where it says nothing.
-            distance: from what was mapped, a novelty.
-            depth: of the scene.
-            lack: of support, in log odds; see `Odds.lack`.
+            claimed: (..., 6, 6) by the solver; None where it says nothing.
+            distance: (...) from what was mapped, a novelty.
+            depth: (...) of the scene.
+            lack: (...) of support, in log odds; see `Odds.lack`.
         """
         own = np.zeros((6, 6)) if claimed is None else np.asarray(claimed, np.float64)
-        variance = self.floor**2 + (self.growth * distance) ** 2
-        added = np.repeat([variance * self.turn**2, variance * depth**2], 3)
-        return (1 + self.doubt * lack) ** 2 * (self.scale**2 * own + np.diag(added))
+        variance = self.floor**2 + (self.growth * np.asarray(distance)) ** 2
+        parts = np.stack([variance * self.turn**2, variance * np.asarray(depth) ** 2], -1)
+        added = np.repeat(parts, 3, -1)[..., None] * np.eye(6)
+        wider = 1 + self.doubt * np.asarray(lack)[..., None, None]
+        return np.asarray(wider**2 * (self.scale**2 * own + added), np.float64)
 
 
 @dataclass(frozen=True)
@@ -196,8 +202,10 @@ class Calibration:
         lack = self.here.lack(found, self.centre)
         covariance = self.spread.covariance(result.covariance, distance, depth, lack)
         right = alone * self.right.probability(found, self.centre)
-        # No pose is more probably right than its own covariance lets it be.
-        score = min(here, right, within_right(covariance, depth))
+        # No pose is more probably right than its own covariance lets it be. What its support lacks is in
+        # the odds already.
+        usual = self.spread.covariance(result.covariance, distance, depth)
+        score = min(here, right, within_right(usual, depth))
         if here < self.min_score:
             return replace(
                 result,

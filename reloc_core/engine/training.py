@@ -15,6 +15,7 @@ import numpy.typing as npt
 from reloc_core.calibration import (
     Calibration,
     CalibrationConfig,
+    Witnesses,
     fit_calibration,
     foreign_pictures,
     hold_out,
@@ -272,10 +273,24 @@ def calibrate(
         run: seed and progress.
         config: options.
     """
+    witnesses = ask(pipeline, dataset, held, run, config)
+    made = fit_calibration(witnesses, config)
+    run.log("calibrated", held_out=made.held_out, spread=asdict(made.spread), **made.details)
+    return made
+
+
+def ask(
+    pipeline: Pipeline,
+    dataset: Dataset,
+    held: npt.NDArray[np.int64],
+    run: Run,
+    config: CalibrationConfig,
+) -> Witnesses:
+    """Localize what a calibration is learned from; arguments as those of `calibrate`."""
     own = not len(held)
     asked = held if len(held) else np.unique(np.linspace(0, len(dataset) - 1, 8).astype(np.int64))
     blocks = _Blocks(dataset if pipeline.reads_depth else dataset.without_depth(), asked.tolist())
-    count = min(config.foreign, max(12, len(dataset) // 8))
+    count = min(config.foreign, max(24, len(dataset) // 8))
     found, foreign = [], []
     with run.progress("Calibrating", len(blocks) + count) as progress:
         for outcome in run_queries(pipeline, blocks, observed=False):
@@ -285,13 +300,12 @@ def calibrate(
         for outcome in run_queries(pipeline, pictures, observed=False):
             foreign.append(outcome.localization)
             progress.advance()
-    mapped = mapped_frames(run.map.so_far()).world_from_cam
+    assert pipeline.map is not None
+    mapped = mapped_frames(pipeline.map).world_from_cam
     depths = [loc.support["depth"] for _, loc in found if "depth" in loc.support]
     depth = float(np.median(depths)) if depths else scene_scale(mapped)
     memorized = pipeline.estimator.memorizes or bool(pipeline.refiners)
-    made = fit_calibration(found, foreign, mapped, depth, config, own, memorized)
-    run.log("calibrated", held_out=made.held_out, spread=asdict(made.spread), **made.details)
-    return made
+    return Witnesses(found, foreign, mapped, depth, own, memorized)
 
 
 class _Blocks(Subset):

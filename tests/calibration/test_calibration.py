@@ -12,6 +12,7 @@ from scripted import Room
 
 from reloc_core.calibration import (
     CalibrationConfig,
+    Witnesses,
     fit_calibration,
     foreign_pictures,
     hold_out,
@@ -276,7 +277,8 @@ def made(own=False, errors=(0.004,) * 40, foreign=20, claimed=None, elsewhere=0,
             )
     strange = [localization(np.eye(4), inliers=3 + rng.normal() / 5) for _ in range(foreign)]
     mapped = np.stack([f.world_from_cam[:3] for f, _ in held])
-    return fit_calibration(held, strange, mapped, 2.0, CalibrationConfig(), own, memorized)
+    witnesses = Witnesses(held, strange, mapped, 2.0, own, memorized)
+    return fit_calibration(witnesses, CalibrationConfig())
 
 
 def test_images_that_two_places_explain_say_nothing_of_the_others():
@@ -368,6 +370,33 @@ def test_images_that_points_were_triangulated_from_tell_how_sure_a_solver_may_be
     assert 0.004 < width[False] < 0.75 * width[True]
 
 
+def test_how_errors_of_triangulated_points_grow_is_left_to_the_solver():
+    """Its covariance grows with the distance; images of the map say nothing of a further growth."""
+    claimed = np.eye(6) * 0.004**2
+    near = replace(localization(np.eye(4), inliers=6.0, depth=2.0), covariance=claimed)
+    far = replace(near, world_from_cam=pose_plus(np.eye(4), np.array([0, 3.0, 0, 0, 0, -9.0])))
+    own, held_out = made(True, claimed=claimed, memorized=False), made(claimed=claimed)
+    np.testing.assert_allclose(own.judge(far).covariance, own.judge(near).covariance)
+    wider = held_out.judge(far).covariance[3, 3] / held_out.judge(near).covariance[3, 3]
+    assert wider > 2
+
+
+def test_what_a_support_lacks_lowers_the_score_once():
+    """Its covariance is wider for it, and says no more of the score than the odds do."""
+    calibration = made(claimed=np.eye(6) * 0.012**2)
+    little = replace(
+        localization(np.eye(4), inliers=5.0, depth=2.0), covariance=np.eye(6) * 0.16**2
+    )
+    odds, centre = calibration.right, calibration.centre
+    lack = calibration.here.lack(little.support, centre)
+    found = calibration.judge(little)
+    usual = found.covariance / (1 + calibration.spread.doubt * lack) ** 2
+    bound = within_right(usual, 2.0)
+    assert lack > 0.5
+    assert within_right(found.covariance, 2.0) < bound - 0.005
+    assert found.score == pytest.approx(min(odds.probability(little.support, centre), bound))
+
+
 def test_a_pose_that_nothing_supports_is_left_alone():
     predicted = localization(np.eye(4))
     assert made().judge(predicted) is predicted
@@ -445,6 +474,9 @@ def test_foreign_pictures_have_the_sizes_of_the_mapping_images_and_are_repeatabl
         assert a.image.shape == (48, 64, 3)
         assert a.world_from_cam is None
         np.testing.assert_array_equal(a.image, b.image)
+    # Every second one is a mapping image made impossible; the first of four is mirrored.
+    for mirrored in first[::8]:
+        assert any(np.array_equal(mirrored.image[:, ::-1], query.image) for query in room)
 
 
 def test_wrong_options_are_refused():
