@@ -271,6 +271,9 @@ class Correspondences(Evidence):
         points3d: (N, 3) world, metres.
         weights: (N,) non-negative confidence per match, or None for equal.
         variances: (N,) variance of each 3D point along any axis in m^2, or None if unknown.
+        covariances: (N, 3, 3) of each 3D point in the world, m^2, where more than `variances` is known of
+            it, or None; the pose is fitted to them in the end.
+        pixel_noise: standard deviation of `points2d` in pixels that goes with `covariances`.
         points_cam: (N, 3) the same points in camera axes from measured depth, metres; NaN rows
             where there is none. None for RGB.
         kind: "dense" when the noise sits in the 3D points (scene coordinates), "sparse" when it
@@ -290,6 +293,8 @@ class Correspondences(Evidence):
     kind: Literal["dense", "sparse"] = "dense"
     grid_shape: tuple[int, int] | None = None
     redundancy: float = 1.0
+    covariances: Float64Array | None = None
+    pixel_noise: float = 0.5
 
     def __post_init__(self) -> None:
         n = len(self.points2d)
@@ -300,6 +305,7 @@ class Correspondences(Evidence):
             ("points3d", self.points3d, (n, 3)),
             ("weights", self.weights, (n,)),
             ("variances", self.variances, (n,)),
+            ("covariances", self.covariances, (n, 3, 3)),
             ("points_cam", self.points_cam, (n, 3)),
         ):
             if array is not None and array.shape != shape:

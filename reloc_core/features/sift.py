@@ -17,6 +17,7 @@ from reloc_core.mapping.views import working_grey
 from reloc_core.types import ImageArray
 
 CHANNELS = 128
+_CONTRAST = 0.02  # half of OpenCV's: as many key points as others' implementations find
 
 
 class SiftDetector:
@@ -30,18 +31,17 @@ class SiftDetector:
         self.resolution = resolution
 
     def detect(self, images: Sequence[ImageArray], count: int) -> list[Keypoints]:
-        """The `count` strongest key points of each image."""
+        """The `count` largest key points of each image: the finest ones are the least often found again."""
         return [self._one(image, count) for image in images]
 
     def _one(self, image: ImageArray, count: int) -> Keypoints:
         grey, scale = working_grey(image, min(self.resolution, *image.shape[:2]), least=SMALLEST)
         # By default OpenCV's key points lie a quarter of a pixel to the lower right.
-        sift = cv2.SIFT.create(count, enable_precise_upscale=True)
+        sift = cv2.SIFT.create(0, contrastThreshold=_CONTRAST, enable_precise_upscale=True)
         found, descriptors = sift.detectAndCompute(grey, None)
         if not found:
             return Keypoints(np.zeros((0, 2)), torch.zeros(0), torch.zeros(0, CHANNELS))
-        # The strongest ones exactly: equal responses can make it more.
-        order = np.argsort([-k.response for k in found], kind="stable")[:count]
+        order = np.argsort([-k.size for k in found], kind="stable")[:count]
         pixels = np.array([found[i].pt for i in order], np.float64)
         strength = np.array([found[i].response for i in order], np.float32)
         root = np.sqrt(descriptors[order] / np.maximum(descriptors[order].sum(1)[:, None], 1e-9))

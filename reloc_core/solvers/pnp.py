@@ -25,6 +25,7 @@ from reloc_core.solvers.camera_doubt import with_camera_doubt
 from reloc_core.solvers.checks import as_solver_options, options_of
 from reloc_core.solvers.config import PnpConfig
 from reloc_core.solvers.device import check_supported, device_index
+from reloc_core.solvers.located import with_located_points
 from reloc_core.solvers.options import AbsolutePoseOptions, RgbdPoseOptions
 from reloc_core.solvers.rgbd import estimate_rgbd_pose
 from reloc_core.types import Camera, Correspondences, Evidence, Localization, Status
@@ -156,6 +157,8 @@ class PnpSolver(Solver):
         estimate = self._look_again(estimate, c, camera, options)
         if self.config.verify_camera and self.config.verify_focal:
             estimate = with_camera_doubt(estimate, c, camera, options.residual == "ray")
+        if self.config.use_variances and options.residual == "reprojection":
+            estimate = with_located_points(estimate, c, camera)
         return estimate
 
     def _look_again(

@@ -75,12 +75,14 @@ def test_completed_matches_keep_one_per_key_point():
 
 def test_landmarks_are_uncertain_across_where_seen_from_the_side(scene):
     rows = np.arange(200)
-    np.testing.assert_allclose(scene.lateral_variances(rows, np.eye(4)), 0, atol=1e-7)
+    np.testing.assert_allclose(
+        scene.lateral_variances(rows, scene.covariances_of(rows), np.eye(4)), 0, atol=1e-7
+    )
     side = np.eye(4)
     for row in (0, 17):
         ray = scene.points[row] / np.linalg.norm(scene.points[row])
         side[:3, 3] = scene.points[row] - 3 * np.cross(ray, [0, 1, 0])
-        across = scene.lateral_variances(rows, side)[row]
+        across = scene.lateral_variances(rows, scene.covariances_of(rows), side)[row]
         assert across == pytest.approx(0.1**2 / 2, rel=0.01)  # of two directions one is uncertain
 
 

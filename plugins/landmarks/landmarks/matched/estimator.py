@@ -48,6 +48,7 @@ _GUIDES = 12  # inliers of a pose that is believed enough to look where it says
 _SLACK = 0.05  # of cosines
 _SUPPORT = 8  # inliers that an image must share with a query to support it
 _WORDS = 16
+_PIXEL_NOISE = 0.5  # px of the described image
 _KNOWN_FOCAL = 0.02
 
 
@@ -245,7 +246,7 @@ class MatchedLandmarks:
             if len(again) < pose.num_inliers / 2:
                 break
             matches, agreeing = again.completed(looks), len(again)
-        return self._evidence(query, found, matches, first, agreeing, pose)
+        return self._evidence(query, found, matches, first, agreeing, pose, pixel)
 
     def _guess(self, query: Query, found: Keypoints, matches: Matches) -> PoseEstimate | None:
         """The pose that guides, if there is one."""
@@ -270,18 +271,20 @@ class MatchedLandmarks:
         first: int,
         agreeing: int,
         pose: PoseEstimate | None,
+        pixel: float,
     ) -> Correspondences:
         assert self.scene is not None
         options = self.config.matching
         pixels, points = found.pixels[matches.keypoints], self.scene.points[matches.landmarks]
-        variances, redundancy = None, options.redundancy
+        variances, covariances, redundancy = None, None, options.redundancy
         signals = {
             "similarity": float(matches.similarity.mean()) if len(matches) else 0.0,
             "matches": float(np.log1p(len(matches))),
         }
         if pose is not None and len(matches):
             where = pose.world_from_cam
-            variances = self.scene.lateral_variances(matches.landmarks, where)
+            covariances = self.scene.covariances_of(matches.landmarks)
+            variances = self.scene.lateral_variances(matches.landmarks, covariances, where)
             distance = np.linalg.norm(points - where[:3, 3], axis=1)
             # Errors that landmarks share do not average out over many of them. They are known relative to
             # those of the mapping images' key points, which are about as well located as the query's.
@@ -293,6 +296,8 @@ class MatchedLandmarks:
             points3d=points,
             weights=matches.similarity.astype(np.float64) ** 2,
             variances=variances,
+            covariances=covariances,
+            pixel_noise=_PIXEL_NOISE * pixel,
             kind="sparse",
             redundancy=redundancy,
             signals=signals,

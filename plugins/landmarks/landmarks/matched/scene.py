@@ -193,15 +193,21 @@ class LandmarkMap:
         rays = self.points[chosen] - world_from_cam[:3, 3]
         return rays / np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-12)
 
-    def lateral_variances(self, chosen: np.ndarray, world_from_cam: Float64Array) -> Float64Array:
+    def covariances_of(self, chosen: np.ndarray) -> Float64Array:
+        """Covariances (K, 3, 3) of landmarks, scene units squared."""
+        covariance = np.empty((len(chosen), 3, 3))
+        for (i, j), values in zip(_ENTRIES, self.covariances[chosen].T, strict=True):
+            covariance[:, i, j] = covariance[:, j, i] = values
+        return covariance
+
+    def lateral_variances(
+        self, chosen: np.ndarray, covariances: Float64Array, world_from_cam: Float64Array
+    ) -> Float64Array:
         """Variances (K,) of landmarks along an axis across the line of sight, scene units squared.
 
         A landmark that was triangulated from a narrow baseline is uncertain along the mapping rays; seen
         from the side, that is across.
         """
-        covariance = np.empty((len(chosen), 3, 3))
-        for (i, j), values in zip(_ENTRIES, self.covariances[chosen].T, strict=True):
-            covariance[:, i, j] = covariance[:, j, i] = values
         rays = self.rays_from(world_from_cam, chosen)
-        along = np.einsum("ni,nij,nj->n", rays, covariance, rays)
-        return (np.trace(covariance, axis1=1, axis2=2) - along) / 2
+        along = np.einsum("ni,nij,nj->n", rays, covariances, rays)
+        return (np.trace(covariances, axis1=1, axis2=2) - along) / 2

@@ -1,0 +1,68 @@
+"""A pose fitted to points of which each is known better in some directions than in others."""
+
+import numpy as np
+import pytest
+
+from reloc_core.geometry import inverse, project, transform
+from reloc_core.interfaces import Runtime
+from reloc_core.solvers.config import PnpConfig
+from reloc_core.solvers.pnp import PnpSolver
+from reloc_core.types import Camera, Correspondences
+
+LENSES = [
+    Camera.pinhole(500.0, 640, 480),
+    Camera("SIMPLE_RADIAL", 640, 480, (500.0, 319.5, 239.5, 0.05)),
+]
+
+
+def evidence(rng, camera, covariances=True, count=150):
+    """Points that are uncertain along the rays of a camera beside the query."""
+    pose = np.eye(4)
+    pose[:3, 3] = rng.normal(0, 0.2, 3)
+    pixels = rng.uniform([20, 20], [620, 460], (count, 2))
+    depth = rng.uniform(2, 12, count)
+    points = np.stack(
+        [(pixels[:, 0] - 320) / 500 * depth, (pixels[:, 1] - 240) / 500 * depth, depth], 1
+    )
+    pixels, _ = project(camera, transform(inverse(pose), points))
+    along = points - [1.5, 0.0, 0.0]
+    distance = np.linalg.norm(along, axis=1, keepdims=True)
+    along /= distance
+    sigma = 0.006 * distance[:, 0]
+    covariance = np.einsum("n,ni,nj->nij", sigma**2, along, along) + 1e-6 * np.eye(3)
+    moved = points + rng.normal(size=count)[:, None] * sigma[:, None] * along
+    found = Correspondences(
+        pixels + rng.normal(0, 0.3, pixels.shape), moved, kind="sparse",
+        covariances=covariance if covariances else None, pixel_noise=0.3,
+    )  # fmt: skip
+    return found, pose
+
+
+@pytest.mark.parametrize("camera", LENSES, ids=lambda c: c.model)
+def test_it_is_nearer_than_a_fit_of_equal_points(camera):
+    solver, errors = PnpSolver(PnpConfig()), {True: [], False: []}
+    for seed in range(20):
+        for known in errors:
+            found, pose = evidence(np.random.default_rng(seed), camera, known)
+            result = solver.solve(found, camera, Runtime())
+            errors[known].append(np.linalg.norm(result.world_from_cam[:3, 3] - pose[:3, 3]))
+    assert np.median(errors[True]) < 0.75 * np.median(errors[False])
+
+
+def test_wrong_points_do_not_pull():
+    found, pose = evidence(np.random.default_rng(1), LENSES[0])
+    wrong = found.points2d.copy()
+    wrong[::3] = np.random.default_rng(2).uniform([0, 0], [640, 480], wrong[::3].shape)
+    spoilt = Correspondences(
+        wrong, found.points3d, kind="sparse", covariances=found.covariances, pixel_noise=0.3
+    )
+    result = PnpSolver(PnpConfig()).solve(spoilt, LENSES[0], Runtime())
+    assert np.linalg.norm(result.world_from_cam[:3, 3] - pose[:3, 3]) < 0.01
+
+
+def test_one_by_one_and_in_a_batch_alike():
+    found, _ = evidence(np.random.default_rng(3), LENSES[0])
+    solver = PnpSolver(PnpConfig())
+    alone = solver.solve(found, LENSES[0], Runtime())
+    (batch,) = solver.solve_batch([found], [LENSES[0]], Runtime())
+    np.testing.assert_array_equal(alone.world_from_cam, batch.world_from_cam)
