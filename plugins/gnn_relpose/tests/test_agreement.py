@@ -135,7 +135,7 @@ def test_fits_counts_what_is_near():
 
 def test_confidence_tips_at_the_calibrated_share():
     share = torch.tensor([0.05, 0.2, 0.8])
-    found = Agreement((torch.zeros(0), torch.zeros(0)), torch.zeros(0), share, share)
+    found = Agreement((torch.zeros(0), torch.zeros(0)), torch.zeros(0), share, share, share)
     low, middle, high = Calibration(support=0.2).confidences(found).tolist()
     assert low < 0.01
     assert middle == pytest.approx(0.25)

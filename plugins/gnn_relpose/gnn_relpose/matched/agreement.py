@@ -30,12 +30,14 @@ class Agreement:
         information: (Q, 6, 6) of these, in units of the usual error of a match.
         support: (Q,) share of the reference's visible matches that fit the common pose.
         common: (Q,) the same over all references of the graph.
+        fitting: (Q,) how many matches of all these references fit.
     """
 
     poses: Pose
     information: Tensor
     support: Tensor
     common: Tensor
+    fitting: Tensor
 
 
 def agreement(batch: GraphBatch, found: EdgePoses) -> Agreement:
@@ -58,11 +60,13 @@ def agreement(batch: GraphBatch, found: EdgePoses) -> Agreement:
     fitting, visible = fits(pose, batch.matches, _FIT)
     fitted, shown = fitting.sum(1).float(), visible.sum(1).float()
     same = (graph[:, None] == graph[None]).float()
+    fitting = same @ fitted
     return Agreement(
         own,
         information,
         fitted / shown.clamp(min=1),
-        (same @ fitted) / (same @ shown).clamp(min=1),
+        fitting / (same @ shown).clamp(min=1),
+        fitting,
     )
 
 

@@ -29,6 +29,7 @@ _QUERIES = 160  # of a scene
 _BATCH = 8
 _ENOUGH = 10  # localized queries below which the defaults stay
 _TRIMMED = 0.02  # share of the largest errors that are left out as outliers
+_ELSEWHERE = 25.0  # times the median of squared errors: not this room, but one that looks alike
 _SUPPORT = (0.15, 0.3)  # a tipping point outside this is not believed
 _STEEPNESS = 6.0
 _CAMERA = Camera.pinhole(1.0, 1, 1)  # the solver of relative poses does not look at it
@@ -112,8 +113,9 @@ def calibrate(
         [float(a.common[s][0]) for g, a, s in found if g.genuine],
         [float(a.common[s][0]) for g, a, s in found if not g.genuine],
     )
+    # References of other rooms fit a pose of their own: confidences tell them, spreads are not for them.
     believed = [
-        (f, q)
+        (f, q[(f[1].support[f[2]] > support).numpy()])
         for f, q in zip(found, squares, strict=True)
         if f[0].genuine and float(f[1].common[f[2]][0]) > support
     ]
@@ -151,7 +153,7 @@ def _support(right: list[float], wrong: list[float]) -> float:
 
 
 def _trimmed_mean(values: np.ndarray) -> float:
-    ordered = np.sort(values)
+    ordered = np.sort(values[values <= _ELSEWHERE * np.median(values)])
     return float(ordered[: max(math.ceil(len(ordered) * (1 - _TRIMMED)), 1)].mean())
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnn_relpose.matched.agreement import agreement
+from gnn_relpose.matched.agreement import Agreement, agreement
 from gnn_relpose.matched.calibration import Calibration, calibrate, evidence
 from gnn_relpose.matched.config import MatchedConfig, check
 from gnn_relpose.matched.focal import believed_camera
-from gnn_relpose.matched.graphs import make_batch, scene_graph
+from gnn_relpose.matched.graphs import Graph, make_batch, scene_graph
 from gnn_relpose.matched.network import GraphNetwork
-from gnn_relpose.matched.scene import Pairs, Scene, match_rays, pool, prepare
+from gnn_relpose.matched.scene import REACH, Pairs, Scene, match_rays, pool, prepare
 from gnn_relpose.matched.training import Trainer
 from gnn_relpose.shared.frames import Describer
 from gnn_relpose.shared.selection import salt_of, thin
@@ -26,6 +26,12 @@ from reloc_core.interfaces import Dataset, Estimator, Run, Runtime
 from reloc_core.maps import Map, MapWriter, load_tensors, save_tensors
 from reloc_core.training.streams import numpy_rng
 from reloc_core.types import Query, RelativePoses
+
+_PLACES = 3  # that are tried: rooms may look alike
+_AS_GOOD, _POWER = (
+    0.95,
+    20,
+)  # share of the matches with which another place is as good, and how that fades
 
 
 @dataclass(frozen=True)
@@ -141,20 +147,34 @@ class MatchedEstimator(Estimator):
     # --------------------------------------------------------------------------- localization
 
     def neighbours(self, descriptor: Tensor, salt: int = 0) -> Neighbours:
-        """References of a query with a global descriptor (D,).
+        """References of a query with a global descriptor (D,): those of the place that looks most like it.
 
         Args:
             descriptor: unit vector.
             salt: of the random thinning.
         """
+        return self._places(descriptor, salt)[0]
+
+    def _places(self, descriptor: Tensor, salt: int) -> list[Neighbours]:
+        """References of each place that may be the query's, the one that looks most like it first.
+
+        A place is what lies within reach of the best reference that is in no place yet. Rooms that look
+        alike share a ranking, and a graph of references of several rooms knows little of any.
+        """
         if self.index is None or self.scene is None:
             raise MapError("gnn_matched has no map yet: call load or fit first.")
         found, similarity = self.index.search(descriptor[None], self.config.retrieval.pool)
         ranking = found[0][found[0] >= 0]
-        rng = numpy_rng(self.seed, "thinning", salt)
-        chosen = thin(ranking, self.config.graph, rng, self.scene.poses, self.scene.depth)
+        scene, places = self.scene, []
         best = float(similarity[0, 0]) if len(ranking) else 0.0
-        return Neighbours(chosen, best)
+        while len(places) < _PLACES and (len(ranking) or not places):
+            centers = scene.poses[ranking, :3, 3]
+            here = np.linalg.norm(centers - centers[:1], axis=1) <= REACH * scene.depth
+            rng = numpy_rng(self.seed, "thinning", salt)
+            chosen = thin(ranking[here], self.config.graph, rng, scene.poses, scene.depth)
+            places.append(Neighbours(chosen, best))
+            ranking = ranking[~here]
+        return places
 
     @torch.inference_mode()
     def estimate(self, query: Query) -> RelativePoses:
@@ -164,27 +184,52 @@ class MatchedEstimator(Estimator):
             raise MapError("gnn_matched has no map yet: call load or fit first.")
         frame = describer.describe(query.image)
         descriptor = vlad(frame.maps.flatten(1).T[None])[0]
-        found = self.neighbours(descriptor, salt_of(descriptor))
-        if found.similarity < self.config.min_similarity * scene.usual_similarity:
+        places = self._places(descriptor, salt_of(descriptor))
+        similarity = places[0].similarity
+        if similarity < self.config.min_similarity * scene.usual_similarity:
             return _empty("no reference image resembles the query")
-        references = found.references
-        descriptors = scene.cell_descriptors(references)
-        seen, stats = match_rays(descriptors, frame, query.camera)
-        camera = believed_camera(query.camera, scene, references, seen, stats)
-        if camera != query.camera:
-            seen, stats = match_rays(descriptors, frame, camera)
-        graph = scene_graph(scene, references, pool(frame), seen, stats)
-        batch, _ = make_batch([graph])
+        pooled, graphs, cameras = pool(frame), [], []
+        for references in (p.references for p in places):
+            descriptors = scene.cell_descriptors(references)
+            seen, stats = match_rays(descriptors, frame, query.camera)
+            camera = believed_camera(query.camera, scene, references, seen, stats)
+            if camera != query.camera:
+                seen, stats = match_rays(descriptors, frame, camera)
+            graphs.append(scene_graph(scene, references, pooled, seen, stats))
+            cameras.append(camera)
+        batch, _ = make_batch(graphs)
         agreed = agreement(batch, network(batch)[-1])
-        names = tuple(scene.names[i] for i in references)
-        given = evidence(graph, agreed, slice(None), self.calibration, names)
+        ends = np.cumsum([0, *(len(p.references) for p in places)])
+        fitting = agreed.fitting[ends[:-1]]
+        best = int(fitting.argmax())
+        rows = slice(int(ends[best]), int(ends[best + 1]))
+        names = tuple(scene.names[i] for i in places[best].references)
+        given = evidence(graphs[best], agreed, rows, self.calibration, names)
         signals = {
-            "retrieval": found.similarity / max(scene.usual_similarity, 1e-6),
-            "agreement": float(agreed.common[0].clamp(min=1e-3).log()),
-            "support": float(agreed.support.median().clamp(min=1e-3).log()),
+            "retrieval": similarity / max(scene.usual_similarity, 1e-6),
+            "agreement": float(agreed.common[rows][0].clamp(min=1e-3).log()),
+            "support": float(agreed.support[rows].median().clamp(min=1e-3).log()),
         }
-        changed = camera if camera != query.camera else None
+        rivals = fitting[self._apart(graphs, agreed, ends, best)]
+        if len(rivals):
+            share = float(rivals.max() / fitting[best].clamp(min=1)) / _AS_GOOD
+            signals["alone"] = 1 - 0.5 * min(share, 1.0) ** _POWER
+        changed = cameras[best] if cameras[best] != query.camera else None
         return replace(given, signals=signals, camera=changed)
+
+    def _apart(
+        self, graphs: list[Graph], agreed: Agreement, ends: np.ndarray, best: int
+    ) -> np.ndarray:
+        """(P,) which places have the query elsewhere than the best one; others see the same."""
+        moves = agreed.poses[1]
+        centers = np.stack(
+            [
+                (g.world_from_ref[0] @ np.append(moves[int(row)].double().numpy() * g.depth, 1))[:3]
+                for g, row in zip(graphs, ends[:-1], strict=True)
+            ]
+        )
+        assert self.scene is not None
+        return np.asarray(np.linalg.norm(centers - centers[best], axis=1) > self.scene.depth / 2)
 
 
 def _empty(reason: str) -> RelativePoses:

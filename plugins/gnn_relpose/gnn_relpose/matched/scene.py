@@ -32,8 +32,10 @@ from reloc_core.types import Camera, Float64Array
 _WORD_SAMPLES = 100  # local descriptors per image for NetVLAD's centres
 _MIN_DEPTHS = 20  # cells with depth that make a reference useful
 _FOREIGN_STEP = 4  # every n-th image also gives a query that shows nothing of the scene
-_SEGMENTS = 14  # of a scene, alternately in one and the other half
-_REACH, _MEASURED = 1.5, 32  # of the scene's depths, which are measured in so many images
+_SEGMENTS = 14  # of a sequence, alternately in one and the other half
+REACH = 1.5
+"""Depths of the scene within which cameras may share what they see; farther ones are of another room."""
+_MEASURED = 32  # images that the depth is first measured in
 _CODE = 127.0  # unit descriptors are stored as signed bytes
 
 
@@ -194,7 +196,7 @@ def prepare(
     )
     if not training:
         return scene, vlad, None
-    half = halves(len(dataset))
+    half = halves([f.sequence for f in dataset.frames])
     inverse_depth = _depths(frames, cameras, poses, cells, ranking, config, run, reach, half)
     pairs = _pairs(scene, inverse_depth, half, frames, foreign, cameras, ranking, config, seed, run)
     return scene, vlad, pairs
@@ -277,7 +279,7 @@ def _reach(
     ranking: Ranking,
     config: MatchedConfig,
 ) -> float:
-    """How far apart images may be that share what they show: `_REACH` of the scene's depths.
+    """How far apart images may be that share what they show: `REACH` of the scene's depths.
 
     The depth is measured with the images that look most alike, of which most are near each other.
     """
@@ -288,7 +290,7 @@ def _reach(
             inverse_depth = _depths_of(i, views, frames, cameras, poses, cells)
             found.append(inverse_depth[inverse_depth > 0])
     known = np.concatenate(found)
-    return _REACH / float(np.median(known)) if len(known) >= _MIN_DEPTHS else math.inf
+    return REACH / float(np.median(known)) if len(known) >= _MIN_DEPTHS else math.inf
 
 
 def _facing(
@@ -322,12 +324,23 @@ def _depths_of(
     return np.asarray(found.values)
 
 
-def halves(count: int) -> np.ndarray:
-    """(count,) 0 or 1: alternating segments of a sequence, so that no half has an image's neighbours.
+def halves(sequences: Sequence[str | None]) -> np.ndarray:
+    """(F,) 0 or 1: alternating segments of each sequence, so that no half has an image's neighbours.
 
-    Segments hold a fourteenth of the images: some ten degrees and decimetres of a room's video.
+    Segments hold a fourteenth of a sequence: ten degrees and decimetres of a room's video. A fourteenth
+    of all images would be a quarter of a room where there are four: the other half sees little of it.
+
+    Args:
+        sequences: of each image; those of one follow each other.
     """
-    return np.arange(count) // max(count // _SEGMENTS, 1) % 2
+    names, numbers = np.unique([s or "" for s in sequences], return_inverse=True)
+    segments, first = np.zeros(len(sequences), int), 0
+    for number in range(len(names)):
+        (rows,) = np.nonzero(numbers == number)
+        within = np.arange(len(rows)) // max(len(rows) // _SEGMENTS, 1)
+        segments[rows] = first + within
+        first += int(within[-1]) + 1
+    return segments % 2
 
 
 def _pairs(
@@ -354,7 +367,9 @@ def _pairs(
         for row, (i, frame) in enumerate(zip(queries, shown, strict=True)):
             rng = numpy_rng(seed, "candidates", row)
             others = ranking[int(i)]
-            others = others[half[others] != half[i]][: config.retrieval.pool]
+            near = np.linalg.norm(scene.poses[others, :3, 3] - scene.poses[i, :3, 3], axis=1)
+            usable = (half[others] != half[i]) & (near <= REACH * scene.depth)
+            others = others[usable][: config.retrieval.pool]
             chosen = _candidates(others, wanted, rng)
             candidates[row, : len(chosen)] = chosen
             found = match_rays(
