@@ -169,7 +169,7 @@ def main() -> None:
 
     tools.RecordedRun.progress = progress  # type: ignore[method-assign]
     tools.RecordedRun.note = note  # type: ignore[method-assign]
-    softmax._detector = lambda *_: Projected(dataset)  # type: ignore[assignment]
+    softmax._detector = lambda *_, **__: Projected(dataset)  # type: ignore[assignment]
     config = SoftmaxConfig()
     config.triangulation.max_images = options.images
     run = tools.start_run(options.work / "map", "landmarks", dataset)

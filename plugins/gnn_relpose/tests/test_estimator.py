@@ -37,7 +37,8 @@ def test_localizes_unseen_images_and_reloads(trained, make_walls):
     assert np.median(turned) < 2.0
 
 
-def test_a_wrong_focal_length_is_told_by_the_matches(trained, make_walls):
+@pytest.mark.parametrize("sigma", [0.0, 0.4], ids=["stated", "known to be uncertain"])
+def test_a_wrong_focal_length_is_told_by_the_matches(trained, make_walls, sigma):
     estimator, _ = trained
     away = {0.7: [], 1.0: [], 1.4: []}
     queries = make_walls(6, seed=9)
@@ -46,6 +47,7 @@ def test_a_wrong_focal_length_is_told_by_the_matches(trained, make_walls):
         for factor, errors in away.items():
             right = query.camera
             camera = Camera.pinhole(factor * right.fx, right.width, right.height)
+            camera = replace(camera, focal_sigma=sigma)
             found = estimator.estimate(replace(query.without_ground_truth(), camera=camera))
             if factor != 1.0:  # what it believed instead goes into the answer
                 assert abs(found.camera.fx / right.fx - 1) < 0.5 * abs(factor - 1)

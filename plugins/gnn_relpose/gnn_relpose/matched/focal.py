@@ -51,9 +51,10 @@ def believed_camera(
     options = AbsolutePoseOptions(residual="reprojection", threshold=_THRESHOLD * camera.fx)
     asked = pixels[inside], points[inside], camera
     found = estimate_absolute_pose(*asked, options=options)
-    if found.success and abs(found.focal_shift) < _TOLERATED:
+    if found.success and found.camera is None and abs(found.focal_shift) < _TOLERATED:
         return camera
-    found = estimate_absolute_pose(*asked, options=replace(options, estimate_focal=True))
+    if not found.success or found.camera is None:  # else the given one was known to be uncertain
+        found = estimate_absolute_pose(*asked, options=replace(options, estimate_focal=True))
     if not found.success or found.camera is None or found.focal_std is None:
         return camera
     unsure = _SIGMAS * found.focal_std / found.camera.fx

@@ -85,7 +85,7 @@ class SoftmaxLandmarks(Estimator):
                 f"{dataset.name} has {len(dataset)} images; a map needs at least "
                 f"{wanted.min_views}, from different places."
             )
-        self.detector = _detector(self.config, run.runtime)
+        self.detector = _detector(self.config, run.runtime, fast=run.runtime.device == "cpu")
         features = self._described(dataset, run)
         self.origin = features.world_from_cam[:, :3, 3].mean(0)
         rng = numpy_rng(seed, "visual words")
@@ -164,13 +164,13 @@ class SoftmaxLandmarks(Estimator):
         self._save(run, **{k: _number(run.map.details.get(k)) + n for k, n in added.items()})
 
     def _described(self, dataset: Dataset, run: Run) -> Features:
-        assert self.detector is not None
+        detector = _detector(self.config, run.runtime, fast=False)
         options = self.config
         most = options.triangulation.max_images
         frames = spread_frames(dataset, most)
         tell_used(dataset, frames, run, f"a softmax takes at most {most}")
         return describe(
-            dataset, frames, self.detector, options.keypoints.mapping, run,
+            dataset, frames, detector, options.keypoints.mapping, run,
             batch=options.keypoints.batch,
         )  # fmt: skip
 
@@ -255,7 +255,7 @@ class SoftmaxLandmarks(Estimator):
             )
         except KeyError as error:
             raise MapError(f"{scene_map.path} lacks {error}. Train it again.") from error
-        self.detector = _detector(self.config, runtime)
+        self.detector = _detector(self.config, runtime, fast=runtime.device == "cpu")
         self._use(keys, positions, radii, runtime)
 
     def scene_points(self) -> ScenePoints | None:
@@ -312,6 +312,6 @@ def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _detector(config: SoftmaxConfig, runtime: Runtime) -> KeypointDetector:
-    fast = runtime.device == "cpu"
+def _detector(config: SoftmaxConfig, runtime: Runtime, fast: bool) -> KeypointDetector:
+    """Mapping is not `fast`: what is rounded in the map, every query of it has."""
     return KeypointDetector(config.keypoints.resolution, fast).to(runtime.device)
