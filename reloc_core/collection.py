@@ -275,9 +275,11 @@ class Collection(Pipeline):
         evidence, found = self.member(name)._localize_upright([query])[0]
         if isinstance(evidence, Correspondences):
             variances, depths = evidence.variances, evidence.points_cam
+            axes, covariances = pose[:3, :3], evidence.covariances
             evidence = replace(
                 evidence, points3d=transform(pose, evidence.points3d),
                 variances=None if variances is None else variances * scale**2,
+                covariances=None if covariances is None else axes @ covariances @ axes.T,
                 points_cam=None if depths is None else depths * scale,
             )  # fmt: skip
         if found.world_from_cam is not None:

@@ -76,6 +76,16 @@ def test_queries_find_their_map_and_its_place_in_the_world(house, maps):
     assert right >= 12  # of 18, in images of 160 x 120
 
 
+def test_the_evidence_lies_in_the_common_world(house, maps):
+    query = room("right", "test")[1]
+    given, _ = open_pipeline(house).localize_with_evidence(query)
+    own, _ = Pipeline.from_map(maps / "right").localize_with_evidence(query)
+    turn = FAR[:3, :3]
+    assert np.abs(own.covariances - turn @ own.covariances @ turn.T).max() > 1e-6
+    np.testing.assert_allclose(given.points3d, own.points3d @ turn.T + FAR[:3, 3], atol=1e-9)
+    np.testing.assert_allclose(given.covariances, turn @ own.covariances @ turn.T, atol=1e-9)
+
+
 def test_the_localizer_and_the_evaluation_take_it(house):
     localizer = Localizer.from_map(house, threads=1)
     query = room("right", "test")[1]
