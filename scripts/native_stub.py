@@ -61,6 +61,7 @@ RESULTS = {
     "generalized_pose": "_Result",
     "rgbd_pose": "_Result",
     "lens_equations": "tuple[_Doubles, _Doubles, _Doubles]",
+    "located_pose": "_Doubles | None",
     "Camera.unproject": "tuple[float, float] | None",
     "splat_rasterize": "tuple[\n    Any, _Floats, _Floats, _Floats, _Floats, _Floats, _Floats, "
     "npt.NDArray[np.int32], int\n]",

@@ -9,6 +9,7 @@ void bind_relative(py::module_& m);  // relative.cpp
 void bind_minimal(py::module_& m);   // minimal.cpp
 void bind_hashgrid(py::module_& m);  // hashgrid.cpp
 void bind_lens(py::module_& m);      // lens.cpp
+void bind_located(py::module_& m);   // located.cpp
 void bind_splat(py::module_& m);     // splat.cpp
 
 namespace {
@@ -49,6 +50,7 @@ PYBIND11_MODULE(_native, m) {
     bind_relative(m);
     bind_minimal(m);
     bind_lens(m);
+    bind_located(m);
     bind_hashgrid(m);
     bind_splat(m);
     m.def(

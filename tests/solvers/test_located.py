@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from reloc_core.geometry import inverse, project, transform
+from reloc_core import _native
+from reloc_core.geometry import inverse, pose_plus, project, rotation_angle_deg, transform
 from reloc_core.interfaces import Runtime
 from reloc_core.solvers.config import PnpConfig
 from reloc_core.solvers.pnp import PnpSolver
@@ -66,3 +67,73 @@ def test_one_by_one_and_in_a_batch_alike():
     alone = solver.solve(found, LENSES[0], Runtime())
     (batch,) = solver.solve_batch([found], [LENSES[0]], Runtime())
     np.testing.assert_array_equal(alone.world_from_cam, batch.world_from_cam)
+
+
+def residuals(world_from_cam, rays, points, covariances, variances):
+    """Of every point its residual (2,) and the covariance (2, 2) of that, one by one."""
+    local = transform(inverse(world_from_cam), points)
+    direction = local / np.linalg.norm(local, axis=1, keepdims=True)
+    terms = []
+    for ray, unit, point, covariance, variance in zip(
+        rays, direction, local, covariances, variances, strict=True
+    ):
+        across = np.linalg.svd(ray[None])[2][1:]
+        residual = across @ unit
+        slope = across @ (np.eye(3) - np.outer(unit, unit)) / np.linalg.norm(point)
+        moved = slope @ world_from_cam[:3, :3].T
+        terms.append((residual, moved @ covariance @ moved.T + variance * np.eye(2)))
+    return terms
+
+
+def test_the_native_fit_is_where_the_weighted_residuals_balance():
+    found, pose = evidence(np.random.default_rng(5), LENSES[0], count=60)
+    rays = np.c_[(found.points2d - [319.5, 239.5]) / 500.0, np.ones(60)]
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    variances = np.full(60, (0.3 / 500) ** 2)
+    fitted = _native.located_pose(rays, found.points3d, found.covariances, variances, pose)
+
+    def cost(step):
+        """With the weights and covariances of the fitted pose, by which each step of it is weighed."""
+        moved = pose_plus(fitted, step)
+        total = 0.0
+        terms = residuals(fitted, rays, found.points3d, found.covariances, variances)
+        there = residuals(moved, rays, found.points3d, found.covariances, variances)
+        for (residual, spread), (new, _) in zip(terms, there, strict=True):
+            squared = residual @ np.linalg.solve(spread, residual)
+            total += new @ np.linalg.solve(spread, new) / (1 + squared / 25) ** 2
+        return total
+
+    least = cost(np.zeros(6))
+    for axis in range(6):
+        for sign in (-1, 1):
+            assert cost(sign * 1e-4 * np.eye(6)[axis]) > least
+    assert rotation_angle_deg(fitted[:3, :3], pose[:3, :3]) < 0.2
+
+
+def test_rows_that_are_not_finite_take_no_part_and_too_few_points_give_no_pose():
+    found, pose = evidence(np.random.default_rng(6), LENSES[0], count=40)
+    rays = np.c_[(found.points2d - [319.5, 239.5]) / 500.0, np.ones(40)]
+    variances = np.full(40, 1e-6)
+    whole = _native.located_pose(
+        rays[:30], found.points3d[:30], found.covariances[:30], variances[:30], pose
+    )
+    rays[30:33], variances[33:36] = np.nan, np.inf
+    found.points3d[36:38], found.covariances[38:] = np.nan, np.inf
+    part = _native.located_pose(rays, found.points3d, found.covariances, variances, pose)
+    np.testing.assert_array_equal(whole, part)
+    few = slice(0, 11)
+    assert (
+        _native.located_pose(
+            rays[few], found.points3d[few], found.covariances[few], variances[few], pose
+        )
+        is None
+    )
+    behind = np.diag([1.0, -1.0, -1.0, 1.0]) @ pose
+    assert _native.located_pose(rays, found.points3d, found.covariances, variances, behind) is None
+
+
+def test_what_does_not_fit_together_is_refused():
+    with pytest.raises(ValueError, match="located_pose takes"):
+        _native.located_pose(
+            np.ones((5, 3)), np.ones((4, 3)), np.ones((5, 3, 3)), np.ones(5), np.eye(4)
+        )

@@ -276,7 +276,7 @@ class SoftmaxLandmarks(Estimator):
         return Correspondences(
             points2d=found.pixels,
             points3d=points.cpu().double().numpy() + self.origin,
-            weights=confidence.square().cpu().double().numpy(),
+            weights=confidence.cpu().double().numpy(),
             kind="sparse",
             redundancy=self.config.decoder.redundancy,
             signals={"confidence": float(confidence.mean()) if len(confidence) else 0.0},
