@@ -18,7 +18,8 @@ from reloc_core.calibration import (
     hold_out,
     support,
 )
-from reloc_core.calibration.fitting import RightPose, fit_odds, fit_spread, widened
+from reloc_core.calibration.fitting_odds import fit_odds
+from reloc_core.calibration.fitting_spread import RightPose, fit_spread, widened
 from reloc_core.calibration.model import Calibration, Odds, Spread, within_right
 from reloc_core.calibration.support import novelty
 from reloc_core.errors import ConfigError
