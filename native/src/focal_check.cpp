@@ -249,6 +249,12 @@ void account_for_focal(const FocalCheck& check, double std2, double prior, const
         std::max(0.0, check.shift * check.shift - kFocalNoise * kFocalNoise * std2);
     if (beyond > 0) {
         const double step = check.shift * beyond / (beyond + std2);
+        if (!(std::abs(step) < kFocalLargest)) {
+            // No step of first order goes so far: nothing is known of the focal length.
+            result->covariance +=
+                kFocalLargest * kFocalLargest * check.per_focal * check.per_focal.transpose();
+            return;
+        }
         const Pose moved =
             centred(result->cam_from_world, centre).perturbed(step * check.per_focal);
         if (!moved.finite()) return;

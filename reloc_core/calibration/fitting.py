@@ -13,7 +13,7 @@ import numpy.typing as npt
 from reloc_core.calibration.config import RIGHT_DEG, RIGHT_DEPTHS, CalibrationConfig
 from reloc_core.calibration.fitting_odds import ENOUGH, fit_odds
 from reloc_core.calibration.fitting_spread import RightPose, map_spread
-from reloc_core.calibration.model import ALONE, Calibration, Spread
+from reloc_core.calibration.model import ALONE, CAMERA, Calibration, Spread
 from reloc_core.calibration.prior import PRIOR, Prior
 from reloc_core.calibration.support import novelty
 from reloc_core.geometry import pose_minus
@@ -121,7 +121,7 @@ def fit_calibration(
     used = [
         RightPose(
             error, found.covariance, novelty(_pose(found), mapped, scale), scale,
-            here.lack(support, centre),
+            here.lack(support, centre), found.support.get(CAMERA, 0.0),
         )
         for error, (_, found, scale), support, good in zip(
             errors, judged, supports, as_usual, strict=True

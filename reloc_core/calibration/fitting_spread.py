@@ -26,6 +26,7 @@ class RightPose:
         distance: its novelty.
         depth: of the scene.
         lack: of support, see `Odds.lack`.
+        camera: see `Spread.covariance`.
     """
 
     error: Float64Array
@@ -33,6 +34,7 @@ class RightPose:
     distance: float
     depth: float
     lack: float = 0.0
+    camera: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class _Poses:
     distance: Float64Array
     depth: Float64Array
     lack: Float64Array
+    camera: Float64Array
 
     @classmethod
     def of(cls, used: Sequence[RightPose]) -> _Poses:
@@ -51,21 +54,27 @@ class _Poses:
         return cls(
             np.array([p.error for p in used]).reshape(-1, 6),
             np.array([none if p.claimed is None else p.claimed for p in used]).reshape(-1, 6, 6),
-            *(np.array([getattr(p, n) for p in used]) for n in ("distance", "depth", "lack")),
+            *(
+                np.array([getattr(p, n) for p in used])
+                for n in ("distance", "depth", "lack", "camera")
+            ),
         )
 
     def squares(self, spread: Spread) -> Float64Array:
         """(N,) normalised squared errors."""
-        return self._squares(spread.covariance(self.claimed, self.distance, self.depth, self.lack))
+        return self._squares(self._stated(spread))
 
     def surprise(self, spread: Spread) -> float:
         """Minus the log likelihood of the errors, up to a constant."""
-        stated = spread.covariance(self.claimed, self.distance, self.depth, self.lack)
+        stated = self._stated(spread)
         sign, log_det = np.linalg.slogdet(stated)
         if (sign <= 0).any():
             return math.inf
         # Student's t with 8 degrees of freedom: one outlier does not rule.
         return float((7.0 * np.log1p(self._squares(stated) / 8.0) + log_det / 2).sum())
+
+    def _stated(self, spread: Spread) -> Float64Array:
+        return spread.covariance(self.claimed, self.distance, self.depth, self.lack, self.camera)
 
     def _squares(self, stated: Float64Array) -> Float64Array:
         solved = np.linalg.solve(stated, self.errors[..., None])[..., 0]
