@@ -10,24 +10,25 @@ packs only training images are used; `--own` takes further COLMAP models.
 
 `judge` calibrates every map by the prior of `reloc_core.calibration.prior` and by ones in which a constant
 is larger or smaller, and says for each place how well its maps' scores and covariances held, and which
-prior the other places alone would choose. POOL holds pickles: only your own.
+prior the other places alone would choose.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
-import pickle
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from calibration import impossible, no_places
 
-from reloc_core import Camera, Dataset, Frame, Localization, Pipeline, Query, Runtime, train
+from reloc_core import Camera, Dataset, Frame, Localization, Pipeline, Query, Runtime, Status, train
 from reloc_core.calibration import CalibrationConfig, Witnesses, fit_calibration, hold_out
 from reloc_core.calibration.config import RIGHT_DEG, RIGHT_DEPTHS
 from reloc_core.calibration.prior import PRIOR, Prior
@@ -53,6 +54,61 @@ class Entry:
     witnesses: Witnesses
     asked: list[tuple[Frame, Localization]]
     others: list[tuple[str, Localization]]
+
+    def text(self) -> str:
+        """As JSON: of results only what a calibration reads."""
+        w = self.witnesses
+        stored = {
+            "place": self.place, "name": self.name, "method": self.method,
+            "held": [(_of_frame(f), _of_result(r)) for f, r in w.held],
+            "foreign": [_of_result(r) for r in w.foreign],
+            "mapped": w.mapped.tolist(), "depth": w.depth, "own": w.own, "memorized": w.memorized,
+            "asked": [(_of_frame(f), _of_result(r)) for f, r in self.asked],
+            "others": [(n, _of_result(r)) for n, r in self.others],
+        }  # fmt: skip
+        return json.dumps(stored)
+
+    @classmethod
+    def of(cls, text: str) -> Entry:
+        """Undo `text`."""
+        s = json.loads(text)
+        held, asked = ([(_frame(f), _result(r)) for f, r in s[k]] for k in ("held", "asked"))
+        foreign = [_result(r) for r in s["foreign"]]
+        mapped = np.array(s["mapped"], np.float64)
+        witnesses = Witnesses(held, foreign, mapped, s["depth"], s["own"], s["memorized"])
+        others = [(n, _result(r)) for n, r in s["others"]]
+        return cls(s["place"], s["name"], s["method"], witnesses, asked, others)
+
+
+def _of_frame(frame: Frame) -> dict[str, Any]:
+    return {
+        "name": frame.name,
+        "camera": asdict(frame.camera),
+        "pose": np.asarray(frame.world_from_cam).tolist(),
+    }
+
+
+def _frame(stored: dict[str, Any]) -> Frame:
+    camera = stored["camera"]
+    camera = Camera(**(camera | {"params": tuple(camera["params"])}))
+    return Frame(stored["name"], camera, np.array(stored["pose"], np.float64))
+
+
+def _of_result(found: Localization) -> dict[str, Any]:
+    stored = {n: getattr(found, n) for n in ("reason", "num_inliers", "score")}
+    stored |= {"status": found.status.value, "support": dict(found.support)}
+    for name in ("world_from_cam", "covariance"):
+        array = getattr(found, name)
+        stored[name] = None if array is None else array.tolist()
+    return stored
+
+
+def _result(stored: dict[str, Any]) -> Localization:
+    arrays = {
+        name: None if stored[name] is None else np.array(stored[name], np.float64)
+        for name in ("world_from_cam", "covariance")
+    }
+    return Localization(**(stored | arrays | {"status": Status(stored["status"])}))
 
 
 def read(kind: str, **options: object) -> Dataset:
@@ -108,25 +164,10 @@ def ask_map(method: str, images: Dataset, asked: Dataset, strangers: list[Query]
         witnesses = ask(pipeline, images, held, run, CONFIG)
         boards = list(no_places(images.frames[0].camera))[::12]
         answers, others = (
-            [
-                (bare(o.frame), slim(o.localization))
-                for o in run_queries(pipeline, source, observed=False)
-            ]
+            [(o.frame, o.localization) for o in run_queries(pipeline, source, observed=False)]
             for source in (asked, [*strangers, *impossible(asked, 3), *boards])
         )
-    known = [(bare(frame), slim(found)) for frame, found in witnesses.held]
-    witnesses = replace(witnesses, held=known, foreign=[slim(found) for found in witnesses.foreign])
     return witnesses, answers, [(frame.name, found) for frame, found in others]
-
-
-def slim(found: Localization) -> Localization:
-    """A result without what grows with the evidence."""
-    return replace(found, inliers=None, seconds={}, stages=())
-
-
-def bare(frame: Frame) -> Frame:
-    """Name, camera and pose alone."""
-    return Frame(frame.name, frame.camera, frame.world_from_cam)
 
 
 def small(query: Query) -> Query:
@@ -148,12 +189,11 @@ def collect(data: Path, own: list[Path], pool: Path) -> None:
         for label, mapped, asked in parts(name, images):
             both = label in ("fold 0", "50", "200 of first", "first third", "half")
             for method in ("landmarks", "sfm_matching") if both else ("landmarks",):
-                path = pool / f"{name}-{label}-{method}.pickle".replace(" ", "-").replace(":", "-")
+                path = pool / f"{name}-{label}-{method}.json".replace(" ", "-").replace(":", "-")
                 if not path.exists():
                     told = ask_map(method, mapped, asked, strangers)
-                    (pool / "part").write_bytes(
-                        pickle.dumps(Entry(home, f"{name} {label}", method, *told))
-                    )
+                    entry = Entry(home, f"{name} {label}", method, *told)
+                    (pool / "part").write_text(entry.text(), "utf-8")
                     (pool / "part").rename(path)
                     print(f"{path.name}: {len(mapped)} mapped, {len(asked)} asked", flush=True)
 
@@ -217,7 +257,7 @@ def main() -> None:
     if arguments.step == "collect":
         collect(arguments.data, arguments.own, arguments.pool)
         return
-    entries = [pickle.loads(path.read_bytes()) for path in sorted(arguments.pool.glob("*.pickle"))]
+    entries = [Entry.of(p.read_text("utf-8")) for p in sorted(arguments.pool.glob("*.json"))]
     tables = {}
     for name, prior in variations():
         tables[name] = judge(entries, prior)

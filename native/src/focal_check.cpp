@@ -243,12 +243,18 @@ void bound_influence(const Kernels& kernels, const PointsView& v, const FocalPos
 }
 
 /// Moves the result along the focal length and widens its covariance by what is not known of it.
-void account_for_focal(const FocalCheck& check, double std2, double floor, const Vec3& centre,
+void account_for_focal(const FocalCheck& check, double std2, double prior, const Vec3& centre,
                        PoseResult* result) {
     const double beyond =
         std::max(0.0, check.shift * check.shift - kFocalNoise * kFocalNoise * std2);
     if (beyond > 0) {
         const double step = check.shift * beyond / (beyond + std2);
+        if (!(std::abs(step) < kFocalLargest)) {
+            // No step of first order goes so far: nothing is known of the focal length.
+            result->covariance +=
+                kFocalLargest * kFocalLargest * check.per_focal * check.per_focal.transpose();
+            return;
+        }
         const Pose moved =
             centred(result->cam_from_world, centre).perturbed(step * check.per_focal);
         if (!moved.finite()) return;
@@ -256,11 +262,11 @@ void account_for_focal(const FocalCheck& check, double std2, double floor, const
         result->cam_from_world.normalize();
         result->focal_scale = std::exp(step);
     }
-    const double prior2 = std::max(floor * floor, beyond);
+    const double prior2 = std::max(prior * prior, beyond);
     if (!(prior2 > 0)) return;
     const double variance = std::isfinite(std2) ? prior2 * std2 / (prior2 + std2) : prior2;
     result->covariance += variance * check.per_focal * check.per_focal.transpose();
-    if (beyond > 0 || floor >= kFocalGuess)
+    if (beyond > 0 || prior >= kFocalGuess)
         result->focal_std = result->focal_scale * std::sqrt(variance);
 }
 

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from reloc_core.calibration.config import RIGHT_DEG, RIGHT_DEPTHS, CalibrationConfig
-from reloc_core.calibration.model import ALONE, Calibration, Odds, Spread
+from reloc_core.calibration.fitting_odds import ENOUGH, fit_odds
+from reloc_core.calibration.fitting_spread import RightPose, map_spread
+from reloc_core.calibration.model import ALONE, CAMERA, Calibration, Spread
 from reloc_core.calibration.prior import PRIOR, Prior
 from reloc_core.calibration.support import novelty
 from reloc_core.geometry import pose_minus
 from reloc_core.interfaces import Dataset
 from reloc_core.types import Float64Array, Frame, Localization
 
-_ENOUGH_IS: Mapping[str, float] = {"claimed": 0.0, "distinct": 0.7}
-"""By how much less than usual of a support says nothing yet, and more never: the fewer points, the closer a
-pose fits them all, and claims what none has; a few landmarks are claimed twice in every image."""
-_LEAST_STEP = 1e-6
-_STEPS = 5  # from foreign pictures to mapping images
-_ENOUGH, _ENOUGH_OWN = 0.5, 0.25  # of that way; for images that are part of the map
-_TAIL_LEAST, _TAIL_MOST = 20, 1.5  # images that tell of a tail, and how far it may widen
-_NEES_90 = 10.645  # below which nine tenths of the squares of six standard normal numbers are
+_ENOUGH_OWN = 0.25  # of the way from foreign pictures, for images that are part of the map
 _CLEAR = 0.9  # probability that no other pose explains an image
 _ACCURATE = 0.9  # share of the held-out poses that are right, or the method is coarse
 
@@ -120,13 +115,13 @@ def fit_calibration(
     strange = sum(f.localized for f in foreign)
     pictures = supports + [f.support for f in foreign if f.localized]
     none = np.zeros(strange, bool)
-    enough = _ENOUGH_OWN if own else _ENOUGH
+    enough = _ENOUGH_OWN if own else ENOUGH
     here = fit_odds(pictures, np.concatenate([as_usual, none]), centre, strange, enough, prior)
     spread = Spread(scale=3.0, floor=0.003, growth=0.02)  # where nothing was right
     used = [
         RightPose(
             error, found.covariance, novelty(_pose(found), mapped, scale), scale,
-            here.lack(support, centre),
+            here.lack(support, centre), found.support.get(CAMERA, 0.0),
         )
         for error, (_, found, scale), support, good in zip(
             errors, judged, supports, as_usual, strict=True
@@ -156,277 +151,6 @@ def fit_calibration(
             "foreign_localized_by_the_solver": sum(f.localized for f in foreign),
         },
     )
-
-
-def fit_odds(
-    supports: Sequence[Mapping[str, float]],
-    true: npt.NDArray[np.bool_],
-    centre: Mapping[str, float],
-    strange: int = 0,
-    enough: float = _ENOUGH,
-    prior: Prior = PRIOR,
-) -> Odds:
-    """Logistic regression of a statement on the support, from a prior that holds for every map.
-
-    Weights are not negative: more support never makes a pose less likely.
-
-    Args:
-        supports: of poses.
-        true: whether the statement holds for each.
-        centre: typical support.
-        strange: so many of the poses, the last ones, are of foreign pictures. However many were made, they
-            count as the share of foreign pictures among queries.
-        enough: share of the way from foreign to mapping images that a signal has to go to speak for a pose.
-        prior: what holds for every map.
-    """
-    steps, apart = measured(supports, centre, strange, enough)
-    expected = np.array([prior.bias, *(prior.weight(n) for n in centre)])
-    theta = expected
-    if len(supports):
-        sample = np.ones(len(supports))
-        if strange:
-            own = max(len(supports) - strange, 5)
-            sample[-strange:] = min(1.0, prior.foreign * own / strange)
-        strength = np.array(
-            [
-                prior.free,
-                *(
-                    prior.free if name in apart else prior.strength / max(weight, 0.1) ** 0.5
-                    for name, weight in zip(centre, expected[1:], strict=True)
-                ),
-            ]
-        )
-        rows = [list(steps.lacks(s, centre).values()) for s in supports]
-        theta = regression(np.array(rows), true, sample, expected, strength)
-    weights = {
-        name: float(value) * steps.weights[name]
-        for name, value in zip(centre, theta[1:], strict=True)
-    }
-    return Odds(float(theta[0]), weights, steps.ranges)
-
-
-def regression(
-    rows: Float64Array,
-    true: npt.NDArray[np.bool_],
-    sample: Float64Array,
-    expected: Float64Array,
-    strength: Float64Array,
-) -> Float64Array:
-    """(1 + K,) bias and weights, which are not negative, of a logistic regression (maximum a posteriori).
-
-    Args:
-        rows: (N, K) what speaks for each statement.
-        true: (N,) whether it holds.
-        sample: (N,) how much each counts.
-        expected: (1 + K,) bias and weights by the prior.
-        strength: (1 + K,) inverse variances of the prior.
-    """
-    x = np.column_stack([np.ones(len(rows)), rows])
-    y, theta = true.astype(float), expected.copy()
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(x @ theta, -30, 30)))
-        gradient = x.T @ (sample * (p - y)) + strength * (theta - expected)
-        curvature = (x.T * (sample * p * (1 - p))) @ x + np.diag(strength)
-        # Weights that would become negative stay at zero and leave the others alone.
-        free = (theta > 0) | (gradient < 0)
-        free[0] = True
-        step = np.zeros(len(theta))
-        step[free] = np.linalg.solve(curvature[np.ix_(free, free)], gradient[free])
-        before = theta
-        theta = theta - step / max(1.0, float(np.abs(step).max()))
-        theta[1:] = np.maximum(theta[1:], 0)
-        if float(np.abs(theta - before).max()) < 1e-6:
-            break
-    return np.asarray(theta, np.float64)
-
-
-def measured(
-    supports: Sequence[Mapping[str, float]],
-    centre: Mapping[str, float],
-    strange: int,
-    enough: float,
-) -> tuple[Odds, set[str]]:
-    """Odds whose weights are one for a step of each support, and the signals that tell the place apart.
-
-    Arguments are those of `fit_odds`.
-    """
-    weights: dict[str, float] = dict.fromkeys(centre, 1.0)
-    ranges: dict[str, tuple[float, float]] = {}
-    apart = set()
-    for name, usual in centre.items():
-        if name in _ENOUGH_IS:
-            ranges[name] = (-math.inf, usual - _ENOUGH_IS[name])
-        elif name.startswith("signal.") and supports:
-            values = np.array([s.get(name, usual) for s in supports])
-            known, foreign = values[: len(values) - strange], values[len(values) - strange :]
-            unit, ranges[name], separates = _measure(known, foreign, enough)
-            weights[name] = 1 / unit
-            apart |= {name} if separates else set()
-    return Odds(0.0, weights, ranges), apart
-
-
-def _measure(
-    known: Float64Array, foreign: Float64Array, enough: float
-) -> tuple[float, tuple[float, float], bool]:
-    """One step of a support whose range is the affair of an estimator, and where it speaks.
-
-    Where foreign pictures have clearly less of it, it tells the place apart. A step is then its spread over
-    the mapping images, or a fifth of the way from foreign pictures to them where that is longer; and a part
-    of the way is enough: images that are farther from the mapped ones have less of it than those held out,
-    and are of the place too. Elsewhere a step is its spread over all pictures. Less than foreign
-    pictures have, or than any had, says no more than they do: images that are part of the map may be
-    all alike, and a query is never like them.
-
-    Returns:
-        the step, the range in which it speaks, and whether it tells the place apart.
-    """
-    step = float(np.std(known)) if len(known) else 0.0
-    if len(foreign) and len(known):
-        strange = float(np.median(foreign))
-        way = float(np.median(known)) - strange
-        if way > max(2 * step, _LEAST_STEP):
-            return max(step, way / _STEPS), (strange, strange + enough * way), True
-    seen = np.concatenate([known, foreign])
-    step = float(np.std(seen)) if len(seen) else 0.0
-    low = float(seen.min()) if len(seen) else -math.inf
-    return (step if step > _LEAST_STEP else 1.0), (low, math.inf), False
-
-
-@dataclass(frozen=True)
-class RightPose:
-    """What `fit_spread` learns from.
-
-    Attributes:
-        error: (6,) in the tangent of `reloc_core.types`.
-        claimed: (6, 6) covariance by the solver, or None.
-        distance: its novelty.
-        depth: of the scene.
-        lack: of support, see `Odds.lack`.
-    """
-
-    error: Float64Array
-    claimed: Float64Array | None
-    distance: float
-    depth: float
-    lack: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Poses:
-    """Right poses as arrays."""
-
-    errors: Float64Array
-    claimed: Float64Array
-    distance: Float64Array
-    depth: Float64Array
-    lack: Float64Array
-
-    @classmethod
-    def of(cls, used: Sequence[RightPose]) -> _Poses:
-        none = np.zeros((6, 6))
-        return cls(
-            np.array([p.error for p in used]).reshape(-1, 6),
-            np.array([none if p.claimed is None else p.claimed for p in used]).reshape(-1, 6, 6),
-            *(np.array([getattr(p, n) for p in used]) for n in ("distance", "depth", "lack")),
-        )
-
-    def squares(self, spread: Spread) -> Float64Array:
-        """(N,) normalised squared errors."""
-        return self._squares(spread.covariance(self.claimed, self.distance, self.depth, self.lack))
-
-    def surprise(self, spread: Spread) -> float:
-        """Minus the log likelihood of the errors, up to a constant."""
-        stated = spread.covariance(self.claimed, self.distance, self.depth, self.lack)
-        sign, log_det = np.linalg.slogdet(stated)
-        if (sign <= 0).any():
-            return math.inf
-        # Student's t with 8 degrees of freedom: one outlier does not rule.
-        return float((7.0 * np.log1p(self._squares(stated) / 8.0) + log_det / 2).sum())
-
-    def _squares(self, stated: Float64Array) -> Float64Array:
-        solved = np.linalg.solve(stated, self.errors[..., None])[..., 0]
-        return np.asarray(np.einsum("ni,ni->n", self.errors, solved), np.float64)
-
-
-def map_spread(used: Sequence[RightPose], prior: Prior, own: bool, flattered: bool) -> Spread:
-    """The spread of a map's poses.
-
-    Args:
-        used: right poses of its held-out images.
-        prior: what holds for every map.
-        own: they are images of the map, which say nothing of how errors grow.
-        flattered: the method may know them by heart: no reason to trust it more than it does itself.
-    """
-    spread = widened(fit_spread(used, prior), used)
-    if own:
-        wider = prior.own_wider
-        spread = replace(spread, scale=wider * spread.scale, floor=wider * spread.floor)
-        if not flattered:
-            # What was triangulated knows by itself how it grows: the solver's own covariance does.
-            return replace(spread, growth=0.0)
-        spread = replace(spread, floor=max(spread.floor, 0.001))
-    return replace(spread, scale=max(spread.scale, 1.0)) if flattered else spread
-
-
-def fit_spread(used: Sequence[RightPose], prior: Prior = PRIOR) -> Spread:
-    """Scale, floor and growth of the covariance under which the errors of right poses are most likely."""
-    names = ("scale", "floor", "growth", "turn")
-    centre = np.log([getattr(prior.spread, n) for n in names])
-    poses = _Poses.of(used)
-
-    def cost(theta: Float64Array) -> float:
-        total = float((((theta - centre) / prior.widths) ** 2).sum()) / 2
-        spread = replace(prior.spread, **dict(zip(names, np.exp(theta), strict=True)))
-        return total + prior.worth * poses.surprise(spread)
-
-    theta = descend(cost, centre, np.full(4, 0.5))
-    theta[:3] += prior.margin
-    return replace(prior.spread, **dict(zip(names, np.exp(theta).tolist(), strict=True)))
-
-
-def widened(spread: Spread, used: Sequence[RightPose]) -> Spread:
-    """A spread under which the tail of the held-out images is not longer than that of a Gaussian.
-
-    The likeliest one leaves more than a tenth of them outside of the region where nine tenths belong if
-    their errors have long tails.
-    """
-    if len(used) < _TAIL_LEAST:
-        return spread
-    values = _Poses.of(used).squares(spread)
-    factor = math.sqrt(float(np.quantile(values, 0.9)) / _NEES_90)
-    factor = min(max(factor, 1.0), _TAIL_MOST)
-    return replace(
-        spread,
-        scale=factor * spread.scale,
-        floor=factor * spread.floor,
-        growth=factor * spread.growth,
-    )
-
-
-def descend(
-    cost: Callable[[Float64Array], float], start: Float64Array, steps: Float64Array
-) -> Float64Array:
-    """Minimum of a smooth function of few variables by pattern search (Hooke and Jeeves 1961)."""
-    best: Float64Array = start.copy()
-    lowest, steps = cost(start), steps.copy()
-    while steps.max() > 0.02:
-        before = best.copy()
-        for axis in range(len(best)):
-            for sign in (1, -1):
-                trial = best.copy()
-                trial[axis] += sign * steps[axis]
-                value = cost(trial)
-                if value < lowest:
-                    best, lowest = trial, value
-                    break
-        if np.array_equal(before, best):
-            steps /= 2
-            continue
-        trial = 2 * best - before
-        value = cost(trial)
-        if value < lowest:
-            best, lowest = trial, value
-    return best
 
 
 def scene_scale(mapped: Float64Array) -> float:

@@ -20,6 +20,7 @@ from reloc_core.types import Float64Array, Localization, Status
 PART = "calibration"
 ALONE = "solver.alone"
 """Support that is a probability by itself, which no odds have to be learned for."""
+CAMERA = "solver.camera"
 _NEARLY = 0.1
 _UNBOUNDED = (-math.inf, math.inf)
 VERSION = 1
@@ -34,6 +35,7 @@ _WORDS = {
     "weight": "those that agree are not the better matches",
     "claimed": "the position is hardly determined",
     "score": "the solver trusts it little",
+    CAMERA: "the camera is probably not the one that is stated",
 }
 
 
@@ -62,6 +64,7 @@ class Spread:
         distance: float | Float64Array,
         depth: float | Float64Array,
         lack: float | Float64Array = 0.0,
+        camera: float | Float64Array = 0.0,
     ) -> Float64Array:
         """(..., 6, 6) covariance of a pose, or of several.
 
@@ -70,13 +73,16 @@ class Spread:
             distance: (...) from what was mapped, a novelty.
             depth: (...) of the scene.
             lack: (...) of support, in log odds; see `Odds.lack`.
+            camera: (...) minus the logarithm of by how much doubts of the camera widened `claimed`. What
+                they added counts in full, however modest the solver is of images of a right camera.
         """
         own = np.zeros((6, 6)) if claimed is None else np.asarray(claimed, np.float64)
         variance = self.floor**2 + (self.growth * np.asarray(distance)) ** 2
         parts = np.stack([variance * self.turn**2, variance * np.asarray(depth) ** 2], -1)
         added = np.repeat(parts, 3, -1)[..., None] * np.eye(6)
         wider = 1 + self.doubt * np.asarray(lack)[..., None, None]
-        return np.asarray(wider**2 * (self.scale**2 * own + added), np.float64)
+        scale2 = max(self.scale, 1.0) ** 2 + np.exp(camera) * min(self.scale**2 - 1, 0.0)
+        return np.asarray(wider**2 * (scale2[..., None, None] * own + added), np.float64)
 
 
 @dataclass(frozen=True)
@@ -200,11 +206,12 @@ class Calibration:
         depth = found.get("depth", self.depth)
         distance = novelty(result.world_from_cam, self.mapped, depth)
         lack = self.here.lack(found, self.centre)
-        covariance = self.spread.covariance(result.covariance, distance, depth, lack)
+        camera = found.get(CAMERA, 0.0)
+        covariance = self.spread.covariance(result.covariance, distance, depth, lack, camera)
         right = alone * self.right.probability(found, self.centre)
         # No pose is more probably right than its own covariance lets it be. What its support lacks is in
         # the odds already.
-        usual = self.spread.covariance(result.covariance, distance, depth)
+        usual = self.spread.covariance(result.covariance, distance, depth, camera=camera)
         score = min(here, right, within_right(usual, depth))
         if here < self.min_score:
             return replace(

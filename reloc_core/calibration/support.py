@@ -17,6 +17,7 @@ from reloc_core.types import (
 )
 
 _CELLS = 8  # of the image's longer side, for the share of it that inliers cover
+_OF_BOTH = ("alone", "camera")  # that solvers and estimators tell
 _AGREES_PX = 4.0  # what a random correspondence must meet, over 640 pixels of image
 
 
@@ -43,16 +44,20 @@ def support(evidence: Evidence, solved: Localization, camera: Camera) -> dict[st
         `claimed`: minus the log of the claimed position's standard deviation over the scene's depth;
         `score`: log odds of the solver's own score;
         `signal.NAME`: what the estimator says (the pipeline adds `signal.REFINER.NAME`), `solver.NAME`:
-        what the solver does; of both as `solver.alone` the probability that no other place explains it;
+        what the solver does; of both as `solver.alone` the probability that no other place explains it, and
+        as `solver.camera` what speaks against the camera;
         `depth`: of the scene points that agree, in the map's unit: no support, but a measure for it.
         Only what the kind of evidence has.
     """
     found = {f"solver.{name}": float(value) for name, value in solved.support.items()}
-    found |= {f"signal.{k}": float(v) for k, v in evidence.signals.items() if k != "alone"}
-    # An estimator that compared places knows of rivals that the evidence which it gave does not show.
-    if "alone" in evidence.signals:
-        alone = float(evidence.signals["alone"])
-        found["solver.alone"] = min(alone, found.get("solver.alone", 1.0))
+    # An estimator that compared places knows of rivals that the evidence which it gave does not show, and
+    # one that matched pixels of cameras that relative poses do not.
+    for name, value in evidence.signals.items():
+        if name in _OF_BOTH:
+            known = found.get(f"solver.{name}", float(value))
+            found[f"solver.{name}"] = min(float(value), known)
+        else:
+            found[f"signal.{name}"] = float(value)
     count = max(_size(evidence), 1)
     agreeing = float(solved.num_inliers)
     if isinstance(evidence, Correspondences) and solved.inliers is not None:

@@ -42,6 +42,8 @@ class PoseEstimate:
             for RGB-D.
         focal_std: standard deviation of `camera.fx` in pixels where it was estimated, else None.
         rival: probability that another pose, which explains what disagrees with this one, is right.
+        camera_doubt: logarithm of by how much the variance grew, where it grew most, since the camera
+            may be wrong; 0 where nothing speaks against it or another one took its place.
     """
 
     success: bool
@@ -61,6 +63,7 @@ class PoseEstimate:
     camera: Camera | None = None
     focal_std: float | None = None
     rival: float = 0.0
+    camera_doubt: float = 0.0
 
 
 @functools.lru_cache(maxsize=256)

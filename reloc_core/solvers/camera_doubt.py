@@ -18,8 +18,10 @@ from reloc_core.geometry import pose_minus, pose_plus
 from reloc_core.solvers.absolute import PoseEstimate
 from reloc_core.solvers.camera_fit import (
     FEWEST,
+    LONGEST,
     WRONG,
     Joint,
+    Points,
     agreeing,
     changed,
     fit,
@@ -42,9 +44,10 @@ to day, and a rolling shutter shears the images of a camera in motion."""
 _GUESSED = np.array([1e-4, 0.003, 0.003, 0.02, 0.02, 0.05])
 """The same beside the focal length, which the solver knew to be uncertain, of a camera that is a guess."""
 _GUESS = 0.1  # standard deviation of the focal length, over it, from which on a camera is one
-_USUAL_DENSE = np.array([0.003, 0.008, 0.02, 0.1, 0.1, 0.1])
-"""The same for scene coordinates of a network, which errs smoothly over the image, as a lens or another
-principal point would let it."""
+_SMOOTH = np.array([3.0, 1.0, 1.0, 5.0, 5.0, 10.0])
+"""What smooth errors of dense coordinates pass for, over the noise of the residuals: a network errs as a
+lens or another principal point would let it, by about as much as it errs from point to point. Of a shift of
+the centre a pose leaves the part that grows with the squared distance from it, of a lens with the cube."""
 _FOCAL_DENSE = 0.2
 """Share of images of a wrong focal length where such errors hide it."""
 _WITNESSES = 100.0
@@ -93,7 +96,6 @@ def with_camera_doubt(
     trust = max(1.0, evidence.redundancy / step) + len(points.world) / _WITNESSES
     by = abs(math.log(camera.fx / given.fx))
     altered = by > max(_ANOTHER, _SIGMAS * given.focal_sigma)
-    prior = _Prior.of(dense, altered)
     first = joint_of(points, pose, none, noise, trust)
     if first is None:
         return estimate
@@ -101,14 +103,19 @@ def with_camera_doubt(
         spread = np.linalg.inv(first.information + np.diag(_GUESSED**-2))
         likely = spread @ (first.information + np.diag(WRONG**-2)) @ first.step[6:]
         unknown = first.moves @ (spread + np.outer(likely, likely)) @ first.moves.T
-        estimate = replace(estimate, covariance=estimate.covariance + unknown)
+        estimate = _widened(estimate, estimate.covariance + unknown)
     # A pose for a wrong camera sheds what contradicts it: its inliers alone may look well.
     explained = dense or estimate.num_inliers > _EXPLAINED * len(evidence.points2d)
-    if explained and _weighed(first, prior).odds < _WORTH * prior.odds:
-        return estimate
+    if explained:
+        # The noise of dense coordinates is not known before the camera is free.
+        look = _stepped(points, first, trust) if dense else first
+        prior = _Prior.of(dense, altered, first.noise if look is None else look.noise)
+        if look is not None and _weighed(look, prior).odds < _WORTH * prior.odds:
+            return estimate
     fitted = fit(points, first, trust)
     if fitted is None:
         return estimate
+    prior = _Prior.of(dense, altered, fitted.noise)
     weighed = _weighed(fitted, prior)
     if weighed.odds <= prior.odds and not altered:
         # Nothing speaks against the camera, as over a flat scene, where nothing can.
@@ -155,9 +162,12 @@ class _Prior:
         return float((1 - self.chances[0]) / self.chances[0])
 
     @classmethod
-    def of(cls, dense: bool, altered: bool) -> _Prior:
-        """For dense or sparse evidence, and for images that are known not to be as they were taken."""
-        usual = _USUAL_DENSE if dense else _USUAL
+    def of(cls, dense: bool, altered: bool, noise: float) -> _Prior:
+        """For dense or sparse evidence, and for images that are known not to be as they were taken.
+
+        `noise` is that of residuals by the camera that fits best, in focal lengths.
+        """
+        usual = np.hypot(_USUAL, noise * _SMOOTH) if dense else _USUAL
         chances = np.array(list(_WAYS.values()))
         if dense:
             chances[1] = _FOCAL_DENSE
@@ -167,6 +177,14 @@ class _Prior:
         return cls(
             chances / chances.sum(), np.array([np.diag(np.array(row) ** -2) for row in rows])
         )
+
+
+def _stepped(points: Points, joint: Joint, trust: float) -> Joint | None:
+    """One step towards the minimum, and the noise there."""
+    step = joint.step / max(1.0, float(np.abs(joint.step[6:]).max()) / LONGEST)
+    pose, wrong = pose_plus(joint.pose, step[:6]), joint.wrong + step[6:]
+    noise = min(joint.noise, noise_of(points, pose, wrong, 3 * joint.noise))
+    return joint_of(points, pose, wrong, noise, trust)
 
 
 def _weighed(joint: Joint, prior: _Prior) -> _Weighed:
@@ -181,6 +199,17 @@ def _weighed(joint: Joint, prior: _Prior) -> _Weighed:
     apart = means[1:] - wrong
     spread = np.einsum("w,wij->ij", share, spreads[1:]) + (apart.T * share) @ apart
     return _Weighed(right, wrong, spread)
+
+
+def _widened(estimate: PoseEstimate, covariance: Float64Array) -> PoseEstimate:
+    """An estimate with the covariance of what its camera lets it be, and by how much that is more."""
+    try:
+        root = np.linalg.cholesky(estimate.covariance)
+        whitened = np.linalg.solve(root, np.linalg.solve(root, covariance).T)
+        grown = math.log(max(float(np.linalg.eigvalsh(whitened)[-1]), 1.0))
+    except np.linalg.LinAlgError:
+        grown = 0.0
+    return replace(estimate, covariance=covariance, camera_doubt=estimate.camera_doubt + grown)
 
 
 def _concluded(
@@ -201,7 +230,7 @@ def _concluded(
     gap = np.outer(between, between)
     if right > _CORRECTED or not sure:
         mixed = right * estimate.covariance + (1 - right) * (covariance + gap)
-        return replace(estimate, covariance=mixed)
+        return _widened(estimate, mixed)
     inliers = agreeing(evidence, camera, replace(fitted, pose=pose, wrong=weighed.wrong), ray)
     return replace(
         estimate,
@@ -211,4 +240,5 @@ def _concluded(
         focal_std=camera.fx * math.sqrt(float(weighed.spread[0, 0])),
         inliers=inliers,
         num_inliers=int(inliers.sum()),
+        camera_doubt=0.0,
     )

@@ -23,7 +23,7 @@ _FAR = 1e4  # noise variances, from which on a residual says nothing
 _BEHIND = (1e3, 1e3, 1.0)  # where points behind the camera are put: far off the image
 _MEDIAN = 1.386  # of the squared length of two standard normal numbers
 _FINEST = 2e-4  # focal lengths; no residuals are smaller
-_LONGEST = 0.2  # step of what is wrong
+LONGEST = 0.2  # step of what is wrong
 _STRAIGHT, _SQUARE = 0.005, 0.001  # a lens and a stretch that are not worth another model
 
 
@@ -223,7 +223,7 @@ def fit(points: Points, start: Joint, trust: float) -> Joint | None:
     """Pose and camera that fit best; None where no camera does."""
     now, noise = start, start.noise
     for _ in range(_STEPS):
-        step = now.step / max(1.0, float(np.abs(now.step[6:]).max()) / _LONGEST)
+        step = now.step / max(1.0, float(np.abs(now.step[6:]).max()) / LONGEST)
         pose, wrong = pose_plus(now.pose, step[:6]), now.wrong + step[6:]
         if float(np.abs(wrong).max()) > _FARTHEST:
             return None

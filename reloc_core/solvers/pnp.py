@@ -38,14 +38,19 @@ def to_localization(estimate: PoseEstimate, redundancy: float = 1.0) -> Localiza
 
     Its `support`, larger is better: `focal`, how well the inliers agree with the camera's focal length,
     0 down to minus the change that they want of its logarithm beyond the noise; `alone`, the probability
-    that no other pose explains the evidence better, given that one of the two is right.
+    that no other pose explains the evidence better, given that one of the two is right; `camera`, minus the
+    logarithm of by how much doubts of the camera widened the variance.
     """
     wanted = abs(estimate.focal_shift) - 2 * estimate.focal_shift_std
     details: dict[str, Any] = {
         "num_inliers": estimate.num_inliers,
         "inliers": estimate.inliers,
         "score": estimate.score * (1 - estimate.rival),
-        "support": {"focal": -max(0.0, wanted), "alone": 1 - estimate.rival},
+        "support": {
+            "focal": -max(0.0, wanted),
+            "alone": 1 - estimate.rival,
+            "camera": -estimate.camera_doubt,
+        },
     }
     if not estimate.success:
         # The score knows how well a pose fits, not that chance or a wrong focal length made it fit.

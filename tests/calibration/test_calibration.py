@@ -18,7 +18,8 @@ from reloc_core.calibration import (
     hold_out,
     support,
 )
-from reloc_core.calibration.fitting import RightPose, fit_odds, fit_spread, widened
+from reloc_core.calibration.fitting_odds import fit_odds
+from reloc_core.calibration.fitting_spread import RightPose, fit_spread, widened
 from reloc_core.calibration.model import Calibration, Odds, Spread, within_right
 from reloc_core.calibration.support import novelty
 from reloc_core.errors import ConfigError
@@ -197,6 +198,17 @@ def test_a_pose_that_little_supports_gets_a_wider_covariance():
 
 
 # --------------------------------------------------------------------------------------- score
+
+
+def test_what_a_doubted_camera_adds_is_not_scaled_down():
+    """A solver that is too modest where the camera is right knows no better where it is not."""
+    claimed, modest = np.eye(6), Spread(scale=0.5, floor=0.0, growth=0.0)
+    assert modest.covariance(claimed, 0.0, 1.0) == pytest.approx(0.25 * claimed)
+    doubted = modest.covariance(claimed, 0.0, 1.0, camera=-math.log(100))
+    assert doubted == pytest.approx((0.99 + 0.01 * 0.25) * claimed)
+    wide = Spread(scale=2.0, floor=0.0, growth=0.0)
+    both = wide.covariance(np.stack([claimed, claimed]), np.zeros(2), 1.0, camera=np.array([0, -3]))
+    assert both == pytest.approx(4 * np.stack([claimed, claimed]))
 
 
 def test_more_support_is_never_worse_and_separates():

@@ -185,6 +185,19 @@ def test_dense_coordinates_widen_the_covariance_and_move_nothing(scene):
         assert nees(s, found) < min(0.5 * nees(s, plain), INSIDE)
 
 
+@pytest.mark.parametrize("truth", ["shifted", "barrel", "pincushion"])
+def test_dense_coordinates_tell_a_wrong_camera_by_how_little_they_err_themselves(scene, truth):
+    """What is far more than their noise is no smooth error of a network."""
+    inside = doubted = 0
+    for seed in range(10):
+        s = scene(seed, n=3000, point_noise=0.01, camera=TRUTHS[truth])
+        found = solve(s, "dense")
+        inside += not found.localized or nees(s, found) < INSIDE
+        doubted += not found.localized or found.support["camera"] < -1
+    assert inside >= 8
+    assert doubted >= 8
+
+
 def test_the_camera_keeps_its_model_where_it_can():
     wrong = np.array([0.1, 0.0, 0.0, 0.1, -0.05, 0.0])
     found = camera_fit.changed(GIVEN, wrong)

@@ -188,15 +188,15 @@ class MatchedEstimator(Estimator):
         similarity = places[0].similarity
         if similarity < self.config.min_similarity * scene.usual_similarity:
             return _empty("no reference image resembles the query")
-        pooled, graphs, cameras = pool(frame), [], []
+        pooled, graphs, believed = pool(frame), [], []
         for references in (p.references for p in places):
             descriptors = scene.cell_descriptors(references)
             seen, stats = match_rays(descriptors, frame, query.camera)
-            camera = believed_camera(query.camera, scene, references, seen, stats)
-            if camera != query.camera:
-                seen, stats = match_rays(descriptors, frame, camera)
+            found = believed_camera(query.camera, scene, references, seen, stats)
+            if found.camera != query.camera:
+                seen, stats = match_rays(descriptors, frame, found.camera)
             graphs.append(scene_graph(scene, references, pooled, seen, stats))
-            cameras.append(camera)
+            believed.append(found)
         batch, _ = make_batch(graphs)
         agreed = agreement(batch, network(batch)[-1])
         ends = np.cumsum([0, *(len(p.references) for p in places)])
@@ -205,16 +205,20 @@ class MatchedEstimator(Estimator):
         rows = slice(int(ends[best]), int(ends[best + 1]))
         names = tuple(scene.names[i] for i in places[best].references)
         given = evidence(graphs[best], agreed, rows, self.calibration, names)
+        given = believed[best].in_evidence(given)
         signals = {
             "retrieval": similarity / max(scene.usual_similarity, 1e-6),
             "agreement": float(agreed.common[rows][0].clamp(min=1e-3).log()),
             "support": float(agreed.support[rows].median().clamp(min=1e-3).log()),
         }
+        if believed[best].doubt:
+            signals["camera"] = -believed[best].doubt
         rivals = fitting[self._apart(graphs, agreed, ends, best)]
         if len(rivals):
             share = float(rivals.max() / fitting[best].clamp(min=1)) / _AS_GOOD
             signals["alone"] = 1 - 0.5 * min(share, 1.0) ** _POWER
-        changed = cameras[best] if cameras[best] != query.camera else None
+        camera = believed[best].camera
+        changed = camera if camera != query.camera else None
         return replace(given, signals=signals, camera=changed)
 
     def _apart(
