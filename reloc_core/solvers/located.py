@@ -46,7 +46,8 @@ def with_located_points(
     rays = rays[known]
     points = np.asarray(evidence.points3d[known], np.float64)
     covariances = np.asarray(evidence.covariances[known], np.float64)
-    variance = (evidence.pixel_noise / camera.fx) ** 2
+    noise = np.broadcast_to(np.asarray(evidence.pixel_noise, np.float64), known.shape)
+    variance = (noise[known] / camera.fx) ** 2
     basis = _across(rays)
     pose = estimate.world_from_cam
     try:
@@ -70,7 +71,7 @@ def _across(rays: Float64Array) -> Float64Array:
 
 def _step(
     pose: Float64Array, rays: Float64Array, basis: Float64Array, points: Float64Array,
-    covariances: Float64Array, variance: float,
+    covariances: Float64Array, variance: Float64Array,
 ) -> Float64Array | None:  # fmt: skip
     """A Gauss-Newton step (6,) in the tangent at the pose; None where too few points are near it."""
     local = transform(inverse(pose), points)
@@ -81,7 +82,7 @@ def _step(
     slope = basis - residual[:, :, None] * direction[:, None]
     slope /= distance[:, None, None]
     world = slope @ pose[:3, :3].T
-    spread = world @ covariances @ world.transpose(0, 2, 1) + variance * np.eye(2)
+    spread = world @ covariances @ world.transpose(0, 2, 1) + variance[:, None, None] * np.eye(2)
     information = np.linalg.inv(spread)
     squared = np.einsum("ni,nij,nj->n", residual, information, residual)
     front = np.einsum("ni,ni->n", rays, direction) > 0
