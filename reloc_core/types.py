@@ -273,7 +273,8 @@ class Correspondences(Evidence):
         variances: (N,) variance of each 3D point along any axis in m^2, or None if unknown.
         covariances: (N, 3, 3) of each 3D point in the world, m^2, where more than `variances` is known of
             it, or None; the pose is fitted to them in the end.
-        pixel_noise: standard deviation of `points2d` in pixels that goes with `covariances`.
+        pixel_noise: standard deviation of `points2d` in pixels that goes with `covariances`; (N,) where
+            that of each is known.
         points_cam: (N, 3) the same points in camera axes from measured depth, metres; NaN rows
             where there is none. None for RGB.
         kind: "dense" when the noise sits in the 3D points (scene coordinates), "sparse" when it
@@ -294,10 +295,10 @@ class Correspondences(Evidence):
     grid_shape: tuple[int, int] | None = None
     redundancy: float = 1.0
     covariances: Float64Array | None = None
-    pixel_noise: float = 0.5
+    pixel_noise: float | FloatArray = 0.5
 
     def __post_init__(self) -> None:
-        n = len(self.points2d)
+        n, noise = len(self.points2d), self.pixel_noise
         if not self.redundancy >= 1:
             raise InputError(f"redundancy must be at least 1, got {self.redundancy}.")
         for label, array, shape in (
@@ -307,6 +308,7 @@ class Correspondences(Evidence):
             ("variances", self.variances, (n,)),
             ("covariances", self.covariances, (n, 3, 3)),
             ("points_cam", self.points_cam, (n, 3)),
+            ("pixel_noise", noise if isinstance(noise, np.ndarray) else None, (n,)),
         ):
             if array is not None and array.shape != shape:
                 raise InputError(f"{label} must have shape {shape}, got {array.shape}.")

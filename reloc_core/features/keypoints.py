@@ -35,11 +35,13 @@ class Keypoints:
         pixels: (N, 2) float64, in pixels of the original image.
         scores: (N,) float32 in 0..1, detection times reliability.
         descriptors: (N, C) float32 unit vectors; C is 64 for XFeat.
+        noise: (N,) standard deviation of `pixels`; None where nothing is known of it.
     """
 
     pixels: Float64Array
     scores: Tensor
     descriptors: Tensor
+    noise: Float64Array | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)

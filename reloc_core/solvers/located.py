@@ -35,12 +35,12 @@ def with_located_points(
     if not estimate.success or evidence.covariances is None:
         return estimate
     camera = estimate.camera or camera
-    count = len(evidence.points2d)
+    noise = np.broadcast_to(np.asarray(evidence.pixel_noise, np.float64), len(evidence.points2d))
     pose = _native.located_pose(
         unproject(camera, evidence.points2d),
         np.asarray(evidence.points3d, np.float64),
         np.asarray(evidence.covariances, np.float64),
-        np.full(count, (evidence.pixel_noise / camera.fx) ** 2),
+        (noise / camera.fx) ** 2,
         estimate.world_from_cam,
     )
     return estimate if pose is None else replace(estimate, world_from_cam=pose)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from reloc_core.features.keypoints import (  # noqa: E402
     _window_maximum,
 )
 from reloc_core.features.sift import SiftDetector  # noqa: E402
+from reloc_core.mapping.matching import mutual_matches  # noqa: E402
 from reloc_core.testing import room  # noqa: E402
 
 
@@ -95,6 +97,30 @@ def test_sift_finds_blobs_where_they_are():
     nearest = np.square(apart).sum(2).argmin(0)
     offsets = apart[nearest, np.arange(len(centres))]
     assert np.abs(np.median(offsets, axis=0)).max() < 0.03
+
+
+def test_sift_knows_which_points_lie_less_exactly():
+    # Oracle: the known similarity between two noisy images of structure at all scales.
+    rng = np.random.default_rng(0)
+    scales = [rng.normal(size=(2**k, 2**k)).astype(np.float32) for k in range(2, 9)]
+    picture = sum(cv2.resize(s, (768, 768), interpolation=cv2.INTER_CUBIC) for s in scales)
+    turn = cv2.getRotationMatrix2D((383.5, 383.5), 17, 0.8)
+    pictures = picture, cv2.warpAffine(picture, turn, (768, 768), flags=cv2.INTER_CUBIC)
+    greys = [(128 + 25 * p + rng.normal(0, 4, p.shape)).clip(0, 255) for p in pictures]
+    images = [np.repeat(g.astype(np.uint8)[..., None], 3, 2) for g in greys]
+    a, b = SiftDetector(768).detect(images, 8192)
+    ours, theirs, _ = mutual_matches(a.descriptors.numpy(), b.descriptors.numpy(), 0.8)
+    moved = a.pixels[ours] @ turn[:, :2].T + turn[:, 2]
+    errors = np.linalg.norm(moved - b.pixels[theirs], axis=1)
+    noise = np.hypot(0.8 * a.noise[ours], b.noise[theirs])
+    right = errors < 12 * noise
+    errors, noise = errors[right], noise[right]
+    coarse, fine = noise > np.quantile(noise, 0.97), noise < np.median(noise)
+    ratio = np.median(errors[coarse]) / np.median(errors[fine])
+    assert ratio > 1.4
+    assert abs(
+        np.log(np.median((errors / noise)[coarse]) / np.median((errors / noise)[fine]))
+    ) < np.log(ratio)
 
 
 @pytest.mark.parametrize("size", [(2000, 20), (640, 3), (4000, 2), (3, 640)])

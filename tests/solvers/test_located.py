@@ -1,9 +1,12 @@
 """A pose fitted to points of which each is known better in some directions than in others."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from reloc_core import _native
+from reloc_core.errors import InputError
 from reloc_core.geometry import inverse, pose_plus, project, rotation_angle_deg, transform
 from reloc_core.interfaces import Runtime
 from reloc_core.solvers.config import PnpConfig
@@ -137,3 +140,23 @@ def test_what_does_not_fit_together_is_refused():
         _native.located_pose(
             np.ones((5, 3)), np.ones((4, 3)), np.ones((5, 3, 3)), np.ones(5), np.eye(4)
         )
+
+
+def test_key_points_are_weighed_by_their_noise():
+    solver, errors = PnpSolver(PnpConfig()), {"each": [], "one": []}
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        found, pose = evidence(rng, LENSES[0])
+        noise = np.where(np.arange(len(found.points2d)) % 2, 4.0, 0.2)
+        pixels = found.points2d + noise[:, None] * rng.normal(size=found.points2d.shape)
+        for name, known in {"each": noise, "one": float(np.sqrt((noise**2).mean()))}.items():
+            given = replace(found, points2d=pixels, pixel_noise=known)
+            result = solver.solve(given, LENSES[0], Runtime())
+            errors[name].append(np.linalg.norm(result.world_from_cam[:3, 3] - pose[:3, 3]))
+    assert np.median(errors["each"]) < 0.8 * np.median(errors["one"])
+
+
+def test_noise_of_another_number_of_points_is_refused():
+    found, _ = evidence(np.random.default_rng(4), LENSES[0])
+    with pytest.raises(InputError, match="pixel_noise"):
+        replace(found, pixel_noise=np.ones(3))

@@ -1,13 +1,18 @@
 """Guided matches against places and looks that are known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from landmarks.config import LandmarkConfig
+from landmarks.matched.estimator import MatchedLandmarks
 from landmarks.matched.scene import LandmarkMap
 from landmarks.shared.matches import Matches, by_looks, by_place
 
+from reloc_core.features.keypoints import Keypoints
 from reloc_core.geometry import inverse, project, so3_exp, transform
-from reloc_core.types import Camera
+from reloc_core.types import Camera, Query
 
 CAMERA = Camera.pinhole(300.0, 320, 240)
 
@@ -91,3 +96,40 @@ def test_candidates_are_those_of_images_that_look_alike(scene):
     again = LandmarkMap.from_tensors(scene.tensors())
     np.testing.assert_allclose(again.points, scene.points, atol=1e-6)
     assert [s.tolist() for s in again.seen] == [s.tolist() for s in scene.seen]
+
+
+def from_the_air(seed, relief, wave, focal=1.0, redundancy=None):
+    """The focal length of the pose that guides, over the true one; landmarks err by a wave of the given height."""
+    rng = np.random.default_rng(seed)
+    camera, count = Camera.pinhole(1100.0, 1600, 900), 300
+    across = rng.uniform([-60, -35], [60, 35], (count, 2))
+    truths = np.column_stack([across, 100 + rng.uniform(-relief, relief, count)])
+    along, phases = rng.normal(size=(6, 2)) / 40, rng.uniform(0, 2 * np.pi, 6)
+    heights = rng.normal(size=(6, 3)) * [0.2, 0.2, 1]
+    landmarks = truths + wave * np.sin(across @ along.T + phases) @ heights / np.sqrt(6)
+    where = np.eye(4)
+    where[:3, :3], where[:3, 3] = so3_exp([0.2, 0.05, 0.02]), [0, 20, 0]
+    pixels, _ = project(camera, transform(inverse(where), truths))
+    pixels += 0.4 * rng.normal(size=pixels.shape)
+    config = LandmarkConfig()
+    config.matching.redundancy = redundancy or config.matching.redundancy
+    estimator = MatchedLandmarks(config)
+    estimator.scene = SimpleNamespace(points=landmarks)
+    every = np.arange(count)
+    guess = estimator._guess(
+        Query("photo", Camera.pinhole(1100.0 * focal, 1600, 900), image=np.zeros((900, 1600, 3), np.uint8)),
+        Keypoints(pixels, torch.zeros(count), torch.zeros(count, 4)),
+        Matches(every, every, np.ones(count, np.float32), count),
+    )  # fmt: skip
+    return (guess.camera.fx if guess.camera else 1100.0 * focal) / 1100.0
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_errors_that_landmarks_share_change_no_focal_length(seed):
+    assert from_the_air(seed, relief=4, wave=3.0) == 1
+    assert abs(from_the_air(seed, relief=4, wave=3.0, redundancy=1.0) - 1) > 0.02
+
+
+@pytest.mark.parametrize("focal", [0.5, 0.8, 0.9, 1.1, 1.5])
+def test_a_wrong_focal_length_is_still_found(focal):
+    assert from_the_air(0, relief=30, wave=0.0, focal=focal) == pytest.approx(1, abs=0.02)

@@ -48,7 +48,7 @@ _GUIDES = 12  # inliers of a pose that is believed enough to look where it says
 _SLACK = 0.05  # of cosines
 _SUPPORT = 8  # inliers that an image must share with a query to support it
 _WORDS = 16
-_PIXEL_NOISE = 0.5  # px of the described image
+_PIXEL_NOISE = 0.5  # px of the described image, where the key points do not tell
 _KNOWN_FOCAL = 0.02
 
 
@@ -258,6 +258,8 @@ class MatchedLandmarks:
             weights=matches.similarity.astype(np.float64) ** 2,
             options={
                 "residual": "reprojection",
+                # Landmarks err together: without it they would seem to know the focal length better.
+                "redundancy": self.config.matching.redundancy,
                 "estimate_focal": query.camera.focal_sigma > _KNOWN_FOCAL,
             },
         )
@@ -276,6 +278,7 @@ class MatchedLandmarks:
         assert self.scene is not None
         options = self.config.matching
         pixels, points = found.pixels[matches.keypoints], self.scene.points[matches.landmarks]
+        noise = found.noise
         variances, covariances, redundancy = None, None, options.redundancy
         signals = {
             "similarity": float(matches.similarity.mean()) if len(matches) else 0.0,
@@ -297,7 +300,7 @@ class MatchedLandmarks:
             weights=matches.similarity.astype(np.float64) ** 2,
             variances=variances,
             covariances=covariances,
-            pixel_noise=_PIXEL_NOISE * pixel,
+            pixel_noise=_PIXEL_NOISE * pixel if noise is None else noise[matches.keypoints],
             kind="sparse",
             redundancy=redundancy,
             signals=signals,
